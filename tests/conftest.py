@@ -1,0 +1,29 @@
+"""What every test shares: nothing counted before, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no look-up of prices on the network
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokenscope import current_scope, integrations
+from tokenscope._ledger import PROCESS
+from tokenscope._scope import _current
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Begin with an empty process ledger; end in no scope, and with the same patches in place."""
+    PROCESS.clear()
+    patches = set(integrations.applied())
+    yield
+    assert _current.get() is None, "a scope was left open"
+    assert current_scope() is None
+    assert patches <= set(integrations.applied()), "a patch was not applied again"

@@ -1,0 +1,69 @@
+"""tokenscope: which part of my program spends the tokens?
+
+    from tokenscope import token_scope, track_tokens
+
+    with token_scope("pipeline") as scope:
+        program(question="...")       # any DSPy program: its modules become nested scopes by themselves
+    print(scope)
+
+Importing this package registers hooks; DSPy is patched when your program imports it. `uninstrument()` undoes that, and
+`TOKENSCOPE_DISABLED=1` in the environment keeps everything as though tokenscope were not there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokenscope._recipes import carry, record_tokens, token_scope, track_tokens
+from tokenscope._scope import DISABLED, Scope, current_scope
+from tokenscope._usage import Usage
+from tokenscope._version import __version__
+from tokenscope.errors import ReportFormatError, TokenScopeError
+from tokenscope.integrations import instrument, uninstrument
+
+if TYPE_CHECKING:
+    from tokenscope._report import Report
+
+__all__ = [
+    "Report",
+    "ReportFormatError",
+    "Scope",
+    "TokenScopeError",
+    "Usage",
+    "__version__",
+    "carry",
+    "current_scope",
+    "instrument",
+    "record_tokens",
+    "report",
+    "token_scope",
+    "track_tokens",
+    "uninstrument",
+]
+
+
+def report() -> Report:
+    """Return a frozen report of everything this process has counted until now, all scopes and threads.
+
+    Example:
+        >>> import tokenscope
+        >>> tokenscope.report().total.failed_calls
+        0
+    """
+    from tokenscope._ledger import PROCESS
+    from tokenscope._report import Report
+
+    return Report.from_rows(PROCESS.view(), PROCESS.path, scoped=False)
+
+
+def __getattr__(name: str) -> Any:
+    """Load what few programs need when it is first touched."""
+    if name == "Report":
+        from tokenscope._report import Report
+
+        return Report
+    raise AttributeError(f"module 'tokenscope' has no attribute {name!r}")
+
+
+if not DISABLED:
+    instrument()

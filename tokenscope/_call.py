@@ -1,0 +1,107 @@
+"""Frame, Path, Call: where a model call was made, and the one immutable record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from tokenscope._usage import Usage
+
+MAX_NAMES: Final = 2_000
+"""How many distinct names one level holds (OpenTelemetry's limit for a metric's attribute sets); the rest is `(other)`."""
+
+
+class Frame(NamedTuple):
+    """One level of the tree.
+
+    The kinds: `scope` (a `token_scope`), `module` and `operation` (from `track_tokens` and `record_tokens`), `dspy` (a
+    DSPy module), `tool`, `evaluate`, `compile` (DSPy's), `none` (no scope was active) and `other` (too many names).
+    """
+
+    kind: str
+    name: str
+
+
+class Path:
+    """Frames from the top level down, as a chain: a child costs the same at any depth, and equal paths hash alike."""
+
+    __slots__ = ("_hash", "children", "depth", "frame", "parent")
+
+    def __init__(self, parent: Path | None, frame: Frame) -> None:
+        self.parent = parent
+        self.frame = frame
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self._hash = hash((parent, frame))
+        self.children: dict[Frame, Path] = {}
+
+    def child(self, frame: Frame) -> Path:
+        """Return the path one level further down; the same object again, while names are few."""
+        found = self.children.get(frame)
+        if found is None:
+            found = Path(self, frame)
+            if len(self.children) < MAX_NAMES:
+                found = self.children.setdefault(frame, found)
+        return found
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Compare frame by frame, up to where the two chains are one."""
+        if not isinstance(other, Path):
+            return NotImplemented
+        if self._hash != other._hash or self.depth != other.depth:
+            return False
+        here: Path | None = self
+        there: Path | None = other
+        while here is not there:
+            if here is None or there is None or here.frame != there.frame:
+                return False
+            here, there = here.parent, there.parent
+        return True
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the frames from the top level down."""
+        frames: list[Frame] = []
+        path = self
+        while path.parent is not None:
+            frames.append(path.frame)
+            path = path.parent
+        return reversed(frames)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names from the top level down."""
+        return tuple(frame.name for frame in self)
+
+    def __repr__(self) -> str:
+        return f"<Path {'/'.join(self.names[-8:])}>"
+
+
+ROOT: Final = Path(None, Frame("root", ""))
+NO_SCOPE: Final = Frame("none", "(no scope)")
+OTHER: Final = Frame("other", "(other)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One model call as it was counted.
+
+    Args:
+        path: The scope in which it was made.
+        model: `provider/model`, as the caller named it.
+        usage: What it spent.
+        started: When it began, in seconds since the epoch.
+        seconds: How long it took.
+        error: The name of the exception that ended it, if one did.
+        metadata: What the caller attached to it.
+    """
+
+    path: Path
+    model: str
+    usage: Usage
+    started: float = 0.0
+    seconds: float = 0.0
+    error: str | None = None
+    metadata: Mapping[str, Any] | None = None

@@ -1,0 +1,294 @@
+"""Ledger: calls added up by (path, model), one ledger for each scope that is entered and one for the process.
+
+A call is written to one ledger only, that of the innermost scope, so recording costs the same at any depth. A ledger sees
+what the scopes inside it hold because they are *linked* to it:
+
+    view(ledger)  =  its own rows  +  the view of each ledger in `inner`
+
+When a scope closes, its rows are added to the ledger above and the link is dropped (it is *folded*): memory is bounded by
+distinct paths, not by entries. A folded ledger keeps its rows, for its own report; calls that still arrive (from tasks that
+outlive their scope) are written to it and then to the ledger it was folded into. A large closed ledger stays linked for a
+while, so that closing 10,000 nested scopes does not copy each row 10,000 times.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any, Final
+
+from tokenscope._call import MAX_NAMES, OTHER, ROOT, Path
+from tokenscope._usage import NOTHING, Counts
+from tokenscope.errors import warn_once
+
+_SMALL: Final = 64  # rows that are cheaper to copy than to keep linked
+_BATCH: Final = 128  # scopes closed inside before they are added up
+_CROWD: Final = 8  # large closed ledgers that one ledger keeps linked
+
+# Reentrant, because a garbage collection inside the lock may finalise a generator, which leaves its scopes.
+_lock = threading.RLock()
+
+
+def _new_lock_in_child() -> None:
+    """Replace the lock in a forked child: the thread that held it is not there to release it."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock_in_child)
+
+
+class Row:
+    """What was counted at one path itself, by model, and how often and for how long the path was entered."""
+
+    __slots__ = ("entries", "models", "nanoseconds", "width")
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.nanoseconds = 0
+        self.width = 0  # distinct names one level below
+        self.models: dict[str, list[Any]] = {}
+
+    def add(self, model: str, values: Counts | list[Any]) -> None:
+        """Add counts in place: a collection or a signal between two additions then finds nothing half-done."""
+        tally = self.models.get(model)
+        if tally is None:
+            tally = self.models.setdefault(model, list(NOTHING))
+        for index, value in enumerate(values):
+            if value:
+                tally[index] += value
+
+    def absorb(self, other: Row) -> None:
+        """Add everything that another row of the same path holds."""
+        self.entries += other.entries
+        self.nanoseconds += other.nanoseconds
+        for model, values in list(other.models.items()):
+            self.add(model, values)
+
+
+class Books:
+    """What a ledger holds once anything was counted in it. Most scopes need none: they close empty."""
+
+    __slots__ = ("crowd", "folded_into", "inner", "notes", "prompt", "rows")
+
+    def __init__(self) -> None:
+        self.rows: dict[Path, Row] = {}
+        self.inner: dict[Ledger, None] = {}  # linked ledgers: open ones, and large closed ones
+        self.crowd = 0  # large ones that closed since they were last compacted
+        self.folded_into: Ledger | None = None  # what is written here is written there too
+        self.notes: list[tuple[Path, int]] = []  # scopes that closed inside; appending to a list needs no lock
+        self.prompt = False  # notes are to be read at once, because nobody may look here again
+
+
+class Ledger:
+    """Rows below one path, and the ledgers of the scopes inside."""
+
+    __slots__ = ("above", "books", "ended", "path", "started")
+
+    def __init__(self, path: Path) -> None:
+        """Make a ledger that stands alone: the process's, or a sum of others."""
+        self.path = path
+        self.above: Ledger | None = None
+        self.started = time.perf_counter_ns()
+        self.ended: int | None = None
+        self.books: Books | None = Books()
+
+    # -- writing --------------------------------------------------------------------------------------------------------
+
+    def add(self, path: Path, model: str, values: Counts) -> None:
+        """Add one call's counts at `path`, which lies at or below this ledger's own."""
+        with _lock:
+            books: Books | None = self.books or self._open_books()
+            while books is not None:
+                _row(books, self.path, path).add(model, values)
+                books = books.folded_into.books if books.folded_into else None
+            if self.ended is not None:
+                self._settle()
+
+    def close(self, nanoseconds: int) -> None:
+        """Note the end of this ledger's scope, `nanoseconds` after its start, in the ledger above, and fold into it."""
+        above = self.above
+        if above is None or self.ended is not None:
+            return
+        self.ended = nanoseconds
+        books = above.books or above._open_books()
+        books.notes.append((self.path, nanoseconds))
+        if books.prompt or len(books.notes) > _BATCH:
+            with _lock:
+                above._read_notes()
+                above._settle()
+        if self.books is not None:
+            with _lock:
+                self._settle()
+
+    def clear(self) -> None:
+        """Forget what was counted so far. Scopes that are open keep theirs; what they count from now on is seen here."""
+        with _lock:
+            for inner in _below(self)[1:]:
+                inner._fold_into(self)
+            self.books = Books()
+
+    def _open_books(self) -> Books:
+        """Begin to count here: from now on the ledger above sees this one, and the one above that, and so on."""
+        with _lock:
+            closed_books: list[Ledger] = []
+            ledger: Ledger | None = self
+            while ledger is not None and ledger.books is None:
+                closed_books.append(ledger)
+                ledger = ledger.above
+            for each in reversed(closed_books):
+                each.books = Books()
+                each.books.prompt = each.ended is not None
+                above = each.above
+                while above is not None and above.books is not None:
+                    above.books.inner[each] = None
+                    above = above.books.folded_into
+            assert self.books is not None
+            return self.books
+
+    def _read_notes(self) -> None:
+        """Turn the notes into entries and time of their rows."""
+        books = self.books
+        if books is None or not books.notes:
+            return
+        batch = books.notes[: len(books.notes)]
+        del books.notes[: len(batch)]
+        target: Books | None = books
+        while target is not None:
+            for path, nanoseconds in batch:
+                _note_entry(target, path, self.path, nanoseconds)
+            target = target.folded_into.books if target.folded_into else None
+
+    # -- folding --------------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Fold this closed ledger into the one above, and then those above that were only waiting for it."""
+        ledger = self
+        while ledger.above is not None and ledger.ended is not None:
+            books = ledger.books
+            if books is None or books.folded_into is not None:
+                return
+            books.prompt = True
+            ledger._read_notes()
+            if len(books.inner) > 1:
+                ledger._compact()
+            if books.inner or len(books.rows) > _SMALL:
+                above = _last(ledger.above)
+                assert above.books is not None
+                above.books.crowd += 1
+                if above.books.crowd > _CROWD:
+                    above._compact()
+                return
+            target: Ledger | None = ledger.above
+            last = ledger.above
+            while target is not None and target.books is not None:
+                last = target
+                target._absorb(books)
+                target.books.inner.pop(ledger, None)
+                target = target.books.folded_into
+            ledger._fold_into(ledger.above)
+            ledger = last
+
+    def _compact(self) -> None:
+        """Fold every closed ledger linked here that has no open one inside."""
+        assert self.books is not None
+        self.books.crowd = 0
+        for inner in list(self.books.inner):
+            below = _below(inner)
+            if all(ledger.ended is not None for ledger in below):
+                for ledger in below:
+                    ledger._read_notes()
+                    assert ledger.books is not None
+                    self._absorb(ledger.books)
+                    ledger._fold_into(self)
+                self.books.inner.pop(inner, None)
+
+    def _fold_into(self, ledger: Ledger) -> None:
+        assert self.books is not None
+        self.books.prompt = True
+        self.books.folded_into = ledger
+
+    def _absorb(self, other: Books) -> None:
+        assert self.books is not None
+        for path, row in list(other.rows.items()):
+            _row(self.books, self.path, path).absorb(row)
+
+    # -- reading --------------------------------------------------------------------------------------------------------
+
+    def view(self) -> dict[Path, Row]:
+        """Return a copy of everything counted here and in the scopes inside, those still open included."""
+        with _lock:
+            total = Ledger(self.path)
+            assert total.books is not None
+            for ledger in _below(self):
+                if ledger.books is not None:
+                    ledger._read_notes()
+                    total._absorb(ledger.books)
+                if ledger.above is not None and (ledger is self or ledger.ended is None):
+                    _note_entry(total.books, ledger.path, ledger.above.path, ledger.elapsed())
+            return total.books.rows
+
+    def elapsed(self) -> int:
+        """Return the nanoseconds from start to end, or to now."""
+        return self.ended if self.ended is not None else time.perf_counter_ns() - self.started
+
+
+def _row(books: Books, base: Path, path: Path) -> Row:
+    """Return the row of a path, making it and those between, or the row under `(other)` where names are too many."""
+    rows = books.rows
+    found = rows.get(path)
+    if found is not None:
+        return found
+    missing: list[Path] = []
+    here = path
+    while here not in rows and here.depth > base.depth and here.parent is not None:
+        missing.append(here)
+        here = here.parent
+    row = rows.setdefault(here, Row())
+    for step in reversed(missing):
+        below = step if step.parent is here else here.child(step.frame)
+        if below not in rows:
+            if row.width >= MAX_NAMES and step.frame != OTHER:
+                below = here.child(OTHER)
+                warn_once(
+                    f"names:{here!r}",
+                    f"more than {MAX_NAMES:,} distinct names below {'/'.join(here.names) or 'the top level'!r}: the "
+                    "tokens of further ones are added up under '(other)'. Use fewer names, and put what differs "
+                    "from call to call (ids, urls) into attributes: token_scope('request', id=...).",
+                    stacklevel=4,
+                )
+            if below not in rows:
+                row.width += 1
+        row = rows.setdefault(below, Row())
+        here = below
+    return row
+
+
+def _note_entry(books: Books, path: Path, stop: Path, nanoseconds: int) -> None:
+    """Count an entry of every path from `path` up to, and without, `stop`."""
+    rows = books.rows
+    while path is not stop and path.parent is not None:
+        row = rows.get(path) or _row(books, stop, path)
+        row.entries += 1
+        row.nanoseconds += nanoseconds
+        path = path.parent
+
+
+def _last(ledger: Ledger) -> Ledger:
+    while ledger.books is not None and ledger.books.folded_into is not None:
+        ledger = ledger.books.folded_into
+    return ledger
+
+
+def _below(ledger: Ledger) -> list[Ledger]:
+    """Return a ledger and all that are linked below it, without recursion."""
+    found = [ledger]
+    for each in found:
+        if each.books is not None:
+            found.extend(each.books.inner)
+    return found
+
+
+PROCESS: Final = Ledger(ROOT)

@@ -1,0 +1,449 @@
+"""token_scope, track_tokens, carry: what opens scopes around blocks and functions of every kind.
+
+A decorated function is a plain function of the same kind, not a proxy: it keeps its signature and types, pickles by
+reference, and cloudpickle takes it by value. For that, the wrappers below may name nothing but their arguments and closure.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
+from typing import Any, Protocol, TypeVar, overload
+
+from tokenscope._call import MAX_NAMES, Frame
+from tokenscope._pause import GENERATOR, PASSING, suspending_frame
+from tokenscope._scope import DISABLED, Scope, Visit, _current, count, current_scope
+from tokenscope._usage import Usage
+
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", "classmethod[Any, Any, Any]", "staticmethod[Any, Any]")
+
+
+def check_name(what: str, name: object) -> str:
+    """Return a scope's name, or raise for one that is not a non-empty string."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a str, not {type(name).__name__} {name!r}")
+    if not name.strip():
+        raise ValueError(f"{what} must not be empty, but is {name!r}")
+    return str(name)
+
+
+class Decorator(Protocol):
+    """What `track_tokens("module")` and `token_scope("name")` are to type checkers: a decorator that changes no type."""
+
+    @overload
+    def __call__(self, function: F, /) -> F: ...
+    @overload
+    def __call__(self, function: M, /) -> M: ...
+
+
+class Recipe:
+    """How a decorated function opens its scope."""
+
+    __slots__ = ("attributes", "frames")
+
+    def __init__(self, frames: tuple[Frame, ...], attributes: Mapping[str, Any] | None = None) -> None:
+        self.frames = frames
+        self.attributes = attributes
+
+    def enter(self) -> Scope:
+        """Open one entry, and make it current."""
+        return Scope(self.frames, self)
+
+
+class Steps:
+    """A generator's scope: entered for each step of its body, left while it is suspended."""
+
+    __slots__ = ("_inside", "_outside", "_recipe", "_scope", "_since", "_spent")
+
+    def __init__(self, recipe: Recipe | Visit) -> None:
+        self._recipe = recipe
+        self._scope: Any = None
+        self._spent = 0
+
+    def __enter__(self) -> None:
+        self._outside = _current.get()
+        self._since = time.perf_counter_ns()
+        if self._scope is None:
+            self._scope = self._recipe.enter()
+        else:
+            _current.set(self._inside)
+
+    def __exit__(self, *exc: object) -> None:
+        self._inside = _current.get()  # the body may be suspended inside scopes of its own
+        _current.set(self._outside)
+        self._spent += time.perf_counter_ns() - self._since
+
+    def end(self) -> None:
+        """Close the scope; its time is that of the steps."""
+        if self._scope is not None:
+            self._scope.close(self._spent)
+
+
+def wrap(function: Any, recipe: Recipe | Visit) -> Any:
+    """Return a function of the same kind whose body runs in the recipe's scope."""
+    steps_of = Steps
+    if inspect.isasyncgenfunction(function):
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            body = function(*args, **kwargs)
+            steps = steps_of(recipe)
+            try:
+                with steps:
+                    item = await body.__anext__()
+                while True:
+                    try:
+                        sent = yield item
+                    except GeneratorExit:
+                        with steps:
+                            await body.aclose()
+                        raise
+                    except BaseException as error:
+                        with steps:
+                            item = await body.athrow(error)
+                    else:
+                        with steps:
+                            item = await body.asend(sent)
+            except StopAsyncIteration:
+                return
+            finally:
+                steps.end()
+
+    elif inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            body = function(*args, **kwargs)
+            steps = steps_of(recipe)
+            try:
+                with steps:
+                    item = next(body)
+                while True:
+                    try:
+                        sent = yield item
+                    except GeneratorExit:
+                        with steps:
+                            body.close()
+                        raise
+                    except BaseException as error:
+                        with steps:
+                            item = body.throw(error)
+                    else:
+                        with steps:
+                            item = body.send(sent)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                steps.end()
+
+    elif inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            scope = recipe.enter()
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                scope.leave()
+
+    else:
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            scope = recipe.enter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                scope.leave()
+
+    return wrapper
+
+
+def _decorate(what: str, function: Any, recipe_for: Callable[[Any], Recipe]) -> Any:
+    """Wrap whatever can be decorated, and say what to do about what cannot."""
+    if isinstance(function, classmethod | staticmethod):
+        return type(function)(_decorate(what, function.__func__, recipe_for))
+    if isinstance(function, type):
+        raise TypeError(
+            f"{what} decorates functions and methods, not classes: decorate the methods of {function.__name__} that "
+            "make the calls (for a dspy.Module nothing is needed, modules become scopes by themselves)"
+        )
+    if isinstance(function, property):
+        raise TypeError(f"{what} cannot decorate a property: put it below @property, on the function itself")
+    if not callable(function):
+        raise TypeError(f"{what} decorates functions and methods, not {type(function).__name__} {function!r}")
+    recipe = recipe_for(function)
+    return function if DISABLED else wrap(function, recipe)
+
+
+@functools.lru_cache(maxsize=MAX_NAMES)
+def _frames(name: str) -> tuple[Frame]:
+    return (Frame("scope", check_name("the name of a token_scope", name)),)
+
+
+class token_scope:  # noqa: N801 - used like a function, as contextlib's own context managers are
+    """A named scope: what is spent inside is counted under its name.
+
+    A recipe, for `with`, `async with` and as a decorator. Each entry makes a `Scope` with counts of its own, so one recipe
+    can be entered again and again, and concurrently.
+
+    Args:
+        name: The name in the tree.
+        **attributes: What differs from entry to entry (an id, a url); kept on the scope, never part of its path.
+
+    Raises:
+        TypeError: the name is not a str.
+        ValueError: the name is empty.
+
+    Example:
+        >>> from tokenscope import record_tokens, token_scope
+        >>> with token_scope("pipeline", run=7) as scope:
+        ...     with token_scope("search"):
+        ...         record_tokens("rerank", "score", "rerank-3", "cohere", input_tokens=90, output_tokens=0)
+        >>> scope.report().find("pipeline/search").usage.input_tokens
+        90
+    """
+
+    __slots__ = ("_entered", "attributes", "frames")
+
+    def __init__(self, name: str, **attributes: Any) -> None:
+        try:
+            self.frames = _frames(name)
+        except TypeError:
+            check_name("the name of a token_scope", name)
+            raise
+        self.attributes = attributes
+        self._entered: dict[Scope, None] = {}  # for an exit in a Context that never saw the entry
+
+    @property
+    def name(self) -> str:
+        """The name in the tree."""
+        return self.frames[0].name
+
+    def __enter__(self) -> Scope:
+        frame: FrameType | None = sys._getframe(1)
+        code = frame.f_code  # type: ignore[union-attr]
+        frame = suspending_frame(frame) if code.co_flags & GENERATOR or code.co_name in PASSING else None
+        scope = Scope(self.frames, self, frame)
+        self._entered[scope] = None
+        return scope
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        scope = _current.get()
+        if scope not in self._entered or scope._twist is not None:
+            scope = self._entry()
+        if scope is not None:
+            self._entered.pop(scope, None)
+            scope.leave()
+
+    async def __aenter__(self) -> Scope:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def _entry(self) -> Scope | None:
+        """Find which of several entries is being left: the one whose generator runs, else the one entered last here."""
+        frame = suspending_frame(sys._getframe(2))
+        entered = list(self._entered)
+        for scope in reversed(entered):
+            if (scope._twist.frame if scope._twist else None) is frame and (frame is not None or _is_below(scope)):
+                return scope
+        return entered[-1] if entered else None
+
+    @overload
+    def __call__(self, function: F, /) -> F: ...
+    @overload
+    def __call__(self, function: M, /) -> M: ...
+    def __call__(self, function: Any, /) -> Any:
+        """Decorate a function: each call is one entry."""
+        return _decorate("token_scope", function, lambda _: Recipe(self.frames, self.attributes))
+
+    def __repr__(self) -> str:
+        return f"token_scope({self.name!r})"
+
+
+def _is_below(scope: Scope) -> bool:
+    """Whether a scope was entered in this Context and is still there."""
+    top = _current.get()
+    while top is not None and top is not scope:
+        top = top._below
+    return top is not None
+
+
+@overload
+def track_tokens(function: F, /) -> F: ...
+@overload
+def track_tokens(function: M, /) -> M: ...
+@overload
+def track_tokens(module: str | None = None, operation: str | None = None) -> Decorator: ...
+def track_tokens(module: Any = None, operation: str | None = None) -> Any:
+    """Count what a function spends under a module and an operation, two levels of the tree.
+
+    Decorates functions, coroutine functions, generators, async generators, methods, class methods and static methods, and
+    leaves their kind, signature, types and picklability as they are. A generator is in its scope while its body runs.
+
+    Args:
+        module: The upper level; the last part of the defining module's name where it is left out.
+        operation: The lower level; the function's name where it is left out.
+
+    Raises:
+        TypeError: a name is not a str, or what is decorated is no function (a class, a property).
+        ValueError: a name is empty.
+
+    Example:
+        >>> from tokenscope import record_tokens, report, track_tokens
+        >>> @track_tokens("persona_formulation", "formulate_prompt")
+        ... def formulate(persona):
+        ...     record_tokens("persona_formulation", "draft", "gpt-5-mini", "openai", input_tokens=12, output_tokens=3)
+        ...     return f"You are {persona}."
+        >>> formulate("a baker")
+        'You are a baker.'
+    """
+    function: Any = None
+    if module is not None and not isinstance(module, str):
+        if operation is not None or not (callable(module) or isinstance(module, classmethod | staticmethod | property)):
+            check_name("the module of track_tokens", module)
+        function, module = module, None
+    if module is not None:
+        check_name("the module of track_tokens", module)
+    if operation is not None:
+        check_name("the operation of track_tokens", operation)
+
+    def recipe_for(function: Any) -> Recipe:
+        inner: Any = function
+        while isinstance(inner, functools.partial):
+            inner = inner.func
+        name = operation or getattr(inner, "__name__", type(inner).__name__)
+        home = module or (getattr(inner, "__module__", None) or "__main__").rpartition(".")[2]
+        return Recipe((Frame("module", home), Frame("operation", name)))
+
+    def decorate(function: Any) -> Any:
+        return _decorate("track_tokens", function, recipe_for)
+
+    return decorate if function is None else decorate(function)
+
+
+def carry(function: F) -> F:
+    """Return a function that runs in the scope that is active now, wherever it is called: for pools of another make.
+
+    `threading.Thread`, `ThreadPoolExecutor` (so `map` and `run_in_executor`), asyncio's tasks and DSPy's own workers need
+    none of this. In another process the scope is not to be had, and the function runs as it is.
+
+    Raises:
+        TypeError: what is passed cannot be called.
+
+    Example:
+        >>> from multiprocessing.pool import ThreadPool
+        >>> from tokenscope import carry, record_tokens, token_scope
+        >>> def work(n):
+        ...     record_tokens("worker", "step", "gpt-5-mini", "openai", input_tokens=n, output_tokens=0)
+        >>> with token_scope("pipeline") as scope, ThreadPool(2) as pool:
+        ...     _ = pool.map(carry(work), [1, 2, 3])
+        >>> scope.usage.input_tokens
+        6
+    """
+    if not callable(function):
+        raise TypeError(f"carry takes a function, not {type(function).__name__} {function!r}")
+    return wrap(function, Visit.here())  # type: ignore[no-any-return]
+
+
+def record_tokens(
+    module: str,
+    operation: str,
+    model: str,
+    provider: str | None,
+    input_tokens: int,
+    output_tokens: int,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    cache_read_tokens: int = 0,
+    cache_write_tokens: int = 0,
+    reasoning_tokens: int = 0,
+    input_audio_tokens: int = 0,
+    output_audio_tokens: int = 0,
+) -> None:
+    """Count one model call that DSPy does not make, under a module and an operation of the current scope.
+
+    Args:
+        module: The upper level in the tree.
+        operation: The level below it.
+        model: The model's name, as you call it.
+        provider: Who serves it; joined to the model's name, `provider/model`. None where the name says it already.
+        input_tokens: Prompt tokens, those read from and written to the provider's cache included.
+        output_tokens: Completion tokens, reasoning included.
+        metadata: Anything to keep with the record.
+        cache_read_tokens: How many of the input tokens came from the provider's cache.
+        cache_write_tokens: How many of the input tokens went to the provider's cache.
+        reasoning_tokens: How many of the output tokens were reasoning.
+        input_audio_tokens: How many of the input tokens were audio.
+        output_audio_tokens: How many of the output tokens were audio.
+
+    Raises:
+        TypeError: a name is no str, a count is no number or a bool.
+        ValueError: a name is empty, a count is negative, fractional or NaN, or a part is larger than its whole.
+
+    Example:
+        >>> from tokenscope import record_tokens, token_scope
+        >>> with token_scope("ingest") as scope:
+        ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
+        >>> scope.usage.total_tokens
+        1200
+    """
+    frames = (
+        Frame("module", check_name("the module of record_tokens", module)),
+        Frame("operation", check_name("the operation of record_tokens", operation)),
+    )
+    name = model_name(model, provider)
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__} {metadata!r}")
+    usage = Usage(
+        calls=1,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=cache_read_tokens,
+        cache_write_tokens=cache_write_tokens,
+        reasoning_tokens=reasoning_tokens,
+        input_audio_tokens=input_audio_tokens,
+        output_audio_tokens=output_audio_tokens,
+    )
+    check_parts(usage)
+    count(current_scope(), name, usage, frames=frames, started=time.time(), metadata=metadata)
+
+
+def model_name(model: object, provider: object) -> str:
+    """Join provider and model to the name that reports use."""
+    name = check_name("model", model)
+    if provider is None:
+        return name
+    prefix = check_name("provider", provider) + "/"
+    return name if name.startswith(prefix) else prefix + name
+
+
+def check_parts(usage: Usage) -> None:
+    """Raise where a part of the tokens is larger than their whole.
+
+    Raises:
+        ValueError: naming the part and the whole.
+    """
+    parts = {
+        "cache_read_tokens + cache_write_tokens": (usage.cache_read_tokens + usage.cache_write_tokens, "input_tokens"),
+        "input_audio_tokens": (usage.input_audio_tokens, "input_tokens"),
+        "reasoning_tokens": (usage.reasoning_tokens, "output_tokens"),
+        "output_audio_tokens": (usage.output_audio_tokens, "output_tokens"),
+    }
+    for part, (value, whole) in parts.items():
+        if value > getattr(usage, whole):
+            raise ValueError(
+                f"{part} ({value:,}) is part of {whole}, which is only {getattr(usage, whole):,}: "
+                f"{whole} counts everything, cached and reasoning tokens included"
+            )

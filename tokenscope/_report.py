@@ -1,0 +1,443 @@
+"""Report: a frozen snapshot of a ledger, and every way of reading it.
+
+A report is a flat tuple of rows in one canonical order (parents before children, siblings by name), so that equal reports are
+equal tuples, reports add up like numbers, and a tree of any depth is walked without recursion.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any, NamedTuple
+
+from tokenscope._call import NO_SCOPE, Frame, Path
+from tokenscope._ledger import Row as LedgerRow
+from tokenscope._usage import ZERO, Usage
+
+_SHOWN_WHERE_SPENT = frozenset({"tool", "evaluate", "compile"})
+
+
+class Row(NamedTuple):
+    """One path of a report: what was counted at that path itself."""
+
+    parent: int  # the index of the row above; -1 at the top level
+    frame: Frame
+    entries: int
+    nanoseconds: int
+    models: tuple[tuple[str, Usage], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A level of the tree.
+
+    Args:
+        name: The scope's name.
+        kind: What opened it: `scope`, `module`, `operation`, `dspy`, `tool`, `evaluate`, `compile`, or `root`.
+        usage: What was spent here and below.
+        own: What was spent here itself.
+        by_model: The same as `usage`, by model.
+        entries: How often it was entered.
+        seconds: How long it was open, all entries together, in seconds.
+        children: The levels below, the costliest first.
+    """
+
+    name: str
+    kind: str
+    usage: Usage
+    own: Usage
+    by_model: Mapping[str, Usage]
+    entries: int
+    seconds: float
+    children: tuple[Node, ...]
+
+    def walk(self) -> Iterator[tuple[int, Node]]:
+        """Yield every node below and this one first, with its depth, in the order of the tree."""
+        stack = [(0, self)]
+        while stack:
+            depth, node = stack.pop()
+            yield depth, node
+            stack.extend((depth + 1, child) for child in reversed(node.children))
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name!r}, {self.usage.total_tokens:,} tokens, {len(self.children)} below>"
+
+
+class Breakdown(dict[str, Usage]):
+    """Usage by name; a name that is not there is a KeyError that shows the nearest ones."""
+
+    def __missing__(self, name: object) -> Usage:
+        raise KeyError(_no_such(str(name), self))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was spent, by scope and model: frozen, and a commutative monoid under `+` (so `sum(reports)` works).
+
+    Made by `tokenscope.report()`, `scope.report()` and `Report.load(file)`. `Report()` is the empty one.
+
+    Example:
+        >>> from tokenscope import record_tokens, token_scope
+        >>> with token_scope("ingest") as scope:
+        ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
+        >>> report = scope.report() + scope.report()
+        >>> report.total.total_tokens, list(report.by_model())
+        (2400, ['mistral/mistral-ocr'])
+    """
+
+    rows: tuple[Row, ...] = ()
+    scoped: bool = field(default=True)
+    """Whether it begins at one scope, or at the top level of a process."""
+
+    @classmethod
+    def from_rows(cls, rows: Mapping[Path, LedgerRow], above: Path, *, scoped: bool) -> Report:
+        """Build a report of ledger rows that lie below the path `above`."""
+        top = _Draft()
+        drafts = {above: top}
+        for path, row in rows.items():
+            missing: list[Path] = []
+            here: Path | None = path
+            while here is not None and here not in drafts and here.depth > above.depth:
+                missing.append(here)
+                here = here.parent
+            if here is None or here.depth < above.depth:
+                continue
+            draft = drafts[here]
+            for step in reversed(missing):
+                draft = drafts[step] = draft.below(step.frame)
+            draft.entries += row.entries
+            draft.nanoseconds += row.nanoseconds
+            for model, values in row.models.items():
+                draft.add(model, Usage.from_counts(values))
+        top.prune()
+        return cls(top.freeze(), scoped or not rows)
+
+    # -- totals ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> Usage:
+        """Everything that was spent."""
+        return sum((usage for row in self.rows for _, usage in row.models), ZERO)
+
+    def by_module(self) -> Breakdown:
+        """Partition the total by module.
+
+        A call's module is the nearest enclosing one of `track_tokens` or `record_tokens`; else the path of its DSPy
+        module; else the name of its scope; else `(no scope)`.
+        """
+        return self._partition(lambda place: place.module or place.predictor or place.scope or NO_SCOPE.name)
+
+    def by_operation(self) -> Breakdown:
+        """Partition the total by `module.operation`; calls outside of any operation stand under their module."""
+        return self._partition(
+            lambda place: place.operation or place.module or place.predictor or place.scope or NO_SCOPE.name
+        )
+
+    def by_model(self) -> Breakdown:
+        """Partition the total by `provider/model`, as the caller named it."""
+        found = Breakdown()
+        for row in self.rows:
+            for model, usage in row.models:
+                found[model] = found.get(model, ZERO) + usage
+        return _costliest_first(found)
+
+    def predictors(self) -> Breakdown:
+        """Partition what DSPy modules spent by their flat path (`ResearchAgent.searcher.extract`), own tokens only."""
+        return self._partition(lambda place: place.predictor)
+
+    def _partition(self, name_of: Any) -> Breakdown:
+        found = Breakdown()
+        places: list[_Place] = []
+        for row in self.rows:
+            place = _Place(places[row.parent] if row.parent >= 0 else None, row.frame)
+            places.append(place)
+            if row.models and (name := name_of(place)) is not None:
+                found[name] = sum((usage for _, usage in row.models), found.get(name, ZERO))
+        return _costliest_first(found)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the totals as plain numbers: `summary`, `by_module` and `by_model`."""
+        summary = {
+            f"total_{name}" if name.endswith("tokens") and not name.startswith("total") else name: value
+            for name, value in self.total.to_dict().items()
+        }
+        summary["total_calls"] = summary.pop("calls")
+        return {
+            "summary": dict(sorted(summary.items(), key=lambda item: not item[0].startswith("total_"))),
+            "by_module": {name: _statistics(usage) for name, usage in self.by_module().items()},
+            "by_model": {name: _statistics(usage) for name, usage in self.by_model().items()},
+        }
+
+    # -- the tree -------------------------------------------------------------------------------------------------------
+
+    def tree(self) -> Node:
+        """Return the tree: for a scope's report its own node, else a nameless node above the top-level ones."""
+        below: list[list[Node]] = [[] for _ in self.rows]
+        top: list[Node] = []
+        for index in range(len(self.rows) - 1, -1, -1):
+            row = self.rows[index]
+            node = _node(row.frame, dict(row.models), row.entries, row.nanoseconds / 1e9, below[index])
+            below[index] = []
+            (below[row.parent] if row.parent >= 0 else top).append(node)
+        if self.scoped and len(top) == 1:
+            return top[0]
+        return _node(Frame("root", ""), {}, 1, sum(node.seconds for node in top), top)
+
+    def find(self, path: str) -> Node:
+        """Return the node at a path of names joined by `/`, from the top level down.
+
+        Raises:
+            KeyError: there is no such node; the message shows the nearest names.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("ingest") as scope:
+            ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
+            >>> scope.report().find("ingest/ocr").usage.total_tokens
+            1200
+        """
+        root = self.tree()
+        candidates = [(root if root.kind == "root" else _above(root), path)]
+        nearest: tuple[int, Node] = (len(path) + 1, candidates[0][0])
+        while candidates:
+            node, rest = candidates.pop()
+            if not rest:
+                return node
+            nearest = min(nearest, (len(rest), node), key=lambda item: item[0])
+            for child in node.children:
+                for name in (child.name, child.name.partition("(")[0]):
+                    if name and (rest == name or rest.startswith(name + "/")):
+                        candidates.append((child, rest[len(name) + 1 :]))
+                        break
+        rest_length, node = nearest
+        where = path[: len(path) - rest_length].rstrip("/")
+        raise KeyError(_no_such(path[len(path) - rest_length :], [child.name for child in node.children], where))
+
+    # -- algebra --------------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Report) -> Report:
+        """Add up, path by path and model by model."""
+        if not isinstance(other, Report):
+            return NotImplemented
+        top = _Draft()
+        for report in (self, other):
+            drafts: list[_Draft] = []
+            for row in report.rows:
+                draft = (drafts[row.parent] if row.parent >= 0 else top).below(row.frame)
+                draft.entries += row.entries
+                draft.nanoseconds += row.nanoseconds
+                for model, usage in row.models:
+                    draft.add(model, usage)
+                drafts.append(draft)
+        return Report(top.freeze(), self.scoped and other.scoped)
+
+    def __radd__(self, other: object) -> Report:
+        """Let `sum(reports)` start from 0."""
+        return self if other == 0 and not isinstance(other, bool) else NotImplemented
+
+    def __bool__(self) -> bool:
+        """Whether there is anything in it."""
+        return bool(self.rows)
+
+    # -- output ---------------------------------------------------------------------------------------------------------
+
+    def render(self, format: str = "tree", **options: Any) -> str:  # noqa: A002 - the usual word
+        """Return the report as text: always plain, for files and pipes.
+
+        Args:
+            format: `tree` or `json`.
+            **options: What the format takes; for `tree`, `width` in cells.
+
+        Raises:
+            ValueError: there is no such format.
+        """
+        from tokenscope import render
+
+        return render.renderer(format)(self, **options)
+
+    def save(self, path: str | FilePath) -> None:
+        """Write the report to a file, in the format of its suffix: `.json` to load again, `.txt` for the tree.
+
+        The file is written whole or not at all.
+
+        Raises:
+            ValueError: no format has that suffix.
+            OSError: the file cannot be written.
+        """
+        from tokenscope import render
+
+        render.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | FilePath) -> Report:
+        """Read a report that was saved as JSON.
+
+        Raises:
+            ReportFormatError: the file is damaged, is no report, or has another format; says which and where.
+            OSError: the file cannot be read.
+        """
+        from tokenscope.render import json
+
+        return json.load(path)
+
+    def __str__(self) -> str:
+        """Draw the tree for standard output: in its width, in colour where it is a terminal that shows any."""
+        from tokenscope.render import tree
+
+        return tree.for_stdout(self)
+
+    def __format__(self, spec: str) -> str:
+        """Draw the tree in plain text."""
+        return format(self.render("tree"), spec)
+
+    def __rich__(self) -> object:
+        """Let rich print the tree."""
+        from tokenscope.render import tree
+
+        return tree.Rich(self)
+
+    def __repr__(self) -> str:
+        return f"<Report of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
+
+
+class _Place:
+    """What the frames from the top level down to a row say about whose calls it holds."""
+
+    __slots__ = ("_frame", "_predictor", "module", "operation", "scope")
+
+    def __init__(self, above: _Place | None, frame: Frame) -> None:
+        self.module: str | None = above.module if above else None
+        self.operation: str | None = above.operation if above else None
+        self.scope: str | None = above.scope if above else None
+        self._predictor: tuple[Any, str] | None = above._predictor if above else None
+        if frame.kind == "module":
+            self.module = frame.name
+            self.operation = None
+        elif frame.kind == "operation":
+            self.operation = f"{self.module}.{frame.name}" if self.module else frame.name
+        elif frame.kind == "dspy":
+            self._predictor = (self._predictor, frame.name)
+        elif frame.kind in ("scope", "other"):
+            self.scope = frame.name
+
+    @property
+    def predictor(self) -> str | None:
+        names: list[str] = []
+        link = self._predictor
+        while link is not None:
+            names.append(link[1])
+            link = link[0]
+        return ".".join(reversed(names)) or None
+
+
+class _Draft:
+    """A row in the making."""
+
+    __slots__ = ("children", "entries", "models", "nanoseconds")
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self.nanoseconds = 0
+        self.models: dict[str, Usage] = {}
+        self.children: dict[Frame, _Draft] = {}
+
+    def below(self, frame: Frame) -> _Draft:
+        found = self.children.get(frame)
+        if found is None:
+            found = self.children[frame] = _Draft()
+        return found
+
+    def add(self, model: str, usage: Usage) -> None:
+        self.models[model] = self.models.get(model, ZERO) + usage
+
+    def prune(self) -> None:
+        """Drop tools, evaluations and optimizers below which no call was made."""
+        order: list[tuple[_Draft, Frame, _Draft]] = []
+        stack = [self]
+        while stack:
+            draft = stack.pop()
+            order.extend((draft, frame, child) for frame, child in draft.children.items())
+            stack.extend(draft.children.values())
+        spent: set[int] = set()
+        for above, frame, draft in reversed(order):
+            if draft.models or id(draft) in spent:
+                spent.add(id(above))
+            elif frame.kind in _SHOWN_WHERE_SPENT:
+                del above.children[frame]
+
+    def freeze(self) -> tuple[Row, ...]:
+        """Return the rows below, in canonical order."""
+        rows: list[Row] = []
+        stack = [(-1, frame, draft) for frame, draft in sorted(self.children.items(), key=_by_name, reverse=True)]
+        while stack:
+            parent, frame, draft = stack.pop()
+            index = len(rows)
+            rows.append(Row(parent, frame, draft.entries, draft.nanoseconds, tuple(sorted(draft.models.items()))))
+            stack.extend((index, f, d) for f, d in sorted(draft.children.items(), key=_by_name, reverse=True))
+        return tuple(rows)
+
+
+def build(entries: Iterable[tuple[int, Frame, int, int, Mapping[str, Usage]]], *, scoped: bool) -> Report:
+    """Build a report of rows in any order of siblings: (index of the row above or -1, frame, entries, nanoseconds, models)."""
+    top = _Draft()
+    drafts: list[_Draft] = []
+    for parent, frame, count, nanoseconds, models in entries:
+        draft = (drafts[parent] if parent >= 0 else top).below(frame)
+        draft.entries += count
+        draft.nanoseconds += nanoseconds
+        for model, usage in models.items():
+            draft.add(model, usage)
+        drafts.append(draft)
+    return Report(top.freeze(), scoped)
+
+
+def _by_name(item: tuple[Frame, _Draft]) -> tuple[str, str]:
+    return item[0].name, item[0].kind
+
+
+def _node(frame: Frame, own: dict[str, Usage], entries: int, seconds: float, children: list[Node]) -> Node:
+    by_model = Breakdown(own)
+    for child in children:
+        for model, usage in child.by_model.items():
+            by_model[model] = by_model.get(model, ZERO) + usage
+    return Node(
+        name=frame.name,
+        kind=frame.kind,
+        usage=sum(by_model.values(), ZERO),
+        own=sum(own.values(), ZERO),
+        by_model=_costliest_first(by_model),
+        entries=entries,
+        seconds=seconds,
+        children=tuple(sorted(children, key=lambda node: (-node.usage.total_tokens, node.name, node.kind))),
+    )
+
+
+def _above(node: Node) -> Node:
+    return Node("", "root", node.usage, ZERO, node.by_model, 1, node.seconds, (node,))
+
+
+def _costliest_first(usages: Breakdown) -> Breakdown:
+    return Breakdown(sorted(usages.items(), key=lambda item: (-item[1].total_tokens, item[0])))
+
+
+def _statistics(usage: Usage) -> dict[str, Any]:
+    counts = usage.to_dict()
+    return {
+        "input_tokens": counts.pop("input_tokens"),
+        "output_tokens": counts.pop("output_tokens"),
+        "total_tokens": counts.pop("total_tokens"),
+        "call_count": counts.pop("calls"),
+        **counts,
+    }
+
+
+def _no_such(name: str, names: Iterable[str], where: str = "") -> str:
+    known = list(names)
+    near = difflib.get_close_matches(name.partition("/")[0], known, n=3, cutoff=0.4) or known[:5]
+    return (
+        f"no {name!r}"
+        + (f" below {where!r}" if where else "")
+        + (f"; the nearest: {', '.join(map(repr, near))}" if near else "; there is nothing")
+    )

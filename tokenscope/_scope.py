@@ -1,0 +1,296 @@
+"""Scopes: which one is current, entering and leaving one, and counting a call in it.
+
+One ContextVar holds the scope entered last in this context. Usually that is the current scope; `_resolve` covers the rest:
+generators that are suspended while their scope is still on top, and scopes left in another context than they were entered.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from time import perf_counter_ns
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from tokenscope._call import NO_SCOPE, Call, Frame
+from tokenscope._ledger import PROCESS, Ledger
+from tokenscope._pause import is_suspended
+from tokenscope._usage import Usage, counts
+
+if TYPE_CHECKING:
+    from tokenscope._report import Report
+
+DISABLED: Final = os.environ.get("TOKENSCOPE_DISABLED", "") not in ("", "0")
+"""Whether TOKENSCOPE_DISABLED is set: scopes can be entered and left, and count nothing."""
+
+
+class Scope(Ledger):
+    """One entry of a `token_scope`, of a decorated function, or of a DSPy module; made by entering one of these.
+
+    Example:
+        >>> from tokenscope import record_tokens, token_scope
+        >>> with token_scope("pipeline") as scope:
+        ...     record_tokens("search", "rerank", "rerank-3", "cohere", input_tokens=90, output_tokens=0)
+        >>> scope.usage.total_tokens
+        90
+    """
+
+    __slots__ = ("__weakref__", "_below", "_twist", "opener")
+
+    above: Ledger
+
+    def __init__(self, frames: tuple[Frame, ...], opener: object = None, frame: FrameType | None = None) -> None:
+        below = _current.get()
+        self._twist: _Twist | None = None
+        if below is None or below._twist is None:
+            above = below or PROCESS
+        else:
+            active = _resolve(below)
+            above = active or PROCESS
+            paused = _paused_above(below, active)
+            if paused:
+                self._twist = _Twist(None, paused)
+        if frame is not None:
+            self._twist = _Twist(frame, self._twist.paused if self._twist else ())
+        path = above.path
+        for frame_below in frames:
+            path = path.children.get(frame_below) or path.child(frame_below)
+        self.path = path
+        self.above = above
+        self.books = None
+        self.ended = None
+        self.opener = opener
+        self._below: Scope | _Pin | None = below
+        _current.set(self)
+        self.started = perf_counter_ns()
+
+    # -- for users ------------------------------------------------------------------------------------------------------
+
+    @property
+    def parent(self) -> Scope | None:
+        """The scope that was active where this one was entered."""
+        return self.above if isinstance(self.above, Scope) else None
+
+    @property
+    def name(self) -> str:
+        """The innermost name of this scope's path."""
+        return self.path.frame.name
+
+    @property
+    def kind(self) -> str:
+        """What opened it: `scope`, `operation` (a decorated function), `dspy`, `tool`, `evaluate` or `compile`."""
+        return self.path.frame.kind
+
+    @property
+    def usage(self) -> Usage:
+        """What was spent in this entry of the scope until now, everything inside it included."""
+        total = [0] * len(counts(Usage()))
+        for row in self.view().values():
+            for tally in row.models.values():
+                total = [a + b for a, b in zip(total, tally, strict=True)]
+        return Usage.from_counts(total)
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What `token_scope(name, **attributes)` was given."""
+        return getattr(self.opener, "attributes", None) or {} if self.kind == "scope" else {}
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been open, or was, in seconds."""
+        return self.elapsed() / 1e9
+
+    def report(self) -> Report:
+        """Return a frozen report of this entry of the scope, its own name first; at any moment, from any thread."""
+        from tokenscope._report import Report
+
+        return Report.from_rows(self.view(), self.above.path, scoped=True)
+
+    def __str__(self) -> str:
+        """Draw the tree of this scope: in colour where standard output is a terminal."""
+        return str(self.report())
+
+    def __rich__(self) -> object:
+        """Let rich print the tree."""
+        return self.report().__rich__()
+
+    def __repr__(self) -> str:
+        state = "open" if self.ended is None else "closed"
+        return f"<Scope {'/'.join(self.path.names[-8:])!r}, {state}, {self.usage.total_tokens:,} tokens>"
+
+    # -- for whatever opens scopes --------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """End this entry. Never raises, in whatever order and Context scopes are left."""
+        top = _current.get()
+        if top is self:
+            _current.set(self._below)
+        else:
+            self._leave_out_of_order(top)
+        if self._twist is not None:
+            self._twist.frame = None
+        self.close(perf_counter_ns() - self.started)
+
+    def _leave_out_of_order(self, top: Any) -> None:
+        while top is not None and top._below is not self:
+            top = top._below
+        if top is not None:
+            top._below = self._below
+        else:
+            # Entered in another Context, which still has it on top: look-ups there step over it from now on.
+            self._twist = _Twist(None, (), dropped=True)
+
+    if DISABLED:
+
+        def close(self, nanoseconds: int) -> None:
+            """Count nothing."""
+
+
+class _Twist:
+    """Why a scope may be on top and yet not the one that is active."""
+
+    __slots__ = ("dropped", "frame", "paused")
+
+    def __init__(self, frame: FrameType | None, paused: tuple[Scope, ...], *, dropped: bool = False) -> None:
+        self.frame = frame  # of the generator whose `with` statement opened it
+        self.paused = paused  # scopes of generators that were suspended when it was entered
+        self.dropped = dropped  # left in a Context that never saw it
+
+
+class _Pin:
+    """A scope that was inherited by a thread or a task while it was active: pausing its generator no longer concerns it."""
+
+    __slots__ = ("_below", "_twist", "scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self._below = None
+        self._twist = _Twist(None, ())
+
+
+_current: Final[ContextVar[Any]] = ContextVar("tokenscope_scope", default=None)
+
+
+def current_scope() -> Scope | None:
+    """Return the innermost scope that is active here, or None.
+
+    Example:
+        >>> from tokenscope import current_scope, token_scope
+        >>> with token_scope("outer"):
+        ...     current_scope().name
+        'outer'
+    """
+    top = _current.get()
+    return top if top is None or top._twist is None else _resolve(top)
+
+
+def _resolve(top: Scope | _Pin | None) -> Scope | None:
+    """Find the scope that is active, where the one on top may be paused, left, or older than a resumed one below it."""
+    while top is not None:
+        if isinstance(top, _Pin):
+            return top.scope
+        twist = top._twist
+        if twist is None:
+            return top
+        if not twist.dropped and (twist.frame is None or not is_suspended(twist.frame)):
+            return _resumed_inside(twist.paused) or top
+        top = top._below
+    return None
+
+
+def _resumed_inside(paused: tuple[Scope, ...]) -> Scope | None:
+    """Return the innermost of scopes that were paused when another was entered and whose generators now run inside it."""
+    resumed = {_frame(scope): scope for scope in paused if not _is_paused(scope)}
+    frame: FrameType | None = sys._getframe() if resumed else None
+    while frame is not None and frame not in resumed:
+        frame = frame.f_back
+    return None if frame is None else resumed[frame]
+
+
+def _frame(scope: Scope) -> FrameType | None:
+    return None if scope._twist is None else scope._twist.frame
+
+
+def _is_paused(scope: Scope) -> bool:
+    frame = _frame(scope)
+    return frame is not None and is_suspended(frame)
+
+
+def _paused_above(top: Scope | _Pin | None, active: Scope | None) -> tuple[Scope, ...]:
+    """Return the scopes of suspended generators that lie on top of the active one."""
+    found: list[Scope] = []
+    while top is not None and top is not active and not isinstance(top, _Pin):
+        found.extend(each for each in (top, *(top._twist.paused if top._twist else ())) if _is_paused(each))
+        top = top._below
+    return tuple(found)
+
+
+class Visit:
+    """Stay in a scope that is open elsewhere: how threads and tasks get theirs. Picklable, and empty in the other process."""
+
+    __slots__ = ("scope",)
+
+    def __init__(self, scope: Scope | _Pin | None) -> None:
+        self.scope = scope
+
+    @classmethod
+    def here(cls) -> Visit:
+        """Remember the scope that is active here."""
+        scope = current_scope()
+        return cls(scope if scope is None or scope._twist is None else _Pin(scope))
+
+    def enter(self) -> _Stay:
+        """Make the scope current until `leave`."""
+        return _Stay(self.scope)
+
+    def __reduce__(self) -> tuple[type[Visit], tuple[None]]:
+        return Visit, (None,)
+
+
+class _Stay:
+    __slots__ = ("_before",)
+
+    def __init__(self, scope: Scope | _Pin | None) -> None:
+        self._before = _current.get()
+        _current.set(scope)
+
+    def leave(self) -> None:
+        _current.set(self._before)
+
+    def close(self, nanoseconds: int) -> None:
+        """Nothing ends with a visit."""
+
+
+def count(
+    ledger: Ledger | None,
+    model: str,
+    usage: Usage,
+    *,
+    frames: tuple[Frame, ...] = (),
+    started: float = 0.0,
+    seconds: float = 0.0,
+    error: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Count one call in a scope (None: in the process, at the top level)."""
+    if DISABLED:
+        return
+    if ledger is None:
+        ledger = PROCESS
+        frames = frames or (NO_SCOPE,)
+    path = ledger.path
+    for frame in frames:
+        path = path.child(frame)
+    ledger.add(path, model, counts(usage))
+    if observers:
+        call = Call(
+            path=path, model=model, usage=usage, started=started, seconds=seconds, error=error, metadata=metadata
+        )
+        for observer in observers:
+            observer(call)
+
+
+observers: Final[list[Any]] = []
+"""Functions that are given each `Call` when it has been counted."""

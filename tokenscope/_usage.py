@@ -1,0 +1,120 @@
+"""Usage: what a call, or any sum of calls, spent."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from typing import Any, Final
+
+Counts = tuple[Any, ...]
+"""The fields of a `Usage`, in order: what ledgers add up."""
+
+
+def check_count(name: str, value: object) -> int:
+    """Return `value` as a plain int, or raise for what cannot be a number of tokens.
+
+    Raises:
+        TypeError: `value` is a bool, a string, or no number at all.
+        ValueError: `value` is negative, fractional, infinite or NaN.
+    """
+    if type(value) is int and value >= 0:
+        return value
+    if isinstance(value, bool) or not (isinstance(value, float) or hasattr(type(value), "__index__")):
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__} {value!r}")
+    if isinstance(value, float):
+        problem = "NaN or infinite" if not math.isfinite(value) else "a float"
+        raise ValueError(f"{name} must be a whole number, but {value!r} is {problem}")
+    count = operator.index(value)  # type: ignore[call-overload]  # numpy integers and the like
+    if count < 0:
+        raise ValueError(f"{name} must not be negative, but is {count}")
+    return int(count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens and calls: frozen, and a monoid under `+` (so `sum(usages)` works).
+
+    Subsets are subsets: cache and audio tokens are part of input, reasoning and audio tokens part of output, cached and
+    failed calls part of calls. (The convention of OpenTelemetry's GenAI attributes and of genai-prices.)
+
+    Args:
+        calls: Model calls, cached and failed ones included.
+        cached_calls: Calls answered by DSPy's own response cache; they spend nothing.
+        failed_calls: Calls that ended in an exception or were cancelled; they keep what they spent.
+        input_tokens: Prompt tokens.
+        output_tokens: Completion tokens.
+        cache_read_tokens: Input tokens that the provider read from its prompt cache.
+        cache_write_tokens: Input tokens that the provider wrote to its prompt cache.
+        reasoning_tokens: Output tokens spent on reasoning.
+        input_audio_tokens: Input tokens that are audio.
+        output_audio_tokens: Output tokens that are audio.
+
+    Raises:
+        TypeError: a count is not a number, or is a bool.
+        ValueError: a count is negative, fractional or NaN.
+
+    Example:
+        >>> from tokenscope import Usage
+        >>> sum([Usage(calls=1, input_tokens=100, output_tokens=20), Usage(calls=1, input_tokens=5)]).total_tokens
+        125
+    """
+
+    calls: int = 0
+    cached_calls: int = 0
+    failed_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every count, and turn integer-like values (numpy's) into int."""
+        for name in FIELDS:
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                object.__setattr__(self, name, check_count(name, value))
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        """Add up, field by field."""
+        if not isinstance(other, Usage):
+            return NotImplemented
+        return Usage.from_counts(tuple(map(operator.add, counts(self), counts(other))))
+
+    def __radd__(self, other: object) -> Usage:
+        """Let `sum(usages)` start from 0."""
+        return self if other == 0 and not isinstance(other, bool) else NotImplemented
+
+    def __bool__(self) -> bool:
+        """Whether anything was counted."""
+        return any(counts(self))
+
+    @classmethod
+    def from_counts(cls, values: Counts | list[Any]) -> Usage:
+        """Build a usage from its fields in order."""
+        return cls(**dict(zip(FIELDS, values, strict=True)))
+
+    def to_dict(self) -> dict[str, int | str]:
+        """Return the counts by name, `total_tokens` among them, for JSON."""
+        result: dict[str, int | str] = {}
+        for name, value in zip(FIELDS, counts(self), strict=True):
+            result[name] = str(value) if isinstance(value, Decimal) else value
+            if name == "output_tokens":
+                result["total_tokens"] = self.total_tokens
+        return result
+
+
+FIELDS: Final = tuple(field.name for field in fields(Usage))
+counts = operator.attrgetter(*FIELDS)
+"""The counts of a usage as a tuple: `Usage.from_counts(counts(usage)) == usage`."""
+ZERO: Final = Usage()
+NOTHING: Final[Counts] = counts(ZERO)

@@ -1,0 +1,53 @@
+"""What can go wrong, as types.
+
+    Exception
+     └─ TokenScopeError               everything tokenscope raises that is not a plain TypeError or ValueError
+         └─ ReportFormatError         a file that is no report, is damaged, or has another format (also a ValueError)
+    Warning
+     └─ TokenScopeWarning             something was counted with less detail than it should have been (a UserWarning)
+
+A wrong argument is a plain `TypeError` or `ValueError` at the line that passed it.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+import warnings
+
+
+class TokenScopeError(Exception):
+    """The base of tokenscope's own exceptions."""
+
+
+class ReportFormatError(TokenScopeError, ValueError):
+    """A file or text that should hold a saved report holds something else; the message names it and what is wrong."""
+
+
+class TokenScopeWarning(UserWarning):
+    """Something could not be counted in full detail. The host program goes on undisturbed."""
+
+
+_warned: set[str] = set()
+
+
+def warn_once(key: str, message: str, stacklevel: int = 2) -> None:
+    """Warn with `message`, the first time only that `key` is seen in this process."""
+    if key not in _warned:
+        _warned.add(key)
+        warnings.warn(message, TokenScopeWarning, stacklevel=stacklevel + 1)
+
+
+def internal_error(where: str) -> None:
+    """Report the exception being handled, a fault of tokenscope's own, without disturbing the host program.
+
+    Called inside an `except` block. Under pytest it is raised again, so that a fault never hides in a test run.
+    """
+    if "PYTEST_CURRENT_TEST" in os.environ:
+        raise  # noqa: PLE0704 - called from an except block
+    warn_once(
+        f"internal:{where}",
+        f"tokenscope could not do its work in {where}; your program is not affected, but some tokens may be missing "
+        f"from the report. Please report this:\n{traceback.format_exc()}",
+        stacklevel=3,
+    )

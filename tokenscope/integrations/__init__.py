@@ -1,0 +1,183 @@
+"""The patches: which functions of other packages are wrapped, when, and how that is undone.
+
+A patch is applied when the module it concerns is imported (or at once, where it already is) and checked on the spot: where a
+name is missing, that patch is left out with one warning, and the host program goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+from tokenscope.integrations import _imports
+from tokenscope.errors import internal_error, warn_once
+
+Wrapper = Callable[..., Any]
+
+
+class Patch(NamedTuple):
+    """One function to wrap: `module` and `name` say which, `hook` with what (`module:attribute`, loaded when needed)."""
+
+    module: str
+    name: str
+    hook: str
+    optional: bool = False  # not in every supported version
+
+
+_DSPY: Final = "tokenscope.integrations.dspy"
+_CARRIERS: Final = "tokenscope.integrations.executors"
+_LITELLM: Final = "tokenscope.integrations.litellm"
+
+PATCHES: Final = (
+    Patch("threading", "Thread.start", f"{_CARRIERS}:start_thread"),
+    Patch("concurrent.futures.thread", "ThreadPoolExecutor.submit", f"{_CARRIERS}:submit"),
+    Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_CARRIERS}:create_task"),
+    Patch("dspy.clients.base_lm", "BaseLM.__call__", f"{_DSPY}:call_lm"),
+    Patch("dspy.clients.base_lm", "BaseLM.acall", f"{_DSPY}:acall_lm"),
+    Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_DSPY}:call_lm", optional=True),
+    Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_DSPY}:acall_lm", optional=True),
+    Patch("dspy.clients.cache", "Cache.get", f"{_DSPY}:get_cached"),
+    Patch("dspy.primitives.module", "Module.__call__", f"{_DSPY}:call_module"),
+    Patch("dspy.primitives.module", "Module.acall", f"{_DSPY}:acall_module"),
+    Patch("dspy.adapters.types.tool", "Tool.__call__", f"{_DSPY}:call_tool"),
+    Patch("dspy.adapters.types.tool", "Tool.acall", f"{_DSPY}:acall_tool"),
+    Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_DSPY}:call_evaluate"),
+    Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_DSPY}:execute"),
+    Patch("litellm", "embedding", f"{_LITELLM}:embed"),
+    Patch("litellm", "aembedding", f"{_LITELLM}:aembed"),
+)
+COMPILE: Final = "dspy.teleprompt.teleprompt"
+"""Where the optimizers' base class is: `compile` is wrapped in each of its subclasses, also in those to come."""
+
+
+class _Applied(NamedTuple):
+    owner: Any
+    attribute: str
+    original: Any  # as it stood in the owner's own __dict__, or `_INHERITED`
+    ours: Any
+
+
+_INHERITED: Final = object()
+_applied: dict[Patch, _Applied] = {}
+_complete: Final[set[str]] = set()  # packages whose code has run to its end
+_active = False
+
+
+def instrument() -> None:
+    """Apply every patch whose module is imported, now or later. Done by `import tokenscope`; does nothing a second time.
+
+    Example:
+        >>> import tokenscope
+        >>> tokenscope.uninstrument()
+        >>> tokenscope.instrument()
+    """
+    global _active  # noqa: PLW0603
+    _active = True
+    for module in dict.fromkeys(["dspy", *(patch.module for patch in PATCHES), COMPILE]):
+        if module in sys.modules:
+            _on_import(sys.modules[module])
+        _imports.after(module, _on_import)
+
+
+def uninstrument() -> None:
+    """Undo every patch: the host program is as it was without tokenscope. `instrument()` applies them again.
+
+    Calls that are on their way are still counted when they end.
+    """
+    global _active  # noqa: PLW0603
+    _active = False
+    while _applied:
+        _, applied = _applied.popitem()
+        _undo(applied)
+    if _DSPY in sys.modules and COMPILE in sys.modules:
+        sys.modules[_DSPY].release_optimizers(sys.modules[COMPILE])
+
+
+def applied() -> tuple[Patch, ...]:
+    """Return the patches that are in place."""
+    return tuple(_applied)
+
+
+def _on_import(module: ModuleType) -> None:
+    """Patch a module that was just imported. Whatever goes wrong here must not break the user's import."""
+    name = module.__name__
+    if not _active or (name.startswith("dspy.") and _is_importing("dspy") and "dspy" not in _complete):
+        return  # DSPy's modules are patched when all of it is there: the hooks import from it
+    try:
+        if name == "dspy":
+            _complete.add(name)
+            for each in dict.fromkeys([*(patch.module for patch in PATCHES), COMPILE]):
+                if each.startswith("dspy.") and each in sys.modules:
+                    _on_import(sys.modules[each])
+        for patch in PATCHES:
+            if patch.module == name and patch not in _applied:
+                _apply(patch, module)
+        if name == COMPILE:
+            import_module(_DSPY).adopt_optimizers(module)
+    except Exception:  # noqa: BLE001
+        internal_error(f"patching {name}")
+
+
+def _is_importing(name: str) -> bool:
+    """Whether a module's code is running for the first time."""
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
+
+
+def _apply(patch: Patch, module: ModuleType) -> None:
+    owner: Any = module
+    *path, attribute = patch.name.split(".")
+    try:
+        for step in path:
+            owner = getattr(owner, step)
+        getattr(owner, attribute)
+    except AttributeError:
+        if not patch.optional:
+            warn_once(
+                f"patch:{patch.module}.{patch.name}",
+                f"this version of {patch.module.partition('.')[0]} has no {patch.module}.{patch.name}: tokenscope leaves "
+                "that out, and reports may lack what it would tell. 'pip install -U dspy-tokenscope' may help.",
+                stacklevel=4,
+            )
+        return
+    original = vars(owner).get(attribute, _INHERITED)
+    where, _, name = patch.hook.partition(":")
+    wrapped = getattr(owner, attribute) if original is _INHERITED else original
+    ours = (_plain if where == _CARRIERS else _proxy)(wrapped, getattr(import_module(where), name))
+    setattr(owner, attribute, ours)
+    _applied[patch] = _Applied(owner, attribute, original, ours)
+
+
+def _plain(wrapped: Any, hook: Wrapper) -> Any:
+    """Wrap a method of the standard library. wrapt would do, but from its 2.2 on it loads asyncio, which not all need."""
+
+    @functools.wraps(wrapped)
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return method._self_wrapper(wrapped.__get__(self), self, args, kwargs)  # type: ignore[attr-defined]
+
+    method._self_wrapper = hook  # type: ignore[attr-defined]
+    return method
+
+
+def _proxy(wrapped: Any, hook: Wrapper) -> Any:
+    """Wrap a function so that it keeps its kind, signature and identity checks."""
+    import wrapt
+
+    return wrapt.FunctionWrapper(wrapped, hook)
+
+
+def _undo(applied: _Applied) -> None:
+    if vars(applied.owner).get(applied.attribute) is not applied.ours:
+        # Somebody has wrapped it since: what is inside theirs becomes a mere passage.
+        applied.ours._self_wrapper = _pass
+    elif applied.original is _INHERITED:
+        delattr(applied.owner, applied.attribute)
+    else:
+        setattr(applied.owner, applied.attribute, applied.original)
+
+
+def _pass(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return wrapped(*args, **kwargs)

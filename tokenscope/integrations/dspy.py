@@ -1,0 +1,317 @@
+"""The DSPy bridge: one LM call, one fresh usage tracker, one `Call`; and a scope for each module, tool, evaluation, compile.
+
+Around each LM call, DSPy's settings get a usage tracker of ours. What it holds when the call ends is what the call spent,
+however many others run: nobody else writes to it. Each entry is passed on at once to the tracker that would have been there,
+so `prediction.get_lm_usage()` and `dspy.track_usage()` see what they always saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import time
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, Final
+
+from dspy.dsp.utils.settings import thread_local_overrides
+from dspy.utils.usage_tracker import UsageTracker
+
+from tokenscope._call import Frame
+from tokenscope._ledger import Ledger
+from tokenscope._recipes import Recipe, carry, wrap
+from tokenscope._scope import Scope, count, current_scope
+from tokenscope._usage import Usage
+from tokenscope.errors import internal_error
+from tokenscope.integrations.dspy_names import module_frame
+from tokenscope.integrations.dspy_usage import read_entries
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+# -- LM calls -----------------------------------------------------------------------------------------------------------
+
+
+class CallTracker(UsageTracker):
+    """A usage tracker for one LM call, with the one that it stands in for behind it."""
+
+    def __init__(self, behind: Any) -> None:
+        self.entries: list[Any] = []
+        self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
+        self.hit = False
+        # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
+        self.around = behind if isinstance(behind, CallTracker) else None
+        self.behind = behind.behind if isinstance(behind, CallTracker) else behind
+
+    def add_usage(self, lm: str, usage_entry: Any) -> None:
+        """Keep the entry and pass it on."""
+        if usage_entry:
+            self.entries.append(usage_entry)
+        if self.behind is not None:
+            self.behind.add_usage(lm, usage_entry)
+
+    @property
+    def usage_data(self) -> Any:  # type: ignore[override]
+        """What the tracker behind holds, for whoever reads the settings inside an LM call."""
+        return {} if self.behind is None else self.behind.usage_data
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CallTracker:
+        """Copy as DSPy's executor does for each worker: what is behind is copied, the call stays the same one."""
+        twin = copy.copy(self)
+        twin.behind = copy.deepcopy(self.behind, memo)
+        return twin
+
+
+class _LMCall:
+    """One LM call on its way."""
+
+    __slots__ = ("ledger", "model", "since", "started", "token", "tracker")
+
+    def __init__(self, lm: Any) -> None:
+        self.ledger: Ledger | None = current_scope()
+        self.model = str(getattr(lm, "model", None) or type(lm).__name__)
+        overrides = thread_local_overrides.get()
+        behind = overrides["usage_tracker"] if "usage_tracker" in overrides else _settings()["usage_tracker"]
+        self.tracker = CallTracker(behind)
+        # Not dspy.context(): that would also freeze the global settings for the time of the call.
+        self.token = thread_local_overrides.set(
+            type(overrides)({**overrides, "usage_tracker": self.tracker, "track_usage": True})
+        )
+        self.started = time.time()
+        self.since = time.perf_counter()
+
+    def end(self, error: BaseException | None) -> None:
+        """Restore the settings and count what the tracker holds."""
+        seconds = time.perf_counter() - self.since
+        # A coroutine that is finalised in another Context cannot reset there, and need not: that Context never saw it.
+        with contextlib.suppress(ValueError):
+            thread_local_overrides.reset(self.token)
+        try:
+            self._count(seconds, error)
+        except Exception:  # noqa: BLE001
+            internal_error("counting an LM call")
+
+    def _count(self, seconds: float, error: BaseException | None) -> None:
+        tracker = self.tracker
+        spent = read_entries(self.model, tracker.entries)
+        if tracker.inner and (not spent or _is_relayed(spent, tracker.inner)):
+            return  # it only handed on what another LM, counted already, has spent
+        if tracker.around is not None:
+            tracker.around.inner.append(spent)
+        failed = error is not None
+        usage = spent + Usage(
+            calls=1, failed_calls=int(failed), cached_calls=int(tracker.hit and not failed and not tracker.entries)
+        )
+        count(
+            self.ledger,
+            self.model,
+            usage,
+            started=self.started,
+            seconds=seconds,
+            error=type(error).__name__ if error is not None else None,
+        )
+
+
+def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
+    return spent in inner or spent == sum(inner, Usage())
+
+
+@functools.cache
+def _settings() -> Any:
+    from dspy.dsp.utils.settings import settings
+
+    return settings
+
+
+def _begin(lm: Any) -> _LMCall | None:
+    try:
+        return _LMCall(lm)
+    except Exception:  # noqa: BLE001
+        internal_error("preparing to count an LM call")
+        return None
+
+
+def call_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`BaseLM.__call__`: count what the call spends, also where it fails."""
+    call = _begin(instance)
+    if call is None:
+        return wrapped(*args, **kwargs)
+    try:
+        result = wrapped(*args, **kwargs)
+    except BaseException as error:
+        call.end(error)
+        raise
+    call.end(None)
+    return result
+
+
+async def acall_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`BaseLM.acall`: the same for coroutines; a cancelled call is a failed one."""
+    call = _begin(instance)
+    if call is None:
+        return await wrapped(*args, **kwargs)
+    try:
+        result = await wrapped(*args, **kwargs)
+    except BaseException as error:
+        call.end(error)
+        raise
+    call.end(None)
+    return result
+
+
+def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`Cache.get`: tell a cache hit from a call whose provider reports no usage."""
+    found = wrapped(*args, **kwargs)
+    if found is not None:
+        tracker = thread_local_overrides.get().get("usage_tracker")
+        if isinstance(tracker, CallTracker):
+            tracker.hit = True
+    return found
+
+
+def inside_lm_call() -> bool:
+    """Whether an LM call is on its way here, which is counted as a whole when it ends."""
+    return isinstance(thread_local_overrides.get().get("usage_tracker"), CallTracker)
+
+
+# -- scopes ---------------------------------------------------------------------------------------------------------------
+
+
+def _open(frame: Frame | None, owner: object) -> Scope | None:
+    return None if frame is None else Scope((frame,), owner)
+
+
+def _frame_of(module: Any) -> Frame | None:
+    try:
+        return module_frame(module, current_scope())
+    except Exception:  # noqa: BLE001
+        internal_error("naming a DSPy module")
+        return Frame("dspy", type(module).__name__)
+
+
+def call_module(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`Module.__call__`: a scope by the module's name."""
+    frame = _frame_of(instance)
+    if frame is None:
+        return wrapped(*args, **kwargs)
+    scope = Scope((frame,), instance)
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        scope.leave()
+
+
+async def acall_module(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`Module.acall`: a scope by the module's name."""
+    frame = _frame_of(instance)
+    if frame is None:
+        return await wrapped(*args, **kwargs)
+    scope = Scope((frame,), instance)
+    try:
+        return await wrapped(*args, **kwargs)
+    finally:
+        scope.leave()
+
+
+def call_tool(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`Tool.__call__`: a scope by the tool's name."""
+    scope = Scope((Frame("tool", str(instance.name or "Tool")),), instance)
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        scope.leave()
+
+
+async def acall_tool(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`Tool.acall`: a scope by the tool's name."""
+    scope = Scope((Frame("tool", str(instance.name or "Tool")),), instance)
+    try:
+        return await wrapped(*args, **kwargs)
+    finally:
+        scope.leave()
+
+
+def call_evaluate(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`Evaluate.__call__`: a scope by its class's name."""
+    scope = Scope((Frame("evaluate", type(instance).__name__),), instance)
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        scope.leave()
+
+
+def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`ParallelExecutor.execute`: DSPy's workers run in the scope that called for them."""
+    if args:
+        args = (carry(args[0]), *args[1:])
+    elif "function" in kwargs:
+        kwargs = {**kwargs, "function": carry(kwargs["function"])}
+    return wrapped(*args, **kwargs)
+
+
+# -- optimizers: `compile` is overridden by each -----------------------------------------------------------------------------
+
+
+class _Compile(Recipe):
+    """A scope by the optimizer's class name. Subclasses that call their base's compile stay in one scope."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        super().__init__((Frame("compile", name),))
+
+
+_COMPILE_ORIGINALS: Final = "__tokenscope_compile__"
+
+
+def adopt_optimizers(module: ModuleType) -> None:
+    """Wrap `compile` of every optimizer there is, and of those to come."""
+    base = module.Teleprompter
+    if _COMPILE_ORIGINALS in vars(base):
+        return
+    original = vars(base).get("__init_subclass__")
+    setattr(base, _COMPILE_ORIGINALS, original)
+    for optimizer in _subclasses(base):
+        _adopt(optimizer)
+
+    def __init_subclass__(cls: Any, **kwargs: Any) -> None:  # noqa: N807
+        super(base, cls).__init_subclass__(**kwargs) if original is None else original.__get__(None, cls)(**kwargs)
+        _adopt(cls)
+
+    base.__init_subclass__ = classmethod(__init_subclass__)
+
+
+def release_optimizers(module: ModuleType) -> None:
+    """Undo `adopt_optimizers`."""
+    base = module.Teleprompter
+    if _COMPILE_ORIGINALS not in vars(base):
+        return
+    original = vars(base)[_COMPILE_ORIGINALS]
+    delattr(base, _COMPILE_ORIGINALS)
+    if original is None:
+        del base.__init_subclass__
+    else:
+        base.__init_subclass__ = original
+    for optimizer in _subclasses(base):
+        ours = vars(optimizer).get("compile")
+        if hasattr(ours, _COMPILE_ORIGINALS):
+            optimizer.compile = ours.__wrapped__
+
+
+def _adopt(optimizer: Any) -> None:
+    own = vars(optimizer).get("compile")
+    if own is not None and callable(own) and not hasattr(own, _COMPILE_ORIGINALS):
+        ours = wrap(own, _Compile(optimizer.__name__))
+        setattr(ours, _COMPILE_ORIGINALS, True)
+        optimizer.compile = ours
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    found = [base]
+    for each in found:
+        for below in each.__subclasses__():
+            if below not in found:
+                found.append(below)
+    return iter(found[1:])

@@ -1,0 +1,40 @@
+"""Embeddings through litellm: DSPy's Embedder makes its calls there, and counts nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from tokenscope._scope import count, current_scope
+from tokenscope._usage import Usage
+from tokenscope.errors import internal_error
+from tokenscope.integrations.dspy_usage import read_entry
+
+
+def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`litellm.embedding`: count what it spends."""
+    started, since = time.time(), time.perf_counter()
+    response = wrapped(*args, **kwargs)
+    _count(response, args, kwargs, started, since)
+    return response
+
+
+async def aembed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`litellm.aembedding`: count what it spends."""
+    started, since = time.time(), time.perf_counter()
+    response = await wrapped(*args, **kwargs)
+    _count(response, args, kwargs, started, since)
+    return response
+
+
+def _count(response: Any, args: tuple[Any, ...], kwargs: dict[str, Any], started: float, since: float) -> None:
+    try:
+        bridge = sys.modules.get("tokenscope.integrations.dspy")
+        if bridge is not None and bridge.inside_lm_call():
+            return
+        model = str(args[0] if args else kwargs.get("model"))
+        usage = read_entry(model, getattr(response, "usage", None) or {}) + Usage(calls=1)
+        count(current_scope(), model, usage, started=started, seconds=time.perf_counter() - since)
+    except Exception:  # noqa: BLE001
+        internal_error("counting an embedding")

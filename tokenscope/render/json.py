@@ -1,0 +1,125 @@
+"""The `json` format, number 1: totals for scripts at the top level, and the rows, from which the report loads again.
+
+    {"format": 1, "generator": "tokenscope 0.1.0", "scoped": true,
+     "summary": {...}, "by_module": {...}, "by_model": {...},
+     "rows": [{"parent": null, "kind": "scope", "name": "pipeline", "entries": 1, "nanoseconds": 52000,
+               "models": {"openai/gpt-5-mini": {"calls": 1, "input_tokens": 10, "output_tokens": 2}}}, ...]}
+
+A row's `parent` is the index of the row above it, which comes before it; counts that are 0 are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from tokenscope._call import Frame
+from tokenscope._report import Report, build
+from tokenscope._usage import FIELDS, Usage
+from tokenscope._version import __version__
+from tokenscope.errors import ReportFormatError
+
+FORMAT: Final = 1  # 1: the first
+
+
+def render(report: Report) -> str:
+    """Return the report as JSON."""
+    rows = [
+        {
+            "parent": row.parent if row.parent >= 0 else None,
+            "kind": row.frame.kind,
+            "name": row.frame.name,
+            "entries": row.entries,
+            "nanoseconds": row.nanoseconds,
+            "models": {
+                model: {name: getattr(usage, name) for name in FIELDS if getattr(usage, name)}
+                for model, usage in row.models
+            },
+        }
+        for row in report.rows
+    ]
+    head = {
+        "format": FORMAT,
+        "generator": f"tokenscope {__version__}",
+        "scoped": report.scoped,
+        **report.statistics(),
+    }
+    lines = ",\n".join("  " + json.dumps(row) for row in rows)
+    return json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def load(path: str | os.PathLike[str]) -> Report:
+    """Read a report's file."""
+    where = os.fspath(path)
+    content = Path(path).read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ReportFormatError(f"{where}: this is no tokenscope report: it is not text ({error.reason})") from None
+    return parse(text, where)
+
+
+def parse(text: str, where: str = "<string>") -> Report:
+    """Read a report from JSON text; `where` names it in errors.
+
+    Raises:
+        ReportFormatError: the text is no report, is damaged, or has another format.
+    """
+    if not text.strip():
+        raise ReportFormatError(f"{where}: this is no tokenscope report: it is empty")
+    try:
+        data = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise ReportFormatError(
+            f"{where}: this is no tokenscope report, or a truncated one: line {error.lineno}, column {error.colno}: "
+            f"{error.msg}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise ReportFormatError(f"{where}: this is no tokenscope report: {error}") from None
+    if not isinstance(data, dict) or "format" not in data:
+        raise ReportFormatError(f"{where}: this is JSON, but no tokenscope report: it has no 'format'")
+    if type(data["format"]) is not int or data["format"] != FORMAT:
+        raise ReportFormatError(
+            f"{where}: the report has format {data['format']!r}; this tokenscope ({__version__}) reads format {FORMAT}"
+        )
+    if not isinstance(data.get("rows"), list) or not isinstance(data.get("scoped"), bool):
+        raise ReportFormatError(f"{where}: the report is incomplete: it lacks 'rows' or 'scoped'")
+    return build(_rows(data["rows"], where), scoped=data["scoped"])
+
+
+def _rows(rows: list[Any], where: str) -> Iterator[tuple[int, Frame, int, int, dict[str, Usage]]]:
+    for index, row in enumerate(rows):
+        try:
+            parent = row["parent"]
+            if parent is None:
+                parent = -1
+            elif type(parent) is not int or not 0 <= parent < index:
+                raise ValueError(f"'parent' must be null or the index of an earlier row, not {parent!r}")  # noqa: TRY301
+            frame = Frame(_text(row["kind"], "kind"), _text(row["name"], "name"))
+            models = {_text(model, "model"): _usage(counts) for model, counts in row["models"].items()}
+            whole = Usage(calls=row["entries"], input_tokens=row["nanoseconds"])  # checked as counts are
+            yield parent, frame, whole.calls, whole.input_tokens, models
+        except KeyError as error:
+            raise ReportFormatError(f"{where}: row {index} of the report lacks {error}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ReportFormatError(f"{where}: row {index} of the report is damaged: {error}") from None
+
+
+def _usage(counts: dict[str, Any]) -> Usage:
+    unknown = set(counts) - set(FIELDS)
+    if unknown:
+        raise ValueError(f"unknown counts {sorted(unknown)}")
+    return Usage(**counts)
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what!r} must be text, not {value!r}")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")

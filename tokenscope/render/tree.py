@@ -1,0 +1,223 @@
+"""The `tree` format: scopes as an indented tree, with their calls, tokens, share of the total and time.
+
+    scope                        calls  input  output  total  share            time
+    pipeline                         3    420      96    516  ██████████ 100%  1.2s
+    ├─ ResearchAgent                 2    300      80    380  ███████▍    74%  0.9s
+    │  └─ planner                    2    300      80    380  ███████▍    74%  0.9s
+    └─ summarize                     1    120      16    136  ██▋         26%  0.3s
+
+In a narrow terminal the bars go first, then the names are cut; numbers never are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from rich.cells import cell_len, set_cell_size
+
+from tokenscope._report import Node, Report
+from tokenscope._usage import Usage
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+WIDTH: Final = 100
+_BAR: Final = 10
+_SHORTEST_NAME: Final = 12
+_DEEPEST_GUIDE: Final = 30  # levels drawn with guides; further ones say their number
+_GAP: Final = "  "
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+
+
+class Line(NamedTuple):
+    """One line of the tree, before it is fitted to a width."""
+
+    guide: str
+    name: str
+    style: str
+    cells: tuple[str, ...]  # calls, input, output, total
+    share: float
+    time: str
+
+
+_HEAD: Final = ("calls", "input", "output", "total")
+_STYLES: Final = {
+    "scope": "bold",
+    "module": "bold",
+    "root": "bold",
+    "dspy": "cyan",
+    "tool": "magenta",
+    "evaluate": "yellow",
+    "compile": "yellow",
+    "none": "red",
+    "other": "red",
+    "self": "dim",
+}
+
+
+def render(report: Report, *, width: int = WIDTH, ascii_only: bool = False) -> str:
+    """Return the tree as plain text.
+
+    Args:
+        report: What to draw.
+        width: The width to keep to, in cells.
+        ascii_only: Draw guides and bars with ASCII characters.
+    """
+    return "\n".join("".join(text for text, _ in line).rstrip() for line in _layout(report, width, ascii_only))
+
+
+def for_stdout(report: Report) -> str:
+    """Return the tree as standard output can show it: its width, its colours, its encoding."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    if console.is_terminal and console.color_system and not console.no_color and not console.legacy_windows:
+        with console.capture() as capture:
+            console.print(Rich(report), end="")
+        return capture.get().rstrip("\n")
+    width = console.width if console.is_terminal else WIDTH
+    text = render(report, width=width)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = render(report, width=width, ascii_only=True).encode(encoding, "backslashreplace").decode(encoding)
+    return text
+
+
+class Rich:
+    """The tree as something rich can print."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines, in the width that rich grants."""
+        from rich.text import Text
+
+        for line in _layout(self._report, options.max_width, options.ascii_only):
+            text = Text(no_wrap=True, overflow="ignore", end="\n")
+            for part, style in line:
+                text.append(part, style or None)
+            text.rstrip()
+            yield text
+
+
+def _layout(report: Report, width: int, ascii_only: bool) -> Iterator[list[tuple[str, str]]]:
+    """Yield each line as pieces of text, each with its style."""
+    if not report:
+        yield [("nothing was counted yet", "dim")]
+        return
+    root = report.tree()
+    lines = list(_lines(root, ascii_only))
+    columns = [max(len(head), *(len(line.cells[i]) for line in lines)) for i, head in enumerate(_HEAD)]
+    times = max(len("time"), *(len(line.time) for line in lines))
+    numbers = sum(len(_GAP) + column for column in columns) + 2 * len(_GAP) + times
+    names = max(len("scope"), *(cell_len(line.guide) + cell_len(line.name) for line in lines))
+    bar = _BAR
+    if names + numbers + bar + 5 > width:
+        bar = 0
+        if names + numbers + 5 <= width:
+            bar = max(0, width - names - numbers - 5)
+    share = bar + 5 if bar else 5
+    names = min(names, max(_SHORTEST_NAME, width - numbers - share))
+
+    yield [
+        (set_cell_size("scope", names), "bold"),
+        *((_GAP + head.rjust(column), "bold") for head, column in zip(_HEAD, columns, strict=True)),
+        (_GAP + "share".ljust(share), "bold"),
+        (_GAP + "time".rjust(times), "bold"),
+    ]
+    for line in lines:
+        room = max(names - cell_len(line.guide), 4)
+        guide = set_cell_size(line.guide, names - room)
+        faint = "dim" if line.style == "dim" else ""
+        yield [
+            (guide, "dim"),
+            (_fit(line.name, room, ascii_only), line.style),
+            *((_GAP + cell.rjust(column), faint) for cell, column in zip(line.cells, columns, strict=True)),
+            (_GAP + _bar(line.share, bar, ascii_only), "green"),
+            (f"{line.share:>{5 if bar else 5}.0%}", faint),
+            (_GAP + line.time.rjust(times), "dim"),
+        ]
+    yield [(_footer(root.usage, root.by_model), "dim")]
+
+
+def _lines(root: Node, ascii_only: bool) -> Iterator[Line]:
+    total = root.usage.total_tokens
+    tee, corner, bar = ("|- ", "`- ", "|  ") if ascii_only else ("├─ ", "└─ ", "│  ")
+    stack: list[tuple[Node, str, str, int]] = [(root, "", "", 0)]
+    if root.kind == "root":
+        stack = [(child, "", "", 0) for child in reversed(root.children)]
+    while stack:
+        node, guide, below, depth = stack.pop()
+        yield _line(node, guide, node.name, _STYLES.get(node.kind, ""), node.usage, total, _time(node.seconds))
+        rows: list[Node] = list(node.children)
+        if node.own.calls and any(child.usage.calls for child in rows):
+            rows.append(Node("[self]", "self", node.own, node.own, {}, 0, 0.0, ()))
+        if depth >= _DEEPEST_GUIDE:
+            inner = [(child, f"{depth + 1:,}> ", "", depth + 1) for child in rows]
+        else:
+            inner = [(child, below + tee, below + bar, depth + 1) for child in rows[:-1]]
+            inner += [(child, below + corner, below + "   ", depth + 1) for child in rows[-1:]]
+        stack.extend(reversed(inner))
+
+
+def _line(node: Node, guide: str, name: str, style: str, usage: Usage, total: int, time: str) -> Line:
+    cells = (
+        f"{usage.calls:,}",
+        f"{usage.input_tokens:,}",
+        f"{usage.output_tokens:,}",
+        f"{usage.total_tokens:,}",
+    )
+    return Line(guide, printable(name), style, cells, usage.total_tokens / total if total else 0.0, time)
+
+
+def printable(name: str) -> str:
+    """Return a name with its line breaks, escapes and other control characters made visible."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
+def _fit(name: str, room: int, ascii_only: bool) -> str:
+    if cell_len(name) <= room:
+        return set_cell_size(name, room)
+    dots = "..." if ascii_only else "…"
+    return set_cell_size(set_cell_size(name, room - len(dots)).rstrip() + dots, room)
+
+
+def _bar(share: float, width: int, ascii_only: bool) -> str:
+    eighths = round(share * width * 8)
+    if ascii_only:
+        return ("#" * (eighths // 8)).ljust(width)
+    full, part = divmod(eighths, 8)
+    return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
+
+
+def _time(seconds: float) -> str:
+    if not seconds:
+        return ""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:,.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
+
+
+def _footer(usage: Usage, by_model: object) -> str:
+    parts = [
+        f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}",
+        f"{usage.input_tokens:,} in + {usage.output_tokens:,} out = {usage.total_tokens:,} tokens",
+    ]
+    for count, what in (
+        (usage.cached_calls, "calls answered by DSPy's cache"),
+        (usage.failed_calls, "calls failed"),
+        (usage.cache_read_tokens, "input tokens read from the provider's cache"),
+        (usage.reasoning_tokens, "output tokens spent on reasoning"),
+    ):
+        if count:
+            parts.append(f"{count:,} {what}")
+    return "; ".join(parts)

@@ -1,0 +1,365 @@
+"""A model provider on loopback, for tests and demonstrations: OpenAI-compatible over real HTTP, and it keeps its own bill.
+
+    with LoopbackProvider() as provider:
+        dspy.configure(lm=provider.lm())
+        with token_scope("answering") as scope:
+            dspy.Predict("question -> answer")(question="Why? <<bill answering>>")
+    assert scope.usage.total_tokens == provider.bill["answering"].total_tokens
+
+It answers DSPy's chat and JSON prompts with made-up values of the right types. What a prompt says in double angle brackets
+steers it; of several tags the last one counts:
+
+    <<bill NAME>>        the tag under which this call is billed; without one, it is billed under ""
+    <<fail 500>>         answer with that HTTP status, and bill nothing
+    <<fail 500 once>>    the same, but only the first time for this tag
+    <<garble>>           bill for an answer that no adapter can parse
+    <<wait 0.5>>         take so many seconds
+    <<cached 7>>         say that so many prompt tokens came from the provider's cache
+    <<reasoning 5>>      spend so many completion tokens on reasoning
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+from tokenscope._usage import Usage
+
+Answer = Callable[[str, str], "str | None"]
+"""Given a field's name and the whole prompt, the field's value; None for a made-up one."""
+
+
+class LoopbackProvider:
+    """An OpenAI-compatible server on 127.0.0.1: chat completions, responses and embeddings, streamed or not.
+
+    Args:
+        answer: Says what to answer, field by field; made-up values where it returns None.
+        latency: Seconds that every call takes at least.
+
+    Example:
+        >>> import json, urllib.request
+        >>> from tokenscope.testing import LoopbackProvider
+        >>> with LoopbackProvider() as provider:
+        ...     body = {"model": "m", "messages": [{"role": "user", "content": "Hello there <<bill greeting>>"}]}
+        ...     request = urllib.request.Request(provider.url + "/chat/completions", json.dumps(body).encode())
+        ...     answer = json.load(urllib.request.urlopen(request))
+        >>> answer["usage"]["prompt_tokens"] == provider.bill["greeting"].input_tokens
+        True
+    """
+
+    def __init__(self, answer: Answer | None = None, latency: float = 0.0) -> None:
+        self._answer = answer
+        self.latency = latency
+        self._lock = threading.Lock()
+        self._bill: dict[str, Usage] = defaultdict(Usage)
+        self._failed: set[str] = set()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.provider = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The base address, as `api_base` takes it."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    @property
+    def bill(self) -> Mapping[str, Usage]:
+        """What was billed until now, by tag."""
+        with self._lock:
+            return dict(self._bill)
+
+    @property
+    def total(self) -> Usage:
+        """What was billed until now, all tags together."""
+        return sum(self.bill.values(), Usage())
+
+    def lm(self, model: str = "openai/gpt-4o-mini", **kwargs: Any) -> Any:
+        """Return a `dspy.LM` that asks this server. DSPy's cache is off unless `cache=True` says otherwise."""
+        import dspy
+
+        return dspy.LM(model, **{"api_base": self.url, "api_key": "loopback", "cache": False, "num_retries": 0, **kwargs})
+
+    def __enter__(self) -> LoopbackProvider:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    # -- one request ----------------------------------------------------------------------------------------------------
+
+    def charge(self, tag: str, usage: Usage) -> None:
+        """Put a call on the bill."""
+        with self._lock:
+            self._bill[tag] += usage
+
+    def failure(self, prompt: str, tag: str) -> int | None:
+        """Return the HTTP status to fail with, if the prompt asks for that."""
+        match = _last(r"<<fail (\d{3})( once)?>>", prompt)
+        if match is None:
+            return None
+        with self._lock:
+            if match[2] and tag in self._failed:
+                return None
+            self._failed.add(tag)
+        return int(match[1])
+
+    def reply(self, prompt: str, last: str) -> str:
+        """Return the text of an answer."""
+        if "<<garble>>" in prompt:
+            return "I would rather not say."
+        return _reply(prompt, last, self._answer)
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 2048
+    daemon_threads = True
+    provider: LoopbackProvider
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet about clients that hang up, as cancelled calls do."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:  # noqa: N802 - the name that http.server asks for
+        provider = self.server.provider
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt, last = _prompt_of(body)
+        tag = (_last(r"<<bill ([^<>]*)>>", prompt) or ("", ""))[1]
+        wait = _last(r"<<wait ([\d.]+)>>", prompt)
+        time.sleep(max(provider.latency, float(wait[1]) if wait else 0.0))
+        status = provider.failure(prompt, tag)
+        if status is not None:
+            self._json({"error": {"message": f"failing with {status}, as asked", "type": "server_error"}}, status)
+        elif self.path.endswith("/embeddings"):
+            self._embeddings(body, prompt, tag)
+        elif self.path.endswith("/responses"):
+            self._responses(body, prompt, last, tag)
+        elif self.path.endswith("/chat/completions"):
+            self._chat(body, prompt, last, tag)
+        else:
+            self._json({"error": {"message": f"no such endpoint: {self.path}"}}, 404)
+
+    def _chat(self, body: dict[str, Any], prompt: str, last: str, tag: str) -> None:
+        provider = self.server.provider
+        text = provider.reply(prompt, last)
+        number = int(body.get("n") or 1)
+        usage = _usage(prompt, text, number)
+        reported = {
+            "prompt_tokens": usage.input_tokens,
+            "completion_tokens": usage.output_tokens,
+            "total_tokens": usage.total_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cache_read_tokens},
+            "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        }
+        common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]}
+        provider.charge(tag, usage)
+        if not body.get("stream"):
+            choices = [
+                {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+                for i in range(number)
+            ]
+            self._json({**common, "object": "chat.completion", "choices": choices, "usage": reported})
+            return
+        chunk = {**common, "object": "chat.completion.chunk"}
+        pieces = re.findall(r"\S+\s*", text)
+        events = [
+            {**chunk, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
+            *(
+                {**chunk, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
+                for piece in pieces
+            ),
+            {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        ]
+        if (body.get("stream_options") or {}).get("include_usage"):
+            events.append({**chunk, "choices": [], "usage": reported})
+        self._events([json.dumps(event) for event in events] + ["[DONE]"])
+
+    def _responses(self, body: dict[str, Any], prompt: str, last: str, tag: str) -> None:
+        text = self.server.provider.reply(prompt, last)
+        usage = _usage(prompt, text, 1)
+        self.server.provider.charge(tag, usage)
+        self._json(
+            {
+                "id": "resp-loopback",
+                "object": "response",
+                "created_at": int(time.time()),
+                "status": "completed",
+                "model": body["model"],
+                "output": [
+                    {
+                        "type": "message",
+                        "id": "msg-loopback",
+                        "status": "completed",
+                        "role": "assistant",
+                        "content": [{"type": "output_text", "text": text, "annotations": []}],
+                    }
+                ],
+                "parallel_tool_calls": True,
+                "tool_choice": "auto",
+                "tools": [],
+                "usage": {
+                    "input_tokens": usage.input_tokens,
+                    "output_tokens": usage.output_tokens,
+                    "total_tokens": usage.total_tokens,
+                    "input_tokens_details": {"cached_tokens": usage.cache_read_tokens},
+                    "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+                },
+            }
+        )
+
+    def _embeddings(self, body: dict[str, Any], prompt: str, tag: str) -> None:
+        texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+        usage = Usage(calls=1, input_tokens=_tokens(prompt))
+        self.server.provider.charge(tag, usage)
+        self._json(
+            {
+                "object": "list",
+                "model": body["model"],
+                "data": [{"object": "embedding", "index": i, "embedding": [0.1, 0.2]} for i in range(len(texts))],
+                "usage": {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens},
+            }
+        )
+
+    def _json(self, data: Any, status: int = 200) -> None:
+        content = json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _events(self, events: list[str]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for event in events:
+            self.wfile.write(f"data: {event}\n\n".encode())
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
+        """Keep quiet."""
+
+
+def _prompt_of(body: dict[str, Any]) -> tuple[str, str]:
+    """Return all that a request says, and its last message."""
+    if "messages" not in body and isinstance(body.get("input"), str):
+        return body["input"], body["input"]
+    messages = body.get("messages") or body.get("input") or []
+    if body.get("instructions"):
+        messages = [{"content": body["instructions"]}, *messages]
+    texts = [_text(message) for message in messages]
+    return "\n".join(texts), texts[-1] if texts else ""
+
+
+def _text(message: Any) -> str:
+    content = message if isinstance(message, str) else message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.get("text") or "" for part in content if isinstance(part, dict))
+
+
+def _usage(prompt: str, text: str, number: int) -> Usage:
+    cached = _last(r"<<cached (\d+)>>", prompt)
+    reasoning = _last(r"<<reasoning (\d+)>>", prompt)
+    thought = int(reasoning[1]) if reasoning else 0
+    return Usage(
+        calls=1,
+        input_tokens=_tokens(prompt),
+        output_tokens=number * _tokens(text) + thought,
+        cache_read_tokens=int(cached[1]) if cached else 0,
+        reasoning_tokens=thought,
+    )
+
+
+def _tokens(text: str) -> int:
+    return max(1, len(text.encode()) // 4)  # about what tokenizers make of English
+
+
+def _last(pattern: str, text: str) -> Any:
+    found = None
+    for found in re.finditer(pattern, text):
+        pass
+    return found
+
+
+# -- answers that DSPy's adapters can parse ----------------------------------------------------------------------------------
+
+
+def _reply(prompt: str, last: str, answer: Answer | None) -> str:
+    request = last[last.rfind("Respond with") :] if "Respond with" in last else ""
+    if "Respond with a JSON object" in request:
+        fields = re.findall(r"`(\w+)`", request)
+        return json.dumps({field: _value(field, prompt, answer) for field in fields})
+    fields = [field for field in re.findall(r"\[\[ ## (\w+) ## \]\]", request) if field != "completed"]
+    if fields:
+        parts = [f"[[ ## {field} ## ]]\n{_as_text(_value(field, prompt, answer))}\n" for field in fields]
+        return "\n".join([*parts, "[[ ## completed ## ]]"])
+    whole = answer("", prompt) if answer else None
+    return whole if whole is not None else "```\nAnswer the question carefully, step by step.\n```"
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _value(field: str, prompt: str, answer: Answer | None) -> Any:
+    """Return a value for a field: what `answer` says, else one of the type that the prompt asks for."""
+    given = answer(field, prompt) if answer else None
+    if given is not None:
+        return given
+    if field == "next_tool_args":
+        return _tool_arguments(prompt, _next_tool(prompt, answer))
+    if field == "next_tool_name":
+        return _next_tool(prompt, answer)
+    kind = re.search(rf"{{?{field}}}?[^\n]*?# note: the value you produce ([^\n]*)", prompt)
+    note = kind[1] if kind else ""
+    choices = re.search(r"must exactly match \(no extra characters\) one of: ([^\n`]+)", note)
+    if choices:
+        return choices[1].split(";")[0].strip()
+    if "JSON schema" in note:
+        return [] if '"array"' in note else {}
+    if "True or False" in note:
+        return "True"
+    if "int" in note or "float" in note:
+        return "1"
+    return f"a {field.replace('_', ' ')} of some length"
+
+
+def _next_tool(prompt: str, answer: Answer | None) -> str:
+    """Return the first tool, and once it was observed, `finish`."""
+    given = answer("next_tool_name", prompt) if answer else None
+    if given is not None:
+        return given
+    tools = re.findall(r"^\s*\(\d+\) (\w+)", prompt, re.MULTILINE)
+    observed = re.search(r"\[\[ ## observation_\d+ ## \]\]", prompt)
+    return "finish" if observed or not tools else tools[0]
+
+
+def _tool_arguments(prompt: str, tool: str) -> dict[str, Any]:
+    match = re.search(rf"^\s*\(\d+\) {re.escape(tool)}\b.*?takes arguments (\{{.*?\}})(?:\.|$)", prompt, re.MULTILINE)
+    if tool == "finish" or match is None:
+        return {}
+    try:
+        arguments = ast.literal_eval(match[1])
+    except (ValueError, SyntaxError):
+        return {}
+    tags = _last(r"<<bill ([^<>]*)>>", prompt)
+    return {name: f"look it up for {tags[1] if tags else 'me'}" for name in arguments}
