@@ -1,0 +1,95 @@
+"""What type checkers make of the package, of right uses and of wrong ones."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tokenscope
+
+ROOT = Path(__file__).parents[1]
+TYPING = ROOT / "tests" / "typing"
+
+
+def mypy(tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run mypy with a cache of its own, so that tests can run side by side."""
+    return _run("mypy", "--cache-dir", tmp_path / "mypy", *arguments)
+
+
+def pyright(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run pyright against this interpreter's packages."""
+    return _run("pyright", "--pythonpath", sys.executable, *arguments)
+
+
+def _run(checker: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    # Without this pyright's wrapper asks PyPI whether there is a newer one.
+    environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", checker, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def outcome(done: subprocess.CompletedProcess[str]) -> tuple[str, int]:
+    """Return what a checker has to say, and its exit status."""
+    last = done.stdout.strip().rpartition("\n")[2]
+    clean = done.returncode == 0 and ("Success" in last or last.startswith("0 errors"))
+    return "" if clean else done.stdout + done.stderr, done.returncode
+
+
+def test_mypy_passes_the_package(tmp_path: Path) -> None:
+    """The package is clean under mypy, strict, with the project's configuration."""
+    assert outcome(mypy(tmp_path)) == ("", 0)
+
+
+def test_pyright_passes_the_package() -> None:
+    """The package is clean under pyright, strict, with the project's configuration."""
+    assert outcome(pyright()) == ("", 0)
+
+
+def test_mypy_agrees_with_right_uses(tmp_path: Path) -> None:
+    """Every public name has the types that `typing/api.py` says, in the eyes of mypy."""
+    assert outcome(mypy(tmp_path, "--strict", TYPING / "api.py")) == ("", 0)
+
+
+def test_mypy_finds_wrong_uses(tmp_path: Path) -> None:
+    """Each wrong use in `typing/wrong_uses.py` is an error of the kind it says, in the eyes of mypy."""
+    assert outcome(mypy(tmp_path, "--strict", TYPING / "wrong_uses.py")) == ("", 0)
+
+
+def test_pyright_agrees_with_right_uses_and_finds_wrong_ones() -> None:
+    """Right uses have the types they say, and wrong ones are errors of the kind they say, in the eyes of pyright."""
+    assert outcome(pyright("-p", TYPING)) == ("", 0)
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_a_wrong_use_that_is_no_longer_found_fails(checker: str, tmp_path: Path) -> None:
+    """The checks of wrong uses are not empty: a comment that hides no error is an error itself."""
+    shutil.copy(TYPING / "pyrightconfig.json", tmp_path)
+    (tmp_path / "api.py").touch()
+    file = tmp_path / "wrong_uses.py"
+    file.write_text(
+        "from tokenscope import token_scope\n"
+        'token_scope("right")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]\n'
+    )
+    done = mypy(tmp_path, "--strict", file) if checker == "mypy" else pyright("-p", tmp_path)
+    assert done.returncode == 1
+    assert {"mypy": 'Unused "type: ignore"', "pyright": 'Unnecessary "# pyright: ignore"'}[checker] in done.stdout
+
+
+def test_right_uses_cover_every_public_name() -> None:
+    """No public name is left out of `typing/api.py`."""
+    tree = ast.parse((TYPING / "api.py").read_text())
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert set() == set(tokenscope.__all__) - used

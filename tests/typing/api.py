@@ -1,0 +1,424 @@
+"""Right uses of every public name, with the types they have. Never run: mypy and pyright read it.
+
+`same_type` holds a decorator to its word: the decorated thing has the type that it had, parameter names and all. (A box is
+invariant, so both types must be one and the same.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar, assert_type
+
+import tokenscope
+from tokenscope import (
+    Report,
+    ReportFormatError,
+    Scope,
+    TokenScopeError,
+    Usage,
+    __version__,
+    carry,
+    current_scope,
+    instrument,
+    record_tokens,
+    report,
+    token_scope,
+    track_tokens,
+    uninstrument,
+)
+
+T = TypeVar("T")
+
+
+class Box(Generic[T]):
+    def __init__(self, content: T) -> None:
+        self.content = content
+
+
+def same_type(before: Box[T], after: Box[T]) -> None: ...
+
+
+# -- token_scope: a block -----------------------------------------------------------------------------------------------
+
+
+def a_block() -> None:
+    with token_scope("pipeline") as scope:
+        assert_type(scope, Scope)
+    with token_scope("request", id=7, url="https://example.org") as scope:
+        assert_type(scope, Scope)
+    with token_scope("outer"), token_scope("inner"):
+        pass
+
+
+def a_recipe_used_twice() -> None:
+    recipe = token_scope("pipeline")
+    assert_type(recipe, token_scope)
+    assert_type(recipe.name, str)
+    with recipe, recipe as inner:
+        assert_type(inner, Scope)
+
+
+async def an_async_block() -> None:
+    async with token_scope("pipeline", run=1) as scope:
+        assert_type(scope, Scope)
+
+
+def a_block_swallows_nothing() -> int:
+    with token_scope("pipeline"):
+        return 1  # a type checker that thought exceptions end here would ask for another return
+
+
+# -- what decorators are tried on -----------------------------------------------------------------------------------------
+
+
+def plain(text: str, *, times: int = 1) -> list[str]:
+    return [text] * times
+
+
+async def coroutine(text: str, /) -> bytes:
+    return text.encode()
+
+
+def generator(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+async def async_generator(count: int) -> AsyncIterator[int]:
+    yield count
+
+
+def generic(value: T) -> T:
+    return value
+
+
+boxed_plain = Box(plain)
+boxed_coroutine = Box(coroutine)
+boxed_generator = Box(generator)
+boxed_async_generator = Box(async_generator)
+
+# -- token_scope: a decorator ---------------------------------------------------------------------------------------------
+
+scoped_plain = Box(token_scope("step")(plain))
+scoped_coroutine = Box(token_scope("step", id=1)(coroutine))
+scoped_generator = Box(token_scope("step")(generator))
+scoped_async_generator = Box(token_scope("step")(async_generator))
+same_type(boxed_plain, scoped_plain)
+same_type(boxed_coroutine, scoped_coroutine)
+same_type(boxed_generator, scoped_generator)
+same_type(boxed_async_generator, scoped_async_generator)
+
+
+@token_scope("step")
+def scoped(text: str) -> int:
+    return len(text)
+
+
+assert_type(scoped("text"), int)
+assert_type(scoped(text="text"), int)
+
+# -- track_tokens: bare, called, with one name, with two --------------------------------------------------------------------
+
+same_type(boxed_plain, Box(track_tokens(plain)))
+same_type(boxed_coroutine, Box(track_tokens(coroutine)))
+same_type(boxed_generator, Box(track_tokens(generator)))
+same_type(boxed_async_generator, Box(track_tokens(async_generator)))
+called_plain = Box(track_tokens()(plain))
+called_coroutine = Box(track_tokens()(coroutine))
+called_generator = Box(track_tokens("module")(generator))
+called_async_generator = Box(track_tokens("module", "operation")(async_generator))
+same_type(boxed_plain, called_plain)
+same_type(boxed_coroutine, called_coroutine)
+same_type(boxed_generator, called_generator)
+same_type(boxed_async_generator, called_async_generator)
+
+
+@track_tokens
+def bare(text: str, *, times: int = 1) -> list[str]:
+    return [text] * times
+
+
+@track_tokens()
+def called(text: str) -> int:
+    return len(text)
+
+
+@track_tokens("module")
+def one_name(text: str) -> int:
+    return len(text)
+
+
+@track_tokens("module", "operation")
+def two_names(text: str) -> int:
+    return len(text)
+
+
+@track_tokens(module="module", operation="operation")
+def by_keyword(text: str) -> int:
+    return len(text)
+
+
+@track_tokens(operation="operation")
+def only_operation(text: str) -> int:
+    return len(text)
+
+
+@track_tokens
+async def bare_coroutine(text: str) -> bytes:
+    return text.encode()
+
+
+@track_tokens("module", "operation")
+async def called_with_names(text: str) -> bytes:
+    return text.encode()
+
+
+@track_tokens
+def bare_generator(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+@track_tokens("module", "operation")
+async def bare_async_generator(count: int) -> AsyncIterator[int]:
+    yield count
+
+
+assert_type(bare("text", times=2), list[str])
+assert_type(called(text="text"), int)
+assert_type(one_name("text"), int)
+assert_type(two_names("text"), int)
+assert_type(by_keyword("text"), int)
+assert_type(only_operation("text"), int)
+assert_type(bare_generator(count=2), Iterator[int])
+assert_type(bare_async_generator(2), AsyncIterator[int])
+
+
+@track_tokens
+def bare_generic(value: T) -> T:
+    return value
+
+
+assert_type(bare_generic("text"), str)
+assert_type(track_tokens("module")(generic)(1), int)
+
+
+async def awaited() -> None:
+    assert_type(await bare_coroutine("text"), bytes)
+    assert_type(await called_with_names(text="text"), bytes)
+    async for item in bare_async_generator(2):
+        assert_type(item, int)
+    pending: Coroutine[Any, Any, bytes] = bare_coroutine("text")
+    await pending
+
+
+class Agent:
+    @track_tokens
+    def method(self, text: str) -> int:
+        return len(text)
+
+    @track_tokens("agent", "ask")
+    async def async_method(self, text: str) -> bytes:
+        return text.encode()
+
+    @token_scope("stream")
+    def generator_method(self, count: int) -> Iterator[int]:
+        yield from range(count)
+
+    @classmethod
+    @track_tokens("agent")
+    def classmethod_outside(cls, text: str) -> Agent:
+        return cls()
+
+    @track_tokens("agent")
+    @classmethod
+    def classmethod_inside(cls, text: str) -> Agent:
+        return cls()
+
+    @track_tokens
+    @classmethod
+    def bare_classmethod(cls, text: str) -> Agent:
+        return cls()
+
+    @staticmethod
+    @track_tokens
+    def staticmethod_outside(text: str) -> int:
+        return len(text)
+
+    @track_tokens()
+    @staticmethod
+    def staticmethod_inside(text: str) -> int:
+        return len(text)
+
+    @track_tokens
+    @staticmethod
+    def bare_staticmethod(text: str) -> int:
+        return len(text)
+
+    @token_scope("agent")
+    @staticmethod
+    def scoped_staticmethod(text: str) -> int:
+        return len(text)
+
+    @token_scope("agent")
+    @classmethod
+    async def scoped_classmethod(cls, text: str) -> bytes:
+        return text.encode()
+
+    @property
+    @track_tokens
+    def answer(self) -> int:
+        return 42
+
+
+async def methods(agent: Agent) -> None:
+    assert_type(agent.method(text="text"), int)
+    assert_type(Agent.method(agent, "text"), int)
+    assert_type(await agent.async_method("text"), bytes)
+    assert_type(agent.generator_method(2), Iterator[int])
+    assert_type(Agent.classmethod_outside("text"), Agent)
+    assert_type(Agent.classmethod_inside("text"), Agent)
+    assert_type(agent.classmethod_inside(text="text"), Agent)
+    assert_type(Agent.bare_classmethod("text"), Agent)
+    assert_type(Agent.staticmethod_outside("text"), int)
+    assert_type(Agent.staticmethod_inside(text="text"), int)
+    assert_type(agent.staticmethod_inside("text"), int)
+    assert_type(Agent.bare_staticmethod("text"), int)
+    assert_type(Agent.scoped_staticmethod("text"), int)
+    assert_type(await Agent.scoped_classmethod("text"), bytes)
+    assert_type(agent.answer, int)
+
+
+class Callable_:
+    def __call__(self, text: str) -> int:
+        return len(text)
+
+
+assert_type(track_tokens(Callable_())("text"), int)
+
+# -- carry, current_scope, record_tokens --------------------------------------------------------------------------------------
+
+same_type(boxed_plain, Box(carry(plain)))
+same_type(boxed_coroutine, Box(carry(coroutine)))
+work: Callable[[str], list[str]] = carry(plain)
+assert_type(list(map(carry(len), ["text"])), list[int])
+
+assert_type(current_scope(), Scope | None)
+
+record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20)
+record_tokens("module", "operation", "openai/gpt-5-mini", None, 10, 20, {"batch": 7})
+record_tokens(
+    module="module",
+    operation="operation",
+    model="gpt-5-mini",
+    provider="openai",
+    input_tokens=10,
+    output_tokens=20,
+    metadata={"batch": 7},
+    cache_read_tokens=1,
+    cache_write_tokens=2,
+    reasoning_tokens=3,
+    input_audio_tokens=4,
+    output_audio_tokens=5,
+)
+
+# -- Scope ----------------------------------------------------------------------------------------------------------------
+
+
+def a_scope(scope: Scope) -> None:
+    assert_type(scope.name, str)
+    assert_type(scope.kind, str)
+    assert_type(scope.usage, Usage)
+    assert_type(scope.usage.total_tokens, int)
+    assert_type(scope.parent, Scope | None)
+    assert_type(scope.attributes, Mapping[str, Any])
+    assert_type(scope.seconds, float)
+    assert_type(scope.report(), Report)
+    assert_type(str(scope), str)
+    print(scope)
+
+
+# -- Usage ----------------------------------------------------------------------------------------------------------------
+
+
+def a_usage(usage: Usage, usages: list[Usage]) -> None:
+    assert_type(Usage(), Usage)
+    assert_type(Usage(calls=1, cached_calls=1, failed_calls=1, input_tokens=2, output_tokens=3), Usage)
+    assert_type(Usage(cache_read_tokens=1, cache_write_tokens=1, reasoning_tokens=1), Usage)
+    assert_type(Usage(input_audio_tokens=1, output_audio_tokens=1), Usage)
+    assert_type(usage.calls, int)
+    assert_type(usage.input_tokens, int)
+    assert_type(usage.output_tokens, int)
+    assert_type(usage.total_tokens, int)
+    assert_type(usage + usage, Usage)
+    assert_type(sum(usages, Usage()), Usage)
+    assert_type(usage.to_dict(), dict[str, int | str])
+    assert_type(bool(usage), bool)
+    assert_type(usage == usage, bool)
+
+
+# -- Report ---------------------------------------------------------------------------------------------------------------
+
+assert_type(report(), Report)
+assert_type(tokenscope.report(), Report)
+
+
+def a_report(report: Report, reports: list[Report]) -> None:
+    assert_type(Report(), Report)
+    assert_type(report.total, Usage)
+    assert_type(report.by_module()["search"], Usage)
+    assert_type(report.by_operation()["search.rerank"], Usage)
+    assert_type(report.by_model()["openai/gpt-5-mini"].total_tokens, int)
+    assert_type(report.predictors()["ResearchAgent.planner"], Usage)
+    assert_type(report.statistics(), dict[str, Any])
+    by_model: Mapping[str, Usage] = report.by_model()
+    for name, usage in by_model.items():
+        assert_type(name, str)
+        assert_type(usage, Usage)
+    assert_type(report + report, Report)
+    assert_type(sum(reports, Report()), Report)
+    assert_type(report.render(), str)
+    assert_type(report.render("tree", width=80), str)
+    assert_type(report.render(format="json"), str)
+    report.save("report.json")
+    report.save(Path("report.json"))
+    assert_type(Report.load("report.json"), Report)
+    assert_type(Report.load(Path("report.json")), Report)
+    print(report)
+
+
+def a_tree(report: Report) -> None:
+    node = report.tree()
+    assert_type(node.name, str)
+    assert_type(node.kind, str)
+    assert_type(node.usage, Usage)
+    assert_type(node.own, Usage)
+    assert_type(node.by_model, Mapping[str, Usage])
+    assert_type(node.entries, int)
+    assert_type(node.seconds, float)
+    for child in node.children:
+        assert_type(child.usage, Usage)
+    found = report.find("pipeline/ResearchAgent/planner")
+    assert_type(found.usage.total_tokens, int)
+    nodes = [node]
+    nodes.append(found)
+    nodes.extend(node.children)
+    for depth, below in node.walk():
+        assert_type(depth, int)
+        nodes.append(below)
+
+
+# -- errors, patches, version ------------------------------------------------------------------------------------------------
+
+
+def errors() -> Report | None:
+    try:
+        return Report.load("report.json")
+    except ReportFormatError as error:
+        as_base: TokenScopeError = error
+        as_value: ValueError = error
+        raise as_base from as_value
+
+
+instrument()
+uninstrument()
+version: str = __version__
