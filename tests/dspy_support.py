@@ -1,0 +1,24 @@
+"""What the tests of the DSPy bridge share: versions, engines, and the comparison with the provider's bill."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenscope import Usage
+    from tokenscope.testing import LoopbackProvider
+
+DSPY = tuple(int(part) for part in version("dspy").split(".")[:2])
+ENGINES = ["native", "litellm"] if DSPY >= (3, 4) else ["litellm"]
+
+
+def tokens(usage: Usage) -> tuple[int, int, int, int]:
+    """Return what a bill says: input, output, cached and reasoning tokens."""
+    return usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.reasoning_tokens
+
+
+def assert_billed(provider: LoopbackProvider, expected: dict[str, Usage]) -> None:
+    """Compare usages with the bill, tag by tag, calls included, and with nothing left over on the bill."""
+    bill = {tag: (usage.calls, *tokens(usage)) for tag, usage in provider.bill.items()}
+    assert bill == {tag: (usage.calls - usage.cached_calls, *tokens(usage)) for tag, usage in expected.items()}
