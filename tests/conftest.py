@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def nothing_leaks() -> Iterator[None]:
     """Begin with an empty process ledger; end in no scope, and with the same patches in place."""
     PROCESS.clear()
+    _current.set(None)  # so that a test that leaks fails alone
     patches = set(integrations.applied())
     yield
     assert _current.get() is None, "a scope was left open"

@@ -16,56 +16,47 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
-from tokenscope._call import MAX_NAMES, OTHER, ROOT, Path
-from tokenscope._usage import NOTHING, Counts
-from tokenscope.errors import warn_once
+from tokenscope._call import ROOT, Path
+from tokenscope._rows import Row, crowded, note_entry, row_at, warn_of_crowds
+from tokenscope._usage import Counts
 
 _SMALL: Final = 64  # rows that are cheaper to copy than to keep linked
 _BATCH: Final = 128  # scopes closed inside before they are added up
 _CROWD: Final = 8  # large closed ledgers that one ledger keeps linked
 
-# Reentrant, because a garbage collection inside the lock may finalise a generator, which leaves its scopes.
+# Reentrant, because a garbage collection inside the lock may finalise a generator, which counts and leaves its scopes.
 _lock = threading.RLock()
+_writing = False  # what such a generator writes has to wait, or rows that are just being folded would be folded twice
+_waiting: Final[list[Callable[[], None]]] = []
 
 
 def _new_lock_in_child() -> None:
     """Replace the lock in a forked child: the thread that held it is not there to release it."""
-    global _lock  # noqa: PLW0603
+    global _lock, _writing  # noqa: PLW0603
     _lock = threading.RLock()
+    _writing = False
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock_in_child)
 
 
-class Row:
-    """What was counted at one path itself, by model, and how often and for how long the path was entered."""
-
-    __slots__ = ("entries", "models", "nanoseconds", "width")
-
-    def __init__(self) -> None:
-        self.entries = 0
-        self.nanoseconds = 0
-        self.width = 0  # distinct names one level below
-        self.models: dict[str, list[Any]] = {}
-
-    def add(self, model: str, values: Counts | list[Any]) -> None:
-        """Add counts in place: a collection or a signal between two additions then finds nothing half-done."""
-        tally = self.models.get(model)
-        if tally is None:
-            tally = self.models.setdefault(model, list(NOTHING))
-        for index, value in enumerate(values):
-            if value:
-                tally[index] += value
-
-    def absorb(self, other: Row) -> None:
-        """Add everything that another row of the same path holds."""
-        self.entries += other.entries
-        self.nanoseconds += other.nanoseconds
-        for model, values in list(other.models.items()):
-            self.add(model, values)
+def _write(change: Callable[[], None]) -> None:
+    """Make one change of the ledgers after the other."""
+    global _writing  # noqa: PLW0603
+    with _lock:
+        _waiting.append(change)
+        if _writing:
+            return
+        _writing = True
+        try:
+            while _waiting:
+                _waiting.pop(0)()
+        finally:
+            _writing = False
 
 
 class Books:
@@ -99,13 +90,17 @@ class Ledger:
 
     def add(self, path: Path, model: str, values: Counts) -> None:
         """Add one call's counts at `path`, which lies at or below this ledger's own."""
-        with _lock:
-            books: Books | None = self.books or self._open_books()
-            while books is not None:
-                _row(books, self.path, path).add(model, values)
-                books = books.folded_into.books if books.folded_into else None
-            if self.ended is not None:
-                self._settle()
+        _write(lambda: self._add(path, model, values))
+        if crowded:
+            warn_of_crowds()
+
+    def _add(self, path: Path, model: str, values: Counts) -> None:
+        books: Books | None = self.books or self._open_books()
+        while books is not None:
+            row_at(books.rows, self.path, path).add(model, values)
+            books = books.folded_into.books if books.folded_into else None
+        if self.ended is not None:
+            self._settle()
 
     def close(self, nanoseconds: int) -> None:
         """Note the end of this ledger's scope, `nanoseconds` after its start, in the ledger above, and fold into it."""
@@ -116,19 +111,19 @@ class Ledger:
         books = above.books or above._open_books()
         books.notes.append((self.path, nanoseconds))
         if books.prompt or len(books.notes) > _BATCH:
-            with _lock:
-                above._read_notes()
-                above._settle()
+            _write(above._catch_up)
         if self.books is not None:
-            with _lock:
-                self._settle()
+            _write(self._settle)
 
     def clear(self) -> None:
         """Forget what was counted so far. Scopes that are open keep theirs; what they count from now on is seen here."""
-        with _lock:
-            for inner in _below(self)[1:]:
-                inner._fold_into(self)
-            self.books = Books()
+        _write(self._clear)
+
+    def _clear(self) -> None:
+        for inner in _below(self)[1:]:
+            inner._read_notes()
+            inner._fold_into(self)
+        self.books = Books()
 
     def _open_books(self) -> Books:
         """Begin to count here: from now on the ledger above sees this one, and the one above that, and so on."""
@@ -158,8 +153,12 @@ class Ledger:
         target: Books | None = books
         while target is not None:
             for path, nanoseconds in batch:
-                _note_entry(target, path, self.path, nanoseconds)
+                note_entry(target.rows, path, self.path, nanoseconds)
             target = target.folded_into.books if target.folded_into else None
+
+    def _catch_up(self) -> None:
+        self._read_notes()
+        self._settle()
 
     # -- folding --------------------------------------------------------------------------------------------------------
 
@@ -213,67 +212,34 @@ class Ledger:
     def _absorb(self, other: Books) -> None:
         assert self.books is not None
         for path, row in list(other.rows.items()):
-            _row(self.books, self.path, path).absorb(row)
+            row_at(self.books.rows, self.path, path).absorb(row)
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
     def view(self) -> dict[Path, Row]:
         """Return a copy of everything counted here and in the scopes inside, those still open included."""
-        with _lock:
-            total = Ledger(self.path)
-            assert total.books is not None
-            for ledger in _below(self):
-                if ledger.books is not None:
+        found: list[dict[Path, Row]] = []
+        _write(lambda: found.append(self._look()))
+        if crowded:
+            warn_of_crowds()
+        # Nothing yet where a collection in the midst of a change finalised what asks: then notes must wait.
+        return found[0] if found else self._look(notes=False)
+
+    def _look(self, *, notes: bool = True) -> dict[Path, Row]:
+        total = Ledger(self.path)
+        assert total.books is not None
+        for ledger in _below(self):
+            if ledger.books is not None:
+                if notes:
                     ledger._read_notes()
-                    total._absorb(ledger.books)
-                if ledger.above is not None and (ledger is self or ledger.ended is None):
-                    _note_entry(total.books, ledger.path, ledger.above.path, ledger.elapsed())
-            return total.books.rows
+                total._absorb(ledger.books)
+            if ledger.above is not None and (ledger is self or ledger.ended is None):
+                note_entry(total.books.rows, ledger.path, ledger.above.path, ledger.elapsed())
+        return total.books.rows
 
     def elapsed(self) -> int:
         """Return the nanoseconds from start to end, or to now."""
         return self.ended if self.ended is not None else time.perf_counter_ns() - self.started
-
-
-def _row(books: Books, base: Path, path: Path) -> Row:
-    """Return the row of a path, making it and those between, or the row under `(other)` where names are too many."""
-    rows = books.rows
-    found = rows.get(path)
-    if found is not None:
-        return found
-    missing: list[Path] = []
-    here = path
-    while here not in rows and here.depth > base.depth and here.parent is not None:
-        missing.append(here)
-        here = here.parent
-    row = rows.setdefault(here, Row())
-    for step in reversed(missing):
-        below = step if step.parent is here else here.child(step.frame)
-        if below not in rows:
-            if row.width >= MAX_NAMES and step.frame != OTHER:
-                below = here.child(OTHER)
-                warn_once(
-                    f"names:{here!r}",
-                    f"more than {MAX_NAMES:,} distinct names below {'/'.join(here.names) or 'the top level'!r}: the "
-                    "tokens of further ones are added up under '(other)'. Use fewer names, and put what differs "
-                    "from call to call (ids, urls) into attributes: token_scope('request', id=...).",
-                    stacklevel=4,
-                )
-            if below not in rows:
-                row.width += 1
-        row = rows.setdefault(below, Row())
-        here = below
-    return row
-
-
-def _note_entry(books: Books, path: Path, stop: Path, nanoseconds: int) -> None:
-    """Count an entry of every path from `path` up to, and without, `stop`."""
-    rows = books.rows
-    while path is not stop and path.parent is not None:
-        row = rows.get(path) or _row(books, stop, path)
-        row.entries += 1
-        row.nanoseconds += nanoseconds
-        path = path.parent
 
 
 def _last(ledger: Ledger) -> Ledger:

@@ -6,6 +6,7 @@ reference, and cloudpickle takes it by value. For that, the wrappers below may n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -58,7 +59,7 @@ class Recipe:
 class Steps:
     """A generator's scope: entered for each step of its body, left while it is suspended."""
 
-    __slots__ = ("_inside", "_outside", "_recipe", "_scope", "_since", "_spent")
+    __slots__ = ("_inside", "_recipe", "_scope", "_since", "_spent", "_token")
 
     def __init__(self, recipe: Recipe | Visit) -> None:
         self._recipe = recipe
@@ -66,17 +67,17 @@ class Steps:
         self._spent = 0
 
     def __enter__(self) -> None:
-        self._outside = _current.get()
+        self._token = _current.set(_current.get() if self._scope is None else self._inside)
         self._since = time.perf_counter_ns()
         if self._scope is None:
             self._scope = self._recipe.enter()
-        else:
-            _current.set(self._inside)
 
     def __exit__(self, *exc: object) -> None:
-        self._inside = _current.get()  # the body may be suspended inside scopes of its own
-        _current.set(self._outside)
         self._spent += time.perf_counter_ns() - self._since
+        self._inside = _current.get()  # the body may be suspended inside scopes of its own
+        # A step that is finalised in another Context has nothing to restore there.
+        with contextlib.suppress(ValueError):
+            _current.reset(self._token)
 
     def end(self) -> None:
         """Close the scope; its time is that of the steps."""
@@ -99,10 +100,6 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
                 while True:
                     try:
                         sent = yield item
-                    except GeneratorExit:
-                        with steps:
-                            await body.aclose()
-                        raise
                     except BaseException as error:
                         with steps:
                             item = await body.athrow(error)
@@ -126,10 +123,6 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
                 while True:
                     try:
                         sent = yield item
-                    except GeneratorExit:
-                        with steps:
-                            body.close()
-                        raise
                     except BaseException as error:
                         with steps:
                             item = body.throw(error)

@@ -13,7 +13,7 @@ from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 from tokenscope._call import NO_SCOPE, Frame, Path
-from tokenscope._ledger import Row as LedgerRow
+from tokenscope._rows import Row as LedgerRow
 from tokenscope._usage import ZERO, Usage
 
 _SHOWN_WHERE_SPENT = frozenset({"tool", "evaluate", "compile"})
@@ -112,7 +112,8 @@ class Report:
             for model, values in row.models.items():
                 draft.add(model, Usage.from_counts(values))
         top.prune()
-        return cls(top.freeze(), scoped or not rows)
+        frozen = top.freeze()
+        return cls(frozen, scoped or not frozen)
 
     # -- totals ---------------------------------------------------------------------------------------------------------
 

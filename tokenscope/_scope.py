@@ -6,6 +6,7 @@ generators that are suspended while their scope is still on top, and scopes left
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -43,10 +44,12 @@ class Scope(Ledger):
 
     def __init__(self, frames: tuple[Frame, ...], opener: object = None, frame: FrameType | None = None) -> None:
         below = _current.get()
+        generator: Scope | None = None
         self._twist: _Twist | None = None
         if below is None or below._twist is None:
             above = below or PROCESS
         else:
+            generator = below if below.ended is None else None
             active = _resolve(below)
             above = active or PROCESS
             paused = _paused_above(below, active)
@@ -64,6 +67,9 @@ class Scope(Ledger):
         self.opener = opener
         self._below: Scope | _Pin | None = below
         _current.set(self)
+        while generator is not None and generator.ended is not None:
+            # A collection has finalised that generator since, and its scope was left before this one lay upon it.
+            self._below = generator = generator._below
         self.started = perf_counter_ns()
 
     # -- for users ------------------------------------------------------------------------------------------------------
@@ -126,7 +132,10 @@ class Scope(Ledger):
         """End this entry. Never raises, in whatever order and Context scopes are left."""
         top = _current.get()
         if top is self:
-            _current.set(self._below)
+            below = self._below
+            _current.set(below)
+            if below is not self._below:  # a collection while it was set has taken away what lay below
+                _current.set(self._below)
         else:
             self._leave_out_of_order(top)
         if self._twist is not None:
@@ -163,6 +172,8 @@ class _Pin:
     """A scope that was inherited by a thread or a task while it was active: pausing its generator no longer concerns it."""
 
     __slots__ = ("_below", "_twist", "scope")
+
+    ended = None
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -202,7 +213,7 @@ def _resolve(top: Scope | _Pin | None) -> Scope | None:
 
 def _resumed_inside(paused: tuple[Scope, ...]) -> Scope | None:
     """Return the innermost of scopes that were paused when another was entered and whose generators now run inside it."""
-    resumed = {_frame(scope): scope for scope in paused if not _is_paused(scope)}
+    resumed = {_frame(scope): scope for scope in paused if scope.ended is None and not _is_paused(scope)}
     frame: FrameType | None = sys._getframe() if resumed else None
     while frame is not None and frame not in resumed:
         frame = frame.f_back
@@ -250,14 +261,15 @@ class Visit:
 
 
 class _Stay:
-    __slots__ = ("_before",)
+    __slots__ = ("_token",)
 
     def __init__(self, scope: Scope | _Pin | None) -> None:
-        self._before = _current.get()
-        _current.set(scope)
+        self._token = _current.set(scope)
 
     def leave(self) -> None:
-        _current.set(self._before)
+        # A coroutine that is finalised in another Context has nothing to restore there.
+        with contextlib.suppress(ValueError):
+            _current.reset(self._token)
 
     def close(self, nanoseconds: int) -> None:
         """Nothing ends with a visit."""

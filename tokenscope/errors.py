@@ -12,8 +12,10 @@ A wrong argument is a plain `TypeError` or `ValueError` at the line that passed 
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 import warnings
+from types import FrameType
 
 
 class TokenScopeError(Exception):
@@ -31,11 +33,21 @@ class TokenScopeWarning(UserWarning):
 _warned: set[str] = set()
 
 
-def warn_once(key: str, message: str, stacklevel: int = 2) -> None:
-    """Warn with `message`, the first time only that `key` is seen in this process."""
+def warn_once(key: str, message: str, stacklevel: int | None = None) -> None:
+    """Warn with `message`, the first time only that `key` is seen in this process; at the nearest line that is not ours."""
     if key not in _warned:
         _warned.add(key)
-        warnings.warn(message, TokenScopeWarning, stacklevel=stacklevel + 1)
+        warnings.warn(message, TokenScopeWarning, stacklevel=_host_level() if stacklevel is None else stacklevel + 1)
+
+
+def _host_level() -> int:
+    """Return the stack level, as `warn_once` has to name it, of the innermost frame outside of this package."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 0
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == __package__:
+        frame = frame.f_back
+        level += 1
+    return level + 1
 
 
 def internal_error(where: str) -> None:
@@ -49,5 +61,4 @@ def internal_error(where: str) -> None:
         f"internal:{where}",
         f"tokenscope could not do its work in {where}; your program is not affected, but some tokens may be missing "
         f"from the report. Please report this:\n{traceback.format_exc()}",
-        stacklevel=3,
     )

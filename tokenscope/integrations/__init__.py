@@ -38,6 +38,7 @@ PATCHES: Final = (
     Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_CARRIERS}:create_task"),
     Patch("dspy.clients.base_lm", "BaseLM.__call__", f"{_DSPY}:call_lm"),
     Patch("dspy.clients.base_lm", "BaseLM.acall", f"{_DSPY}:acall_lm"),
+    Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_DSPY}:process_response"),
     Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_DSPY}:call_lm", optional=True),
     Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_DSPY}:acall_lm", optional=True),
     Patch("dspy.clients.cache", "Cache.get", f"{_DSPY}:get_cached"),
@@ -59,6 +60,7 @@ class _Applied(NamedTuple):
     attribute: str
     original: Any  # as it stood in the owner's own __dict__, or `_INHERITED`
     ours: Any
+    switch: list[bool]  # emptied to turn the wrapper off
 
 
 _INHERITED: Final = object()
@@ -140,44 +142,39 @@ def _apply(patch: Patch, module: ModuleType) -> None:
                 f"patch:{patch.module}.{patch.name}",
                 f"this version of {patch.module.partition('.')[0]} has no {patch.module}.{patch.name}: tokenscope leaves "
                 "that out, and reports may lack what it would tell. 'pip install -U dspy-tokenscope' may help.",
-                stacklevel=4,
             )
         return
     original = vars(owner).get(attribute, _INHERITED)
     where, _, name = patch.hook.partition(":")
     wrapped = getattr(owner, attribute) if original is _INHERITED else original
-    ours = (_plain if where == _CARRIERS else _proxy)(wrapped, getattr(import_module(where), name))
+    switch = [True]
+    ours = (_plain if where == _CARRIERS else _proxy)(wrapped, getattr(import_module(where), name), switch)
     setattr(owner, attribute, ours)
-    _applied[patch] = _Applied(owner, attribute, original, ours)
+    _applied[patch] = _Applied(owner, attribute, original, ours, switch)
 
 
-def _plain(wrapped: Any, hook: Wrapper) -> Any:
+def _plain(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
     """Wrap a method of the standard library. wrapt would do, but from its 2.2 on it loads asyncio, which not all need."""
 
     @functools.wraps(wrapped)
     def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return method._self_wrapper(wrapped.__get__(self), self, args, kwargs)  # type: ignore[attr-defined]
+        bound = wrapped.__get__(self)
+        return hook(bound, self, args, kwargs) if switch else bound(*args, **kwargs)
 
-    method._self_wrapper = hook  # type: ignore[attr-defined]
     return method
 
 
-def _proxy(wrapped: Any, hook: Wrapper) -> Any:
+def _proxy(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
     """Wrap a function so that it keeps its kind, signature and identity checks."""
     import wrapt
 
-    return wrapt.FunctionWrapper(wrapped, hook)
+    return wrapt.FunctionWrapper(wrapped, hook, enabled=switch)
 
 
 def _undo(applied: _Applied) -> None:
     if vars(applied.owner).get(applied.attribute) is not applied.ours:
-        # Somebody has wrapped it since: what is inside theirs becomes a mere passage.
-        applied.ours._self_wrapper = _pass
+        applied.switch.clear()  # somebody has wrapped it since: what is inside theirs becomes a mere passage
     elif applied.original is _INHERITED:
         delattr(applied.owner, applied.attribute)
     else:
         setattr(applied.owner, applied.attribute, applied.original)
-
-
-def _pass(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return wrapped(*args, **kwargs)

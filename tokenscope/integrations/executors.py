@@ -24,11 +24,14 @@ class _Run:
         self._visit = visit
         self._own = vars(thread).get("run")
 
+    def put_in(self) -> None:
+        vars(self._thread)["run"] = self
+
     def put_back(self) -> None:
         if self._own is None:
             vars(self._thread).pop("run", None)
         else:
-            self._thread.run = self._own
+            vars(self._thread)["run"] = self._own
 
     def __call__(self) -> None:
         self.put_back()
@@ -41,9 +44,10 @@ class _Run:
 
 def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`threading.Thread.start`: the thread inherits the scope in which it is started."""
-    if current_scope() is None or instance.ident is not None:
+    if current_scope() is None or not instance._initialized or instance.ident is not None:
         return wrapped(*args, **kwargs)
-    run = instance.run = _Run(instance, Visit.here())
+    run = _Run(instance, Visit.here())
+    run.put_in()
     try:
         return wrapped(*args, **kwargs)
     except BaseException:

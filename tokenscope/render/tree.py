@@ -73,18 +73,23 @@ def for_stdout(report: Report) -> str:
     from rich.console import Console
 
     console = Console(file=sys.stdout)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     if console.is_terminal and console.color_system and not console.no_color and not console.legacy_windows:
         with console.capture() as capture:
             console.print(Rich(report), end="")
-        return capture.get().rstrip("\n")
-    width = console.width if console.is_terminal else WIDTH
-    text = render(report, width=width)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        text = capture.get().rstrip("\n")  # rich draws in ASCII where the encoding is not UTF
+    else:
+        width = console.width if console.is_terminal else WIDTH
+        text = render(report, width=width, ascii_only=not _shows_bars(encoding))
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _shows_bars(encoding: str) -> bool:
     try:
-        text.encode(encoding)
+        f"├─└│…{_EIGHTHS}".encode(encoding)
     except UnicodeEncodeError:
-        text = render(report, width=width, ascii_only=True).encode(encoding, "backslashreplace").decode(encoding)
-    return text
+        return False
+    return True
 
 
 class Rich:
