@@ -171,6 +171,18 @@ def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     return found
 
 
+def process_response(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`BaseLM._process_lm_response`: what DSPy 3.0 does not track, the usage that an LM of the user's own reports."""
+    tracker = thread_local_overrides.get().get("usage_tracker")
+    if isinstance(tracker, CallTracker) and not tracker.entries and not tracker.hit and args:
+        usage = getattr(args[0], "usage", None)
+        result = wrapped(*args, **kwargs)
+        if not tracker.entries and usage:
+            tracker.entries.append(usage)
+        return result
+    return wrapped(*args, **kwargs)
+
+
 def inside_lm_call() -> bool:
     """Whether an LM call is on its way here, which is counted as a whole when it ends."""
     return isinstance(thread_local_overrides.get().get("usage_tracker"), CallTracker)

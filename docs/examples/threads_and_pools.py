@@ -1,0 +1,33 @@
+"""Threads inherit the scope in which they are started; pools of another make need `carry`.
+
+Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
+
+import dspy
+
+import tokenscope
+from tokenscope import carry, token_scope
+from tokenscope.testing import LoopbackProvider
+
+
+def main(lm):
+    """Share one pool between two scopes, and use it again outside of both."""
+    with ThreadPoolExecutor(4) as pool:
+        with token_scope("drafts"):
+            drafts = [pool.submit(lm, f"Draft {n}") for n in range(4)]
+        with token_scope("edits"):
+            list(pool.map(lm, ["Edit 1", "Edit 2"]))
+        pool.submit(lm, "Nobody's call").result()
+        for draft in drafts:
+            draft.result()
+    with token_scope("other pool"), ThreadPool(2) as other:
+        other.map(carry(lm), ["Proof 1", "Proof 2"])
+    print(tokenscope.report())
+
+
+if __name__ == "__main__":
+    with LoopbackProvider() as provider:
+        main(dspy.LM("openai/gpt-4o-mini", api_base=provider.url, api_key="none", cache=False))
