@@ -673,15 +673,16 @@ def test_lm_that_calls_another_lm(lm: dspy.LM, provider: LoopbackProvider) -> No
     """An LM that only hands on what another has spent is not charged with it again."""
 
     class Router(dspy.BaseLM):
-        def __init__(self, reports: str) -> None:
+        def __init__(self, reports: str, lm: Any = lm) -> None:
             super().__init__(model="router")
             self.reports = reports
+            self.lm = lm
 
         def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
             from types import SimpleNamespace as Object
 
-            text = lm(prompt=prompt, messages=messages)[0]
-            spent = dict(lm.history[-1]["usage"]) if self.reports == "all" else {}
+            text = self.lm(prompt=prompt, messages=messages)[0]
+            spent = dict(self.lm.history[-1]["usage"]) if self.reports == "all" else {}
             usage = {"none": {}, "zero": {"prompt_tokens": 0, "completion_tokens": 0}, "all": spent}[self.reports]
             message = Object(content=text, tool_calls=None)
             return Object(choices=[Object(message=message, finish_reason="stop")], usage=usage, model="router")
@@ -691,6 +692,10 @@ def test_lm_that_calls_another_lm(lm: dspy.LM, provider: LoopbackProvider) -> No
             ask(reports)
         assert 1 == scope.usage.calls
         assert tokens(provider.bill[reports]) == tokens(scope.usage)
+        with dspy.context(lm=Router(reports, Router("all"))), token_scope("chain") as chain:
+            ask(f"{reports} chain")
+        assert 1 == chain.usage.calls
+        assert tokens(provider.bill[f"{reports} chain"]) == tokens(chain.usage)
 
 
 def test_lm_that_asks_another_lm_and_a_provider(lm: dspy.LM, provider: LoopbackProvider) -> None:

@@ -96,10 +96,11 @@ class _LMCall:
     def _count(self, seconds: float, error: BaseException | None) -> None:
         tracker = self.tracker
         spent = read_entries(self.model, tracker.entries)
-        if tracker.inner and (not spent or _is_relayed(spent, tracker.inner)):
-            return  # it only handed on what another LM, counted already, has spent
+        relayed = bool(tracker.inner) and (not spent or _is_relayed(spent, tracker.inner))
         if tracker.around is not None:
-            tracker.around.inner.append(spent)
+            tracker.around.inner.append(sum(tracker.inner, Usage()) if relayed else spent)
+        if relayed:
+            return  # it only handed on what another LM, counted already, has spent
         failed = error is not None
         usage = spent + Usage(
             calls=1, failed_calls=int(failed), cached_calls=int(tracker.hit and not failed and not tracker.entries)
