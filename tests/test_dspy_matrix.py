@@ -185,6 +185,19 @@ def test_embedder(provider: LoopbackProvider) -> None:
     assert_billed(provider, {"sync": sync.usage, "async": async_.usage})
 
 
+@pytest.mark.skipif(DSPY < (3, 4), reason="DSPy has TypeSafe from 3.4 on")
+def test_typesafe(provider: LoopbackProvider) -> None:
+    """TypeSafe, which is no BaseLM, is counted like one, cache hits included."""
+    lm = dspy.experimental.TypeSafe(api_key="none", base_url=provider.url.removesuffix("/v1"), cache=False)
+    questions = {"sure": {"type": "noul", "instructions": "Is it?"}}
+    with token_scope("sync") as sync:
+        lm("Leaves turn red. <<bill sync>>", questions)
+    with token_scope("async") as async_:
+        asyncio.run(lm.acall("Leaves turn red. <<bill async>>", questions))
+    assert_billed(provider, {"sync": sync.usage, "async": async_.usage})
+    assert {"jev-latest"} == set(sync.report().by_model())
+
+
 # -- tasks and threads --------------------------------------------------------------------------------------------------------
 
 

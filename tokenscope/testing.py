@@ -38,7 +38,7 @@ Answer = Callable[[str, str], "str | None"]
 
 
 class LoopbackProvider:
-    """An OpenAI-compatible server on 127.0.0.1: chat completions, responses and embeddings, streamed or not.
+    """An OpenAI-compatible server on 127.0.0.1: chat completions, responses, embeddings, streams, errors.
 
     Args:
         answer: Says what to answer, field by field; made-up values where it returns None.
@@ -151,6 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._embeddings(body, prompt, tag)
         elif self.path.endswith("/responses"):
             self._responses(body, prompt, last, tag)
+        elif self.path.endswith("/systemone"):
+            self._system_one(body, prompt, tag)
         elif self.path.endswith("/chat/completions"):
             self._chat(body, prompt, last, tag)
         else:
@@ -237,6 +239,14 @@ class _Handler(BaseHTTPRequestHandler):
             }
         )
 
+    def _system_one(self, body: dict[str, Any], prompt: str, tag: str) -> None:
+        """TypeSafe's API, which `dspy.experimental.TypeSafe` asks."""
+        usage = Usage(calls=1, input_tokens=_tokens(prompt), output_tokens=len(body["questions"]))
+        self.server.provider.charge(tag, usage)
+        answers = {name: {"type": "noul", "noul": 0.9} for name in body["questions"]}
+        counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+        self._json({"model": body["model"], "answers": answers, "usage": counts})
+
     def _json(self, data: Any, status: int = 200) -> None:
         content = json.dumps(data).encode()
         self.send_response(status)
@@ -260,8 +270,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _prompt_of(body: dict[str, Any]) -> tuple[str, str]:
     """Return all that a request says, and its last message."""
-    if "messages" not in body and isinstance(body.get("input"), str):
-        return body["input"], body["input"]
+    whole = body.get("input", body.get("state"))
+    if "messages" not in body and isinstance(whole, str):
+        return whole, whole
     messages = body.get("messages") or body.get("input") or []
     if body.get("instructions"):
         messages = [{"content": body["instructions"]}, *messages]
