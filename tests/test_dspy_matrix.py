@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -188,7 +189,8 @@ def test_embedder(provider: LoopbackProvider) -> None:
 @pytest.mark.skipif(DSPY < (3, 4), reason="DSPy has TypeSafe from 3.4 on")
 def test_typesafe(provider: LoopbackProvider) -> None:
     """TypeSafe, which is no BaseLM, is counted like one, cache hits included."""
-    lm = dspy.experimental.TypeSafe(api_key="none", base_url=provider.url.removesuffix("/v1"), cache=False)
+    experimental = importlib.import_module("dspy.experimental")
+    lm = experimental.TypeSafe(api_key="none", base_url=provider.url.removesuffix("/v1"), cache=False)
     questions = {"sure": {"type": "noul", "instructions": "Is it?"}}
     with token_scope("sync") as sync:
         lm("Leaves turn red. <<bill sync>>", questions)
