@@ -1,0 +1,91 @@
+"""Ratios: what is measured runs turn by turn with what it is compared to, in the same process and the same minutes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, NamedTuple
+
+Run = Callable[[], float]
+"""Does its work some number of times and returns the seconds that one time took."""
+
+
+class Line(NamedTuple):
+    """One line of the table at the end: what was measured, what it was compared to, how that went."""
+
+    what: str
+    measured: str
+    reference: str
+    result: str
+    bound: str
+    kept: bool
+
+
+def loop(statement: str, number: int, **names: Any) -> Run:
+    """Return a run of a statement. It stands in the loop itself, so that no call is added to what is measured."""
+    source = f"def run():\n for _ in range({number}):\n  {statement}"
+    exec(source, names)
+    run = names["run"]
+
+    def timed() -> float:
+        before = perf_counter()
+        run()
+        return (perf_counter() - before) / number
+
+    return timed
+
+
+class Ratios:
+    """Runs things turn by turn, and holds ratios to their bounds."""
+
+    def __init__(self, benchmark: Any, lines: list[Line]) -> None:
+        self._benchmark = benchmark
+        self._lines = lines
+
+    def side_by_side(self, subject: Run, *references: Run, rounds: int = 60, warmup: int = 2) -> list[list[float]]:
+        """Return the seconds of each run, round by round: the subject's first, then those of its references."""
+        times: list[list[float]] = [[] for _ in (subject, *references)]
+
+        def run_references() -> None:
+            gc.collect(0)
+            for times_of_one, reference in zip(times[1:], references, strict=True):
+                times_of_one.append(reference())
+
+        def run_subject() -> None:
+            times[0].append(subject())
+
+        self._benchmark.pedantic(run_subject, setup=run_references, rounds=rounds, warmup_rounds=warmup)
+        return [each[warmup:] for each in times]
+
+    def once(self, run: Callable[[], Any]) -> Any:
+        """Return what one run gives, where it is not about time or is long enough."""
+        return self._benchmark.pedantic(run, rounds=1)
+
+    def line(
+        self,
+        what: str,
+        measured: str,
+        reference: str,
+        result: float,
+        *,
+        at_most: float | None = None,
+        form: str = "{:.2f} times",
+    ) -> None:
+        """Put a line into the table, and fail where its bound is not kept."""
+        bound = "" if at_most is None else form.format(at_most)
+        shown = form.format(result)
+        kept = at_most is None or result <= at_most
+        self._lines.append(Line(what, measured, reference, shown, bound, kept))
+        self._benchmark.extra_info[f"{what} / {reference}"] = shown
+        assert kept, f"{what}: {shown}, at most {bound} is allowed ({reference})"
+
+    def fastest(self, what: str, subject: Run, against: str, reference: Run, *, at_most: float | None = None) -> None:
+        """Compare the quietest round of each: what else runs on the machine can only add to it."""
+        ours, theirs = map(min, self.side_by_side(subject, reference))
+        self.line(what, micros(ours), f"{against}, {micros(theirs)}", ours / theirs, at_most=at_most)
+
+
+def micros(seconds: float) -> str:
+    """Show a time as people compare it."""
+    return f"{seconds * 1e6:.2f} µs" if seconds < 1e-4 else f"{seconds * 1e6:,.0f} µs"

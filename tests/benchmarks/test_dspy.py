@@ -1,0 +1,116 @@
+"""What tokenscope adds to a `dspy.Predict` whose language model answers at once."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from time import perf_counter
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import dspy.clients.base_lm
+import pytest
+from dspy.utils.callback import BaseCallback
+
+import tokenscope
+from benchmarks.ratios import Ratios, Run, micros
+from tokenscope import token_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+NUMBER = 20  # calls a round
+
+
+class Response(SimpleNamespace):
+    """An answer in the shape of OpenAI's chat completions."""
+
+
+class Instant(dspy.BaseLM):
+    """A language model that has its answer ready."""
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        message = SimpleNamespace(content="[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]", tool_calls=None)
+        return Response(
+            model="instant",
+            choices=[SimpleNamespace(index=0, finish_reason="stop", message=message)],
+            usage={"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100},
+        )
+
+
+class Empty(BaseCallback):
+    """A callback that does nothing."""
+
+
+@contextlib.contextmanager
+def without_tokenscope() -> Iterator[None]:
+    tokenscope.uninstrument()
+    try:
+        yield
+    finally:
+        tokenscope.instrument()
+
+
+def calls(lm: dspy.BaseLM, *contexts: Any) -> Run:
+    """Return a run of predictions inside some contexts, made new for each round."""
+    predict = dspy.Predict("question -> answer")
+
+    def timed() -> float:
+        for history in (lm.history, predict.history, dspy.clients.base_lm.GLOBAL_HISTORY):
+            history.clear()  # else DSPy's memory grows from round to round, and garbage collections with it
+        with contextlib.ExitStack() as stack:
+            for context in contexts:
+                entered: AbstractContextManager[Any] = context()
+                stack.enter_context(entered)
+            predict(question="What is six times seven?")
+            before = perf_counter()
+            for _ in range(NUMBER):
+                predict(question="What is six times seven?")
+            return (perf_counter() - before) / NUMBER
+
+    return timed
+
+
+def test_what_is_added_to_a_prediction(ratios: Ratios) -> None:
+    """A prediction inside a scope costs at most 7% more than without tokenscope; beside it, what DSPy's means add."""
+    lm = Instant("instant")
+
+    def settings(**kwargs: Any) -> Any:
+        return lambda: dspy.context(lm=lm, **kwargs)
+
+    def scope() -> token_scope:
+        return token_scope("run")
+
+    names = ["tokenscope, in a scope", "tokenscope, no scope", "DSPy's track_usage", "one empty DSPy callback"]
+    ours, plain, *others = map(
+        min,
+        ratios.side_by_side(
+            calls(lm, settings(), scope),
+            calls(lm, settings(), scope, without_tokenscope),
+            calls(lm, settings()),
+            calls(lm, settings(track_usage=True), scope, without_tokenscope),
+            calls(lm, settings(callbacks=[Empty()]), scope, without_tokenscope),
+            rounds=50,
+        ),
+    )
+    reference = f"dspy.Predict alone, {micros(plain)}"
+    for name, theirs in zip(names[1:], others, strict=True):
+        added = theirs - plain
+        ratios.line(f"added by {name}", micros(added), reference, 100 * added / plain, form="{:.1f}%")
+    added = ours - plain
+    ratios.line(f"added by {names[0]}", micros(added), reference, 100 * added / plain, at_most=7.0, form="{:.1f}%")
+
+
+def test_usage_is_what_the_model_says(ratios: Ratios) -> None:
+    """What is measured above is the real thing: every call is counted."""
+
+    def run() -> Any:
+        lm = Instant("instant")
+        with token_scope("run") as scope:
+            calls(lm, lambda: dspy.context(lm=lm))()
+        return scope.usage
+
+    usage = ratios.once(run)
+    assert (usage.calls, usage.total_tokens) == (NUMBER + 1, 100 * (NUMBER + 1))
