@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tokenscope._call import ROOT, Path
-from tokenscope._rows import Row, crowded, note_entry, row_at, warn_of_crowds
+from tokenscope._rows import Row, crowded, note_entries, row_at, warn_of_crowds
 from tokenscope._usage import Counts
 
 _SMALL: Final = 64  # rows that are cheaper to copy than to keep linked
@@ -150,10 +150,19 @@ class Ledger:
             return
         batch = books.notes[: len(books.notes)]
         del books.notes[: len(batch)]
+        runs: list[tuple[Path, int, int]] = []  # of entries of one path: a row is looked up once for each
+        last, entries, total = batch[0][0], 0, 0
+        for path, nanoseconds in batch:
+            if path is not last:
+                runs.append((last, entries, total))
+                last, entries, total = path, 0, 0
+            entries += 1
+            total += nanoseconds
+        runs.append((last, entries, total))
         target: Books | None = books
         while target is not None:
-            for path, nanoseconds in batch:
-                note_entry(target.rows, path, self.path, nanoseconds)
+            for path, entries, total in runs:
+                note_entries(target.rows, path, self.path, entries, total)
             target = target.folded_into.books if target.folded_into else None
 
     def _catch_up(self) -> None:
@@ -234,7 +243,7 @@ class Ledger:
                     ledger._read_notes()
                 total._absorb(ledger.books)
             if ledger.above is not None and (ledger is self or ledger.ended is None):
-                note_entry(total.books.rows, ledger.path, ledger.above.path, ledger.elapsed())
+                note_entries(total.books.rows, ledger.path, ledger.above.path, 1, ledger.elapsed())
         return total.books.rows
 
     def elapsed(self) -> int:

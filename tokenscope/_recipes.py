@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 from tokenscope._call import MAX_NAMES, Frame
 from tokenscope._pause import GENERATOR, PASSING, suspending_frame
-from tokenscope._scope import DISABLED, Scope, Visit, _current, count, current_scope
+from tokenscope._scope import DISABLED, Scope, Visit, _current, count, current_scope, generator_frame
 from tokenscope._usage import Usage
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -211,7 +211,7 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
             check_name("the name of a token_scope", name)
             raise
         self.attributes = attributes
-        self._entered: dict[Scope, None] = {}  # for an exit in a Context that never saw the entry
+        self._entered: dict[Scope, FrameType] = {}  # by whom: an exit may come in a Context that never saw the entry
 
     @property
     def name(self) -> str:
@@ -219,39 +219,45 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         return self.frames[0].name
 
     def __enter__(self) -> Scope:
-        frame: FrameType | None = sys._getframe(1)
-        code = frame.f_code  # type: ignore[union-attr]
-        frame = suspending_frame(frame) if code.co_flags & GENERATOR or code.co_name in PASSING else None
+        caller = sys._getframe(1)
+        code = caller.f_code
+        frame = suspending_frame(caller) if code.co_flags & GENERATOR or code.co_name in PASSING else None
         scope = Scope(self.frames, self, frame)
-        self._entered[scope] = None
+        self._entered[scope] = caller
         return scope
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         scope = _current.get()
-        if scope not in self._entered or scope._twist is not None:
-            scope = self._entry()
-        if scope is not None:
-            self._entered.pop(scope, None)
+        caller = sys._getframe(1)
+        if self._entered.get(scope) is not caller or scope._twist is not None:
+            self._leave(caller)
+        else:
+            del self._entered[scope]
             scope.leave()
 
     async def __aenter__(self) -> Scope:
-        return self.__enter__()
+        scope = self.__enter__()
+        self._entered[scope] = sys._getframe(1)
+        return scope
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, traceback)
+        self._leave(sys._getframe(1))
 
-    def _entry(self) -> Scope | None:
-        """Find which of several entries is being left: the one whose generator runs, else the one entered last here."""
-        frame = suspending_frame(sys._getframe(2))
-        entered = list(self._entered)
-        for scope in reversed(entered):
-            if (scope._twist.frame if scope._twist else None) is frame and (frame is not None or _is_below(scope)):
-                return scope
-        return entered[-1] if entered else None
+    def _leave(self, caller: FrameType) -> None:
+        """Leave which of several entries is meant: its own generator's, function's, or Context's, or else the last."""
+        frame = suspending_frame(caller)
+        found, best = None, (False, False, False)
+        for scope, opener in list(self._entered.items()):
+            likeness = (generator_frame(scope) is frame, opener is caller, _is_below(scope))
+            if likeness >= best:
+                found, best = scope, likeness
+        if found is not None:
+            del self._entered[found]
+            found.leave()
 
     @overload
     def __call__(self, function: F, /) -> F: ...

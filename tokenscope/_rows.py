@@ -64,11 +64,11 @@ def row_at(rows: dict[Path, Row], base: Path, path: Path) -> Row:
     return row
 
 
-def note_entry(rows: dict[Path, Row], path: Path, stop: Path, nanoseconds: int) -> None:
-    """Count an entry of every path from `path` up to, and without, `stop`."""
+def note_entries(rows: dict[Path, Row], path: Path, stop: Path, entries: int, nanoseconds: int) -> None:
+    """Count entries of every path from `path` up to, and without, `stop`."""
     while path is not stop and path.parent is not None:
         row = rows.get(path) or row_at(rows, stop, path)
-        row.entries += 1
+        row.entries += entries
         row.nanoseconds += nanoseconds
         path = path.parent
 

@@ -49,7 +49,8 @@ class Scope(Ledger):
         if below is None or below._twist is None:
             above = below or PROCESS
         else:
-            generator = below if below.ended is None else None
+            below = _standing(below)
+            generator = below if below is not None and below.ended is None else None
             active = _resolve(below)
             above = active or PROCESS
             paused = _paused_above(below, active)
@@ -147,6 +148,7 @@ class Scope(Ledger):
             top = top._below
         if top is not None:
             top._below = self._below
+            _current.set(_standing(_current.get()))
         else:
             # Entered in another Context, which still has it on top: look-ups there step over it from now on.
             self._twist = _Twist(None, (), dropped=True)
@@ -197,6 +199,13 @@ def current_scope() -> Scope | None:
     return top if top is None or top._twist is None else _resolve(top)
 
 
+def _standing(top: Scope | _Pin | None) -> Scope | _Pin | None:
+    """Return the topmost scope that was not left in another Context: the others would pile up."""
+    while top is not None and top._twist is not None and top._twist.dropped:
+        top = top._below
+    return top
+
+
 def _resolve(top: Scope | _Pin | None) -> Scope | None:
     """Find the scope that is active, where the one on top may be paused, left, or older than a resumed one below it."""
     while top is not None:
@@ -213,19 +222,20 @@ def _resolve(top: Scope | _Pin | None) -> Scope | None:
 
 def _resumed_inside(paused: tuple[Scope, ...]) -> Scope | None:
     """Return the innermost of scopes that were paused when another was entered and whose generators now run inside it."""
-    resumed = {_frame(scope): scope for scope in paused if scope.ended is None and not _is_paused(scope)}
+    resumed = {generator_frame(scope): scope for scope in paused if scope.ended is None and not _is_paused(scope)}
     frame: FrameType | None = sys._getframe() if resumed else None
     while frame is not None and frame not in resumed:
         frame = frame.f_back
     return None if frame is None else resumed[frame]
 
 
-def _frame(scope: Scope) -> FrameType | None:
+def generator_frame(scope: Scope) -> FrameType | None:
+    """Return the frame of the generator whose `with` statement opened a scope that is not left yet."""
     return None if scope._twist is None else scope._twist.frame
 
 
 def _is_paused(scope: Scope) -> bool:
-    frame = _frame(scope)
+    frame = generator_frame(scope)
     return frame is not None and is_suspended(frame)
 
 
