@@ -30,10 +30,19 @@ def tokenscope_command(*arguments: str, **environment: str) -> subprocess.Comple
 def test_demo() -> None:
     """The demonstration prints the tree of a real agent, and its total is what the server billed."""
     done = tokenscope_command("demo")
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert ["scope", "calls", "input", "output", "total", "share", "time"] == lines[0].split()
-    for name in ("ResearchAgent", "planner", "searcher", "search", "summarizer", "synthesizer", "critic", "translation"):
+    assert lines[0].split() == ["scope", "calls", "input", "output", "total", "share", "time"]
+    for name in (
+        "ResearchAgent",
+        "planner",
+        "searcher",
+        "search",
+        "summarizer",
+        "synthesizer",
+        "critic",
+        "translation",
+    ):
         assert re.search(rf"─ {name} +\d", done.stdout)
     for name in ("persona_formulation", "formulate_prompt", "interaction", "assistant_response"):
         assert re.search(rf"─ {name} +3 ", done.stdout)
@@ -46,7 +55,7 @@ def test_demo() -> None:
 def test_demo_without_a_key() -> None:
     """A real model without a key is one clear line and status 1, no traceback."""
     done = tokenscope_command("demo", "--model", "openai/gpt-4o-mini")
-    assert (1, "") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("tokenscope demo: openai/gpt-4o-mini: ")
     assert "OPENAI_API_KEY" in last
@@ -59,9 +68,14 @@ def test_demo_without_a_provider() -> None:
         held.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         address = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
         done = tokenscope_command(
-            "demo", "--model", "openai/gpt-4o-mini", OPENAI_API_KEY="none", OPENAI_BASE_URL=address, OPENAI_API_BASE=address
+            "demo",
+            "--model",
+            "openai/gpt-4o-mini",
+            OPENAI_API_KEY="none",
+            OPENAI_BASE_URL=address,
+            OPENAI_API_BASE=address,
         )
-    assert (1, "") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.strip().splitlines()[-1].startswith("tokenscope demo: openai/gpt-4o-mini: ")
     assert "Traceback" not in done.stderr
 
@@ -75,7 +89,7 @@ def test_demo_with_a_model_of_the_users() -> None:
             "demo", "--model", "openai/gpt-5-mini", OPENAI_API_KEY="none", OPENAI_API_BASE=provider.url
         )
         calls = provider.total.calls
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     assert f"{calls} calls; " in done.stdout.splitlines()[-1]
     assert calls > 5
 
@@ -84,7 +98,7 @@ def test_demo_with_a_model_of_the_users() -> None:
 def test_help(flag: str) -> None:
     """Help names the commands."""
     done = tokenscope_command(flag)
-    assert 0 == done.returncode
+    assert done.returncode == 0
     assert re.search(r"^  demo +\w", done.stdout, re.MULTILINE)
 
 
@@ -96,5 +110,5 @@ def test_version() -> None:
 def test_unknown_command() -> None:
     """A wrong command line is an error with status 2."""
     done = tokenscope_command("frobnicate")
-    assert 2 == done.returncode
+    assert done.returncode == 2
     assert "No such command 'frobnicate'" in done.stderr

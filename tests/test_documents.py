@@ -28,7 +28,7 @@ def blocks(path: Path, language: str) -> list[str]:
 def test_readme_gives_two_commands() -> None:
     """The README gives exactly two commands for a fresh machine, each on one line."""
     commands = blocks(ROOT / "README.md", "bash")
-    assert [1, 1] == [command.count("\n") for command in commands]
+    assert [command.count("\n") for command in commands] == [1, 1]
     assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install") for command in commands)
 
 
@@ -43,7 +43,7 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             exec(compile(block, f"README.md, block {number + 1}", "exec"), namespace)
         assert provider.total.calls + 1 == tokenscope.report().total.calls
     printed = output.getvalue()
-    assert 4 <= len(code)
+    assert len(code) >= 4
     for line in ("answering", "├─ planner", "review_answer", "summarize_page", "ocr"):
         assert line in printed
     assert namespace["both"].total.calls == 2 * namespace["report"].total.calls
@@ -53,7 +53,7 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_examples(example: Path, tmp_path: Path) -> None:
     """Each script in docs/examples runs by itself and prints a tree."""
     done = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     assert re.search(r"^scope +calls +input +output +total +share +time$", done.stdout, re.MULTILINE)
 
 

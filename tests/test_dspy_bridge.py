@@ -27,7 +27,7 @@ def provider() -> Iterator[LoopbackProvider]:
         yield provider
 
 
-# -- names --------------------------------------------------------------------------------------------------------------------
+# -- names ------------------------------------------------------------------------------------------------------------
 
 
 class Summary(dspy.Signature):
@@ -93,7 +93,7 @@ def test_names_of_predictors(provider: LoopbackProvider) -> None:
         dspy.Predict(Summary)(text="Long.")
         dspy.ChainOfThought(Summary)(text="Long.")
     assert {"Predict(question -> answer)", "Predict(Summary)", "ChainOfThought"} == set(run.report().predictors())
-    assert () == run.report().find("run/ChainOfThought").children
+    assert run.report().find("run/ChainOfThought").children == ()
 
 
 def test_a_predictor_of_an_outer_module(provider: LoopbackProvider) -> None:
@@ -129,8 +129,8 @@ def test_scopes_and_attributes() -> None:
             return scope.name, scope.kind, dict(scope.attributes)
 
     with token_scope("run", id=7) as run:
-        assert ("Odd", "dspy", {}) == Odd()()
-    assert {"id": 7} == run.attributes
+        assert Odd()() == ("Odd", "dspy", {})
+    assert run.attributes == {"id": 7}
 
 
 def test_async_tools(provider: LoopbackProvider) -> None:
@@ -152,14 +152,14 @@ def test_async_tools(provider: LoopbackProvider) -> None:
 
     with token_scope("run") as run:
         asyncio.run(main())
-    assert [("look", "tool")] == [(node.name, node.kind) for node in run.report().tree().children]
+    assert [(node.name, node.kind) for node in run.report().tree().children] == [("look", "tool")]
 
 
-# -- optimizers -------------------------------------------------------------------------------------------------------------------
+# -- optimizers -------------------------------------------------------------------------------------------------------
 
 
 def test_optimizers_of_the_users(provider: LoopbackProvider) -> None:
-    """Optimizers defined later are scopes too, subclasses of subclasses and coroutines among them; undoing leaves no trace."""
+    """Optimizers defined later are scopes too, subclasses of subclasses among them; undoing leaves no trace."""
 
     class Mine(dspy.teleprompt.Teleprompter):
         def compile(self, student: Any, *, trainset: Any) -> Any:
@@ -178,7 +178,7 @@ def test_optimizers_of_the_users(provider: LoopbackProvider) -> None:
         Child().compile(student, trainset=[])
         Heir().compile(student, trainset=[])
     root = run.report().tree()
-    assert {"Mine": 2, "Child": 1} == {node.name: node.usage.calls for node in root.children}
+    assert {node.name: node.usage.calls for node in root.children} == {"Mine": 2, "Child": 1}
     assert {"compile"} == {node.kind for node in root.children}
 
     tokenscope.uninstrument()
@@ -186,15 +186,15 @@ def test_optimizers_of_the_users(provider: LoopbackProvider) -> None:
         assert not hasattr(vars(Mine)["compile"], "__tokenscope_compile__")
         with token_scope("off") as off:
             Mine().compile(student, trainset=[])
-        assert 0 == off.usage.calls
+        assert off.usage.calls == 0
     finally:
         tokenscope.instrument()
     with token_scope("on") as on:
         Mine().compile(student, trainset=[])
-    assert ["Mine"] == [node.name for node in on.report().tree().children]
+    assert [node.name for node in on.report().tree().children] == ["Mine"]
 
 
-# -- patches ------------------------------------------------------------------------------------------------------------------------
+# -- patches ----------------------------------------------------------------------------------------------------------
 
 
 def originals() -> list[Any]:
@@ -220,20 +220,20 @@ def test_patches_are_undone_and_applied_again(provider: LoopbackProvider) -> Non
     tokenscope.uninstrument()
     tokenscope.uninstrument()
     try:
-        assert () == integrations.applied()
+        assert integrations.applied() == ()
         clean = originals()
         assert all(a is not b for a, b in zip(clean, patched, strict=True))
         assert all("tokenscope" not in type(each).__module__ and "wrapt" not in type(each).__module__ for each in clean)
         with token_scope("off") as off:
             dspy.Predict("question -> answer")(question="Why?")
-        assert (0, 1) == (off.usage.calls, provider.total.calls)
+        assert (off.usage.calls, provider.total.calls) == (0, 1)
     finally:
         tokenscope.instrument()
         tokenscope.instrument()
     assert before == set(integrations.applied())
     with token_scope("on") as on:
         dspy.Predict("question -> answer")(question="Why?")
-    assert (1, 2) == (on.usage.calls, provider.total.calls)
+    assert (on.usage.calls, provider.total.calls) == (1, 2)
 
 
 def test_patched_by_somebody_else_too(provider: LoopbackProvider) -> None:
@@ -251,13 +251,13 @@ def test_patched_by_somebody_else_too(provider: LoopbackProvider) -> None:
         assert dspy.BaseLM.__call__ is theirs
         with token_scope("off") as off:
             dspy.settings.lm("Hello")
-        assert (0, 1) == (off.usage.calls, len(seen))
+        assert (off.usage.calls, len(seen)) == (0, 1)
     finally:
         dspy.BaseLM.__call__ = ours.__wrapped__
         tokenscope.instrument()
     with token_scope("on") as on:
         dspy.settings.lm("Hello")
-    assert (1, 1) == (on.usage.calls, len(seen))
+    assert (on.usage.calls, len(seen)) == (1, 1)
 
 
 def test_a_name_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,9 +268,11 @@ def test_a_name_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenscope.uninstrument()
     with monkeypatch.context() as patch:
         patch.delattr(module.ParallelExecutor, "execute")
-        with pytest.warns(TokenScopeWarning, match=r"no dspy\.utils\.parallelizer\.ParallelExecutor\.execute") as caught:
+        with pytest.warns(
+            TokenScopeWarning, match=r"no dspy\.utils\.parallelizer\.ParallelExecutor\.execute"
+        ) as caught:
             tokenscope.instrument()
-    assert 1 == len(caught)
+    assert len(caught) == 1
     names = {f"{patch.module}.{patch.name}" for patch in integrations.applied()}
     assert "dspy.utils.parallelizer.ParallelExecutor.execute" not in names
     assert "dspy.clients.base_lm.BaseLM.__call__" in names
@@ -308,7 +310,7 @@ with LoopbackProvider() as provider:
     print("exact")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    assert (0, "exact\n") == (done.returncode, done.stdout), done.stderr
+    assert (done.returncode, done.stdout) == (0, "exact\n"), done.stderr
 
 
 def test_disabled() -> None:
@@ -339,12 +341,10 @@ print("inert")
         timeout=60,
         env={**os.environ, "TOKENSCOPE_DISABLED": "1"},
     )
-    assert (0, "inert\n") == (done.returncode, done.stdout), done.stderr
+    assert (done.returncode, done.stdout) == (0, "inert\n"), done.stderr
 
 
-def test_our_own_faults_do_not_reach_the_program(
-    provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_our_own_faults_do_not_reach_the_program(provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     """An LM whose name cannot even be asked for is called as ever; the fault is warned of once (under pytest it is raised)."""
 
     class Strange(dspy.LM):
@@ -369,8 +369,8 @@ def test_our_own_faults_do_not_reach_the_program(
         lm.armed = True
         _warned.clear()
         with token_scope("a") as a, pytest.warns(TokenScopeWarning, match="preparing to count an LM call"):
-            assert 1 == len(call())
-        assert 0 == a.usage.calls
+            assert len(call()) == 1
+        assert a.usage.calls == 0
     with token_scope("b") as b:
         lm("Hello")
-    assert 1 == b.usage.calls
+    assert b.usage.calls == 1

@@ -36,7 +36,11 @@ def compare(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]], 
             if not instrumented:
                 tokenscope.uninstrument()
             try:
-                with LoopbackProvider() as provider, dspy.context(lm=provider.lm(**engine)), token_scope("run") as scope:
+                with (
+                    LoopbackProvider() as provider,
+                    dspy.context(lm=provider.lm(**engine)),
+                    token_scope("run") as scope,
+                ):
                     results.append(program(provider))
                     assert instrumented == (scope.usage.calls > 0)
             finally:
@@ -112,8 +116,8 @@ def test_configure_inside_a_scope() -> None:
                 dspy.Predict("question -> answer")(question="Why?")
                 dspy.configure(lm=provider.lm("openai/gpt-4o-mini"), max_history_size=9_999)
                 dspy.Predict("question -> answer")(question="Why?")
-            assert ["openai/gpt-4o", "openai/gpt-4o-mini"] == sorted(run.report().by_model())
-            assert ("openai/gpt-4o-mini", 9_999) == (dspy.settings.lm.model, dspy.settings.max_history_size)
+            assert sorted(run.report().by_model()) == ["openai/gpt-4o", "openai/gpt-4o-mini"]
+            assert (dspy.settings.lm.model, dspy.settings.max_history_size) == ("openai/gpt-4o-mini", 9_999)
     finally:
         dspy.configure(lm=before, max_history_size=10_000)
 
@@ -144,7 +148,7 @@ def test_configure_inside_a_call(compare: Any) -> None:
             dspy.configure(max_errors=before)
             thread_local_overrides.reset(token)
 
-    assert 1 == compare(program)
+    assert compare(program) == 1
 
 
 class Recorder(BaseCallback):
@@ -157,7 +161,9 @@ class Recorder(BaseCallback):
         if not name.startswith("on_"):
             return super().__getattribute__(name)
 
-        def handler(call_id: str = "", instance: Any = None, inputs: Any = None, outputs: Any = None, **rest: Any) -> None:
+        def handler(
+            call_id: str = "", instance: Any = None, inputs: Any = None, outputs: Any = None, **rest: Any
+        ) -> None:
             outcome = re.sub(r"0x[0-9a-f]+|call_\w+", "", repr(outputs))
             self.events.append((name, type(instance).__name__, sorted(inputs or ()), outcome, sorted(rest)))
 
@@ -218,7 +224,7 @@ def test_history(compare: Any) -> None:
             for owner in (dspy.settings.lm, program, program.plan, program.answer)
         ]
 
-    assert [2, 2, 1, 1] == [len(entries) for entries in compare(program)]
+    assert [len(entries) for entries in compare(program)] == [2, 2, 1, 1]
 
 
 def test_exceptions(compare: Any) -> None:
@@ -281,7 +287,7 @@ def test_programs_pickle(compare: Any) -> None:
         optimizer = cloudpickle.loads(cloudpickle.dumps(namespace["Optimizer"]()))
         return type(optimizer.compile(mine, trainset=[])(question="Why?")).__name__
 
-    assert "Prediction" == compare(program)
+    assert compare(program) == "Prediction"
 
 
 def test_save_and_load(compare: Any, tmp_path: Any) -> None:

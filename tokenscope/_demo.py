@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from tokenscope import Scope, record_tokens, token_scope, track_tokens
@@ -44,7 +44,11 @@ def run(model: str | None) -> int:
     if bill is None:
         return 0
     spent = scope.usage
-    equal = (spent.calls, spent.input_tokens, spent.output_tokens) == (bill.calls, bill.input_tokens, bill.output_tokens)
+    equal = (spent.calls, spent.input_tokens, spent.output_tokens) == (
+        bill.calls,
+        bill.input_tokens,
+        bill.output_tokens,
+    )
     print(
         f"\nthe tree: {spent.total_tokens:,} tokens in {spent.calls} calls; the server's bill: {bill.total_tokens:,} tokens "
         f"in {bill.calls} calls: {'equal' if equal else 'NOT EQUAL'}"
@@ -133,13 +137,14 @@ def _answer(field: str, prompt: str) -> str | None:
     """Answer like a model that has read a little."""
     if field == "next_tool_name":
         searches = len(re.findall(r"\[\[ ## observation_\d+ ## \]\]", prompt))
-        return "search" if searches < 2 else "finish"  # noqa: PLR2004 - it searches twice
+        return "search" if searches < 2 else "finish"
     texts = {
         "reasoning": "The question asks for causes that act together, so the evidence has to be weighed by kind. " * 2,
         "plan": "1. Date the destructions. 2. Look for drought in pollen and cores. 3. Follow the copper and the tin.",
         "next_thought": "What the plan needs next is evidence on the trade in metals and on the climate.",
         "summary": "Between 1225 and 1175 BC trade in copper and tin broke off, droughts lasted decades, people moved.",
-        "findings": "Destruction layers cluster; pollen shows drought; letters ask for grain; metals stop arriving. " * 3,
+        "findings": "Destruction layers cluster; pollen shows drought; letters ask for grain; metals stop arriving. "
+        * 3,
         "answer": "No single blow felled them: drought, hunger, migration and broken trade routes fed each other. " * 6,
         "critique": "The answer names causes but no order of events; say which came first, and how one knows.",
         "briefing": "Read as that person would, and ask for the evidence that the field demands.",
@@ -150,7 +155,7 @@ def _answer(field: str, prompt: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keep other libraries' log lines out of the demonstration: what goes wrong is told in one line of its own."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

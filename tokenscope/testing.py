@@ -29,7 +29,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from tokenscope._usage import Usage
 
@@ -85,9 +85,10 @@ class LoopbackProvider:
         """Return a `dspy.LM` that asks this server. DSPy's cache is off unless `cache=True` says otherwise."""
         import dspy
 
-        return dspy.LM(model, **{"api_base": self.url, "api_key": "loopback", "cache": False, "num_retries": 0, **kwargs})
+        settings: dict[str, Any] = {"api_base": self.url, "api_key": "loopback", "cache": False, "num_retries": 0}
+        return dspy.LM(model, **{**settings, **kwargs})
 
-    def __enter__(self) -> LoopbackProvider:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -134,10 +135,10 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
     disable_nagle_algorithm = True
 
-    def do_POST(self) -> None:  # noqa: N802 - the name that http.server asks for
+    def do_POST(self) -> None:
         provider = self.server.provider
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt, last = _prompt_of(body)
@@ -305,13 +306,11 @@ def _tokens(text: str) -> int:
 
 
 def _last(pattern: str, text: str) -> Any:
-    found = None
-    for found in re.finditer(pattern, text):
-        pass
-    return found
+    found = list(re.finditer(pattern, text))
+    return found[-1] if found else None
 
 
-# -- answers that DSPy's adapters can parse ----------------------------------------------------------------------------------
+# -- answers that DSPy's adapters can parse -----------------------------------------------------------------------------
 
 
 def _reply(prompt: str, last: str, answer: Answer | None) -> str:
@@ -373,4 +372,4 @@ def _tool_arguments(prompt: str, tool: str) -> dict[str, Any]:
     except (ValueError, SyntaxError):
         return {}
     tags = _last(r"<<bill ([^<>]*)>>", prompt)
-    return {name: f"look it up for {tags[1] if tags else 'me'}" for name in arguments}
+    return dict.fromkeys(arguments, f"look it up for {tags[1] if tags else 'me'}")

@@ -13,8 +13,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
-from tokenscope.integrations import _imports
 from tokenscope.errors import internal_error, warn_once
+from tokenscope.integrations import _imports
 
 Wrapper = Callable[..., Any]
 
@@ -55,12 +55,24 @@ COMPILE: Final = "dspy.teleprompt.teleprompt"
 """Where the optimizers' base class is: `compile` is wrapped in each of its subclasses, also in those to come."""
 
 
+class _Switch:
+    """Whether a wrapper does anything but pass calls on."""
+
+    __slots__ = ("on",)
+
+    def __init__(self) -> None:
+        self.on = True
+
+    def __bool__(self) -> bool:
+        return self.on
+
+
 class _Applied(NamedTuple):
     owner: Any
     attribute: str
     original: Any  # as it stood in the owner's own __dict__, or `_INHERITED`
     ours: Any
-    switch: list[bool]  # emptied to turn the wrapper off
+    switch: _Switch
 
 
 _INHERITED: Final = object()
@@ -147,13 +159,13 @@ def _apply(patch: Patch, module: ModuleType) -> None:
     original = vars(owner).get(attribute, _INHERITED)
     where, _, name = patch.hook.partition(":")
     wrapped = getattr(owner, attribute) if original is _INHERITED else original
-    switch = [True]
+    switch = _Switch()
     ours = (_plain if where == _CARRIERS else _proxy)(wrapped, getattr(import_module(where), name), switch)
     setattr(owner, attribute, ours)
     _applied[patch] = _Applied(owner, attribute, original, ours, switch)
 
 
-def _plain(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
+def _plain(wrapped: Any, hook: Wrapper, switch: _Switch) -> Any:
     """Wrap a method of the standard library. wrapt would do, but from its 2.2 on it loads asyncio, which not all need."""
 
     @functools.wraps(wrapped)
@@ -164,7 +176,7 @@ def _plain(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
     return method
 
 
-def _proxy(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
+def _proxy(wrapped: Any, hook: Wrapper, switch: _Switch) -> Any:
     """Wrap a function so that it keeps its kind, signature and identity checks."""
     import wrapt
 
@@ -173,7 +185,7 @@ def _proxy(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
 
 def _undo(applied: _Applied) -> None:
     if vars(applied.owner).get(applied.attribute) is not applied.ours:
-        applied.switch.clear()  # somebody has wrapped it since: what is inside theirs becomes a mere passage
+        applied.switch.on = False  # somebody has wrapped it since: what is inside theirs becomes a mere passage
     elif applied.original is _INHERITED:
         delattr(applied.owner, applied.attribute)
     else:

@@ -68,4 +68,4 @@ def after(module: str, hook: Hook) -> None:
     """Call `hook(module)` each time the module of that name has been imported."""
     _finder.hooks[module] = hook
     if _finder not in sys.meta_path:
-        sys.meta_path.insert(0, _finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _finder)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import time
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final
 
-from dspy.dsp.utils.settings import thread_local_overrides
+from dspy.dsp.utils.settings import settings, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
 from tokenscope._call import Frame
@@ -31,10 +30,10 @@ Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
 
-# -- LM calls -----------------------------------------------------------------------------------------------------------
+# -- LM calls ---------------------------------------------------------------------------------------------------------
 
 
-class CallTracker(UsageTracker):
+class CallTracker(UsageTracker):  # type: ignore[misc]
     """A usage tracker for one LM call, with the one that it stands in for behind it."""
 
     def __init__(self, behind: Any) -> None:
@@ -42,8 +41,8 @@ class CallTracker(UsageTracker):
         self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
         self.hit = False
         # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
-        self.around = behind if isinstance(behind, CallTracker) else None
-        self.behind = behind.behind if isinstance(behind, CallTracker) else behind
+        self.around: CallTracker | None = behind if isinstance(behind, CallTracker) else None
+        self.behind: Any = self.around.behind if self.around is not None else behind
 
     def add_usage(self, lm: str, usage_entry: Any) -> None:
         """Keep the entry and pass it on."""
@@ -53,7 +52,7 @@ class CallTracker(UsageTracker):
             self.behind.add_usage(lm, usage_entry)
 
     @property
-    def usage_data(self) -> Any:  # type: ignore[override]
+    def usage_data(self) -> Any:
         """What the tracker behind holds, for whoever reads the settings inside an LM call."""
         return {} if self.behind is None else self.behind.usage_data
 
@@ -73,7 +72,7 @@ class _LMCall:
         self.ledger: Ledger | None = current_scope()
         self.model = str(getattr(lm, "model", None) or type(lm).__name__)
         overrides = thread_local_overrides.get()
-        behind = overrides["usage_tracker"] if "usage_tracker" in overrides else _settings()["usage_tracker"]
+        behind = settings.usage_tracker
         self.tracker = CallTracker(behind)
         # Not dspy.context(): that would also freeze the global settings for the time of the call.
         self.token = thread_local_overrides.set(
@@ -117,13 +116,6 @@ class _LMCall:
 
 def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
     return spent in inner or spent == sum(inner, Usage())
-
-
-@functools.cache
-def _settings() -> Any:
-    from dspy.dsp.utils.settings import settings
-
-    return settings
 
 
 def _begin(lm: Any) -> _LMCall | None:
@@ -189,11 +181,7 @@ def inside_lm_call() -> bool:
     return isinstance(thread_local_overrides.get().get("usage_tracker"), CallTracker)
 
 
-# -- scopes ---------------------------------------------------------------------------------------------------------------
-
-
-def _open(frame: Frame | None, owner: object) -> Scope | None:
-    return None if frame is None else Scope((frame,), owner)
+# -- scopes -----------------------------------------------------------------------------------------------------------
 
 
 def _frame_of(module: Any) -> Frame | None:
@@ -264,7 +252,7 @@ def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     return wrapped(*args, **kwargs)
 
 
-# -- optimizers: `compile` is overridden by each -----------------------------------------------------------------------------
+# -- optimizers: `compile` is overridden by each ----------------------------------------------------------------------
 
 
 class _Compile(Recipe):
@@ -289,7 +277,7 @@ def adopt_optimizers(module: ModuleType) -> None:
     for optimizer in _subclasses(base):
         _adopt(optimizer)
 
-    def __init_subclass__(cls: Any, **kwargs: Any) -> None:  # noqa: N807
+    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:  # noqa: N807 - what it becomes
         super(base, cls).__init_subclass__(**kwargs) if original is None else original.__get__(None, cls)(**kwargs)
         _adopt(cls)
 
@@ -308,7 +296,7 @@ def release_optimizers(module: ModuleType) -> None:
     else:
         base.__init_subclass__ = original
     for optimizer in _subclasses(base):
-        ours = vars(optimizer).get("compile")
+        ours: Any = vars(optimizer).get("compile")
         if hasattr(ours, _COMPILE_ORIGINALS):
             optimizer.compile = ours.__wrapped__
 
@@ -321,10 +309,10 @@ def _adopt(optimizer: Any) -> None:
         optimizer.compile = ours
 
 
-def _subclasses(base: type) -> Iterator[type]:
-    found = [base]
-    for each in found:
-        for below in each.__subclasses__():
-            if below not in found:
-                found.append(below)
-    return iter(found[1:])
+def _subclasses(base: Any) -> Iterator[Any]:
+    found: dict[Any, None] = {}
+    level: list[Any] = base.__subclasses__()
+    while level:
+        found.update(dict.fromkeys(level))
+        level = [below for each in level for below in each.__subclasses__()]
+    return iter(found)

@@ -47,7 +47,7 @@ def _is_dspys(module: Any) -> bool:
 
 def _attribute(around: Any, module: Any) -> str | None:
     """Return how `module` is reached from `around`, by the shortest way."""
-    attributes = vars(around)
+    attributes: dict[str, Any] = vars(around)
     for name, value in attributes.items():  # nearly always: self.planner(...)
         if value is module:
             return name

@@ -68,7 +68,7 @@ def _count(value: Any, what: str) -> int:
         return 0
     if type(value) is int and value >= 0:
         return value
-    if isinstance(value, float) and math.isfinite(value) and value >= 0 and value == int(value):
+    if isinstance(value, float) and math.isfinite(value) and value >= 0 and value.is_integer():
         return int(value)
     warn_once(
         f"usage:{what}",
