@@ -36,7 +36,7 @@ def _class_name(module: Any) -> str:
     name = type(module).__name__
     if type(module) is not Predict:
         return name
-    signature = module.signature
+    signature: Any = module.signature
     own_name = getattr(signature, "__name__", "StringSignature")
     return f"{name}({signature.signature if own_name == 'StringSignature' else own_name})"
 
