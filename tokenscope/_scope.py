@@ -222,7 +222,10 @@ def _resolve(top: Scope | _Pin | None) -> Scope | None:
 
 def _resumed_inside(paused: tuple[Scope, ...]) -> Scope | None:
     """Return the innermost of scopes that were paused when another was entered and whose generators now run inside it."""
-    resumed = {generator_frame(scope): scope for scope in paused if scope.ended is None and not _is_paused(scope)}
+    running = [scope for scope in paused if scope.ended is None and not _is_paused(scope)]
+    resumed = {
+        generator_frame(scope): scope for scope in sorted(running, key=_depth)
+    }  # of one generator, the innermost
     frame: FrameType | None = sys._getframe() if resumed else None
     while frame is not None and frame not in resumed:
         frame = frame.f_back
@@ -239,11 +242,17 @@ def _is_paused(scope: Scope) -> bool:
     return frame is not None and is_suspended(frame)
 
 
+def _depth(scope: Scope) -> int:
+    return scope.path.depth
+
+
 def _paused_above(top: Scope | _Pin | None, active: Scope | None) -> tuple[Scope, ...]:
-    """Return the scopes of suspended generators that lie on top of the active one."""
+    """Return the scopes of suspended generators that lie on top of the active one, or were suspended when it was entered."""
     found: list[Scope] = []
-    while top is not None and top is not active and not isinstance(top, _Pin):
+    while top is not None and not isinstance(top, _Pin):
         found.extend(each for each in (top, *(top._twist.paused if top._twist else ())) if _is_paused(each))
+        if top is active:
+            break
         top = top._below
     return tuple(found)
 
