@@ -1,0 +1,178 @@
+"""What tokens cost, in dollars: genai-prices' table, and prices set by hand. The only file that names genai-prices.
+
+Price is per call, since some models are dearer for long prompts. But a price table takes half a second to load, and pricing a
+call by it a tenth of a millisecond, so no call is priced when it is recorded: a ledger adds up calls of one model whose
+prompts lie in one *bracket*, an interval that no price threshold divides. Within a bracket price is linear, so that pricing
+the sum gives the same as pricing each call.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from decimal import Decimal, localcontext
+from functools import lru_cache
+from numbers import Real
+from typing import Any, Final
+
+from tokenscope._usage import Usage
+
+_EDGES: Final = tuple(sorted({k * 1_000 - low for k in range(16, 2_001) for low in (0, 1)} | {k * 1_024 for k in range(16, 2_048)}))
+"""Prompt lengths at which a price may change: above 16,000 tokens, each multiple of 1,000, the one before it, and of 1,024."""
+_MILLION: Final = Decimal(1_000_000)
+_PROVIDERS: Final = {"fireworks_ai": "fireworks", "bedrock_converse": "bedrock", "azure_ai": "azure", "chatgpt": "openai"}
+"""Providers that litellm calls otherwise than genai-prices does."""
+
+_lock = threading.Lock()
+_custom: dict[str, dict[str, Decimal]] = {}
+
+
+def bracket_of(input_tokens: int) -> int:
+    """Return the bracket that a prompt's length lies in."""
+    return bisect_left(_EDGES, input_tokens) if input_tokens > _EDGES[0] else 0
+
+
+def set_price(
+    model: str,
+    *,
+    input: float | Decimal,  # noqa: A002 - the usual word
+    output: float | Decimal,
+    cache_read: float | Decimal | None = None,
+    cache_write: float | Decimal | None = None,
+) -> None:
+    """Set the price of a model, for reports of this process; it wins over the price table.
+
+    Args:
+        model: The model as reports name it: `provider/model`.
+        input: Dollars per million input tokens.
+        output: Dollars per million output tokens.
+        cache_read: Dollars per million input tokens read from the provider's cache; like other input where left out.
+        cache_write: Dollars per million input tokens written to the provider's cache; like other input where left out.
+
+    Raises:
+        TypeError: a price is no number, or the model no str.
+        ValueError: a price is negative, infinite or NaN, or the model's name empty.
+
+    Example:
+        >>> from tokenscope import set_price
+        >>> set_price("ollama/llama3.3", input=0, output=0)
+    """
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a str, not {type(model).__name__} {model!r}")
+    if not model.strip():
+        raise ValueError(f"model must not be empty, but is {model!r}")
+    given = {"input": input, "output": output, "cache_read": cache_read, "cache_write": cache_write}
+    prices = {name: _dollars(name, value) for name, value in given.items() if value is not None}
+    with _lock:
+        _custom[model] = prices
+
+
+def forget_prices() -> None:
+    """Forget the prices that were set by hand."""
+    with _lock:
+        _custom.clear()
+
+
+def price(model: str, usage: Usage, bracket: int) -> Decimal | None:
+    """Return what calls of one model, whose prompts lie in one bracket, cost together in dollars; None where nobody knows."""
+    with _lock:
+        custom = _custom.get(model)
+    with localcontext() as context:
+        context.prec = 50
+        if custom is not None:
+            return _by_hand(custom, usage)
+        rates = _rates(model, bracket)
+        if rates is None:
+            return None
+        per_call, rate_of = rates
+        cost = per_call * usage.calls
+        for part, rate in rate_of.items():
+            cost += rate * int(getattr(usage, part))
+        return _short(cost)
+
+
+def _by_hand(prices: dict[str, Decimal], usage: Usage) -> Decimal:
+    read, written = usage.cache_read_tokens, usage.cache_write_tokens
+    fresh = usage.input_tokens - read - written
+    whole = prices["input"]
+    cost = whole * fresh + prices["output"] * usage.output_tokens
+    cost += prices.get("cache_read", whole) * read + prices.get("cache_write", whole) * written
+    return _short(cost / _MILLION)
+
+
+_PARTS: Final = {
+    "cache_read_tokens": ("input_tokens", "cache_read_tokens"),
+    "cache_write_tokens": ("input_tokens", "cache_write_tokens"),
+    "input_audio_tokens": ("input_tokens", "input_audio_tokens"),
+    "reasoning_tokens": ("output_tokens", "output_reasoning_tokens"),
+    "output_audio_tokens": ("output_tokens", "output_audio_tokens"),
+}
+"""Our parts of input and output, and genai-prices' names for the whole and the part."""
+
+
+@lru_cache(maxsize=4_096)
+def _rates(model: str, bracket: int) -> tuple[Decimal, dict[str, Decimal]] | None:
+    """Return the price of a call itself and of one token of each kind, found by asking genai-prices about single changes.
+
+    A part's rate is what a token of it costs more, or less, than a plain one of its whole.
+    """
+    length = _EDGES[bracket] if bracket < len(_EDGES) else _EDGES[-1] + 1
+    if bracket == 0:
+        length = _EDGES[0]
+    plain = _ask(model, input_tokens=length, output_tokens=0)
+    per_call = _ask(model, input_tokens=0, output_tokens=0)
+    if plain is None or per_call is None:
+        return None
+    rates = {"input_tokens": (plain - per_call) / length}
+    written = _ask(model, input_tokens=length, output_tokens=length)
+    if written is None:
+        return None
+    rates["output_tokens"] = (written - plain) / length
+    for ours, (whole, theirs) in _PARTS.items():
+        counts = {"input_tokens": length, "output_tokens": length if whole == "output_tokens" else 0, theirs: length}
+        partly = _ask(model, **counts)
+        if partly is None:
+            return None
+        rates[ours] = (partly - (written if whole == "output_tokens" else plain)) / length
+    return per_call, rates
+
+
+def _ask(model: str, **counts: int) -> Decimal | None:
+    from genai_prices import Usage as TheirUsage
+    from genai_prices import calc_price
+
+    provider, name = split(model)
+    try:
+        return Decimal(calc_price(TheirUsage(**counts), name, provider_id=provider).total_price)
+    except (LookupError, ValueError):
+        return None
+
+
+def split(model: str) -> tuple[str | None, str]:
+    """Split a model's name, as DSPy, litellm and OpenRouter write it, into provider and model.
+
+    Example:
+        >>> split("openrouter/anthropic/claude-3.5-haiku"), split("gpt-5-mini")
+        (('openrouter', 'anthropic/claude-3.5-haiku'), (None, 'gpt-5-mini'))
+    """
+    provider, slash, name = model.partition("/")
+    if not slash:
+        return None, model
+    if provider == "bedrock":
+        name = name.removeprefix("converse/").removeprefix("invoke/")
+    return _PROVIDERS.get(provider, provider), name
+
+
+def _dollars(name: str, value: Any) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        raise TypeError(f"{name} must be dollars per million tokens, a number, not {type(value).__name__} {value!r}")
+    dollars = Decimal(str(value))
+    if not dollars.is_finite() or dollars < 0:
+        raise ValueError(f"{name} must be dollars per million tokens, 0 or more, but is {value!r}")
+    return dollars
+
+
+def _short(value: Decimal) -> Decimal:
+    """Return a sum of money without the zeros that arithmetic left behind it."""
+    short = value.normalize()
+    return short if short else Decimal(0)
