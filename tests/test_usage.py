@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -108,3 +109,33 @@ def test_from_counts_wants_every_field():
     """A tuple of another length is refused."""
     with pytest.raises(ValueError, match="zip"):
         Usage.from_counts((1, 2))
+
+
+def test_money_is_decimal():
+    """Dollars add up exactly, as Decimal; whole numbers are taken too."""
+    assert Decimal("0.3") == (Usage(cost=Decimal("0.1")) + Usage(cost=Decimal("0.2"))).cost
+    assert Decimal(2) == Usage(saved_cost=2).saved_cost
+    assert Decimal is type(Usage(cost=2).cost)
+
+
+@pytest.mark.parametrize("value", [0.1, "1", True, None])
+def test_what_is_no_money(value):
+    """Floats and text are no exact amounts."""
+    with pytest.raises(TypeError, match="cost must be a Decimal, in dollars"):
+        Usage(cost=value)
+
+
+@pytest.mark.parametrize("value", [-1, Decimal(-1), Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity")])
+def test_money_that_cannot_be(value):
+    """An amount is finite, and not negative."""
+    with pytest.raises(ValueError, match="cost must be dollars, 0 or more"):
+        Usage(cost=value)
+
+
+def test_known_cost():
+    """A cost is unknown where calls spent tokens and none of their prices is known; it is a lower bound where some are."""
+    assert Decimal(0) == Usage().known_cost
+    assert None is Usage(calls=1, unpriced_calls=1).known_cost
+    assert None is Usage(calls=1, unpriced_calls=1).to_dict()["cost"]
+    assert Decimal(1) == Usage(calls=2, unpriced_calls=1, cost=1).known_cost
+    assert 1.0 == Usage(calls=2, unpriced_calls=1, cost=1).to_dict()["cost"]

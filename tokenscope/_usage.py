@@ -32,6 +32,21 @@ def check_count(name: str, value: object) -> int:
     return int(count)
 
 
+def check_money(name: str, value: object) -> Decimal:
+    """Return `value` as a Decimal, or raise for what cannot be an amount of dollars.
+
+    Raises:
+        TypeError: `value` is neither a Decimal nor an int.
+        ValueError: `value` is negative, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, Decimal | int):
+        raise TypeError(f"{name} must be a Decimal, in dollars, not {type(value).__name__} {value!r}")
+    money = Decimal(value)
+    if not money.is_finite() or money < 0:
+        raise ValueError(f"{name} must be dollars, 0 or more, but is {value}")
+    return money
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens and calls: frozen, and a monoid under `+` (so `sum(usages)` works).
@@ -50,6 +65,10 @@ class Usage:
         reasoning_tokens: Output tokens spent on reasoning.
         input_audio_tokens: Input tokens that are audio.
         output_audio_tokens: Output tokens that are audio.
+        cost: What the priced calls cost, in dollars.
+        unpriced_calls: Calls that spent tokens at a price nobody knows; `cost` is then a lower bound.
+        saved_tokens: Tokens that cached calls would have spent, where DSPy's cache still tells; part of nothing else.
+        saved_cost: What those would have cost, in dollars, where their price is known.
 
     Raises:
         TypeError: a count is not a number, or is a bool.
@@ -71,12 +90,18 @@ class Usage:
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
+    cost: Decimal = Decimal(0)
+    unpriced_calls: int = 0
+    saved_tokens: int = 0
+    saved_cost: Decimal = Decimal(0)
 
     def __post_init__(self) -> None:
         """Check every count, and turn integer-like values (numpy's) into int."""
-        for name in FIELDS:
-            value = getattr(self, name)
-            if type(value) is not int or value < 0:
+        for name, value in zip(FIELDS, counts(self), strict=True):
+            if name in MONEY:
+                if type(value) is not Decimal or not value.is_finite() or value < 0:
+                    object.__setattr__(self, name, check_money(name, value))
+            elif type(value) is not int or value < 0:
                 object.__setattr__(self, name, check_count(name, value))
 
     @property
@@ -103,16 +128,25 @@ class Usage:
         """Build a usage from its fields in order."""
         return cls(**dict(zip(FIELDS, values, strict=True)))
 
-    def to_dict(self) -> dict[str, int | str]:
-        """Return the counts by name, `total_tokens` among them, for JSON."""
-        result: dict[str, int | str] = {}
+    @property
+    def known_cost(self) -> Decimal | None:
+        """The cost in dollars, or None where calls spent tokens and the price of none of them is known."""
+        return None if self.unpriced_calls and not self.cost else self.cost
+
+    def to_dict(self) -> dict[str, int | float | None]:
+        """Return the counts by name, `total_tokens` among them, for JSON; `cost` is None where no price is known."""
+        result: dict[str, int | float | None] = {}
         for name, value in zip(FIELDS, counts(self), strict=True):
-            result[name] = str(value) if isinstance(value, Decimal) else value
+            result[name] = float(value) if name in MONEY else value
             if name == "output_tokens":
                 result["total_tokens"] = self.total_tokens
+        if self.known_cost is None:
+            result["cost"] = None
         return result
 
 
+MONEY: Final = frozenset({"cost", "saved_cost"})
+"""The fields that are dollars, as Decimal; the others are counts, as int."""
 FIELDS: Final = tuple(field.name for field in fields(Usage))
 counts = operator.attrgetter(*FIELDS)
 """The counts of a usage as a tuple: `Usage.from_counts(counts(usage)) == usage`."""
