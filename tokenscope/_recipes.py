@@ -74,7 +74,7 @@ class Steps:
 
     def __exit__(self, *exc: object) -> None:
         self._spent += time.perf_counter_ns() - self._since
-        self._inside = _current.get()  # the body may be suspended inside scopes of its own
+        self._inside: Any = _current.get()  # the body may be suspended inside scopes of its own
         # A step that is finalised in another Context has nothing to restore there.
         with contextlib.suppress(ValueError):
             _current.reset(self._token)
@@ -91,7 +91,7 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
     if inspect.isasyncgenfunction(function):
 
         @functools.wraps(function)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
             body = function(*args, **kwargs)
             steps = steps_of(recipe)
             try:
@@ -137,7 +137,7 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
     elif inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
             scope = recipe.enter()
             try:
                 return await function(*args, **kwargs)
@@ -322,7 +322,7 @@ def track_tokens(module: Any = None, operation: str | None = None) -> Any:
         inner: Any = function
         while isinstance(inner, functools.partial):
             inner = inner.func
-        name = operation or getattr(inner, "__name__", type(inner).__name__)
+        name: Any = operation or getattr(inner, "__name__", type(inner).__name__)
         home = module or (getattr(inner, "__module__", None) or "__main__").rpartition(".")[2]
         return Recipe((Frame("module", home), Frame("operation", name)))
 

@@ -55,7 +55,7 @@ class Node:
 
     def walk(self) -> Iterator[tuple[int, Node]]:
         """Yield every node below and this one first, with its depth, in the order of the tree."""
-        stack = [(0, self)]
+        stack: list[tuple[int, Node]] = [(0, self)]
         while stack:
             depth, node = stack.pop()
             yield depth, node
@@ -356,7 +356,7 @@ class _Draft:
     def prune(self) -> None:
         """Drop tools, evaluations and optimizers below which no call was made."""
         order: list[tuple[_Draft, Frame, _Draft]] = []
-        stack = [self]
+        stack: list[_Draft] = [self]
         while stack:
             draft = stack.pop()
             order.extend((draft, frame, child) for frame, child in draft.children.items())

@@ -44,7 +44,7 @@ class Scope(Ledger):
 
     def __init__(self, frames: tuple[Frame, ...], opener: object = None, frame: FrameType | None = None) -> None:
         below = _current.get()
-        generator: Scope | None = None
+        generator: Scope | _Pin | None = None
         self._twist: _Twist | None = None
         if below is None or below._twist is None:
             above = below or PROCESS
@@ -62,7 +62,7 @@ class Scope(Ledger):
         for frame_below in frames:
             path = path.children.get(frame_below) or path.child(frame_below)
         self.path = path
-        self.above = above
+        self.above = above  # pyright: ignore[reportIncompatibleVariableOverride]
         self.books = None
         self.ended = None
         self.opener = opener

@@ -26,7 +26,7 @@ def check_count(name: str, value: object) -> int:
     if isinstance(value, float):
         problem = "NaN or infinite" if not math.isfinite(value) else "a float"
         raise ValueError(f"{name} must be a whole number, but {value!r} is {problem}")
-    count = operator.index(value)  # type: ignore[call-overload]  # numpy integers and the like
+    count = operator.index(value)  # type: ignore[arg-type]  # numpy integers and the like
     if count < 0:
         raise ValueError(f"{name} must not be negative, but is {count}")
     return int(count)
