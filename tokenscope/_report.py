@@ -98,12 +98,11 @@ class Report:
         drafts = {above: top}
         for path, row in rows.items():
             missing: list[Path] = []
-            here: Path | None = path
-            while here is not None and here not in drafts and here.depth > above.depth:
+            here = path
+            while here not in drafts:
                 missing.append(here)
+                assert here.parent is not None
                 here = here.parent
-            if here is None or here.depth < above.depth:
-                continue
             draft = drafts[here]
             for step in reversed(missing):
                 draft = drafts[step] = draft.below(step.frame)

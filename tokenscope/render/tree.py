@@ -144,7 +144,7 @@ def _layout(report: Report, width: int, ascii_only: bool) -> Iterator[list[tuple
             (_fit(line.name, room, ascii_only), line.style),
             *((_GAP + cell.rjust(column), faint) for cell, column in zip(line.cells, columns, strict=True)),
             (_GAP + _bar(line.share, bar, ascii_only), "green"),
-            (f"{line.share:>{5 if bar else 5}.0%}", faint),
+            (f"{line.share:>5.0%}", faint),
             (_GAP + line.time.rjust(times), "dim"),
         ]
     yield [(_footer(root.usage, root.by_model), "dim")]
