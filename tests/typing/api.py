@@ -7,6 +7,7 @@ invariant, so both types must be one and the same.)
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Generic, TypeVar, assert_type
 
@@ -349,9 +350,13 @@ def a_usage(usage: Usage, usages: list[Usage]) -> None:
     assert_type(usage.input_tokens, int)
     assert_type(usage.output_tokens, int)
     assert_type(usage.total_tokens, int)
+    assert_type(usage.cost, Decimal)
+    assert_type(usage.saved_cost, Decimal)
+    assert_type(usage.unpriced_calls, int)
+    assert_type(usage.known_cost, Decimal | None)
     assert_type(usage + usage, Usage)
     assert_type(sum(usages, Usage()), Usage)
-    assert_type(usage.to_dict(), dict[str, int | str])
+    assert_type(usage.to_dict(), dict[str, int | float | None])
     assert_type(bool(usage), bool)
     assert_type(usage == usage, bool)
 
