@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from tokenscope._call import Frame
 from tokenscope._report import Report, build
-from tokenscope._usage import FIELDS, Usage
+from tokenscope._usage import FIELDS, MONEY, Usage, counts
 from tokenscope._version import __version__
 from tokenscope.errors import ReportFormatError
 
@@ -35,7 +36,11 @@ def render(report: Report) -> str:
             "entries": row.entries,
             "nanoseconds": row.nanoseconds,
             "models": {
-                model: {name: getattr(usage, name) for name in FIELDS if getattr(usage, name)}
+                model: {
+                    name: str(value) if name in MONEY else value  # dollars as text: exact
+                    for name, value in zip(FIELDS, counts(usage), strict=True)
+                    if value
+                }
                 for model, usage in row.models
             },
         }
@@ -99,7 +104,7 @@ def _rows(rows: list[Any], where: str) -> Iterator[tuple[int, Frame, int, int, d
             elif type(parent) is not int or not 0 <= parent < index:
                 raise ValueError(f"'parent' must be null or the index of an earlier row, not {parent!r}")  # noqa: TRY301
             frame = Frame(_text(row["kind"], "kind"), _text(row["name"], "name"))
-            models = {_text(model, "model"): _usage(counts) for model, counts in row["models"].items()}
+            models = {_text(model, "model"): _usage(values) for model, values in row["models"].items()}
             whole = Usage(calls=row["entries"], input_tokens=row["nanoseconds"])  # checked as counts are
             yield parent, frame, whole.calls, whole.input_tokens, models
         except KeyError as error:
@@ -108,11 +113,18 @@ def _rows(rows: list[Any], where: str) -> Iterator[tuple[int, Frame, int, int, d
             raise ReportFormatError(f"{where}: row {index} of the report is damaged: {error}") from None
 
 
-def _usage(counts: dict[str, Any]) -> Usage:
-    unknown = set(counts) - set(FIELDS)
+def _usage(values: dict[str, Any]) -> Usage:
+    unknown = set(values) - set(FIELDS)
     if unknown:
         raise ValueError(f"unknown counts {sorted(unknown)}")
-    return Usage(**counts)
+    return Usage(**{name: _dollars(name, value) if name in MONEY else value for name, value in values.items()})
+
+
+def _dollars(name: str, value: object) -> Decimal:
+    try:
+        return Decimal(_text(value, name))
+    except InvalidOperation:
+        raise ValueError(f"{name} must be a decimal number, not {value!r}") from None
 
 
 def _text(value: object, what: str) -> str:
