@@ -142,6 +142,25 @@ def test_direct_calls(lm: dspy.LM, provider: LoopbackProvider) -> None:
     assert_billed(provider, {"sync": sync.usage, "async": async_.usage})
 
 
+def test_forward(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """`lm.forward(...)`, called directly, is a call like any other; DSPy's own tracker sees of it what it always saw."""
+    tokenscope.uninstrument()
+    try:
+        with dspy.track_usage() as without:
+            lm.forward(prompt="<<bill before>>")
+    finally:
+        tokenscope.instrument()
+    with token_scope("sync") as sync, dspy.track_usage() as tracker:
+        lm.forward(prompt="<<bill before>>")
+    assert without.get_total_tokens() == tracker.get_total_tokens()
+    with token_scope("async") as async_:
+        asyncio.run(lm.aforward(prompt="<<bill async>>"))
+    with token_scope("failing") as failing, pytest.raises(Exception, match="500"):
+        lm.forward(prompt="<<fail 500>>")
+    assert (failing.usage.calls, failing.usage.failed_calls) == (1, 1)
+    assert_billed(provider, {"before": sync.usage + sync.usage, "async": async_.usage})
+
+
 def test_details(lm: dspy.LM, provider: LoopbackProvider) -> None:
     """Cached and reasoning tokens are parts of input and output, as the provider reports them."""
     with token_scope("a") as a:

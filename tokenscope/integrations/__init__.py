@@ -7,6 +7,7 @@ name is missing, that patch is left out with one warning, and the host program g
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -26,6 +27,7 @@ class Patch(NamedTuple):
     name: str
     hook: str
     optional: bool = False  # not in every supported version
+    plain: bool = False  # wrapped in a plain function rather than a wrapt proxy
 
 
 _DSPY: Final = "tokenscope.integrations.dspy"
@@ -33,12 +35,16 @@ _CARRIERS: Final = "tokenscope.integrations.executors"
 _LITELLM: Final = "tokenscope.integrations.litellm"
 
 PATCHES: Final = (
-    Patch("threading", "Thread.start", f"{_CARRIERS}:start_thread"),
-    Patch("concurrent.futures.thread", "ThreadPoolExecutor.submit", f"{_CARRIERS}:submit"),
-    Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_CARRIERS}:create_task"),
+    # From wrapt 2.2 on, wrapt loads asyncio, which not all programs need.
+    Patch("threading", "Thread.start", f"{_CARRIERS}:start_thread", plain=True),
+    Patch("concurrent.futures.thread", "ThreadPoolExecutor.submit", f"{_CARRIERS}:submit", plain=True),
+    Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_CARRIERS}:create_task", plain=True),
     Patch("dspy.clients.base_lm", "BaseLM.__call__", f"{_DSPY}:call_lm"),
     Patch("dspy.clients.base_lm", "BaseLM.acall", f"{_DSPY}:acall_lm"),
     Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_DSPY}:process_response"),
+    # DSPy asks whether `type(lm).forward is LM.forward`; a wrapt proxy is another object at each look.
+    Patch("dspy.clients.lm", "LM.forward", f"{_DSPY}:forward", plain=True),
+    Patch("dspy.clients.lm", "LM.aforward", f"{_DSPY}:aforward", plain=True),
     Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_DSPY}:call_lm", optional=True),
     Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_DSPY}:acall_lm", optional=True),
     Patch("dspy.clients.cache", "Cache.get", f"{_DSPY}:get_cached"),
@@ -160,18 +166,27 @@ def _apply(patch: Patch, module: ModuleType) -> None:
     where, _, name = patch.hook.partition(":")
     wrapped = getattr(owner, attribute) if original is _INHERITED else original
     switch = _Switch()
-    ours = (_plain if where == _CARRIERS else _proxy)(wrapped, getattr(import_module(where), name), switch)
+    ours = (_plain if patch.plain else _proxy)(wrapped, getattr(import_module(where), name), switch)
     setattr(owner, attribute, ours)
     _applied[patch] = _Applied(owner, attribute, original, ours, switch)
 
 
 def _plain(wrapped: Any, hook: Wrapper, switch: _Switch) -> Any:
-    """Wrap a method of the standard library. wrapt would do, but from its 2.2 on it loads asyncio, which not all need."""
+    """Wrap a method in a function of the same kind."""
+    method: Any
+    if inspect.iscoroutinefunction(wrapped):
 
-    @functools.wraps(wrapped)
-    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        bound = wrapped.__get__(self)
-        return hook(bound, self, args, kwargs) if switch else bound(*args, **kwargs)
+        @functools.wraps(wrapped)
+        async def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            bound = wrapped.__get__(self)
+            return await (hook(bound, self, args, kwargs) if switch else bound(*args, **kwargs))
+
+    else:
+
+        @functools.wraps(wrapped)
+        def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            bound = wrapped.__get__(self)
+            return hook(bound, self, args, kwargs) if switch else bound(*args, **kwargs)
 
     return method
 

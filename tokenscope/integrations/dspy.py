@@ -154,6 +154,41 @@ async def acall_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> A
     return result
 
 
+def forward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`LM.forward`: part of a call, or, where somebody calls it directly, one by itself, whose usage is in the response."""
+    if inside_lm_call():
+        return wrapped(*args, **kwargs)
+
+    def ask() -> Any:
+        response = wrapped(*args, **kwargs)
+        _read_response(response)
+        return response
+
+    return call_lm(ask, instance, (), {})
+
+
+async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`LM.aforward`: the same for coroutines."""
+    if inside_lm_call():
+        return await wrapped(*args, **kwargs)
+
+    async def ask() -> Any:
+        response = await wrapped(*args, **kwargs)
+        _read_response(response)
+        return response
+
+    return await acall_lm(ask, instance, (), {})
+
+
+def _read_response(response: Any) -> None:
+    """Keep the usage that a response tells, where DSPy itself did not hand it to the tracker."""
+    tracker = thread_local_overrides.get().get("usage_tracker")
+    if isinstance(tracker, CallTracker) and not tracker.entries and not tracker.hit:
+        usage = getattr(response, "usage", None)
+        if usage:
+            tracker.entries.append(usage)
+
+
 def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Cache.get`: tell a cache hit from a call whose provider reports no usage."""
     found = wrapped(*args, **kwargs)
@@ -166,14 +201,10 @@ def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def process_response(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`BaseLM._process_lm_response`: what DSPy 3.0 does not track, the usage that an LM of the user's own reports."""
-    tracker = thread_local_overrides.get().get("usage_tracker")
-    if isinstance(tracker, CallTracker) and not tracker.entries and not tracker.hit and args:
-        usage = getattr(args[0], "usage", None)
-        result = wrapped(*args, **kwargs)
-        if not tracker.entries and usage:
-            tracker.entries.append(usage)
-        return result
-    return wrapped(*args, **kwargs)
+    result = wrapped(*args, **kwargs)
+    if args:
+        _read_response(args[0])
+    return result
 
 
 def inside_lm_call() -> bool:
