@@ -70,7 +70,7 @@ class Ratios:
         result: float,
         *,
         at_most: float | None = None,
-        form: str = "{:.2f} times",
+        form: str = "{:.3f} times",
     ) -> None:
         """Put a line into the table, and fail where its bound is not kept."""
         bound = "" if at_most is None else form.format(at_most)
