@@ -34,9 +34,10 @@ _waiting: Final[list[Callable[[], None]]] = []
 
 
 def _new_lock_in_child() -> None:
-    """Replace the lock in a forked child: the thread that held it is not there to release it."""
+    """Replace the lock in a forked child: the thread that held it is not there to release it, nor to end what it began."""
     global _lock, _writing  # noqa: PLW0603
     _lock = threading.RLock()
+    _waiting.clear()
     _writing = False
 
 
