@@ -21,4 +21,4 @@ def tokens(usage: Usage) -> tuple[int, int, int, int]:
 def assert_billed(provider: LoopbackProvider, expected: dict[str, Usage]) -> None:
     """Compare usages with the bill, tag by tag, calls included, and with nothing left over on the bill."""
     bill = {tag: (usage.calls, *tokens(usage)) for tag, usage in provider.bill.items()}
-    assert bill == {tag: (usage.calls - usage.cached_calls, *tokens(usage)) for tag, usage in expected.items()}
+    assert {tag: (usage.calls - usage.cached_calls, *tokens(usage)) for tag, usage in expected.items()} == bill

@@ -30,9 +30,9 @@ def tokenscope_command(*arguments: str, **environment: str) -> subprocess.Comple
 def test_demo() -> None:
     """The demonstration prints the tree of a real agent, and its total is what the server billed."""
     done = tokenscope_command("demo")
-    assert done.returncode == 0, done.stderr
+    assert 0 == done.returncode, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["scope", "calls", "input", "output", "total", "share", "time"]
+    assert ["scope", "calls", "input", "output", "total", "share", "time"] == lines[0].split()
     for name in (
         "ResearchAgent",
         "planner",
@@ -89,7 +89,7 @@ def test_demo_with_a_model_of_the_users() -> None:
             "demo", "--model", "openai/gpt-5-mini", OPENAI_API_KEY="none", OPENAI_API_BASE=provider.url
         )
         calls = provider.total.calls
-    assert done.returncode == 0, done.stderr
+    assert 0 == done.returncode, done.stderr
     assert f"{calls} calls; " in done.stdout.splitlines()[-1]
     assert calls > 5
 
@@ -98,7 +98,7 @@ def test_demo_with_a_model_of_the_users() -> None:
 def test_help(flag: str) -> None:
     """Help names the commands."""
     done = tokenscope_command(flag)
-    assert done.returncode == 0
+    assert 0 == done.returncode
     assert re.search(r"^  demo +\w", done.stdout, re.MULTILINE)
 
 
@@ -110,5 +110,5 @@ def test_version() -> None:
 def test_unknown_command() -> None:
     """A wrong command line is an error with status 2."""
     done = tokenscope_command("frobnicate")
-    assert done.returncode == 2
+    assert 2 == done.returncode
     assert "No such command 'frobnicate'" in done.stderr

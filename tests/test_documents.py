@@ -46,14 +46,14 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(code) >= 4
     for line in ("answering", "├─ planner", "review_answer", "summarize_page", "ocr"):
         assert line in printed
-    assert namespace["both"].total.calls == 2 * namespace["report"].total.calls
+    assert 2 * namespace["report"].total.calls == namespace["both"].total.calls
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_examples(example: Path, tmp_path: Path) -> None:
     """Each script in docs/examples runs by itself and prints a tree."""
     done = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert 0 == done.returncode, done.stderr
     assert re.search(r"^scope +calls +input +output +total +share +time$", done.stdout, re.MULTILINE)
 
 

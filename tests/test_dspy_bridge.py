@@ -93,7 +93,7 @@ def test_names_of_predictors(provider: LoopbackProvider) -> None:
         dspy.Predict(Summary)(text="Long.")
         dspy.ChainOfThought(Summary)(text="Long.")
     assert {"Predict(question -> answer)", "Predict(Summary)", "ChainOfThought"} == set(run.report().predictors())
-    assert run.report().find("run/ChainOfThought").children == ()
+    assert () == run.report().find("run/ChainOfThought").children
 
 
 def test_a_predictor_of_an_outer_module(provider: LoopbackProvider) -> None:
@@ -129,8 +129,8 @@ def test_scopes_and_attributes() -> None:
             return scope.name, scope.kind, dict(scope.attributes)
 
     with token_scope("run", id=7) as run:
-        assert Odd()() == ("Odd", "dspy", {})
-    assert run.attributes == {"id": 7}
+        assert ("Odd", "dspy", {}) == Odd()()
+    assert {"id": 7} == run.attributes
 
 
 def test_async_tools(provider: LoopbackProvider) -> None:
@@ -186,7 +186,7 @@ def test_optimizers_of_the_users(provider: LoopbackProvider) -> None:
         assert not hasattr(vars(Mine)["compile"], "__tokenscope_compile__")
         with token_scope("off") as off:
             Mine().compile(student, trainset=[])
-        assert off.usage.calls == 0
+        assert 0 == off.usage.calls
     finally:
         tokenscope.instrument()
     with token_scope("on") as on:
@@ -220,7 +220,7 @@ def test_patches_are_undone_and_applied_again(provider: LoopbackProvider) -> Non
     tokenscope.uninstrument()
     tokenscope.uninstrument()
     try:
-        assert integrations.applied() == ()
+        assert () == integrations.applied()
         clean = originals()
         assert all(a is not b for a, b in zip(clean, patched, strict=True))
         assert all("tokenscope" not in type(each).__module__ and "wrapt" not in type(each).__module__ for each in clean)
@@ -272,7 +272,7 @@ def test_a_name_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
             TokenScopeWarning, match=r"no dspy\.utils\.parallelizer\.ParallelExecutor\.execute"
         ) as caught:
             tokenscope.instrument()
-    assert len(caught) == 1
+    assert 1 == len(caught)
     names = {f"{patch.module}.{patch.name}" for patch in integrations.applied()}
     assert "dspy.utils.parallelizer.ParallelExecutor.execute" not in names
     assert "dspy.clients.base_lm.BaseLM.__call__" in names
@@ -319,7 +319,7 @@ def test_disabled() -> None:
 import tokenscope, dspy, threading
 from tokenscope import integrations
 from tokenscope.testing import LoopbackProvider
-assert integrations.applied() == ()
+assert () == integrations.applied()
 assert "wrapt" not in type(vars(dspy.BaseLM)["__call__"]).__module__
 @tokenscope.track_tokens("m", "o")
 def work():
@@ -327,8 +327,8 @@ def work():
 with LoopbackProvider() as provider, dspy.context(lm=provider.lm()), tokenscope.token_scope("a") as scope:
     work()
     tokenscope.record_tokens("m", "o", "model", "provider", 1, 1)
-assert provider.total.calls == 1
-assert scope.usage.calls == 0 and not tokenscope.report()
+assert 1 == provider.total.calls
+assert 0 and not tokenscope.report() == scope.usage.calls
 print("inert")
 """
     import os
@@ -369,8 +369,8 @@ def test_our_own_faults_do_not_reach_the_program(provider: LoopbackProvider, mon
         lm.armed = True
         _warned.clear()
         with token_scope("a") as a, pytest.warns(TokenScopeWarning, match="preparing to count an LM call"):
-            assert len(call()) == 1
+            assert 1 == len(call())
         assert a.usage.calls <= 1
     with token_scope("b") as b:
         lm("Hello")
-    assert b.usage.calls == 1
+    assert 1 == b.usage.calls

@@ -173,8 +173,8 @@ def test_several_candidates(lm: dspy.LM, provider: LoopbackProvider) -> None:
     """With n=3 all candidates' tokens are counted, whether the engine asks once or three times."""
     with token_scope("a") as a:
         result = dspy.Predict("question -> answer", n=3)(question="Why? <<bill a>>", config={"temperature": 1.0})
-    assert len(result.completions) == 3
-    assert a.usage.calls == 1
+    assert 3 == len(result.completions)
+    assert 1 == a.usage.calls
     assert tokens(provider.bill["a"]) == tokens(a.usage)
 
 
@@ -182,7 +182,7 @@ def test_history_disabled(lm: dspy.LM, provider: LoopbackProvider) -> None:
     """Counting does not rest on DSPy's history."""
     with dspy.context(disable_history=True), token_scope("a") as a:
         ask("a")
-    assert lm.history == []
+    assert [] == lm.history
     assert_billed(provider, {"a": a.usage})
 
 
@@ -280,7 +280,7 @@ def test_one_pool_for_two_scopes(lm: dspy.LM, provider: LoopbackProvider) -> Non
             futures = [pool.submit(lm, "<<wait 0.02>> <<bill a>>") for _ in range(4)]
         with token_scope("b") as b:
             futures += [pool.submit(lm, "<<bill b>>") for _ in range(4)]
-            assert len(list(pool.map(lm, ["<<bill b>>"] * 3))) == 3
+            assert 3 == len(list(pool.map(lm, ["<<bill b>>"] * 3)))
         futures += [pool.submit(lm, "<<bill none>>") for _ in range(4)]
         for future in futures:
             future.result()
@@ -417,7 +417,7 @@ def test_task_that_outlives_its_scope(lm: dspy.LM, provider: LoopbackProvider) -
 
     with token_scope("run") as run:
         before, a, b = asyncio.run(main())
-    assert before == 0
+    assert 0 == before
     assert_billed(provider, {"a": a.usage, "b": b.usage})
     assert tokens(provider.total) == tokens(run.usage)
 
@@ -603,7 +603,7 @@ def test_best_of_n(lm: dspy.LM, provider: LoopbackProvider) -> None:
     best = dspy.BestOfN(module=Answer(), N=3, reward_fn=lambda args, prediction: 0.0, threshold=1.0)
     with token_scope("a") as a:
         best(question="Why? <<bill a>>")
-    assert a.usage.calls == 3
+    assert 3 == a.usage.calls
     assert_billed(provider, {"a": a.usage})
 
 
@@ -629,8 +629,8 @@ def test_react_with_a_tool_that_calls_a_model(lm: dspy.LM, provider: LoopbackPro
         agent(question="Why? <<bill agent>>")
     report = run.report()
     tool = report.find("run/ReAct/search")
-    assert tool.kind == "tool"
-    assert tool.children[0].name == "Predict(text -> summary)"
+    assert "tool" == tool.kind
+    assert "Predict(text -> summary)" == tool.children[0].name
     assert tokens(provider.bill["tool"]) == tokens(tool.usage)
     predictors = report.predictors()
     assert tokens(provider.bill["agent"]) == tokens(predictors["ReAct"] + predictors["ReAct.extract"])
@@ -675,7 +675,7 @@ def test_cache_hit(
     finally:
         dspy.cache = before
     assert_billed(provider, {"a": first.usage})
-    assert first.usage.cached_calls == 0
+    assert 0 == first.usage.cached_calls
     assert (again.usage.calls, again.usage.cached_calls, again.usage.total_tokens) == (1, 1, 0)
 
 
@@ -684,7 +684,7 @@ def test_failing_parse(lm: dspy.LM, provider: LoopbackProvider) -> None:
     with token_scope("a") as a, pytest.raises(Exception, match="parse"):
         ask("a", "<<garble>>")
     assert a.usage.calls >= 2
-    assert a.usage.failed_calls == 0
+    assert 0 == a.usage.failed_calls
     assert_billed(provider, {"a": a.usage})
 
 
@@ -728,11 +728,11 @@ def test_lm_that_calls_another_lm(lm: dspy.LM, provider: LoopbackProvider) -> No
     for reports in ("none", "zero", "all"):
         with dspy.context(lm=Router(reports)), token_scope(reports) as scope:
             ask(reports)
-        assert scope.usage.calls == 1
+        assert 1 == scope.usage.calls
         assert tokens(provider.bill[reports]) == tokens(scope.usage)
         with dspy.context(lm=Router(reports, Router("all"))), token_scope("chain") as chain:
             ask(f"{reports} chain")
-        assert chain.usage.calls == 1
+        assert 1 == chain.usage.calls
         assert tokens(provider.bill[f"{reports} chain"]) == tokens(chain.usage)
 
 

@@ -116,7 +116,7 @@ def test_configure_inside_a_scope() -> None:
                 dspy.Predict("question -> answer")(question="Why?")
                 dspy.configure(lm=provider.lm("openai/gpt-4o-mini"), max_history_size=9_999)
                 dspy.Predict("question -> answer")(question="Why?")
-            assert sorted(run.report().by_model()) == ["openai/gpt-4o", "openai/gpt-4o-mini"]
+            assert ["openai/gpt-4o", "openai/gpt-4o-mini"] == sorted(run.report().by_model())
             assert (dspy.settings.lm.model, dspy.settings.max_history_size) == ("openai/gpt-4o-mini", 9_999)
     finally:
         dspy.configure(lm=before, max_history_size=10_000)
@@ -148,7 +148,7 @@ def test_configure_inside_a_call(compare: Any) -> None:
             dspy.configure(max_errors=before)
             thread_local_overrides.reset(token)
 
-    assert compare(program) == 1
+    assert 1 == compare(program)
 
 
 class Recorder(BaseCallback):
@@ -287,7 +287,7 @@ def test_programs_pickle(compare: Any) -> None:
         optimizer = cloudpickle.loads(cloudpickle.dumps(namespace["Optimizer"]()))
         return type(optimizer.compile(mine, trainset=[])(question="Why?")).__name__
 
-    assert compare(program) == "Prediction"
+    assert "Prediction" == compare(program)
 
 
 def test_save_and_load(compare: Any, tmp_path: Any) -> None:

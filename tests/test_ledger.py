@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 
 import pytest
 from spending import spend, spent
 
 import tokenscope
-from tokenscope import current_scope, errors, record_tokens, token_scope
+from tokenscope import current_scope, errors, token_scope
 from tokenscope._call import MAX_NAMES, ROOT
 from tokenscope._ledger import PROCESS, Ledger, _below
 from tokenscope.errors import TokenScopeWarning
