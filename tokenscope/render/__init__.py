@@ -13,8 +13,17 @@ from tokenscope._files import write_whole
 if TYPE_CHECKING:
     from tokenscope._report import Report
 
-FORMATS: Final = {"tree": ".txt", "json": ".json"}
-"""Each format's name and the suffix of its files."""
+FORMATS: Final = {
+    "tree": ".txt",
+    "json": ".json",
+    "table": "",
+    "markdown": ".md",
+    "csv": ".csv",
+    "speedscope": ".speedscope.json",
+    "folded": ".folded",
+}
+"""Each format's name and the suffix of its files; the table has none of its own."""
+_BY_SUFFIX: Final = {suffix: name for name, suffix in FORMATS.items() if suffix}
 
 
 def renderer(name: str) -> Callable[..., str]:
@@ -36,12 +45,12 @@ def format_of(path: str | os.PathLike[str]) -> str:
         ValueError: no format has that suffix.
     """
     name = os.fspath(path).lower()
-    for each, suffix in FORMATS.items():
+    for suffix in sorted(_BY_SUFFIX, key=len, reverse=True):  # .speedscope.json before .json
         if name.endswith(suffix):
-            return each
+            return _BY_SUFFIX[suffix]
     raise ValueError(
         f"{os.fspath(path)!r}: the suffix says the format, and must be one of "
-        + ", ".join(f"{suffix} ({each})" for each, suffix in FORMATS.items())
+        + ", ".join(f"{suffix} ({each})" for suffix, each in _BY_SUFFIX.items())
     )
 
 
