@@ -328,7 +328,7 @@ with LoopbackProvider() as provider, dspy.context(lm=provider.lm()), tokenscope.
     work()
     tokenscope.record_tokens("m", "o", "model", "provider", 1, 1)
 assert 1 == provider.total.calls
-assert 0 and not tokenscope.report() == scope.usage.calls
+assert scope.usage.calls == 0 and not tokenscope.report()
 print("inert")
 """
     import os

@@ -137,4 +137,4 @@ def test_an_lm_that_reports_nonsense_breaks_nothing() -> None:
     _warned.clear()
     with token_scope("a") as scope, pytest.warns(TokenScopeWarning):
         assert ["Hello."] == Nonsense(model="nonsense")("Hi")
-    assert Usage(calls=1) == scope.usage
+        assert Usage(calls=1) == scope.usage

@@ -17,9 +17,10 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from tokenscope._call import ROOT, Path
+from tokenscope._later import read_now
 from tokenscope._rows import Row, crowded, note_entries, row_at, warn_of_crowds
 from tokenscope._usage import Counts
 
@@ -30,7 +31,7 @@ _CROWD: Final = 8  # large closed ledgers that one ledger keeps linked
 # Reentrant, because a garbage collection inside the lock may finalise a generator, which counts and leaves its scopes.
 _lock = threading.RLock()
 _writing = False  # what such a generator writes has to wait, or rows that are just being folded would be folded twice
-_waiting: Final[list[Callable[[], None]]] = []
+_waiting: Final[list[tuple[Callable[..., None], tuple[Any, ...]]]] = []
 
 
 def _new_lock_in_child() -> None:
@@ -45,17 +46,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock_in_child)
 
 
-def _write(change: Callable[[], None]) -> None:
+def _write(change: Callable[..., None], *arguments: Any) -> None:
     """Make one change of the ledgers after the other."""
     global _writing  # noqa: PLW0603
     with _lock:
-        _waiting.append(change)
         if _writing:
+            _waiting.append((change, arguments))
             return
         _writing = True
         try:
+            change(*arguments)
             while _waiting:
-                _waiting.pop(0)()
+                change, arguments = _waiting.pop(0)
+                change(*arguments)
         finally:
             _writing = False
 
@@ -77,7 +80,7 @@ class Books:
 class Ledger:
     """Rows below one path, and the ledgers of the scopes inside."""
 
-    __slots__ = ("above", "books", "ended", "path", "started")
+    __slots__ = ("above", "books", "ended", "held", "path", "started")
 
     def __init__(self, path: Path) -> None:
         """Make a ledger that stands alone: the process's, or a sum of others."""
@@ -86,12 +89,16 @@ class Ledger:
         self.started = time.perf_counter_ns()
         self.ended: int | None = None
         self.books: Books | None = Books()
+        self.held = True  # whether anybody may ask this very ledger for its counts
 
     # -- writing --------------------------------------------------------------------------------------------------------
 
     def add(self, path: Path, model: str, values: Counts) -> None:
         """Add one call's counts at `path`, which lies at or below this ledger's own."""
-        _write(lambda: self._add(path, model, values))
+        ledger: Ledger | None = self
+        while ledger is not None and ledger.ended is not None and ledger.books is None and not ledger.held:
+            ledger = ledger.above  # nobody will ever look there, so there need be no books
+        _write((ledger or self)._add, path, model, values)
         if crowded:
             warn_of_crowds()
 
@@ -118,6 +125,7 @@ class Ledger:
 
     def clear(self) -> None:
         """Forget what was counted so far. Scopes that are open keep theirs; what they count from now on is seen here."""
+        read_now()
         _write(self._clear)
 
     def _clear(self) -> None:
@@ -228,6 +236,7 @@ class Ledger:
 
     def view(self) -> dict[Path, Row]:
         """Return a copy of everything counted here and in the scopes inside, those still open included."""
+        read_now()
         found: list[dict[Path, Row]] = []
         _write(lambda: found.append(self._look()))
         if crowded:

@@ -17,7 +17,9 @@ from typing import Final
 
 GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _RESUME: Final = dis.opmap["RESUME"]
-_AFTER_AWAIT: Final = 3  # the low two bits of RESUME's argument: 0 start, 1 yield, 2 yield from, 3 await (the dis module)
+_AFTER_AWAIT: Final = (
+    3  # the low two bits of RESUME's argument: 0 start, 1 yield, 2 yield from, 3 await (the dis module)
+)
 _CONTEXTLIB: Final = contextlib.__name__
 PASSING: Final = frozenset({"__enter__", "__aenter__", "__exit__", "__aexit__", "enter_context", "enter_async_context"})
 """Names of the functions that enter and leave on behalf of a `with` statement further up (contextlib's among them)."""

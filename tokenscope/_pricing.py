@@ -17,10 +17,17 @@ from typing import Any, Final
 
 from tokenscope._usage import Usage
 
-_EDGES: Final = tuple(sorted({k * 1_000 - low for k in range(16, 2_001) for low in (0, 1)} | {k * 1_024 for k in range(16, 2_048)}))
+_EDGES: Final = tuple(
+    sorted({k * 1_000 - low for k in range(16, 2_001) for low in (0, 1)} | {k * 1_024 for k in range(16, 2_048)})
+)
 """Prompt lengths at which a price may change: above 16,000 tokens, each multiple of 1,000, the one before it, and of 1,024."""
 _MILLION: Final = Decimal(1_000_000)
-_PROVIDERS: Final = {"fireworks_ai": "fireworks", "bedrock_converse": "bedrock", "azure_ai": "azure", "chatgpt": "openai"}
+_PROVIDERS: Final = {
+    "fireworks_ai": "fireworks",
+    "bedrock_converse": "bedrock",
+    "azure_ai": "azure",
+    "chatgpt": "openai",
+}
 """Providers that litellm calls otherwise than genai-prices does."""
 
 _lock = threading.Lock()

@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Final, Protocol, TypeVar, overload
 
 from tokenscope._call import MAX_NAMES, Frame
 from tokenscope._pause import GENERATOR, PASSING, suspending_frame
-from tokenscope._scope import DISABLED, Scope, Visit, _current, count, current_scope, generator_frame
-from tokenscope._usage import Usage
+from tokenscope._scope import DISABLED, Scope, Visit, _current, active, count, generator_frame
+from tokenscope._usage import Usage, counts
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", "classmethod[Any, Any, Any]", "staticmethod[Any, Any]")
@@ -31,6 +31,9 @@ def check_name(what: str, name: object) -> str:
     if not name.strip():
         raise ValueError(f"{what} must not be empty, but is {name!r}")
     return str(name)
+
+
+_getframe: Final = sys._getframe
 
 
 class Decorator(Protocol):
@@ -219,10 +222,11 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         return self.frames[0].name
 
     def __enter__(self) -> Scope:
-        caller = sys._getframe(1)
+        caller = _getframe(1)
         code = caller.f_code
         frame = suspending_frame(caller) if code.co_flags & GENERATOR or code.co_name in PASSING else None
         scope = Scope(self.frames, self, frame)
+        scope.held = True
         self._entered[scope] = caller
         return scope
 
@@ -230,7 +234,7 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         scope = _current.get()
-        caller = sys._getframe(1)
+        caller = _getframe(1)
         if self._entered.get(scope) is not caller or scope._twist is not None:
             self._leave(caller)
         else:
@@ -416,7 +420,7 @@ def record_tokens(
         output_audio_tokens=output_audio_tokens,
     )
     check_parts(usage)
-    count(current_scope(), name, usage, frames=frames, started=time.time(), metadata=metadata)
+    count(active(), name, counts(usage), frames=frames, started=time.time(), metadata=metadata)
 
 
 def model_name(model: object, provider: object) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tokenscope._call import NO_SCOPE, Call, Frame
 from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._pause import is_suspended
-from tokenscope._usage import Usage, counts
+from tokenscope._usage import Counts, Usage, counts
 
 if TYPE_CHECKING:
     from tokenscope._report import Report
@@ -65,6 +65,7 @@ class Scope(Ledger):
         self.above = above  # pyright: ignore[reportIncompatibleVariableOverride]
         self.books = None
         self.ended = None
+        self.held = False
         self.opener = opener
         self._below: Scope | _Pin | None = below
         _current.set(self)
@@ -78,7 +79,9 @@ class Scope(Ledger):
     @property
     def parent(self) -> Scope | None:
         """The scope that was active where this one was entered."""
-        return self.above if isinstance(self.above, Scope) else None
+        above = self.above
+        above.held = True
+        return above if isinstance(above, Scope) else None
 
     @property
     def name(self) -> str:
@@ -177,10 +180,10 @@ class _Pin:
 
     ended = None
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, paused: tuple[Scope, ...]) -> None:
         self.scope = scope
         self._below = None
-        self._twist = _Twist(None, ())
+        self._twist = _Twist(None, paused)
 
 
 _current: Final[ContextVar[Any]] = ContextVar("tokenscope_scope", default=None)
@@ -195,7 +198,15 @@ def current_scope() -> Scope | None:
         ...     current_scope().name
         'outer'
     """
-    top = _current.get()
+    scope = active()
+    if scope is not None:
+        scope.held = True
+    return scope
+
+
+def active() -> Scope | None:
+    """Return the current scope, for whom it is only a place: nobody will ask it for its counts."""
+    top: Any = _current.get()
     return top if top is None or top._twist is None else _resolve(top)
 
 
@@ -210,7 +221,7 @@ def _resolve(top: Scope | _Pin | None) -> Scope | None:
     """Find the scope that is active, where the one on top may be paused, left, or older than a resumed one below it."""
     while top is not None:
         if isinstance(top, _Pin):
-            return top.scope
+            return _resumed_inside(top._twist.paused) or top.scope
         twist = top._twist
         if twist is None:
             return top
@@ -223,9 +234,8 @@ def _resolve(top: Scope | _Pin | None) -> Scope | None:
 def _resumed_inside(paused: tuple[Scope, ...]) -> Scope | None:
     """Return the innermost of scopes that were paused when another was entered and whose generators now run inside it."""
     running = [scope for scope in paused if scope.ended is None and not _is_paused(scope)]
-    resumed = {
-        generator_frame(scope): scope for scope in sorted(running, key=_depth)
-    }  # of one generator, the innermost
+    running.sort(key=_depth)  # of one generator, the innermost
+    resumed = {generator_frame(scope): scope for scope in running}
     frame: FrameType | None = sys._getframe() if resumed else None
     while frame is not None and frame not in resumed:
         frame = frame.f_back
@@ -247,14 +257,15 @@ def _depth(scope: Scope) -> int:
 
 
 def _paused_above(top: Scope | _Pin | None, active: Scope | None) -> tuple[Scope, ...]:
-    """Return the scopes of suspended generators that lie on top of the active one, or were suspended when it was entered."""
-    found: list[Scope] = []
-    while top is not None and not isinstance(top, _Pin):
-        found.extend(each for each in (top, *(top._twist.paused if top._twist else ())) if _is_paused(each))
-        if top is active:
-            break
+    """Return the scopes of suspended generators that lie above the active one, or were suspended when it was entered."""
+    found: dict[Scope, None] = {}
+    for scope in (top, active):
+        if scope is not None and scope._twist is not None:
+            found.update(dict.fromkeys(scope._twist.paused))
+    while top is not None and top is not active and not isinstance(top, _Pin):
+        found[top] = None
         top = top._below
-    return tuple(found)
+    return tuple(scope for scope in found if _is_paused(scope))
 
 
 class Visit:
@@ -268,8 +279,11 @@ class Visit:
     @classmethod
     def here(cls) -> Visit:
         """Remember the scope that is active here."""
-        scope = current_scope()
-        return cls(scope if scope is None or scope._twist is None else _Pin(scope))
+        top = _current.get()
+        if top is None or top._twist is None:
+            return cls(top)
+        scope = _resolve(top)
+        return cls(None if scope is None else _Pin(scope, _paused_above(top, scope)))
 
     def enter(self) -> _Stay:
         """Make the scope current until `leave`."""
@@ -297,7 +311,7 @@ class _Stay:
 def count(
     ledger: Ledger | None,
     model: str,
-    usage: Usage,
+    values: Counts,
     *,
     frames: tuple[Frame, ...] = (),
     started: float = 0.0,
@@ -314,8 +328,9 @@ def count(
     path = ledger.path
     for frame in frames:
         path = path.child(frame)
-    ledger.add(path, model, counts(usage))
+    ledger.add(path, model, values)
     if observers:
+        usage = Usage.from_counts(values)
         call = Call(
             path=path, model=model, usage=usage, started=started, seconds=seconds, error=error, metadata=metadata
         )

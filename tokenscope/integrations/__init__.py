@@ -61,24 +61,12 @@ COMPILE: Final = "dspy.teleprompt.teleprompt"
 """Where the optimizers' base class is: `compile` is wrapped in each of its subclasses, also in those to come."""
 
 
-class _Switch:
-    """Whether a wrapper does anything but pass calls on."""
-
-    __slots__ = ("on",)
-
-    def __init__(self) -> None:
-        self.on = True
-
-    def __bool__(self) -> bool:
-        return self.on
-
-
 class _Applied(NamedTuple):
     owner: Any
     attribute: str
     original: Any  # as it stood in the owner's own __dict__, or `_INHERITED`
     ours: Any
-    switch: _Switch
+    switch: list[bool]  # emptied to make the wrapper a mere passage
 
 
 _INHERITED: Final = object()
@@ -165,13 +153,13 @@ def _apply(patch: Patch, module: ModuleType) -> None:
     original = vars(owner).get(attribute, _INHERITED)
     where, _, name = patch.hook.partition(":")
     wrapped = getattr(owner, attribute) if original is _INHERITED else original
-    switch = _Switch()
+    switch = [True]
     ours = (_plain if patch.plain else _proxy)(wrapped, getattr(import_module(where), name), switch)
     setattr(owner, attribute, ours)
     _applied[patch] = _Applied(owner, attribute, original, ours, switch)
 
 
-def _plain(wrapped: Any, hook: Wrapper, switch: _Switch) -> Any:
+def _plain(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
     """Wrap a method in a function of the same kind."""
     method: Any
     if inspect.iscoroutinefunction(wrapped):
@@ -191,16 +179,17 @@ def _plain(wrapped: Any, hook: Wrapper, switch: _Switch) -> Any:
     return method
 
 
-def _proxy(wrapped: Any, hook: Wrapper, switch: _Switch) -> Any:
+def _proxy(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
     """Wrap a function so that it keeps its kind, signature and identity checks."""
     import wrapt
 
-    return wrapt.FunctionWrapper(wrapped, hook, enabled=switch)
+    # Any object will do as `enabled`; looking whether a list is empty costs nothing.
+    return wrapt.FunctionWrapper(wrapped, hook, enabled=switch)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def _undo(applied: _Applied) -> None:
     if vars(applied.owner).get(applied.attribute) is not applied.ours:
-        applied.switch.on = False  # somebody has wrapped it since: what is inside theirs becomes a mere passage
+        applied.switch.clear()  # somebody has wrapped it since: what is inside theirs becomes a mere passage
     elif applied.original is _INHERITED:
         delattr(applied.owner, applied.attribute)
     else:

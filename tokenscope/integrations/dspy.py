@@ -7,8 +7,8 @@ so `prediction.get_lm_usage()` and `dspy.track_usage()` see what they always saw
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import functools
 import time
 from collections.abc import Iterator
 from types import ModuleType
@@ -17,14 +17,15 @@ from typing import Any, Final
 from dspy.dsp.utils.settings import settings, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
-from tokenscope._call import Frame
+from tokenscope._call import MAX_NAMES, Frame
+from tokenscope._later import read_later
 from tokenscope._ledger import Ledger
 from tokenscope._recipes import Recipe, carry, wrap
-from tokenscope._scope import Scope, count, current_scope
-from tokenscope._usage import Usage
+from tokenscope._scope import Scope, active, count
+from tokenscope._usage import Usage, counts
 from tokenscope.errors import internal_error
-from tokenscope.integrations.dspy_names import module_frame
-from tokenscope.integrations.dspy_usage import read_entries
+from tokenscope.integrations.dspy_names import module_name
+from tokenscope.integrations.dspy_usage import read_counts, read_entries
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -34,15 +35,26 @@ Kwargs = dict[str, Any]
 
 
 class CallTracker(UsageTracker):  # type: ignore[misc]
-    """A usage tracker for one LM call, with the one that it stands in for behind it."""
+    """One LM call on its way: a usage tracker, with the one that it stands in for behind it."""
 
-    def __init__(self, behind: Any) -> None:
+    def __init__(self, lm: Any) -> None:
+        overrides = thread_local_overrides.get()
+        behind = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker
+        # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
+        self.around: CallTracker | None = behind if isinstance(behind, CallTracker) else None
+        self.behind: Any = behind if self.around is None else self.around.behind
         self.entries: list[Any] = []
         self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
         self.hit = False
-        # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
-        self.around: CallTracker | None = behind if isinstance(behind, CallTracker) else None
-        self.behind: Any = self.around.behind if self.around is not None else behind
+        self.model = str(getattr(lm, "model", None) or type(lm).__name__)
+        self.scope: Ledger | None = active()
+        # Not dspy.context(): that would also freeze the global settings for the time of the call.
+        inside = type(overrides)(overrides)
+        inside["usage_tracker"] = self
+        inside["track_usage"] = True
+        self.token = thread_local_overrides.set(inside)
+        self.started = time.time()
+        self.since = time.perf_counter()
 
     def add_usage(self, lm: str, usage_entry: Any) -> None:
         """Keep the entry and pass it on."""
@@ -62,65 +74,45 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         twin.behind = copy.deepcopy(self.behind, memo)
         return twin
 
-
-class _LMCall:
-    """One LM call on its way."""
-
-    __slots__ = ("ledger", "model", "since", "started", "token", "tracker")
-
-    def __init__(self, lm: Any) -> None:
-        self.ledger: Ledger | None = current_scope()
-        self.model = str(getattr(lm, "model", None) or type(lm).__name__)
-        overrides = thread_local_overrides.get()
-        behind = settings.usage_tracker
-        self.tracker = CallTracker(behind)
-        # Not dspy.context(): that would also freeze the global settings for the time of the call.
-        self.token = thread_local_overrides.set(
-            type(overrides)({**overrides, "usage_tracker": self.tracker, "track_usage": True})
-        )
-        self.started = time.time()
-        self.since = time.perf_counter()
-
     def end(self, error: BaseException | None) -> None:
-        """Restore the settings and count what the tracker holds."""
+        """Restore the settings, and leave the call to be counted."""
         seconds = time.perf_counter() - self.since
-        # A coroutine that is finalised in another Context cannot reset there, and need not: that Context never saw it.
-        with contextlib.suppress(ValueError):
+        try:
             thread_local_overrides.reset(self.token)
+        except ValueError:
+            pass  # a coroutine that is finalised in another Context, which never saw these settings
+        read_later(self.count, seconds, None if error is None else type(error).__name__)
+
+    def count(self, seconds: float, error: str | None) -> None:
+        """Count the call by what the entries say."""
         try:
             self._count(seconds, error)
         except Exception:  # noqa: BLE001
             internal_error("counting an LM call")
 
-    def _count(self, seconds: float, error: BaseException | None) -> None:
-        tracker = self.tracker
-        spent = read_entries(self.model, tracker.entries)
-        relayed = bool(tracker.inner) and (not spent or _is_relayed(spent, tracker.inner))
-        if tracker.around is not None:
-            tracker.around.inner.append(sum(tracker.inner, Usage()) if relayed else spent)
-        if relayed:
-            return  # it only handed on what another LM, counted already, has spent
-        failed = error is not None
-        usage = spent + Usage(
-            calls=1, failed_calls=int(failed), cached_calls=int(tracker.hit and not failed and not tracker.entries)
-        )
-        count(
-            self.ledger,
-            self.model,
-            usage,
-            started=self.started,
-            seconds=seconds,
-            error=type(error).__name__ if error is not None else None,
-        )
+    def _count(self, seconds: float, error: str | None) -> None:
+        entries = self.entries
+        # Nearly always there is one entry, and no need to add anything up.
+        spent = read_counts(self.model, entries[0]) if len(entries) == 1 else counts(read_entries(self.model, entries))
+        if self.inner or self.around is not None:
+            usage = Usage.from_counts(spent)
+            relayed = bool(self.inner) and (not usage or _is_relayed(usage, self.inner))
+            if self.around is not None:
+                self.around.inner.append(sum(self.inner, Usage()) if relayed else usage)
+            if relayed:
+                return  # it only handed on what another LM, counted already, has spent
+        cached = self.hit and error is None and not entries
+        values = (1, int(cached), int(error is not None), *spent[3:])
+        count(self.scope, self.model, values, started=self.started, seconds=seconds, error=error)
 
 
 def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
     return spent in inner or spent == sum(inner, Usage())
 
 
-def _begin(lm: Any) -> _LMCall | None:
+def _begin(lm: Any) -> CallTracker | None:
     try:
-        return _LMCall(lm)
+        return CallTracker(lm)
     except Exception:  # noqa: BLE001
         internal_error("preparing to count an LM call")
         return None
@@ -215,20 +207,26 @@ def inside_lm_call() -> bool:
 # -- scopes -----------------------------------------------------------------------------------------------------------
 
 
-def _frame_of(module: Any) -> Frame | None:
+def _frames_of(module: Any) -> tuple[Frame] | None:
     try:
-        return module_frame(module, current_scope())
+        name = module_name(module, active())
     except Exception:  # noqa: BLE001
         internal_error("naming a DSPy module")
-        return Frame("dspy", type(module).__name__)
+        name = type(module).__name__
+    return None if name is None else _frames(name)
+
+
+@functools.lru_cache(maxsize=MAX_NAMES)
+def _frames(name: str) -> tuple[Frame]:
+    return (Frame("dspy", name),)
 
 
 def call_module(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Module.__call__`: a scope by the module's name."""
-    frame = _frame_of(instance)
-    if frame is None:
+    frames = _frames_of(instance)
+    if frames is None:
         return wrapped(*args, **kwargs)
-    scope = Scope((frame,), instance)
+    scope = Scope(frames, instance)
     try:
         return wrapped(*args, **kwargs)
     finally:
@@ -237,10 +235,10 @@ def call_module(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
 
 async def acall_module(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Module.acall`: a scope by the module's name."""
-    frame = _frame_of(instance)
-    if frame is None:
+    frames = _frames_of(instance)
+    if frames is None:
         return await wrapped(*args, **kwargs)
-    scope = Scope((frame,), instance)
+    scope = Scope(frames, instance)
     try:
         return await wrapped(*args, **kwargs)
     finally:

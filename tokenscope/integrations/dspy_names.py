@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 from dspy.predict.predict import Predict
 from dspy.primitives.module import Module
 
-from tokenscope._call import Frame
+from tokenscope._ledger import Ledger
 from tokenscope._scope import Scope
 
 _OWN_STATE = frozenset({"history", "callbacks", "lm", "demos", "traces", "train", "signature"})
 
 
-def module_frame(module: Any, scope: Scope | None) -> Frame | None:
-    """Return the frame for a module that is called inside `scope`; None where its calls are those of the module around it.
+def module_name(module: Any, scope: Ledger | None) -> str | None:
+    """Return the name of a module that is called inside `scope`; None where its calls are those of the module around it.
 
     The first module is its class name. One below is the attribute that holds it (`planner`, `steps[0]`, `tools['search']`),
     looked for in the nearest module that is active, then in those around it. One that no attribute holds is its class name,
     a bare Predict with its signature. A bare Predict inside one of DSPy's own modules (ChainOfThought, ReAct) is a detail of
     that module.
     """
-    while scope is not None:
+    while isinstance(scope, Scope):
         around = scope.opener
         if isinstance(around, Module):
             name = _attribute(around, module)
             if name is not None:
-                return None if type(module) is Predict and _is_dspys(around) else Frame("dspy", name)
-        scope = scope.parent
-    return Frame("dspy", _class_name(module))
+                return None if type(module) is Predict and _is_dspys(around) else name
+        scope = scope.above
+    return _class_name(module)
 
 
 def _class_name(module: Any) -> str:
     name = type(module).__name__
     if type(module) is not Predict:
         return name
-    signature: Any = module.signature
+    return f"{name}({_signature_name(module.signature)})"
+
+
+@functools.lru_cache(maxsize=1_000)
+def _signature_name(signature: Any) -> str:
     own_name = getattr(signature, "__name__", "StringSignature")
-    return f"{name}({signature.signature if own_name == 'StringSignature' else own_name})"
+    return str(signature.signature) if own_name == "StringSignature" else own_name
 
 
 def _is_dspys(module: Any) -> bool:

@@ -6,47 +6,53 @@ Nothing that a provider sends may break the host program: what is no count is ta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from tokenscope._usage import ZERO, Usage
+from tokenscope._usage import NOTHING, ZERO, Counts, Usage
 from tokenscope.errors import warn_once
 
 
-def read_entry(model: str, entry: Any) -> Usage:
-    """Return the tokens that one entry of a DSPy usage tracker reports; `calls` stays 0.
+def read_counts(model: str, entry: Any) -> Counts:
+    """Return the tokens that one entry of a DSPy usage tracker reports, as the counts of a `Usage` without calls.
 
     DSPy's counts are whole: cached tokens are part of the prompt's. Chat and Responses names are both read, and Anthropic's
     cache counts where they stand beside the details.
     """
 
     def count(name: str, value: Any) -> int:
-        return _count(value, f"{name} of {model}")
+        return value if type(value) is int and value >= 0 else _count(value, name, model)
 
-    prompt = _first(entry, "prompt_tokens_details", "input_tokens_details", "input_token_details")
-    completion = _first(entry, "completion_tokens_details", "output_tokens_details", "output_token_details")
-    spent = count("prompt_tokens", _first(entry, "prompt_tokens", "input_tokens"))
-    gained = count("completion_tokens", _first(entry, "completion_tokens", "output_tokens"))
-    reasoning = count("reasoning_tokens", _first(completion, "reasoning_tokens"))
-    total = count("total_tokens", _first(entry, "total_tokens"))
-    if reasoning and total == spent + gained + reasoning:
-        gained += reasoning  # xAI and others count reasoning beside the completion
-    return Usage(
-        input_tokens=spent,
-        output_tokens=gained,
-        cache_read_tokens=count(
-            "cached_tokens",
-            _first(prompt, "cached_tokens", "cache_read_tokens") or _first(entry, "cache_read_input_tokens"),
-        ),
-        cache_write_tokens=count(
-            "cache_creation_tokens",
-            _first(prompt, "cache_creation_tokens", "cache_write_tokens")
-            or _first(entry, "cache_creation_input_tokens"),
-        ),
-        reasoning_tokens=reasoning,
-        input_audio_tokens=count("audio_tokens", _first(prompt, "audio_tokens")),
-        output_audio_tokens=count("audio_tokens", _first(completion, "audio_tokens")),
-    )
+    first = _reader(entry)
+    spent = count("prompt_tokens", first("prompt_tokens", "input_tokens"))
+    gained = count("completion_tokens", first("completion_tokens", "output_tokens"))
+    read = first("cache_read_input_tokens")
+    written = first("cache_creation_input_tokens")
+    heard = said = reasoning = None
+    prompt = first("prompt_tokens_details", "input_tokens_details", "input_token_details")
+    if prompt is not None:
+        detail = _reader(prompt)
+        read = detail("cached_tokens", "cache_read_tokens") or read
+        written = detail("cache_creation_tokens", "cache_write_tokens") or written
+        heard = detail("audio_tokens")
+    completion = first("completion_tokens_details", "output_tokens_details", "output_token_details")
+    if completion is not None:
+        detail = _reader(completion)
+        reasoning = detail("reasoning_tokens")
+        said = detail("audio_tokens")
+    thought = 0 if reasoning is None else count("reasoning_tokens", reasoning)
+    if thought and count("total_tokens", first("total_tokens")) == spent + gained + thought:
+        gained += thought  # xAI and others count reasoning beside the completion
+    cached = 0 if read is None else count("cached_tokens", read)
+    stored = 0 if written is None else count("cache_creation_tokens", written)
+    audio_in = 0 if heard is None else count("audio_tokens", heard)
+    audio_out = 0 if said is None else count("audio_tokens", said)
+    return 0, 0, 0, spent, gained, cached, stored, thought, audio_in, audio_out, *NOTHING[10:]
+
+
+def read_entry(model: str, entry: Any) -> Usage:
+    """Return the same as a usage; `calls` stays 0."""
+    return Usage.from_counts(read_counts(model, entry))
 
 
 def read_entries(model: str, entries: list[Any]) -> Usage:
@@ -54,22 +60,26 @@ def read_entries(model: str, entries: list[Any]) -> Usage:
     return sum((read_entry(model, entry) for entry in entries), ZERO)
 
 
-def _first(values: Any, *names: str) -> Any:
-    """Return the first of some keys, or attributes, that is there and not None."""
-    for name in names:
-        value = values.get(name) if isinstance(values, Mapping) else getattr(values, name, None)
-        if value is not None:
-            return value
-    return None
+def _reader(values: Any) -> Callable[..., Any]:
+    """Return a function that gives the first of some keys, or attributes, that is there and not None."""
+    get = values.get if isinstance(values, Mapping) else lambda name: getattr(values, name, None)
+
+    def first(*names: str) -> Any:
+        for name in names:
+            value = get(name)
+            if value is not None:
+                return value
+        return None
+
+    return first
 
 
-def _count(value: Any, what: str) -> int:
+def _count(value: Any, name: str, model: str) -> int:
     if value is None:
         return 0
-    if type(value) is int and value >= 0:
-        return value
-    if isinstance(value, float) and math.isfinite(value) and value >= 0 and value.is_integer():
+    if isinstance(value, float) and math.isfinite(value) and value >= 0 and value == int(value):
         return int(value)
+    what = f"{name} of {model}"
     warn_once(
         f"usage:{what}",
         f"the provider reported {value!r} as {what}, which is no number of tokens; tokenscope counts it as 0",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenscope._scope import Visit, _current, current_scope
+from tokenscope._scope import Visit, _current, active
 
 
 def run_in(visit: Visit, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -44,7 +44,7 @@ class _Run:
 
 def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`threading.Thread.start`: the thread inherits the scope in which it is started."""
-    if current_scope() is None or not instance._initialized or instance.ident is not None:
+    if active() is None or not instance._initialized or instance.ident is not None:
         return wrapped(*args, **kwargs)
     run = _Run(instance, Visit.here())
     run.put_in()

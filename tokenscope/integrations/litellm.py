@@ -6,8 +6,8 @@ import sys
 import time
 from typing import Any
 
-from tokenscope._scope import count, current_scope
-from tokenscope._usage import Usage
+from tokenscope._scope import active, count
+from tokenscope._usage import Usage, counts
 from tokenscope.errors import internal_error
 from tokenscope.integrations.dspy_usage import read_entry
 
@@ -35,6 +35,6 @@ def _count(response: Any, args: tuple[Any, ...], kwargs: dict[str, Any], started
             return
         model = str(args[0] if args else kwargs.get("model"))
         usage = read_entry(model, getattr(response, "usage", None) or {}) + Usage(calls=1)
-        count(current_scope(), model, usage, started=started, seconds=time.perf_counter() - since)
+        count(active(), model, counts(usage), started=started, seconds=time.perf_counter() - since)
     except Exception:  # noqa: BLE001
         internal_error("counting an embedding")
