@@ -241,7 +241,7 @@ def test_a_generator_that_outlives_the_scope_around_it():
 
 
 def test_a_generator_resumed_in_another_thread():
-    """A generator that moves to another thread leaves its scope there, and is stepped over here."""
+    """What it spends in another thread is its own; left there, its scope is stepped over here."""
     import threading
 
     items = produce()
@@ -253,10 +253,25 @@ def test_a_generator_resumed_in_another_thread():
         spend(1)
         assert consumer is current_scope()
 
+    assert 1 == spent(consumer)
+    assert 30 == own(tokenscope.report(), "generator")
     assert current_scope() is None
-    assert 31 == spent(tokenscope.report())
     with token_scope("tidy"):
         pass
+
+
+async def test_an_async_generator_resumed_in_a_task():
+    """`wait_for` and the like drive a generator in a task of their own: it is in its scope all the same."""
+    with token_scope("consumer") as consumer:
+        items = aproduce()
+        await anext(items)
+        await asyncio.create_task(anext(items))
+        spend(1)
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.create_task(anext(items))
+
+    assert 30 == own(consumer.report(), "consumer/generator")
+    assert 1 == own(consumer.report(), "consumer/m")
 
 
 async def test_an_abandoned_async_generator():
