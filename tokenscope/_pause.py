@@ -29,8 +29,9 @@ _FIXTURE_DRIVERS: Final = ("_pytest.", "pytest_asyncio", "anyio.")
 def suspending_frame(frame: FrameType | None) -> FrameType | None:
     """Return the generator frame whose `with` statement opens a scope called for in `frame`; None where it is no generator.
 
-    Frames that only pass the call on are stepped through: `__enter__` and `__exit__` methods, `ExitStack`, and generators that contextlib
-    drives. A generator that a test framework drives as a fixture does not count: the test runs while it is suspended.
+    Frames that only pass the call on are stepped through: `__enter__` and `__exit__` methods, `ExitStack`, and generators
+    that contextlib drives. A generator that a test framework drives as a fixture does not count: the test runs while it is
+    suspended.
     """
     while frame is not None:
         if frame.f_code.co_flags & GENERATOR:

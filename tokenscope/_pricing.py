@@ -181,5 +181,4 @@ def _dollars(name: str, value: Any) -> Decimal:
 
 def _short(value: Decimal) -> Decimal:
     """Return a sum of money without the zeros that arithmetic left behind it."""
-    short = value.normalize()
-    return short if short else Decimal(0)
+    return value.normalize() or Decimal(0)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tokenscope._call import NO_SCOPE, Call, Frame
 from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._pause import is_suspended
-from tokenscope._usage import Usage, counts
+from tokenscope._usage import Counts, Usage, counts
 
 if TYPE_CHECKING:
     from tokenscope._report import Report
@@ -65,6 +65,7 @@ class Scope(Ledger):
         self.above = above  # pyright: ignore[reportIncompatibleVariableOverride]
         self.books = None
         self.ended = None
+        self.held = False
         self.opener = opener
         self._below: Scope | _Pin | None = below
         _current.set(self)
@@ -78,7 +79,9 @@ class Scope(Ledger):
     @property
     def parent(self) -> Scope | None:
         """The scope that was active where this one was entered."""
-        return self.above if isinstance(self.above, Scope) else None
+        above = self.above
+        above.held = True
+        return above if isinstance(above, Scope) else None
 
     @property
     def name(self) -> str:
@@ -195,7 +198,15 @@ def current_scope() -> Scope | None:
         ...     current_scope().name
         'outer'
     """
-    top = _current.get()
+    scope = active()
+    if scope is not None:
+        scope.held = True
+    return scope
+
+
+def active() -> Scope | None:
+    """Return the current scope, for whom it is only a place: nobody will ask it for its counts."""
+    top: Any = _current.get()
     return top if top is None or top._twist is None else _resolve(top)
 
 
@@ -300,7 +311,7 @@ class _Stay:
 def count(
     ledger: Ledger | None,
     model: str,
-    usage: Usage,
+    values: Counts,
     *,
     frames: tuple[Frame, ...] = (),
     started: float = 0.0,
@@ -317,8 +328,9 @@ def count(
     path = ledger.path
     for frame in frames:
         path = path.child(frame)
-    ledger.add(path, model, counts(usage))
+    ledger.add(path, model, values)
     if observers:
+        usage = Usage.from_counts(values)
         call = Call(
             path=path, model=model, usage=usage, started=started, seconds=seconds, error=error, metadata=metadata
         )

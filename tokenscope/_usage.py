@@ -25,7 +25,7 @@ def check_count(name: str, value: object) -> int:
         raise TypeError(f"{name} must be a whole number, not {type(value).__name__} {value!r}")
     if isinstance(value, float):
         problem = "NaN or infinite" if not math.isfinite(value) else "a float"
-        raise ValueError(f"{name} must be a whole number, but {value!r} is {problem}")
+        raise ValueError(f"{name} must be a whole number, but {value!r} is {problem}")  # noqa: TRY004 - a number it is
     count = operator.index(value)  # type: ignore[arg-type]  # numpy integers and the like
     if count < 0:
         raise ValueError(f"{name} must not be negative, but is {count}")

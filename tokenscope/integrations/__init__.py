@@ -161,22 +161,17 @@ def _apply(patch: Patch, module: ModuleType) -> None:
 
 def _plain(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
     """Wrap a method in a function of the same kind."""
-    method: Any
-    if inspect.iscoroutinefunction(wrapped):
 
-        @functools.wraps(wrapped)
-        async def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            bound = wrapped.__get__(self)
-            return await (hook(bound, self, args, kwargs) if switch else bound(*args, **kwargs))
+    @functools.wraps(wrapped)
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        bound = wrapped.__get__(self)
+        return hook(bound, self, args, kwargs) if switch else bound(*args, **kwargs)
 
-    else:
+    @functools.wraps(wrapped)
+    async def acall(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return await call(self, *args, **kwargs)
 
-        @functools.wraps(wrapped)
-        def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            bound = wrapped.__get__(self)
-            return hook(bound, self, args, kwargs) if switch else bound(*args, **kwargs)
-
-    return method
+    return acall if inspect.iscoroutinefunction(wrapped) else call
 
 
 def _proxy(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:

@@ -37,7 +37,8 @@ def _class_name(module: Any) -> str:
     name = type(module).__name__
     if type(module) is not Predict:
         return name
-    return f"{name}({_signature_name(module.signature)})"
+    signature: Any = module.signature
+    return f"{name}({_signature_name(signature)})"
 
 
 @functools.lru_cache(maxsize=1_000)

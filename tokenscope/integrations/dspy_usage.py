@@ -62,7 +62,7 @@ def read_entries(model: str, entries: list[Any]) -> Usage:
 
 def _reader(values: Any) -> Callable[..., Any]:
     """Return a function that gives the first of some keys, or attributes, that is there and not None."""
-    get = values.get if isinstance(values, Mapping) else lambda name: getattr(values, name, None)
+    get: Callable[[str], Any] = values.get if isinstance(values, Mapping) else lambda name: getattr(values, name, None)
 
     def first(*names: str) -> Any:
         for name in names:
@@ -77,7 +77,7 @@ def _reader(values: Any) -> Callable[..., Any]:
 def _count(value: Any, name: str, model: str) -> int:
     if value is None:
         return 0
-    if isinstance(value, float) and math.isfinite(value) and value >= 0 and value == int(value):
+    if isinstance(value, float) and math.isfinite(value) and value >= 0 and value.is_integer():
         return int(value)
     what = f"{name} of {model}"
     warn_once(

@@ -117,7 +117,10 @@ def _usage(values: dict[str, Any]) -> Usage:
     unknown = set(values) - set(FIELDS)
     if unknown:
         raise ValueError(f"unknown counts {sorted(unknown)}")
-    return Usage(**{name: _dollars(name, value) if name in MONEY else value for name, value in values.items()})
+    checked: dict[str, Any] = {
+        name: _dollars(name, value) if name in MONEY else value for name, value in values.items()
+    }
+    return Usage(**checked)
 
 
 def _dollars(name: str, value: object) -> Decimal:

@@ -147,7 +147,7 @@ def _layout(report: Report, width: int, ascii_only: bool) -> Iterator[list[tuple
             (f"{line.share:>5.0%}", faint),
             (_GAP + line.time.rjust(times), "dim"),
         ]
-    yield [(_footer(root.usage, root.by_model), "dim")]
+    yield [(_footer(root.usage), "dim")]
 
 
 def _lines(root: Node, ascii_only: bool) -> Iterator[Line]:
@@ -158,7 +158,7 @@ def _lines(root: Node, ascii_only: bool) -> Iterator[Line]:
         stack = [(child, "", "", 0) for child in reversed(root.children)]
     while stack:
         node, guide, below, depth = stack.pop()
-        yield _line(node, guide, node.name, _STYLES.get(node.kind, ""), node.usage, total, _time(node.seconds))
+        yield _line(node, guide, total)
         rows: list[Node] = list(node.children)
         if node.own.calls and any(child.usage.calls for child in rows):
             rows.append(Node("[self]", "self", node.own, node.own, {}, 0, 0.0, ()))
@@ -170,14 +170,16 @@ def _lines(root: Node, ascii_only: bool) -> Iterator[Line]:
         stack.extend(reversed(inner))
 
 
-def _line(node: Node, guide: str, name: str, style: str, usage: Usage, total: int, time: str) -> Line:
+def _line(node: Node, guide: str, total: int) -> Line:
+    usage = node.usage
     cells = (
         f"{usage.calls:,}",
         f"{usage.input_tokens:,}",
         f"{usage.output_tokens:,}",
         f"{usage.total_tokens:,}",
     )
-    return Line(guide, printable(name), style, cells, usage.total_tokens / total if total else 0.0, time)
+    share = usage.total_tokens / total if total else 0.0
+    return Line(guide, printable(node.name), _STYLES.get(node.kind, ""), cells, share, _time(node.seconds))
 
 
 def printable(name: str) -> str:
@@ -212,7 +214,7 @@ def _time(seconds: float) -> str:
     return f"{hours:,}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
 
 
-def _footer(usage: Usage, by_model: object) -> str:
+def _footer(usage: Usage) -> str:
     parts = [
         f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}",
         f"{usage.input_tokens:,} in + {usage.output_tokens:,} out = {usage.total_tokens:,} tokens",
