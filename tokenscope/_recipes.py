@@ -233,13 +233,12 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        scope = _current.get()
-        caller = _getframe(1)
-        if self._entered.get(scope) is not caller or scope._twist is not None:
-            self._leave(caller)
-        else:
-            del self._entered[scope]
+        scope, entered = _current.get(), self._entered
+        if scope in entered and len(entered) == 1 and scope._twist is None:
+            del entered[scope]
             scope.leave()
+        else:
+            self._leave(_getframe(1))
 
     async def __aenter__(self) -> Scope:
         scope = self.__enter__()

@@ -43,36 +43,42 @@ class Scope(Ledger):
     above: Ledger
 
     def __init__(self, frames: tuple[Frame, ...], opener: object = None, frame: FrameType | None = None) -> None:
-        below = _current.get()
-        generator: Scope | _Pin | None = None
+        self._below: Scope | _Pin | None = _current.get()
         self._twist: _Twist | None = None
-        if below is None or below._twist is None:
-            above = below or PROCESS
+        below = self._below
+        generator: Scope | _Pin | None = None
+        if frame is None and (below is None or below._twist is None):
+            above: Ledger = below or PROCESS
         else:
-            below = _standing(below)
-            generator = below if below is not None and below.ended is None else None
-            active = _resolve(below)
-            above = active or PROCESS
-            paused = _paused_above(below, active)
-            if paused:
-                self._twist = _Twist(None, paused)
-        if frame is not None:
-            self._twist = _Twist(frame, self._twist.paused if self._twist else ())
+            above, generator = self._lie_upon(below, frame)
         path = above.path
         for frame_below in frames:
             path = path.children.get(frame_below) or path.child(frame_below)
         self.path = path
         self.above = above  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.opener = opener
         self.books = None
         self.ended = None
         self.held = False
-        self.opener = opener
-        self._below: Scope | _Pin | None = below
         _current.set(self)
-        while generator is not None and generator.ended is not None:
-            # A collection has finalised that generator since, and its scope was left before this one lay upon it.
-            self._below = generator = generator._below
+        if generator is not None:
+            self._pass_over(generator)
         self.started = perf_counter_ns()
+
+    def _lie_upon(self, below: Scope | _Pin | None, frame: FrameType | None) -> tuple[Ledger, Scope | _Pin | None]:
+        """Enter in a generator, or upon one that may be paused; return the active scope, and the one that lies below."""
+        self._below = below = _standing(below)
+        generator = below if below is not None and below.ended is None else None
+        active = _resolve(below)
+        paused = _paused_above(below, active)
+        if frame is not None or paused:
+            self._twist = _Twist(frame, paused)
+        return active or PROCESS, generator
+
+    def _pass_over(self, generator: Scope | _Pin | None) -> None:
+        """Pass over generators that a collection has finalised since, and whose scopes were left before this lay upon them."""
+        while generator is not None and generator.ended is not None:
+            self._below = generator = generator._below
 
     # -- for users ------------------------------------------------------------------------------------------------------
 
