@@ -48,6 +48,7 @@ class Meter:
         if self.everything or asks(item):
             self._limits = limits_of(item)
             self.scope = Recipe((Frame("scope", item.nodeid),)).enter()
+            self.scope.held = True  # its report is asked for when it has ended
         self.here = Visit(self.scope)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
