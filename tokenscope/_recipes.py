@@ -205,7 +205,7 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         90
     """
 
-    __slots__ = ("_entered", "attributes", "frames")
+    __slots__ = ("_caller", "_more", "_scope", "attributes", "frames")
 
     def __init__(self, name: str, **attributes: Any) -> None:
         try:
@@ -214,7 +214,10 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
             check_name("the name of a token_scope", name)
             raise
         self.attributes = attributes
-        self._entered: dict[Scope, FrameType] = {}  # by whom: an exit may come in a Context that never saw the entry
+        # Who has entered, and where: an exit may come in a Context that never saw the entry. Nearly always it is but one.
+        self._scope: Scope | None = None
+        self._caller: FrameType | None = None
+        self._more: dict[Scope, FrameType] | None = None
 
     @property
     def name(self) -> str:
@@ -227,40 +230,62 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         frame = suspending_frame(caller) if code.co_flags & GENERATOR or code.co_name in PASSING else None
         scope = Scope(self.frames, self, frame)
         scope.held = True
-        self._entered[scope] = caller
+        if self._scope is None:
+            self._scope = scope
+            self._caller = caller
+        else:
+            self._note(scope, caller)
         return scope
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        scope, entered = _current.get(), self._entered
-        if scope in entered and len(entered) == 1 and scope._twist is None:
-            del entered[scope]
+        scope = self._scope
+        if scope is not None and scope is _current.get() and scope._twist is None and not self._more:
+            self._scope = self._caller = None
             scope.leave()
         else:
             self._leave(_getframe(1))
 
     async def __aenter__(self) -> Scope:
         scope = self.__enter__()
-        self._entered[scope] = sys._getframe(1)
+        if self._scope is scope:
+            self._caller = _getframe(1)
+        else:
+            self._note(scope, _getframe(1))
         return scope
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._leave(sys._getframe(1))
+        self._leave(_getframe(1))
+
+    def _note(self, scope: Scope, caller: FrameType) -> None:
+        if self._more is None:
+            self._more = {}
+        self._more[scope] = caller
 
     def _leave(self, caller: FrameType) -> None:
         """Leave which of several entries is meant: its own generator's, function's, or Context's, or else the last."""
         frame = suspending_frame(caller)
+        entered: list[tuple[Scope, FrameType | None]] = list((self._more or {}).items())
+        if self._scope is not None:
+            entered.insert(0, (self._scope, self._caller))
+        top = active()
+        if top is not None and top.opener is self and all(scope is not top for scope, _ in entered):
+            entered.append((top, caller))  # another thread entered at the very same time
         found, best = None, (False, False, False)
-        for scope, opener in list(self._entered.items()):
+        for scope, opener in entered:
             likeness = (generator_frame(scope) is frame, opener is caller, _is_below(scope))
             if likeness >= best:
                 found, best = scope, likeness
-        if found is not None:
-            del self._entered[found]
-            found.leave()
+        if found is None:
+            return
+        if found is self._scope:
+            self._scope = self._caller = None
+        elif self._more is not None:
+            self._more.pop(found, None)
+        found.leave()
 
     @overload
     def __call__(self, function: F, /) -> F: ...

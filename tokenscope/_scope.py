@@ -43,9 +43,9 @@ class Scope(Ledger):
     above: Ledger
 
     def __init__(self, frames: tuple[Frame, ...], opener: object = None, frame: FrameType | None = None) -> None:
-        self._below: Scope | _Pin | None = _current.get()
+        below: Any = _current.get()
+        self._below: Scope | _Pin | None = below
         self._twist: _Twist | None = None
-        below = self._below
         generator: Scope | _Pin | None = None
         if frame is None and (below is None or below._twist is None):
             above: Ledger = below or PROCESS
@@ -150,6 +150,7 @@ class Scope(Ledger):
             self._leave_out_of_order(top)
         if self._twist is not None:
             self._twist.frame = None
+            self._twist.paused = ()
         self.close(perf_counter_ns() - self.started)
 
     def _leave_out_of_order(self, top: Any) -> None:
@@ -217,10 +218,16 @@ def active() -> Scope | None:
 
 
 def _standing(top: Scope | _Pin | None) -> Scope | _Pin | None:
-    """Return the topmost scope that was not left in another Context: the others would pile up."""
-    while top is not None and top._twist is not None and top._twist.dropped:
-        top = top._below
+    """Return the topmost scope that was not left in another Context, and forget such right below: they would pile up."""
+    while _is_dropped(top):
+        top = top._below  # type: ignore[union-attr]
+    while top is not None and _is_dropped(top._below):
+        top._below = top._below._below  # type: ignore[union-attr]
     return top
+
+
+def _is_dropped(scope: Scope | _Pin | None) -> bool:
+    return scope is not None and scope._twist is not None and scope._twist.dropped
 
 
 def _resolve(top: Scope | _Pin | None) -> Scope | None:
