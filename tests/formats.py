@@ -96,6 +96,7 @@ HOSTILE = [
     "line\u2028separators\u2029",
     "nul\x00 lone \ud800 surrogate",
     "a/b//c",
+    "$style ${policy} $$",
     " ",
     "",
     "very long " * 100,

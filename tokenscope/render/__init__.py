@@ -18,6 +18,7 @@ FORMATS: Final = {
     "json": ".json",
     "table": "",
     "markdown": ".md",
+    "html": ".html",
     "csv": ".csv",
     "speedscope": ".speedscope.json",
     "folded": ".folded",

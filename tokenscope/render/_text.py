@@ -40,7 +40,9 @@ def dollars(amount: Decimal, rounding: str = ROUND_HALF_UP) -> str:
     size = amount.adjusted()
     if amount and not -9 < size < 30:  # nobody's bill; written out it would fill the page
         return f"${amount:.1e}"
-    places = Decimal(1).scaleb(min(-2, size - 1) if amount else -2)
+    if size < 0:
+        amount = Context(prec=2, rounding=rounding).plus(amount)
+    places = Decimal(1).scaleb(min(-2, amount.adjusted() - 1) if amount else -2)
     return f"${amount.quantize(places, rounding, _EXACT):,f}"
 
 

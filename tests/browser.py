@@ -1,0 +1,66 @@
+"""A real Chromium, where one is installed: Debian's packages `chromium` and `chromium-driver`, and `selenium`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+BACKGROUNDS = {"light": "rgb(246, 247, 249)", "dark": "rgb(15, 20, 26)"}
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Any]:
+    """Start Chromium with an empty profile, or skip where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs the package selenium")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    for flag in [*FLAGS, f"--user-data-dir={profile}"]:
+        options.add_argument(flag)
+    options.binary_location = browser
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver, env=environment))
+    try:
+        yield chrome
+    finally:
+        chrome.quit()
+
+
+def look(chrome: Any, *, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
+    """Set the size of the window, and whether the user likes it light or dark."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def press(chrome: Any, *keys: str) -> None:
+    """Press keys, one after the other, wherever the focus is."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(chrome).send_keys(*keys).perform()
+
+
+def problems(chrome: Any) -> list[str]:
+    """Return what the page has complained about since the last time."""
+    return [entry["message"] for entry in chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
