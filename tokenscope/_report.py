@@ -298,6 +298,12 @@ class Report:
 
         return tree.Rich(self)
 
+    def _repr_html_(self) -> str:
+        """Show the tree in a notebook."""
+        from tokenscope.render import _notebook
+
+        return _notebook.render(self)
+
     def __repr__(self) -> str:
         return f"<Report of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
 

@@ -132,6 +132,10 @@ class Scope(Ledger):
         """Let rich print the tree."""
         return self.report().__rich__()
 
+    def _repr_html_(self) -> str:
+        """Show the tree in a notebook."""
+        return self.report()._repr_html_()
+
     def __repr__(self) -> str:
         state = "open" if self.ended is None else "closed"
         return f"<Scope {'/'.join(self.path.names[-8:])!r}, {state}, {self.usage.total_tokens:,} tokens>"

@@ -162,8 +162,7 @@
   }
 
   function fold(node, open) {
-    if (!node.children.length) return;
-    state.open[open ? "add" : "delete"](node);
+    if (node.children.length) state.open[open ? "add" : "delete"](node);
     refresh();
   }
 
