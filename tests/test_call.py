@@ -6,7 +6,7 @@ import pytest
 
 from tokenscope import token_scope
 from tokenscope._call import MAX_NAMES, ROOT, Call, Frame, Path
-from tokenscope._scope import observers
+from tokenscope._record import observers
 from tokenscope._usage import Usage
 
 A = Frame("scope", "a")

@@ -102,7 +102,13 @@ def test_every_threshold_is_an_edge() -> None:
     assert thresholds <= set(_EDGES)
 
 
-MODELS = ["openai/gpt-4o-mini", "gemini/gemini-2.5-pro", "anthropic/claude-sonnet-4-5", "xai/grok-4", "perplexity/sonar"]
+MODELS = [
+    "openai/gpt-4o-mini",
+    "gemini/gemini-2.5-pro",
+    "anthropic/claude-sonnet-4-5",
+    "xai/grok-4",
+    "perplexity/sonar",
+]
 lengths = st.one_of(
     st.integers(0, 40_000),
     st.sampled_from([32_000, 100_000, 128_000, 199_999, 200_000, 256_000, 272_000, 524_288]).flatmap(

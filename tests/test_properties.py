@@ -135,7 +135,8 @@ steps = st.lists(
 @given(steps, st.booleans())
 def test_a_ledger_and_brute_force(program, large):
     """Scopes entered, left in any order, counted in when open or closed, and cleared, hold what they should."""
-    from tokenscope._scope import _current, count
+    from tokenscope._record import count
+    from tokenscope._scope import _current
 
     PROCESS.clear()
     process: Counter = Counter()

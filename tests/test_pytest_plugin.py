@@ -32,7 +32,7 @@ def spend(tokens, module="m"):
 PRICED = """
 from decimal import Decimal
 from tokenscope import Usage
-from tokenscope._scope import count
+from tokenscope._record import count
 from tokenscope._usage import counts
 
 def pay(model="priced", **usage):

@@ -17,7 +17,7 @@ from spending import spend, spent
 
 import tokenscope
 from tokenscope import carry, current_scope, record_tokens, token_scope, track_tokens
-from tokenscope._recipes import model_name
+from tokenscope._record import model_name
 
 
 def plain(tokens: int, *, more: int = 0) -> int:

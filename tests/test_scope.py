@@ -15,7 +15,7 @@ from spending import python, spend, spent
 
 import tokenscope
 from tokenscope import Scope, carry, current_scope, record_tokens, token_scope, track_tokens
-from tokenscope._scope import Visit
+from tokenscope._visit import Visit
 
 
 def test_a_call_is_counted_in_the_innermost_scope():

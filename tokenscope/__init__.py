@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokenscope._recipes import carry, record_tokens, token_scope, track_tokens
+from tokenscope._recipes import carry, token_scope, track_tokens
+from tokenscope._record import record_tokens
 from tokenscope._scope import DISABLED, Scope, current_scope
 from tokenscope._usage import Usage
 from tokenscope._version import __version__

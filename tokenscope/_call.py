@@ -23,6 +23,15 @@ class Frame(NamedTuple):
     name: str
 
 
+def check_name(what: str, name: object) -> str:
+    """Return a scope's name, or raise for one that is not a non-empty string."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a str, not {type(name).__name__} {name!r}")
+    if not name.strip():
+        raise ValueError(f"{what} must not be empty, but is {name!r}")
+    return str(name)
+
+
 class Path:
     """Frames from the top level down, as a chain: a child costs the same at any depth, and equal paths hash alike."""
 

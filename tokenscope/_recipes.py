@@ -1,38 +1,21 @@
-"""token_scope, track_tokens, carry: what opens scopes around blocks and functions of every kind.
-
-A decorated function is a plain function of the same kind, not a proxy: it keeps its signature and types, pickles by
-reference, and cloudpickle takes it by value. For that, the wrappers below may name nothing but their arguments and closure.
-"""
+"""token_scope, track_tokens, carry: what opens scopes around blocks and functions."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import inspect
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, Protocol, TypeVar, overload
 
-from tokenscope._call import MAX_NAMES, Frame
+from tokenscope._call import MAX_NAMES, Frame, check_name
 from tokenscope._pause import GENERATOR, PASSING, suspending_frame
-from tokenscope._scope import DISABLED, Scope, Visit, _current, active, count, generator_frame
-from tokenscope._usage import Usage, counts
+from tokenscope._scope import DISABLED, Scope, _current, active, generator_frame
+from tokenscope._visit import Visit
+from tokenscope._wrap import Recipe, wrap
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", "classmethod[Any, Any, Any]", "staticmethod[Any, Any]")
-
-
-def check_name(what: str, name: object) -> str:
-    """Return a scope's name, or raise for one that is not a non-empty string."""
-    if not isinstance(name, str):
-        raise TypeError(f"{what} must be a str, not {type(name).__name__} {name!r}")
-    if not name.strip():
-        raise ValueError(f"{what} must not be empty, but is {name!r}")
-    return str(name)
-
-
 _getframe: Final = sys._getframe
 
 
@@ -43,121 +26,6 @@ class Decorator(Protocol):
     def __call__(self, function: F, /) -> F: ...
     @overload
     def __call__(self, function: M, /) -> M: ...
-
-
-class Recipe:
-    """How a decorated function opens its scope."""
-
-    __slots__ = ("attributes", "frames")
-
-    def __init__(self, frames: tuple[Frame, ...], attributes: Mapping[str, Any] | None = None) -> None:
-        self.frames = frames
-        self.attributes = attributes
-
-    def enter(self) -> Scope:
-        """Open one entry, and make it current."""
-        return Scope(self.frames, self)
-
-
-class Steps:
-    """A generator's scope: entered for each step of its body, left while it is suspended."""
-
-    __slots__ = ("_inside", "_recipe", "_scope", "_since", "_spent", "_token")
-
-    def __init__(self, recipe: Recipe | Visit) -> None:
-        self._recipe = recipe
-        self._scope: Any = None
-        self._spent = 0
-
-    def __enter__(self) -> None:
-        self._token = _current.set(_current.get() if self._scope is None else self._inside)
-        self._since = time.perf_counter_ns()
-        if self._scope is None:
-            self._scope = self._recipe.enter()
-
-    def __exit__(self, *exc: object) -> None:
-        self._spent += time.perf_counter_ns() - self._since
-        self._inside: Any = _current.get()  # the body may be suspended inside scopes of its own
-        # A step that is finalised in another Context has nothing to restore there.
-        with contextlib.suppress(ValueError):
-            _current.reset(self._token)
-
-    def end(self) -> None:
-        """Close the scope; its time is that of the steps."""
-        if self._scope is not None:
-            self._scope.close(self._spent)
-
-
-def wrap(function: Any, recipe: Recipe | Visit) -> Any:
-    """Return a function of the same kind whose body runs in the recipe's scope."""
-    steps_of = Steps
-    if inspect.isasyncgenfunction(function):
-
-        @functools.wraps(function)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
-            body = function(*args, **kwargs)
-            steps = steps_of(recipe)
-            try:
-                with steps:
-                    item = await body.__anext__()
-                while True:
-                    try:
-                        sent = yield item
-                    except BaseException as error:
-                        with steps:
-                            item = await body.athrow(error)
-                    else:
-                        with steps:
-                            item = await body.asend(sent)
-            except StopAsyncIteration:
-                return
-            finally:
-                steps.end()
-
-    elif inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            body = function(*args, **kwargs)
-            steps = steps_of(recipe)
-            try:
-                with steps:
-                    item = next(body)
-                while True:
-                    try:
-                        sent = yield item
-                    except BaseException as error:
-                        with steps:
-                            item = body.throw(error)
-                    else:
-                        with steps:
-                            item = body.send(sent)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                steps.end()
-
-    elif inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
-            scope = recipe.enter()
-            try:
-                return await function(*args, **kwargs)
-            finally:
-                scope.leave()
-
-    else:
-
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            scope = recipe.enter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                scope.leave()
-
-    return wrapper
 
 
 def _decorate(what: str, function: Any, recipe_for: Callable[[Any], Recipe]) -> Any:
@@ -382,95 +250,3 @@ def carry(function: F) -> F:
     if not callable(function):
         raise TypeError(f"carry takes a function, not {type(function).__name__} {function!r}")
     return wrap(function, Visit.here())  # type: ignore[no-any-return]
-
-
-def record_tokens(
-    module: str,
-    operation: str,
-    model: str,
-    provider: str | None,
-    input_tokens: int,
-    output_tokens: int,
-    metadata: Mapping[str, Any] | None = None,
-    *,
-    cache_read_tokens: int = 0,
-    cache_write_tokens: int = 0,
-    reasoning_tokens: int = 0,
-    input_audio_tokens: int = 0,
-    output_audio_tokens: int = 0,
-) -> None:
-    """Count one model call that DSPy does not make, under a module and an operation of the current scope.
-
-    Args:
-        module: The upper level in the tree.
-        operation: The level below it.
-        model: The model's name, as you call it.
-        provider: Who serves it; joined to the model's name, `provider/model`. None where the name says it already.
-        input_tokens: Prompt tokens, those read from and written to the provider's cache included.
-        output_tokens: Completion tokens, reasoning included.
-        metadata: Anything to keep with the record.
-        cache_read_tokens: How many of the input tokens came from the provider's cache.
-        cache_write_tokens: How many of the input tokens went to the provider's cache.
-        reasoning_tokens: How many of the output tokens were reasoning.
-        input_audio_tokens: How many of the input tokens were audio.
-        output_audio_tokens: How many of the output tokens were audio.
-
-    Raises:
-        TypeError: a name is no str, a count is no number or a bool.
-        ValueError: a name is empty, a count is negative, fractional or NaN, or a part is larger than its whole.
-
-    Example:
-        >>> from tokenscope import record_tokens, token_scope
-        >>> with token_scope("ingest") as scope:
-        ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
-        >>> scope.usage.total_tokens
-        1200
-    """
-    frames = (
-        Frame("module", check_name("the module of record_tokens", module)),
-        Frame("operation", check_name("the operation of record_tokens", operation)),
-    )
-    name = model_name(model, provider)
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__} {metadata!r}")
-    usage = Usage(
-        calls=1,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cache_read_tokens=cache_read_tokens,
-        cache_write_tokens=cache_write_tokens,
-        reasoning_tokens=reasoning_tokens,
-        input_audio_tokens=input_audio_tokens,
-        output_audio_tokens=output_audio_tokens,
-    )
-    check_parts(usage)
-    count(active(), name, counts(usage), frames=frames, started=time.time(), metadata=metadata)
-
-
-def model_name(model: object, provider: object) -> str:
-    """Join provider and model to the name that reports use."""
-    name = check_name("model", model)
-    if provider is None:
-        return name
-    prefix = check_name("provider", provider) + "/"
-    return name if name.startswith(prefix) else prefix + name
-
-
-def check_parts(usage: Usage) -> None:
-    """Raise where a part of the tokens is larger than their whole.
-
-    Raises:
-        ValueError: naming the part and the whole.
-    """
-    parts = {
-        "cache_read_tokens + cache_write_tokens": (usage.cache_read_tokens + usage.cache_write_tokens, "input_tokens"),
-        "input_audio_tokens": (usage.input_audio_tokens, "input_tokens"),
-        "reasoning_tokens": (usage.reasoning_tokens, "output_tokens"),
-        "output_audio_tokens": (usage.output_audio_tokens, "output_tokens"),
-    }
-    for part, (value, whole) in parts.items():
-        if value > getattr(usage, whole):
-            raise ValueError(
-                f"{part} ({value:,}) is part of {whole}, which is only {getattr(usage, whole):,}: "
-                f"{whole} counts everything, cached and reasoning tokens included"
-            )

@@ -6,7 +6,6 @@ generators that are suspended while their scope is still on top, and scopes left
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -15,10 +14,10 @@ from time import perf_counter_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenscope._call import NO_SCOPE, Call, Frame
+from tokenscope._call import Frame
 from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._pause import is_suspended
-from tokenscope._usage import Counts, Usage, counts
+from tokenscope._usage import Usage, counts
 
 if TYPE_CHECKING:
     from tokenscope._report import Report
@@ -283,77 +282,3 @@ def _paused_above(top: Scope | _Pin | None, active: Scope | None) -> tuple[Scope
         found[top] = None
         top = top._below
     return tuple(scope for scope in found if _is_paused(scope))
-
-
-class Visit:
-    """Stay in a scope that is open elsewhere: how threads and tasks get theirs. Picklable, and empty in the other process."""
-
-    __slots__ = ("scope",)
-
-    def __init__(self, scope: Scope | _Pin | None) -> None:
-        self.scope = scope
-
-    @classmethod
-    def here(cls) -> Visit:
-        """Remember the scope that is active here."""
-        top = _current.get()
-        if top is None or top._twist is None:
-            return cls(top)
-        scope = _resolve(top)
-        return cls(None if scope is None else _Pin(scope, _paused_above(top, scope)))
-
-    def enter(self) -> _Stay:
-        """Make the scope current until `leave`."""
-        return _Stay(self.scope)
-
-    def __reduce__(self) -> tuple[type[Visit], tuple[None]]:
-        return Visit, (None,)
-
-
-class _Stay:
-    __slots__ = ("_token",)
-
-    def __init__(self, scope: Scope | _Pin | None) -> None:
-        self._token = _current.set(scope)
-
-    def leave(self) -> None:
-        # A coroutine that is finalised in another Context has nothing to restore there.
-        with contextlib.suppress(ValueError):
-            _current.reset(self._token)
-
-    def close(self, nanoseconds: int) -> None:
-        """Nothing ends with a visit."""
-
-
-def count(
-    ledger: Ledger | None,
-    model: str,
-    values: Counts,
-    *,
-    frames: tuple[Frame, ...] = (),
-    started: float = 0.0,
-    seconds: float = 0.0,
-    error: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> None:
-    """Count one call in a scope (None: in the process, at the top level)."""
-    if DISABLED:
-        return
-    if ledger is None:
-        ledger = PROCESS
-        frames = frames or (NO_SCOPE,)
-    path = ledger.path
-    for frame in frames:
-        path = path.child(frame)
-    ledger.add(path, model, values)
-    if observers:
-        usage = Usage.from_counts(values)
-        call = Call(
-            path=path, model=model, usage=usage, started=started, seconds=seconds, error=error, metadata=metadata
-        )
-        for observer in observers:
-            observer(call)
-
-
-observers: Final[list[Any]] = []
-"""Functions that are given each `Call` when it has been counted."""

@@ -20,9 +20,11 @@ from dspy.utils.usage_tracker import UsageTracker
 from tokenscope._call import MAX_NAMES, Frame
 from tokenscope._later import read_later
 from tokenscope._ledger import Ledger
-from tokenscope._recipes import Recipe, carry, wrap
-from tokenscope._scope import Scope, active, count
+from tokenscope._recipes import carry
+from tokenscope._record import count
+from tokenscope._scope import Scope, active
 from tokenscope._usage import Usage, counts
+from tokenscope._wrap import Recipe, wrap
 from tokenscope.errors import internal_error
 from tokenscope.integrations.dspy_names import module_name
 from tokenscope.integrations.dspy_usage import read_counts, read_entries

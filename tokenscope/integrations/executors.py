@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenscope._scope import Visit, _current, active
+from tokenscope._scope import _current, active
+from tokenscope._visit import Visit
 
 
 def run_in(visit: Visit, function: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -6,7 +6,8 @@ import sys
 import time
 from typing import Any
 
-from tokenscope._scope import active, count
+from tokenscope._record import count
+from tokenscope._scope import active
 from tokenscope._usage import Usage, counts
 from tokenscope.errors import internal_error
 from tokenscope.integrations.dspy_usage import read_entry

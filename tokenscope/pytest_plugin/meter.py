@@ -12,9 +12,10 @@ import pytest
 
 from tokenscope import errors
 from tokenscope._call import ROOT, Frame
-from tokenscope._recipes import Recipe, wrap
-from tokenscope._scope import Scope, Visit, _current, current_scope
+from tokenscope._scope import Scope, _current, current_scope
 from tokenscope._usage import ZERO, Usage
+from tokenscope._visit import Visit
+from tokenscope._wrap import Recipe, wrap
 from tokenscope.errors import TokenScopeWarning
 from tokenscope.pytest_plugin.budget import Limits, limits_of, token_budget
 from tokenscope.pytest_plugin.summary import dollars, packed

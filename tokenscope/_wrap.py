@@ -1,0 +1,133 @@
+"""Wrapping functions of every kind, so that their bodies run in a scope.
+
+A wrapped function is a plain function of the same kind, not a proxy: it keeps its signature and types, pickles by reference,
+and cloudpickle takes it by value. For that, the wrappers below may name nothing but their arguments and closure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tokenscope._call import Frame
+from tokenscope._scope import Scope, _current
+from tokenscope._visit import Visit
+
+
+class Recipe:
+    """How a decorated function opens its scope."""
+
+    __slots__ = ("attributes", "frames")
+
+    def __init__(self, frames: tuple[Frame, ...], attributes: Mapping[str, Any] | None = None) -> None:
+        self.frames = frames
+        self.attributes = attributes
+
+    def enter(self) -> Scope:
+        """Open one entry, and make it current."""
+        return Scope(self.frames, self)
+
+
+class Steps:
+    """A generator's scope: entered for each step of its body, left while it is suspended."""
+
+    __slots__ = ("_inside", "_recipe", "_scope", "_since", "_spent", "_token")
+
+    def __init__(self, recipe: Recipe | Visit) -> None:
+        self._recipe = recipe
+        self._scope: Any = None
+        self._spent = 0
+
+    def __enter__(self) -> None:
+        self._token = _current.set(_current.get() if self._scope is None else self._inside)
+        self._since = time.perf_counter_ns()
+        if self._scope is None:
+            self._scope = self._recipe.enter()
+
+    def __exit__(self, *exc: object) -> None:
+        self._spent += time.perf_counter_ns() - self._since
+        self._inside: Any = _current.get()  # the body may be suspended inside scopes of its own
+        # A step that is finalised in another Context has nothing to restore there.
+        with contextlib.suppress(ValueError):
+            _current.reset(self._token)
+
+    def end(self) -> None:
+        """Close the scope; its time is that of the steps."""
+        if self._scope is not None:
+            self._scope.close(self._spent)
+
+
+def wrap(function: Any, recipe: Recipe | Visit) -> Any:
+    """Return a function of the same kind whose body runs in the recipe's scope."""
+    steps_of = Steps
+    if inspect.isasyncgenfunction(function):
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
+            body = function(*args, **kwargs)
+            steps = steps_of(recipe)
+            try:
+                with steps:
+                    item = await body.__anext__()
+                while True:
+                    try:
+                        sent = yield item
+                    except BaseException as error:
+                        with steps:
+                            item = await body.athrow(error)
+                    else:
+                        with steps:
+                            item = await body.asend(sent)
+            except StopAsyncIteration:
+                return
+            finally:
+                steps.end()
+
+    elif inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            body = function(*args, **kwargs)
+            steps = steps_of(recipe)
+            try:
+                with steps:
+                    item = next(body)
+                while True:
+                    try:
+                        sent = yield item
+                    except BaseException as error:
+                        with steps:
+                            item = body.throw(error)
+                    else:
+                        with steps:
+                            item = body.send(sent)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                steps.end()
+
+    elif inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
+            scope = recipe.enter()
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                scope.leave()
+
+    else:
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            scope = recipe.enter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                scope.leave()
+
+    return wrapper
