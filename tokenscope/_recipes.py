@@ -135,18 +135,22 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
 
     def _leave(self, caller: FrameType) -> None:
         """Leave which of several entries is meant: its own generator's, function's, or Context's, or else the last."""
-        frame = suspending_frame(caller)
-        entered: list[tuple[Scope, FrameType | None]] = list((self._more or {}).items())
-        if self._scope is not None:
-            entered.insert(0, (self._scope, self._caller))
-        top = active()
-        if top is not None and top.opener is self and all(scope is not top for scope, _ in entered):
-            entered.append((top, caller))  # another thread entered at the very same time
-        found, best = None, (False, False, False)
-        for scope, opener in entered:
-            likeness = (generator_frame(scope) is frame, opener is caller, _is_below(scope))
-            if likeness >= best:
-                found, best = scope, likeness
+        more = self._more or {}
+        found: Scope | None = _current.get()
+        if found is None or more.get(found) is not caller or found._twist is not None:
+            frame = suspending_frame(caller)
+            # Taken in one go, keys alone: other threads, and generators that are collected, enter and leave meanwhile.
+            entered = [(scope, more.get(scope)) for scope in list(more)]
+            if self._scope is not None:
+                entered.insert(0, (self._scope, self._caller))
+            top = active()
+            if top is not None and top.opener is self and all(scope is not top for scope, _ in entered):
+                entered.append((top, caller))  # another thread entered at the very same time
+            found, best = None, (False, False, False)
+            for scope, opener in entered:
+                likeness = (generator_frame(scope) is frame, opener is caller, _is_below(scope))
+                if likeness >= best:
+                    found, best = scope, likeness
         if found is None:
             return
         if found is self._scope:
