@@ -12,6 +12,24 @@ from tokenscope.render import _text
 
 
 @pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("plain name", "plain name"),
+        ("a\nb\rc\td", r"a\nb\rc\td"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("\u202eright to left", r"\u202eright to left"),
+        ("\ud800", r"\ud800"),
+        ("\x85\u2028", r"\x85\u2028"),
+        ("研究 🙂", "研究 🙂"),
+    ],
+    ids=ascii,
+)
+def test_names_are_printable(name, shown):
+    """Nothing in a name reaches a terminal as a command."""
+    assert shown == _text.printable(name)
+
+
+@pytest.mark.parametrize(
     ("cost", "shown"),
     [
         ("0", "$0.00"),
@@ -107,7 +125,11 @@ def test_the_table_has_no_suffix():
 
 
 @pytest.mark.parametrize("name", render.FORMATS)
-@pytest.mark.parametrize("make", [hostile, huge, deep, lambda: PRICED], ids=["hostile", "huge", "deep", "priced"])
+@pytest.mark.parametrize(
+    "make",
+    [hostile, huge, deep, lambda: deep("dspy"), lambda: PRICED],
+    ids=["hostile", "huge", "deep", "deep modules", "priced"],
+)
 def test_every_format_is_saved(tmp_path, name, make):
     """Whatever a report holds, each format writes it as UTF-8 in bounded space and with no control character."""
     text = make().render(name)

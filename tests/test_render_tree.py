@@ -20,7 +20,6 @@ from spending import python
 from tokenscope import Report, Usage
 from tokenscope._call import Frame
 from tokenscope._report import build
-from tokenscope.render import tree
 
 REPORT = made(
     (-1, "scope", "pipeline", 1, 1234, 0),
@@ -134,33 +133,6 @@ def test_the_footer_says_what_the_columns_do_not():
         "3 input tokens read from the provider's cache; 4 output tokens spent on reasoning"
     ) == report.render().splitlines()[-1]
     assert made((-1, "scope", "s", 1, 1, 10)).render().splitlines()[-1].startswith("1 call; ")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(0, ""), (0.0004, "0ms"), (0.5, "500ms"), (0.9996, "1.0s"), (59.94, "59.9s"), (60, "1m00s"), (3_700, "1h01m")],
-)
-def test_times(seconds, shown):
-    """Milliseconds, seconds, minutes, hours."""
-    assert shown == tree._time(seconds)
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("plain name", "plain name"),
-        ("a\nb\rc\td", r"a\nb\rc\td"),
-        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
-        ("\u202eright to left", r"\u202eright to left"),
-        ("\ud800", r"\ud800"),
-        ("\x85\u2028", r"\x85\u2028"),
-        ("研究 🙂", "研究 🙂"),
-    ],
-    ids=ascii,
-)
-def test_names_are_printable(name, shown):
-    """Nothing in a name reaches the terminal as a command."""
-    assert shown == tree.printable(name)
 
 
 def test_a_deep_tree():

@@ -17,6 +17,9 @@ from tokenscope._rows import Row as LedgerRow
 from tokenscope._usage import ZERO, Usage
 
 _SHOWN_WHERE_SPENT = frozenset({"tool", "evaluate", "compile"})
+_LONGEST_PREDICTOR = 1_000
+"""How many DSPy modules within each other a predictor's path names, as many as Python's recursion allows; what is below
+counts as the last one's. All paths together grow with the square of the depth."""
 
 
 class Row(NamedTuple):
@@ -247,7 +250,7 @@ class Report:
         """Return the report as text: always plain, for files and pipes.
 
         Args:
-            format: `tree` or `json`.
+            format: `tree`, `table`, `markdown`, `html`, `json`, `csv`, `speedscope` or `folded`.
             **options: What the format takes; for `tree`, `width` in cells.
 
         Raises:
@@ -260,7 +263,7 @@ class Report:
     def save(self, path: str | FilePath) -> None:
         """Write the report to a file, in the format of its suffix: `.json` to load again, `.txt` for the tree.
 
-        The file is written whole or not at all.
+        The others are `.md`, `.html`, `.csv`, `.speedscope.json` and `.folded`. The file is written whole or not at all.
 
         Raises:
             ValueError: no format has that suffix.
@@ -311,20 +314,23 @@ class Report:
 class _Place:
     """What the frames from the top level down to a row say about whose calls it holds."""
 
-    __slots__ = ("_frame", "_predictor", "module", "operation", "scope")
+    __slots__ = ("_levels", "_predictor", "module", "operation", "scope")
 
     def __init__(self, above: _Place | None, frame: Frame) -> None:
         self.module: str | None = above.module if above else None
         self.operation: str | None = above.operation if above else None
         self.scope: str | None = above.scope if above else None
         self._predictor: tuple[Any, str] | None = above._predictor if above else None
+        self._levels: int = above._levels if above else 0
         if frame.kind == "module":
             self.module = frame.name
             self.operation = None
         elif frame.kind == "operation":
             self.operation = f"{self.module}.{frame.name}" if self.module else frame.name
         elif frame.kind == "dspy":
-            self._predictor = (self._predictor, frame.name)
+            if self._levels < _LONGEST_PREDICTOR:
+                self._predictor = (self._predictor, frame.name)
+                self._levels += 1
         elif frame.kind in ("scope", "other"):
             self.scope = frame.name
 
