@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 from spending import python
@@ -143,8 +145,6 @@ def test_namespace_packages_are_left_alone(tmp_path, monkeypatch):
 
 def test_who_looks_for_a_module_sees_its_loader(waiting):
     """Between finding and loading, the real loader's attributes are there."""
-    from importlib.util import find_spec
-
     waiting("tokenscope_test_found", "X = 1")
     loader = find_spec("tokenscope_test_found").loader
 
@@ -152,6 +152,16 @@ def test_who_looks_for_a_module_sees_its_loader(waiting):
     assert loader.is_package("tokenscope_test_found") is False
     with pytest.raises(AttributeError):
         loader.no_such_thing  # noqa: B018
+
+
+def test_a_loader_used_by_hand(waiting):
+    """Whoever runs a loader on a module made without a spec has the module's code, and the hook is called."""
+    calls = waiting("tokenscope_test_by_hand", "X = 1")
+    module = ModuleType("tokenscope_test_by_hand")
+    find_spec(module.__name__).loader.exec_module(module)
+
+    assert 1 == module.X
+    assert [module] == calls
 
 
 def test_names_of_the_package():

@@ -15,7 +15,7 @@ from spending import spend, spent
 import tokenscope
 from tokenscope import current_scope, errors, token_scope
 from tokenscope._call import MAX_NAMES, ROOT
-from tokenscope._ledger import PROCESS, Ledger, _below
+from tokenscope._ledger import PROCESS, Ledger, _below, _write
 from tokenscope.errors import TokenScopeWarning
 
 
@@ -270,9 +270,9 @@ def test_what_a_collection_counts_is_counted_once():
         cycle.append(cycle)
 
     before = gc.get_threshold()
-    gc.set_threshold(7)
     try:
-        for _ in range(60):
+        for threshold in [*range(1, 30), *range(1, 30)]:  # to be in the midst of everything, now and then
+            gc.set_threshold(threshold)
             with token_scope("outer"):
                 with token_scope("inner"):
                     abandon()
@@ -287,6 +287,22 @@ def test_what_a_collection_counts_is_counted_once():
     gc.collect()
 
     assert total == spent(tokenscope.report())
+
+
+def test_what_is_counted_in_the_midst_of_a_change_waits():
+    """A change inside of a change is made when that one is complete; who looks meanwhile sees what was before."""
+    with token_scope("a") as scope:
+        spend(1)
+        seen = []
+
+        def change():
+            spend(2)
+            seen.append(spent(scope))
+
+        _write(change)
+
+    assert [1] == seen
+    assert 3 == spent(scope) == spent(tokenscope.report())
 
 
 FORKING = """

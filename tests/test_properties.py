@@ -22,7 +22,7 @@ from tokenscope.render.json import parse, render
 
 QUICK = settings(
     deadline=None,
-    max_examples=100,
+    max_examples=50,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -131,7 +131,7 @@ steps = st.lists(
 )
 
 
-@settings(QUICK, max_examples=300)
+@settings(QUICK, max_examples=200)
 @given(steps, st.booleans())
 def test_a_ledger_and_brute_force(program, large):
     """Scopes entered, left in any order, counted in when open or closed, and cleared, hold what they should."""
@@ -332,7 +332,7 @@ class Run:
             await self.late.pop()
 
 
-@settings(QUICK, max_examples=150)
+@settings(QUICK, max_examples=80)
 @given(st.lists(programs, min_size=1, max_size=4))
 def test_random_programs_conserve_every_token(several):
     """Programs run side by side: own usages sum to the total, and each scope has what was recorded inside it."""

@@ -242,7 +242,7 @@ def test_deep_reports():
     assert 100_000 == (report + Report()).total.input_tokens
     assert 10 == report.find("/".join(f"level {n}" for n in range(10_000))).usage.input_tokens
     assert 100_000 == sum(usage.input_tokens for usage in report.by_module().values())
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 60
 
 
 def test_formats():

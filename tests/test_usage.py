@@ -139,3 +139,8 @@ def test_known_cost():
     assert None is Usage(calls=1, unpriced_calls=1).to_dict()["cost"]
     assert Decimal(1) == Usage(calls=2, unpriced_calls=1, cost=1).known_cost
     assert 1.0 == Usage(calls=2, unpriced_calls=1, cost=1).to_dict()["cost"]
+
+
+def test_a_count_is_returned():
+    """What is a number of tokens comes back as it is."""
+    assert [0, 7] == [check_count("n", 0), check_count("n", Whole())]
