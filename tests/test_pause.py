@@ -652,3 +652,62 @@ def test_frames_that_are_no_generators():
     """A plain function's `with` never pauses."""
     assert suspending_frame(sys._getframe()) is None
     assert suspending_frame(None) is None
+
+
+def test_a_collection_while_a_scope_is_left():
+    """A generator that is finalised at the very moment at which the scope upon its own is left takes nothing back."""
+    before = gc.get_threshold()
+    gc.disable()
+    try:
+        items = produce()
+        next(items)
+        over = token_scope("over").__enter__()
+        cycle = [items]
+        cycle.append(cycle)
+        del items, cycle
+        gc.set_threshold(1)
+        gc.enable()  # setting a ContextVar makes a token, at which the collection is due
+        over.leave()
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+
+    assert current_scope() is None
+    assert _current.get() is None
+    spend(1)
+    assert 1 == own(tokenscope.report(), "m")
+
+
+def test_scopes_left_elsewhere_do_not_pile_up():
+    """Scopes that were left in another Context are forgotten, also below one that is still there."""
+    recipes = [token_scope(f"scope {n}") for n in range(5)]
+    scopes = [recipe.__enter__() for recipe in recipes]
+    for recipe in recipes[:4]:
+        contextvars.Context().run(recipe.__exit__, None, None, None)
+    items = produce()
+    next(items)
+    with token_scope("over"):
+        assert scopes[4] is _current.get()._below._below
+        assert scopes[4]._below is None or scopes[4]._below._twist.dropped
+    items.close()
+    contextvars.Context().run(recipes[4].__exit__, None, None, None)
+    with token_scope("tidy"):
+        pass
+
+    assert _current.get() is None
+
+
+def test_what_lies_below_a_generator_is_forgotten_too():
+    """A scope left elsewhere does not stay below a paused generator's."""
+    recipe = token_scope("left")
+    recipe.__enter__()
+    items = produce()
+    next(items)
+    contextvars.Context().run(recipe.__exit__, None, None, None)
+    assert "left" == _current.get()._below.name
+    with token_scope("next"):
+        assert "generator" == _current.get()._below.name
+        assert _current.get()._below._below is None
+    items.close()
+
+    assert _current.get() is None
