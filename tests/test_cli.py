@@ -32,7 +32,7 @@ def test_demo() -> None:
     done = tokenscope_command("demo")
     assert 0 == done.returncode, done.stderr
     lines = done.stdout.splitlines()
-    assert ["scope", "calls", "input", "output", "total", "share", "time"] == lines[0].split()
+    assert ["scope", "calls", "input", "output", "total", "share", "cost", "time"] == lines[0].split()
     for name in (
         "ResearchAgent",
         "planner",

@@ -54,7 +54,7 @@ def test_examples(example: Path, tmp_path: Path) -> None:
     """Each script in docs/examples runs by itself and prints a tree."""
     done = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
-    assert re.search(r"^scope +calls +input +output +total +share +time$", done.stdout, re.MULTILINE)
+    assert re.search(r"^scope +calls +input +output +total +share +(cost +)?time$", done.stdout, re.MULTILINE)
 
 
 def test_examples_for_each_use() -> None:

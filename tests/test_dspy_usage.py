@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,7 +87,7 @@ SHAPES = {
     "embeddings": ({"prompt_tokens": 12, "total_tokens": 12}, Usage(input_tokens=12)),
     "whole floats, flags and strangers": (
         {"prompt_tokens": 12.0, "completion_tokens": 1, "is_byok": False, "cost": 0.1, "cost_details": {"x": None}},
-        Usage(input_tokens=12, output_tokens=1),
+        Usage(input_tokens=12, output_tokens=1, cost=Decimal("0.1")),
     ),
     "nothing": ({}, Usage()),
 }
@@ -104,7 +105,10 @@ def test_entries_add_up() -> None:
     assert Usage(input_tokens=11, output_tokens=22) == read_entries("m", entries)
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, float("nan"), float("inf"), True, "12", [1], {"a": 1}, object()], ids=repr)
+NO_COUNTS = [-1, 1.5, float("nan"), float("inf"), True, "12", [1], {"a": 1}, object()]
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: type(value).__name__)
 def test_what_is_no_count(value: Any) -> None:
     """What is no number of tokens is counted as 0, with one warning that names it."""
     _warned.clear()
@@ -114,7 +118,7 @@ def test_what_is_no_count(value: Any) -> None:
     assert Usage(output_tokens=3) == read_entry("openai/gpt-4o-mini", {"prompt_tokens": value, "completion_tokens": 3})
 
 
-@pytest.mark.parametrize("details", [[1], "text", 7, object()], ids=repr)
+@pytest.mark.parametrize("details", [[1], "text", 7, object()], ids=lambda value: type(value).__name__)
 def test_strange_details(details: Any) -> None:
     """Details that are no mapping tell nothing, and break nothing."""
     entry = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": details}

@@ -15,7 +15,7 @@ import tokenscope
 PACKAGE = Path(tokenscope.__file__).parent
 ORDER = [
     ["errors", "_version", "_usage"],
-    ["_call"],
+    ["_bracket", "_call"],
     ["_rows"],
     ["_later"],
     ["_ledger"],
@@ -48,6 +48,7 @@ PUBLIC = [
     "instrument",
     "record_tokens",
     "report",
+    "set_price",
     "token_scope",
     "track_tokens",
     "uninstrument",

@@ -79,7 +79,7 @@ def test_late_calls_go_where_their_scope_went():
         with token_scope("b") as b:
             spend(1)
     before = spent(tokenscope.report())
-    b.add(b.path, "late", (1, 0, 0, 10, 0, 0, 0, 0, 0, 0))
+    b.add(b.path, ("late", 0), (1, 0, 0, 10, 0, 0, 0, 0, 0, 0))
 
     assert 1 == before
     assert [11, 11, 11] == [spent(b), spent(a), spent(tokenscope.report())]
@@ -91,7 +91,7 @@ def test_late_calls_of_scopes_that_had_none_before():
     with token_scope("a") as a:
         with token_scope("b") as b:
             pass
-    b.add(b.path, "late", (1, 0, 0, 10, 0, 0, 0, 0, 0, 0))
+    b.add(b.path, ("late", 0), (1, 0, 0, 10, 0, 0, 0, 0, 0, 0))
 
     assert [10, 10, 10] == [spent(b), spent(a), spent(tokenscope.report())]
     assert 0 == linked()
@@ -147,7 +147,7 @@ def test_a_late_call_to_a_ledger_that_was_compacted():
                     spend(1, operation=str(name))
             kept += [large, larger]
     for each in kept:
-        each.add(each.path, "late", (1, 0, 0, 1000, 0, 0, 0, 0, 0, 0))
+        each.add(each.path, ("late", 0), (1, 0, 0, 1000, 0, 0, 0, 0, 0, 0))
 
     assert 20 * 70 + 40 * 1000 == spent(outer) == spent(tokenscope.report())
     assert {70 + 2000} == {spent(each) for each in kept[::2]}

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenscope import Usage
-from tokenscope._pricing import _EDGES, bracket_of, forget_prices, price, set_price, split
+from tokenscope._bracket import bracket_of, edges
+from tokenscope._pricing import forget_prices, price, set_price, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +100,7 @@ def test_every_threshold_is_an_edge() -> None:
                     if isinstance(value, TieredPrices):
                         thresholds.update(tier.start for tier in value.tiers)
     assert len(thresholds) > 3
-    assert thresholds <= set(_EDGES)
+    assert thresholds <= set(edges())
 
 
 MODELS = [

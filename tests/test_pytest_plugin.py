@@ -35,8 +35,9 @@ from tokenscope import Usage
 from tokenscope._record import count
 from tokenscope._usage import counts
 
-def pay(model="priced", **usage):
-    count(current_scope(), model, counts(Usage(calls=usage.pop('calls', 1), input_tokens=10, **usage)))
+def pay(model="priced", *, cost=None, calls=1, unpriced_calls=0):
+    values = counts(Usage(calls=calls, input_tokens=10, cost=cost or 0))
+    count(current_scope(), model, values, own_price=cost is not None)
 """
 
 

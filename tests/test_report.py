@@ -224,7 +224,7 @@ def test_tools_that_spent_nothing_are_left_out():
             path = path.child(Frame("dspy", "Predict"))
             rows[path] = Row()
         if spent:
-            rows[path].add("x", (1, 0, 0, spent, *NOTHING[4:]))
+            rows[path].add(("x", 0), (1, 0, 0, spent, *NOTHING[4:]))
     names = [node.name for _, node in Report.from_rows(rows, ROOT, scoped=True).tree().walk()]
 
     assert ["report test", "busy", "empty"] == names

@@ -525,6 +525,7 @@ def test_the_parts_of_a_call_are_counted():
         reasoning_tokens=30,
         input_audio_tokens=40,
         output_audio_tokens=5,
+        unpriced_calls=1,
     ) == scope.report().by_model().get("p/x")
 
 

@@ -23,6 +23,7 @@ from tokenscope.errors import ReportFormatError, TokenScopeError
 from tokenscope.integrations import instrument, uninstrument
 
 if TYPE_CHECKING:
+    from tokenscope._pricing import set_price
     from tokenscope._report import Report
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "instrument",
     "record_tokens",
     "report",
+    "set_price",
     "token_scope",
     "track_tokens",
     "uninstrument",
@@ -63,6 +65,10 @@ def __getattr__(name: str) -> Any:
         from tokenscope._report import Report
 
         return Report
+    if name == "set_price":
+        from tokenscope._pricing import set_price
+
+        return set_price
     raise AttributeError(f"module 'tokenscope' has no attribute {name!r}")
 
 

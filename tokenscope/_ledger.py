@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from tokenscope._bracket import Key
 from tokenscope._call import ROOT, Path
 from tokenscope._later import read_now
 from tokenscope._rows import Row, crowded, note_entries, row_at, warn_of_crowds
@@ -93,19 +94,19 @@ class Ledger:
 
     # -- writing --------------------------------------------------------------------------------------------------------
 
-    def add(self, path: Path, model: str, values: Counts) -> None:
+    def add(self, path: Path, key: Key, values: Counts) -> None:
         """Add one call's counts at `path`, which lies at or below this ledger's own."""
         ledger: Ledger | None = self
         while ledger is not None and ledger.ended is not None and ledger.books is None and not ledger.held:
             ledger = ledger.above  # nobody will ever look there, so there need be no books
-        _write((ledger or self)._add, path, model, values)
+        _write((ledger or self)._add, path, key, values)
         if crowded:
             warn_of_crowds()
 
-    def _add(self, path: Path, model: str, values: Counts) -> None:
+    def _add(self, path: Path, key: Key, values: Counts) -> None:
         books: Books | None = self.books or self._open_books()
         while books is not None:
-            row_at(books.rows, self.path, path).add(model, values)
+            row_at(books.rows, self.path, path).add(key, values)
             books = books.folded_into.books if books.folded_into else None
         if self.ended is not None:
             self._settle()

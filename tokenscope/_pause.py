@@ -23,7 +23,7 @@ _AFTER_AWAIT: Final = (
 _CONTEXTLIB: Final = contextlib.__name__
 PASSING: Final = frozenset({"__enter__", "__aenter__", "__exit__", "__aexit__", "enter_context", "enter_async_context"})
 """Names of the functions that enter and leave on behalf of a `with` statement further up (contextlib's among them)."""
-_FIXTURE_DRIVERS: Final = ("_pytest.", "pytest_asyncio", "anyio.")
+_FIXTURE_DRIVERS: Final = ("_pytest.", "pytest_asyncio", "anyio.", "tokenscope.pytest_plugin")
 
 
 def suspending_frame(frame: FrameType | None) -> FrameType | None:

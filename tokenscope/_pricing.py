@@ -1,26 +1,17 @@
-"""What tokens cost, in dollars: genai-prices' table, and prices set by hand. The only file that names genai-prices.
-
-Price is per call, since some models are dearer for long prompts. But a price table takes half a second to load, and pricing a
-call by it a tenth of a millisecond, so no call is priced when it is recorded: a ledger adds up calls of one model whose
-prompts lie in one *bracket*, an interval that no price threshold divides. Within a bracket price is linear, so that pricing
-the sum gives the same as pricing each call.
-"""
+"""What tokens cost, in dollars: genai-prices' table, and prices set by hand. The only file that names genai-prices."""
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from functools import lru_cache
 from numbers import Real
 from typing import Any, Final
 
-from tokenscope._usage import Usage
+from tokenscope._bracket import FREE, OWN_PRICE, SAVED, edges
+from tokenscope._usage import Counts, Usage
 
-_EDGES: Final = tuple(
-    sorted({k * 1_000 - low for k in range(16, 2_001) for low in (0, 1)} | {k * 1_024 for k in range(16, 2_048)})
-)
-"""Prompt lengths at which a price may change: above 16,000 tokens, each multiple of 1,000, the one before it, and of 1,024."""
 _MILLION: Final = Decimal(1_000_000)
 _PROVIDERS: Final = {
     "fireworks_ai": "fireworks",
@@ -32,11 +23,6 @@ _PROVIDERS: Final = {
 
 _lock = threading.Lock()
 _custom: dict[str, dict[str, Decimal]] = {}
-
-
-def bracket_of(input_tokens: int) -> int:
-    """Return the bracket that a prompt's length lies in."""
-    return bisect_left(_EDGES, input_tokens) if input_tokens > _EDGES[0] else 0
 
 
 def set_price(
@@ -78,6 +64,19 @@ def forget_prices() -> None:
     """Forget the prices that were set by hand."""
     with _lock:
         _custom.clear()
+
+
+def priced(model: str, bracket: int, values: Counts | list[Any]) -> Usage:
+    """Return the usage that a ledger's tally stands for, its cost filled in."""
+    usage = Usage.from_counts(values)
+    if bracket in (FREE, OWN_PRICE):
+        return usage
+    if bracket <= SAVED:
+        cost = price(model, usage, SAVED - bracket)
+        saved = Usage(calls=usage.calls, cached_calls=usage.cached_calls, saved_tokens=usage.total_tokens)
+        return saved if cost is None else replace(saved, saved_cost=cost)
+    cost = price(model, usage, bracket)
+    return replace(usage, unpriced_calls=usage.calls) if cost is None else replace(usage, cost=cost)
 
 
 def price(model: str, usage: Usage, bracket: int) -> Decimal | None:
@@ -123,9 +122,8 @@ def _rates(model: str, bracket: int) -> tuple[Decimal, dict[str, Decimal]] | Non
 
     A part's rate is what a token of it costs more, or less, than a plain one of its whole.
     """
-    length = _EDGES[bracket] if bracket < len(_EDGES) else _EDGES[-1] + 1
-    if bracket == 0:
-        length = _EDGES[0]
+    all_edges = edges()
+    length = all_edges[bracket] if bracket < len(all_edges) else all_edges[-1] + 1
     plain = _ask(model, input_tokens=length, output_tokens=0)
     per_call = _ask(model, input_tokens=0, output_tokens=0)
     if plain is None or per_call is None:

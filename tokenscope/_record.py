@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
+from tokenscope._bracket import FREE, OWN_PRICE, SAVED, bracket_of
 from tokenscope._call import NO_SCOPE, Call, Frame, check_name
 from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._scope import DISABLED, active
-from tokenscope._usage import Counts, Usage, counts
+from tokenscope._usage import Counts, Usage, check_money, counts
 
 
 def record_tokens(
@@ -26,6 +28,7 @@ def record_tokens(
     reasoning_tokens: int = 0,
     input_audio_tokens: int = 0,
     output_audio_tokens: int = 0,
+    cost: Decimal | float | None = None,
 ) -> None:
     """Count one model call that DSPy does not make, under a module and an operation of the current scope.
 
@@ -42,6 +45,7 @@ def record_tokens(
         reasoning_tokens: How many of the output tokens were reasoning.
         input_audio_tokens: How many of the input tokens were audio.
         output_audio_tokens: How many of the output tokens were audio.
+        cost: What the call cost, in dollars, where you know; else reports look it up by the model's name.
 
     Raises:
         TypeError: a name is no str, a count is no number or a bool.
@@ -70,9 +74,11 @@ def record_tokens(
         reasoning_tokens=reasoning_tokens,
         input_audio_tokens=input_audio_tokens,
         output_audio_tokens=output_audio_tokens,
+        cost=Decimal(0) if cost is None else check_money("cost", Decimal(str(cost)) if type(cost) is float else cost),
     )
     check_parts(usage)
-    count(active(), name, counts(usage), frames=frames, started=time.time(), metadata=metadata)
+    values = counts(usage)
+    count(active(), name, values, own_price=cost is not None, frames=frames, started=time.time(), metadata=metadata)
 
 
 def model_name(model: object, provider: object) -> str:
@@ -109,13 +115,19 @@ def count(
     model: str,
     values: Counts,
     *,
+    own_price: bool = False,
+    saved: Counts | None = None,
     frames: tuple[Frame, ...] = (),
     started: float = 0.0,
     seconds: float = 0.0,
     error: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Count one call in a scope (None: in the process, at the top level)."""
+    """Count one call in a scope (None: in the process, at the top level).
+
+    Its price is looked up when somebody asks, unless `own_price` says that the counts tell it. `saved` are the tokens that a
+    cached answer once cost.
+    """
     if DISABLED:
         return
     if ledger is None:
@@ -124,7 +136,12 @@ def count(
     path = ledger.path
     for frame in frames:
         path = path.child(frame)
-    ledger.add(path, model, values)
+    if saved is not None:
+        ledger.add(path, (model, SAVED - bracket_of(saved[3])), (*values[:3], *saved[3:]))
+    elif own_price:
+        ledger.add(path, (model, OWN_PRICE), values)
+    else:
+        ledger.add(path, (model, bracket_of(values[3]) if values[3] or values[4] else FREE), values)
     if observers:
         usage = Usage.from_counts(values)
         call = Call(

@@ -13,6 +13,7 @@ from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 from tokenscope._call import NO_SCOPE, Frame, Path
+from tokenscope._pricing import priced
 from tokenscope._rows import Row as LedgerRow
 from tokenscope._usage import ZERO, Usage
 
@@ -111,8 +112,8 @@ class Report:
                 draft = drafts[step] = draft.below(step.frame)
             draft.entries += row.entries
             draft.nanoseconds += row.nanoseconds
-            for model, values in row.models.items():
-                draft.add(model, Usage.from_counts(values))
+            for (model, bracket), values in row.models.items():
+                draft.add(model, priced(model, bracket, values))
         top.prune()
         frozen = top.freeze()
         return cls(frozen, scoped or not frozen)
@@ -167,6 +168,7 @@ class Report:
             for name, value in self.total.to_dict().items()
         }
         summary["total_calls"] = summary.pop("calls")
+        summary["total_cost"] = summary.pop("cost")
         return {
             "summary": dict(sorted(summary.items(), key=lambda item: not item[0].startswith("total_"))),
             "by_module": {name: _statistics(usage) for name, usage in self.by_module().items()},

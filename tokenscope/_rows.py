@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tokenscope._bracket import Key
 from tokenscope._call import MAX_NAMES, OTHER, Path
 from tokenscope._usage import NOTHING, Counts
 from tokenscope.errors import warn_once
@@ -21,13 +22,13 @@ class Row:
         self.entries = 0
         self.nanoseconds = 0
         self.width = 0  # distinct names one level below
-        self.models: dict[str, list[Any]] = {}
+        self.models: dict[Key, list[Any]] = {}
 
-    def add(self, model: str, values: Counts | list[Any]) -> None:
+    def add(self, key: Key, values: Counts | list[Any]) -> None:
         """Add counts in place: a collection or a signal between two additions then finds nothing half-done."""
-        tally = self.models.get(model)
+        tally = self.models.get(key)
         if tally is None:
-            tally = self.models.setdefault(model, list(NOTHING))
+            tally = self.models.setdefault(key, list(NOTHING))
         for index, value in enumerate(values):
             if value:
                 tally[index] += value
@@ -36,8 +37,8 @@ class Row:
         """Add everything that another row of the same path holds."""
         self.entries += other.entries
         self.nanoseconds += other.nanoseconds
-        for model, values in list(other.models.items()):
-            self.add(model, values)
+        for key, values in list(other.models.items()):
+            self.add(key, values)
 
 
 def row_at(rows: dict[Path, Row], base: Path, path: Path) -> Row:

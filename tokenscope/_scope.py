@@ -14,10 +14,11 @@ from time import perf_counter_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+from tokenscope._bracket import SAVED
 from tokenscope._call import Frame
 from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._pause import is_suspended
-from tokenscope._usage import Usage, counts
+from tokenscope._usage import ZERO, Usage
 
 if TYPE_CHECKING:
     from tokenscope._report import Report
@@ -101,11 +102,10 @@ class Scope(Ledger):
     @property
     def usage(self) -> Usage:
         """What was spent in this entry of the scope until now, everything inside it included."""
-        total = [0] * len(counts(Usage()))
-        for row in self.view().values():
-            for tally in row.models.values():
-                total = [a + b for a, b in zip(total, tally, strict=True)]
-        return Usage.from_counts(total)
+        from tokenscope._pricing import priced
+
+        tallies = [each for row in self.view().values() for each in row.models.items()]
+        return sum((priced(model, bracket, values) for (model, bracket), values in tallies), ZERO)
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -137,7 +137,10 @@ class Scope(Ledger):
 
     def __repr__(self) -> str:
         state = "open" if self.ended is None else "closed"
-        return f"<Scope {'/'.join(self.path.names[-8:])!r}, {state}, {self.usage.total_tokens:,} tokens>"
+        # Without a price: that would load the table of prices.
+        tallies = [each for row in self.view().values() for each in row.models.items()]
+        tokens = sum(values[3] + values[4] for (_, bracket), values in tallies if bracket > SAVED)
+        return f"<Scope {'/'.join(self.path.names[-8:])!r}, {state}, {tokens:,} tokens>"
 
     # -- for whatever opens scopes --------------------------------------------------------------------------------------
 

@@ -150,5 +150,6 @@ MONEY: Final = frozenset({"cost", "saved_cost"})
 FIELDS: Final = tuple(field.name for field in fields(Usage))
 counts = operator.attrgetter(*FIELDS)
 """The counts of a usage as a tuple: `Usage.from_counts(counts(usage)) == usage`."""
+COST: Final = FIELDS.index("cost")
 ZERO: Final = Usage()
 NOTHING: Final[Counts] = counts(ZERO)

@@ -24,6 +24,7 @@ from tokenscope import (
     instrument,
     record_tokens,
     report,
+    set_price,
     token_scope,
     track_tokens,
     uninstrument,
@@ -427,3 +428,4 @@ def errors() -> Report | None:
 instrument()
 uninstrument()
 version: str = __version__
+assert_type(set_price("local/model", input=0.1, output=Decimal("0.2"), cache_read=0), None)

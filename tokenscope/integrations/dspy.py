@@ -23,7 +23,7 @@ from tokenscope._ledger import Ledger
 from tokenscope._recipes import carry
 from tokenscope._record import count
 from tokenscope._scope import Scope, active
-from tokenscope._usage import Usage, counts
+from tokenscope._usage import COST, Usage, counts
 from tokenscope._wrap import Recipe, wrap
 from tokenscope.errors import internal_error
 from tokenscope.integrations.dspy_names import module_name
@@ -48,6 +48,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         self.entries: list[Any] = []
         self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
         self.hit = False
+        self.saved: Any = None  # what a cached answer once cost, where the cache still tells
         self.model = str(getattr(lm, "model", None) or type(lm).__name__)
         self.scope: Ledger | None = active()
         # Not dspy.context(): that would also freeze the global settings for the time of the call.
@@ -105,7 +106,17 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
                 return  # it only handed on what another LM, counted already, has spent
         cached = self.hit and error is None and not entries
         values = (1, int(cached), int(error is not None), *spent[3:])
-        count(self.scope, self.model, values, started=self.started, seconds=seconds, error=error)
+        saved = read_counts(self.model, self.saved) if cached and self.saved else None
+        count(
+            self.scope,
+            self.model,
+            values,
+            own_price=spent[COST] > 0,
+            saved=saved,
+            started=self.started,
+            seconds=seconds,
+            error=error,
+        )
 
 
 def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
@@ -190,7 +201,21 @@ def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
         tracker = thread_local_overrides.get().get("usage_tracker")
         if isinstance(tracker, CallTracker):
             tracker.hit = True
+            try:
+                tracker.saved = _usage_of_hit(instance, found, args, kwargs)
+            except Exception:  # noqa: BLE001
+                internal_error("reading what a cache hit saved")
     return found
+
+
+def _usage_of_hit(cache: Any, found: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Return the usage of a cached answer. DSPy clears it in the copy that it hands out, not in what it keeps in memory."""
+    usage = found.get("usage") if isinstance(found, dict) else getattr(found, "usage", None)
+    if not usage and cache.enable_memory_cache:
+        key = cache.cache_key(*args, **kwargs)
+        with cache._lock:
+            usage = getattr(cache.memory_cache.get(key), "usage", None)
+    return usage
 
 
 def process_response(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:

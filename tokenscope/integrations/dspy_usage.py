@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from tokenscope._usage import NOTHING, ZERO, Counts, Usage
@@ -47,7 +48,15 @@ def read_counts(model: str, entry: Any) -> Counts:
     stored = 0 if written is None else count("cache_creation_tokens", written)
     audio_in = 0 if heard is None else count("audio_tokens", heard)
     audio_out = 0 if said is None else count("audio_tokens", said)
-    return 0, 0, 0, spent, gained, cached, stored, thought, audio_in, audio_out, *NOTHING[10:]
+    cost = _dollars(first("cost"))
+    return 0, 0, 0, spent, gained, cached, stored, thought, audio_in, audio_out, cost, *NOTHING[11:]
+
+
+def _dollars(value: Any) -> Decimal:
+    """Return what a provider says that a call cost (OpenRouter does), else 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        return Decimal(0)
+    return Decimal(str(value))
 
 
 def read_entry(model: str, entry: Any) -> Usage:

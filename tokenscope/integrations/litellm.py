@@ -36,6 +36,7 @@ def _count(response: Any, args: tuple[Any, ...], kwargs: dict[str, Any], started
             return
         model = str(args[0] if args else kwargs.get("model"))
         usage = read_entry(model, getattr(response, "usage", None) or {}) + Usage(calls=1)
-        count(active(), model, counts(usage), started=started, seconds=time.perf_counter() - since)
+        seconds = time.perf_counter() - since
+        count(active(), model, counts(usage), own_price=usage.cost > 0, started=started, seconds=seconds)
     except Exception:  # noqa: BLE001
         internal_error("counting an embedding")

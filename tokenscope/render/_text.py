@@ -79,9 +79,9 @@ def summary(usage: Usage) -> str:
     parts = [
         f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}",
         f"{usage.input_tokens:,} in + {usage.output_tokens:,} out = {usage.total_tokens:,} tokens",
-        money(usage),
+        *([money(usage)] if usage.cost else []),
     ]
-    return "; ".join(part for part in parts if part != UNKNOWN)
+    return "; ".join(parts)
 
 
 def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printable) -> str:

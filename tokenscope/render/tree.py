@@ -1,10 +1,10 @@
-"""The `tree` format: scopes as an indented tree, with their calls, tokens, share of the total and time.
+"""The `tree` format: scopes as an indented tree, with their calls, tokens, share of the total, cost and time.
 
-    scope                        calls  input  output  total  share            time
-    pipeline                         3    420      96    516  ██████████ 100%  1.2s
-    ├─ ResearchAgent                 2    300      80    380  ███████▍    74%  0.9s
-    │  └─ planner                    2    300      80    380  ███████▍    74%  0.9s
-    └─ summarize                     1    120      16    136  ██▋         26%  0.3s
+    scope                        calls  input  output  total  share                cost  time
+    pipeline                         3    420      96    516  ██████████ 100%  $0.00032  1.2s
+    ├─ ResearchAgent                 2    300      80    380  ███████▍    74%  $0.00024  0.9s
+    │  └─ planner                    2    300      80    380  ███████▍    74%  $0.00024  0.9s
+    └─ summarize                     1    120      16    136  ██▋         26%  $0.00008  0.3s
 
 In a narrow terminal the bars go first, then the names are cut; numbers never are.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from rich.cells import cell_len, set_cell_size
 
 from tokenscope._report import Node, Report
-from tokenscope._usage import Usage
+from tokenscope.render._text import duration, money, printable, summary, unpriced
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -39,6 +39,7 @@ class Line(NamedTuple):
     style: str
     cells: tuple[str, ...]  # calls, input, output, total
     share: float
+    cost: str
     time: str
 
 
@@ -119,7 +120,11 @@ def _layout(report: Report, width: int, ascii_only: bool) -> Iterator[list[tuple
     lines = list(_lines(root, ascii_only))
     columns = [max(len(head), *(len(line.cells[i]) for line in lines)) for i, head in enumerate(_HEAD)]
     times = max(len("time"), *(len(line.time) for line in lines))
-    numbers = sum(len(_GAP) + column for column in columns) + 2 * len(_GAP) + times
+    # Where no price is known, a column of dashes tells nothing that the last line does not.
+    costs = max(len("cost"), *(len(line.cost) for line in lines)) if root.usage.cost else 0
+    numbers = (
+        sum(len(_GAP) + column for column in columns) + 2 * len(_GAP) + times + (len(_GAP) + costs if costs else 0)
+    )
     names = max(len("scope"), *(cell_len(line.guide) + cell_len(line.name) for line in lines))
     bar = _BAR
     if names + numbers + bar + 5 > width:
@@ -133,10 +138,11 @@ def _layout(report: Report, width: int, ascii_only: bool) -> Iterator[list[tuple
         (set_cell_size("scope", names), "bold"),
         *((_GAP + head.rjust(column), "bold") for head, column in zip(_HEAD, columns, strict=True)),
         (_GAP + "share".ljust(share), "bold"),
+        (_GAP + "cost".rjust(costs) if costs else "", "bold"),
         (_GAP + "time".rjust(times), "bold"),
     ]
     for line in lines:
-        room = max(names - cell_len(line.guide), 4)
+        room = max(names - cell_len(line.guide), min(4, cell_len(line.name)))
         guide = set_cell_size(line.guide, names - room)
         faint = "dim" if line.style == "dim" else ""
         yield [
@@ -145,9 +151,11 @@ def _layout(report: Report, width: int, ascii_only: bool) -> Iterator[list[tuple
             *((_GAP + cell.rjust(column), faint) for cell, column in zip(line.cells, columns, strict=True)),
             (_GAP + _bar(line.share, bar, ascii_only), "green"),
             (f"{line.share:>5.0%}", faint),
+            (_GAP + line.cost.rjust(costs) if costs else "", faint),
             (_GAP + line.time.rjust(times), "dim"),
         ]
-    yield [(_footer(root.usage), "dim")]
+    for sentence in _footer(root):
+        yield [(sentence, "dim")]
 
 
 def _lines(root: Node, ascii_only: bool) -> Iterator[Line]:
@@ -179,12 +187,10 @@ def _line(node: Node, guide: str, total: int) -> Line:
         f"{usage.total_tokens:,}",
     )
     share = usage.total_tokens / total if total else 0.0
-    return Line(guide, printable(node.name), _STYLES.get(node.kind, ""), cells, share, _time(node.seconds))
-
-
-def printable(name: str) -> str:
-    """Return a name with its line breaks, escapes and other control characters made visible."""
-    return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    style = _STYLES.get(node.kind, "")
+    return Line(
+        guide, printable(node.name), style, cells, share, money(usage) if usage.calls else "", duration(node.seconds)
+    )
 
 
 def _fit(name: str, room: int, ascii_only: bool) -> str:
@@ -202,23 +208,9 @@ def _bar(share: float, width: int, ascii_only: bool) -> str:
     return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
 
 
-def _time(seconds: float) -> str:
-    if not seconds:
-        return ""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:,.0f}ms"
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
-
-
-def _footer(usage: Usage) -> str:
-    parts = [
-        f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}",
-        f"{usage.input_tokens:,} in + {usage.output_tokens:,} out = {usage.total_tokens:,} tokens",
-    ]
+def _footer(root: Node) -> Iterator[str]:
+    usage = root.usage
+    parts = [summary(usage)]
     for count, what in (
         (usage.cached_calls, "calls answered by DSPy's cache"),
         (usage.failed_calls, "calls failed"),
@@ -227,4 +219,8 @@ def _footer(usage: Usage) -> str:
     ):
         if count:
             parts.append(f"{count:,} {what}")
-    return "; ".join(parts)
+    if usage.saved_tokens:
+        parts.append(f"{usage.saved_tokens:,} tokens saved by it")
+    yield "; ".join(parts)
+    if unknown := unpriced(root.by_model):
+        yield unknown
