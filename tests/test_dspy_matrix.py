@@ -676,7 +676,10 @@ def test_cache_hit(
         dspy.cache = before
     assert_billed(provider, {"a": first.usage})
     assert 0 == first.usage.cached_calls
-    assert (again.usage.calls, again.usage.cached_calls, again.usage.total_tokens) == (1, 1, 0)
+    assert (1, 1, 0, 0) == (again.usage.calls, again.usage.cached_calls, again.usage.total_tokens, again.usage.cost)
+    assert 0 == first.usage.saved_tokens
+    assert (first.usage.total_tokens, first.usage.cost) == (again.usage.saved_tokens, again.usage.saved_cost)
+    assert first.usage.cost > 0
 
 
 def test_failing_parse(lm: dspy.LM, provider: LoopbackProvider) -> None:
