@@ -23,7 +23,7 @@ from tokenscope.render._text import duration, money, printable, summary, unprice
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-WIDTH: Final = 100
+WIDTH: Final = 120
 _BAR: Final = 10
 _SHORTEST_NAME: Final = 12
 _DEEPEST_GUIDE: Final = 30  # levels drawn with guides; further ones say their number
