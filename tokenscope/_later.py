@@ -38,12 +38,12 @@ def read_now() -> None:
                 raise
 
 
-def _forget_in_child() -> None:
+def _forget_in_child() -> None:  # pragma: no cover - in children, which nothing measures
     """In a forked child: what is unread is the parent's to count, and the lock may be held by a thread that is not there."""
     global _reading  # noqa: PLW0603
     _reading = threading.RLock()
     _unread.clear()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=_forget_in_child)

@@ -35,7 +35,7 @@ _writing = False  # what such a generator writes has to wait, or rows that are j
 _waiting: Final[list[tuple[Callable[..., None], tuple[Any, ...]]]] = []
 
 
-def _new_lock_in_child() -> None:
+def _new_lock_in_child() -> None:  # pragma: no cover - in children, which nothing measures
     """Replace the lock in a forked child: the thread that held it is not there to release it, nor to end what it began."""
     global _lock, _writing  # noqa: PLW0603
     _lock = threading.RLock()
@@ -43,7 +43,7 @@ def _new_lock_in_child() -> None:
     _writing = False
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=_new_lock_in_child)
 
 

@@ -53,6 +53,7 @@ def is_suspended(frame: FrameType) -> bool:
         return False
     code = frame.f_code.co_code
     at = frame.f_lasti
-    if code[at] != _RESUME:  # up to 3.12 a suspended frame points at the YIELD_VALUE, from 3.13 at the RESUME behind it
+    # Up to 3.12 a suspended frame points at the YIELD_VALUE, from 3.13 at the RESUME behind it.
+    if code[at] != _RESUME:  # pragma: no branch
         at += 2
     return not (at + 1 < len(code) and code[at] == _RESUME and code[at + 1] & 3 == _AFTER_AWAIT)

@@ -57,7 +57,7 @@ class Steps:
 
     def end(self) -> None:
         """Close the scope; its time is that of the steps."""
-        if self._scope is not None:
+        if self._scope is not None:  # pragma: no branch - None only where an interrupt came while it was entered
             self._scope.close(self._spent)
 
 
