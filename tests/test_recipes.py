@@ -682,3 +682,9 @@ def test_an_entry_that_was_not_noted():
 
     assert current_scope() is None
     assert [True, True] == [scope.ended is not None for scope in (outer, inner)]
+
+
+def test_budgets_are_not_taken_for_attributes():
+    """A budget that nobody would keep is an error, not an attribute."""
+    with pytest.raises(TypeError, match="no budgets yet"):
+        token_scope("a", budget=5)

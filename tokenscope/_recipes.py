@@ -81,6 +81,8 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         except TypeError:
             check_name("the name of a token_scope", name)
             raise
+        if attributes and "budget" in attributes:
+            raise TypeError("token_scope has no budgets yet; call the attribute something else if you mean one")
         self.attributes = attributes
         # Who has entered, and where: an exit may come in a Context that never saw the entry. Nearly always it is but one.
         self._scope: Scope | None = None
