@@ -25,7 +25,7 @@ RECORDS = 200_000
 @pytest.fixture(autouse=True)
 def no_deadlock():
     """Show where every thread stands, and give up, where a test hangs."""
-    faulthandler.dump_traceback_later(120, exit=True)
+    faulthandler.dump_traceback_later(170, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
 
