@@ -271,3 +271,15 @@ def test_decorated_functions_in_a_report():
 
     report = scope.report()
     assert [2, 2] == [report.find(path).entries for path in ("s/module", "s/module/operation")]
+
+
+def test_a_predictor_names_a_thousand_modules_at_most():
+    """Modules that call each other ever deeper have one path from the 1,000th on, or the names would fill gigabytes."""
+    path = ROOT
+    for _ in range(1_200):
+        path = path.child(Frame("dspy", "M"))
+    rows = {path: Row()}
+    rows[path].add(("x", 0), (1, 0, 0, 5, *NOTHING[4:]))
+
+    (name,) = Report.from_rows(rows, ROOT, scoped=False).predictors()
+    assert ".".join(["M"] * 1_000) == name

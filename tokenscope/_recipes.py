@@ -157,8 +157,7 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
             return
         if found is self._scope:
             self._scope = self._caller = None
-        elif self._more is not None:
-            self._more.pop(found, None)
+        more.pop(found, None)
         found.leave()
 
     @overload
