@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import dspy
 import pytest
+from dspy_support import DSPY
 
 import tokenscope
 from tokenscope import current_scope, integrations, record_tokens, token_scope
@@ -374,3 +376,118 @@ def test_our_own_faults_do_not_reach_the_program(provider: LoopbackProvider, mon
     with token_scope("b") as b:
         lm("Hello")
     assert 1 == b.usage.calls
+
+
+# -- odd programs ------------------------------------------------------------------------------------------------------
+
+
+def test_track_usage_inside_an_lm(provider: LoopbackProvider) -> None:
+    """An LM that asks another one and tracks its usage works as ever, and what it hands on is counted once."""
+    from types import SimpleNamespace as Object
+
+    inner = provider.lm()
+
+    class Router(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            with dspy.track_usage() as tracker:
+                text = inner(prompt=prompt, messages=messages)[0]
+            usage = tracker.get_total_tokens()[inner.model]
+            message = Object(content=text, tool_calls=None)
+            return Object(choices=[Object(message=message, finish_reason="stop")], usage=usage, model="router")
+
+    for around in (contextlib.nullcontext(), dspy.track_usage()):
+        before = provider.total
+        with around, token_scope("a") as scope:
+            Router(model="router")("Hello")
+        assert before.total_tokens + scope.usage.total_tokens == provider.total.total_tokens
+        assert 1 == scope.usage.calls
+
+
+def test_a_tracker_of_the_users_own(provider: LoopbackProvider) -> None:
+    """Inside a call, a tracker of the user's own making has what it always had."""
+    notes = []
+
+    class Mine(dspy.utils.usage_tracker.UsageTracker):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    class Noting(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            dspy.settings.usage_tracker.note("asked")
+            raise KeyError("enough")
+
+    with dspy.context(usage_tracker=Mine()), pytest.raises(Exception, match="enough"):
+        Noting(model="noting")("Hello")
+    assert ["asked"] == notes
+
+
+def test_attributes_are_only_looked_at() -> None:
+    """Naming a module runs no code of the user's: not of keys, nor of proxies, nor of collections."""
+
+    class Touchy:
+        def __repr__(self) -> str:
+            raise RuntimeError("touched")
+
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError("touched")
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("touched")
+
+        __hash__ = object.__hash__
+
+    class Items(dict[Any, Any]):
+        def items(self) -> Any:
+            raise RuntimeError("touched")
+
+    class Odd(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.touchy = Touchy()
+            self.keys = {Touchy(): 1, "large": list(range(100_000))}
+            self.items = Items(leaf=Leaf())
+            self.itself = self
+
+        def forward(self) -> None:
+            dict.__getitem__(self.items, "leaf")()
+            Leaf()()
+
+    with token_scope("run") as run:
+        Odd()()
+    assert {"items['leaf']", "Leaf"} == {node.name for node in run.report().find("run/Odd").children}
+
+
+@pytest.mark.skipif(DSPY >= (3, 4), reason="DSPy 3.4 wraps compile itself, and takes it for a plain method")
+def test_compile_as_a_static_method(provider: LoopbackProvider) -> None:
+    """Optimizers whose compile is a static or class method are scopes, and are put back as they were."""
+
+    class Static(dspy.teleprompt.Teleprompter):
+        @staticmethod
+        def compile(student: Any, trainset: Any = None) -> Any:
+            return student(question="Why?")
+
+    class OfClass(dspy.teleprompt.Teleprompter):
+        @classmethod
+        def compile(cls, student: Any, trainset: Any = None) -> Any:
+            return student(question="Why?")
+
+    student = dspy.Predict("question -> answer")
+    with token_scope("run") as run:
+        Static().compile(student, trainset=[])
+        OfClass().compile(student, trainset=[])
+    assert {"Static", "OfClass"} == {node.name for node in run.report().tree().children}
+    tokenscope.uninstrument()
+    kinds = [type(vars(each)["compile"]) for each in (Static, OfClass)]
+    originals = [hasattr(vars(each)["compile"].__func__, "__wrapped__") for each in (Static, OfClass)]
+    tokenscope.instrument()
+    assert ([staticmethod, classmethod], [False, False]) == (kinds, originals)
+
+
+@pytest.mark.parametrize("stub", ["None", "__import__('unittest.mock').mock.MagicMock()"])
+@pytest.mark.parametrize("module", ["dspy", "litellm"])
+def test_stubbed_modules(module: str, stub: str) -> None:
+    """Where a module is declared absent, or mocked, tokenscope is imported all the same."""
+    program = f"import sys\nsys.modules['{module}'] = {stub}\nimport tokenscope\nprint('imported')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (0, "imported\n", "") == (done.returncode, done.stdout, done.stderr)

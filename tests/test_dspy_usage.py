@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 
 from tokenscope import Usage, token_scope
+from tokenscope._later import read_later, read_now
 from tokenscope.errors import TokenScopeWarning, _warned
 from tokenscope.integrations.dspy_usage import read_entries, read_entry
 
@@ -89,6 +92,10 @@ SHAPES = {
         {"prompt_tokens": 12.0, "completion_tokens": 1, "is_byok": False, "cost": 0.1, "cost_details": {"x": None}},
         Usage(input_tokens=12, output_tokens=1, cost=Decimal("0.1")),
     ),
+    "numpy's integers": (
+        {"prompt_tokens": np.int64(50), "completion_tokens": np.uint8(10)},
+        Usage(input_tokens=50, output_tokens=10),
+    ),
     "nothing": ({}, Usage()),
 }
 
@@ -114,6 +121,7 @@ def test_what_is_no_count(value: Any) -> None:
     _warned.clear()
     with pytest.warns(TokenScopeWarning, match=r"prompt_tokens of openai/gpt-4o-mini, which is no number"):
         usage = read_entry("openai/gpt-4o-mini", {"prompt_tokens": value, "completion_tokens": 3})
+        read_now()
     assert Usage(output_tokens=3) == usage
     assert Usage(output_tokens=3) == read_entry("openai/gpt-4o-mini", {"prompt_tokens": value, "completion_tokens": 3})
 
@@ -142,3 +150,25 @@ def test_an_lm_that_reports_nonsense_breaks_nothing() -> None:
     with token_scope("a") as scope, pytest.warns(TokenScopeWarning):
         assert ["Hello."] == Nonsense(model="nonsense")("Hi")
         assert Usage(calls=1) == scope.usage
+
+
+class Unprintable:
+    """Neither a number nor printable."""
+
+    def __index__(self) -> int:
+        raise RuntimeError("no number")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_where_warnings_are_errors(capsys: Any) -> None:
+    """A bad count breaks nobody where warnings are errors: not its own call, and not a later one that happens to read it."""
+    _warned.clear()
+    with warnings.catch_warnings(), token_scope("a") as scope:
+        warnings.simplefilter("error", TokenScopeWarning)
+        for number in range(300):
+            entry = {"prompt_tokens": Unprintable(), "completion_tokens": 1}
+            read_later(read_entry, f"model {number}", entry)
+        assert 0 == scope.usage.calls
+    assert "the provider reported a Unprintable as prompt_tokens of model 299" in capsys.readouterr().err

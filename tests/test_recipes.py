@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import functools
 import inspect
 import pickle
@@ -688,3 +689,27 @@ def test_budgets_are_not_taken_for_attributes():
     """A budget that nobody would keep is an error, not an attribute."""
     with pytest.raises(TypeError, match="no budgets yet"):
         token_scope("a", budget=5)
+
+
+def test_objects_that_are_coroutine_functions():
+    """An object whose `__call__` is a coroutine function is in its scope until it is done; partials of such, too."""
+
+    class Caller:
+        async def __call__(self):
+            await asyncio.sleep(0)
+            record_tokens("m", "o", "x", None, 5, 0)
+
+    for each in (Caller(), functools.partial(Caller())):
+        with token_scope("outer") as outer:
+            asyncio.run(track_tokens("mod", "op")(each)())
+        assert 5 == outer.report().find("outer/mod/op").usage.input_tokens
+
+
+def test_an_entered_recipe_is_copied_without_its_entries():
+    """A recipe that somebody is in can be copied and pickled: as a recipe, with nobody in."""
+    recipe = token_scope("a", id=7)
+    with recipe as scope:
+        for twin in (copy.deepcopy(recipe), copy.copy(recipe), pickle.loads(pickle.dumps(recipe))):
+            assert ("a", {"id": 7}) == (twin.name, twin.attributes)
+            with twin as inner:
+                assert scope is inner.parent

@@ -8,13 +8,22 @@ read together with its neighbours: when counts are asked for, or when many have 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from tokenscope.errors import TokenScopeWarning, warn_once
+
 _MANY: Final = 128
 _unread: Final[list[tuple[Callable[..., None], tuple[Any, ...]]]] = []
-_reading = threading.RLock()  # calls are read in the order in which they ended
+_untold: Final[list[tuple[str, str]]] = []
+
+lock: Final[Any] = threading.RLock()
+"""The one lock, of the ledgers too: calls are read in the order in which they ended, and reading writes to ledgers.
+
+Reentrant, because a garbage collection or a signal inside the lock may run code that counts, leaves scopes, or asks.
+"""
 
 
 def read_later(read: Callable[..., None], *arguments: Any) -> None:
@@ -26,7 +35,7 @@ def read_later(read: Callable[..., None], *arguments: Any) -> None:
 
 def read_now() -> None:
     """Count the calls that were left for later. When this returns, all that had ended before are counted."""
-    with _reading:
+    with lock:
         batch = _unread[: len(_unread)]
         del _unread[: len(batch)]
         while batch:
@@ -36,13 +45,30 @@ def read_now() -> None:
             except BaseException:
                 _unread[:0] = batch
                 raise
+    if _untold:
+        _tell()
+
+
+def warn_later(key: str, message: str) -> None:
+    """Warn once the lock is released: what shows warnings may have locks of its own."""
+    _untold.append((key, message))
+
+
+def _tell() -> None:
+    while _untold:
+        key, message = _untold.pop(0)
+        try:
+            warn_once(key, message)
+        except TokenScopeWarning as error:
+            # Warnings are errors here; but it is about a call that ended long ago, and not this caller's to bear.
+            print(f"tokenscope: {error}", file=sys.stderr)  # noqa: T201
 
 
 def _forget_in_child() -> None:  # pragma: no cover - in children, which nothing measures
     """In a forked child: what is unread is the parent's to count, and the lock may be held by a thread that is not there."""
-    global _reading  # noqa: PLW0603
-    _reading = threading.RLock()
+    lock._at_fork_reinit()
     _unread.clear()
+    _untold.clear()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows

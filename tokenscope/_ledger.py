@@ -14,14 +14,13 @@ while, so that closing 10,000 nested scopes does not copy each row 10,000 times.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from tokenscope._bracket import Key
 from tokenscope._call import ROOT, Path
-from tokenscope._later import read_now
+from tokenscope._later import lock, read_now
 from tokenscope._rows import Row, crowded, note_entries, row_at, warn_of_crowds
 from tokenscope._usage import Counts
 
@@ -29,28 +28,26 @@ _SMALL: Final = 64  # rows that are cheaper to copy than to keep linked
 _BATCH: Final = 128  # scopes closed inside before they are added up
 _CROWD: Final = 8  # large closed ledgers that one ledger keeps linked
 
-# Reentrant, because a garbage collection inside the lock may finalise a generator, which counts and leaves its scopes.
-_lock = threading.RLock()
-_writing = False  # what such a generator writes has to wait, or rows that are just being folded would be folded twice
+# What a generator writes that a collection finalises in the midst of a change has to wait, or rows would be folded twice.
+_writing = False
 _waiting: Final[list[tuple[Callable[..., None], tuple[Any, ...]]]] = []
 
 
-def _new_lock_in_child() -> None:  # pragma: no cover - in children, which nothing measures
-    """Replace the lock in a forked child: the thread that held it is not there to release it, nor to end what it began."""
-    global _lock, _writing  # noqa: PLW0603
-    _lock = threading.RLock()
+def _forget_in_child() -> None:  # pragma: no cover - in children, which nothing measures
+    """In a forked child: nobody is there who would end the change that another thread had begun."""
+    global _writing  # noqa: PLW0603
     _waiting.clear()
     _writing = False
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
-    os.register_at_fork(after_in_child=_new_lock_in_child)
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _write(change: Callable[..., None], *arguments: Any) -> None:
     """Make one change of the ledgers after the other."""
     global _writing  # noqa: PLW0603
-    with _lock:
+    with lock:
         if _writing:
             _waiting.append((change, arguments))
             return
@@ -100,7 +97,7 @@ class Ledger:
         while ledger is not None and ledger.ended is not None and ledger.books is None and not ledger.held:
             ledger = ledger.above  # nobody will ever look there, so there need be no books
         _write((ledger or self)._add, path, key, values)
-        if crowded:
+        if crowded and not lock._is_owned():  # it is while calls are read; who asked for that warns
             warn_of_crowds()
 
     def _add(self, path: Path, key: Key, values: Counts) -> None:
@@ -137,7 +134,7 @@ class Ledger:
 
     def _open_books(self) -> Books:
         """Begin to count here: from now on the ledger above sees this one, and the one above that, and so on."""
-        with _lock:
+        with lock:
             closed_books: list[Ledger] = []
             ledger: Ledger | None = self
             while ledger is not None and ledger.books is None:

@@ -168,8 +168,16 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         """Decorate a function: each call is one entry."""
         return _decorate("token_scope", function, lambda _: Recipe(self.frames, self.attributes))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the recipe alone: who has entered it is no part of it."""
+        return _remake, (self.name, dict(self.attributes))
+
     def __repr__(self) -> str:
         return f"token_scope({self.name!r})"
+
+
+def _remake(name: str, attributes: dict[str, Any]) -> token_scope:
+    return token_scope(name, **attributes)
 
 
 def _is_below(scope: Scope) -> bool:

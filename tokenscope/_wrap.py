@@ -61,10 +61,20 @@ class Steps:
             self._scope.close(self._spent)
 
 
+def _what_runs(function: Any) -> Any:
+    """Return the function whose kind counts: of a partial the one inside, of an object its `__call__`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function) or inspect.iscoroutinefunction(function):
+        return function
+    return type(function).__call__
+
+
 def wrap(function: Any, recipe: Recipe | Visit) -> Any:
     """Return a function of the same kind whose body runs in the recipe's scope."""
     steps_of = Steps
-    if inspect.isasyncgenfunction(function):
+    kind = _what_runs(function)
+    if inspect.isasyncgenfunction(kind):
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
@@ -87,7 +97,7 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
             finally:
                 steps.end()
 
-    elif inspect.isgeneratorfunction(function):
+    elif inspect.isgeneratorfunction(kind):
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -110,7 +120,7 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
             finally:
                 steps.end()
 
-    elif inspect.iscoroutinefunction(function):
+    elif inspect.iscoroutinefunction(kind):
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]

@@ -112,8 +112,10 @@ def applied() -> tuple[Patch, ...]:
 
 def _on_import(module: ModuleType) -> None:
     """Patch a module that was just imported. Whatever goes wrong here must not break the user's import."""
+    if not _active or not isinstance(module, ModuleType):
+        return  # what stands in for a module that is not there, None or a mock, is none to patch
     name = module.__name__
-    if not _active or (name.startswith("dspy.") and _is_importing("dspy") and "dspy" not in _complete):
+    if name.startswith("dspy.") and _is_importing("dspy") and "dspy" not in _complete:
         return  # DSPy's modules are patched when all of it is there: the hooks import from it
     try:
         if name == "dspy":

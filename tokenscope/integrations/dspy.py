@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, Final
 
@@ -36,6 +39,10 @@ Kwargs = dict[str, Any]
 # -- LM calls ---------------------------------------------------------------------------------------------------------
 
 
+_calling: Final[ContextVar[Any]] = ContextVar("tokenscope_lm_call", default=None)
+"""The LM call on its way here: DSPy's settings may hold another tracker by then, where an LM tracks usage itself."""
+
+
 class CallTracker(UsageTracker):  # type: ignore[misc]
     """One LM call on its way: a usage tracker, with the one that it stands in for behind it."""
 
@@ -43,8 +50,10 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         overrides = thread_local_overrides.get()
         behind = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker  # noqa: SIM401
         # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
-        self.around: CallTracker | None = behind if isinstance(behind, CallTracker) else None
-        self.behind: Any = behind if self.around is None else self.around.behind
+        ours: CallTracker | None = behind if isinstance(behind, CallTracker) else None
+        self.around: CallTracker | None = _calling.get() or ours
+        self.behind: Any = behind if ours is None else ours.behind
+        self.unclaimed: Any = None
         self.entries: list[Any] = []
         self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
         self.hit = False
@@ -56,6 +65,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         inside["usage_tracker"] = self
         inside["track_usage"] = True
         self.token = thread_local_overrides.set(inside)
+        self.calling = _calling.set(self)
         self.started = time.time()
         self.since = time.perf_counter()
 
@@ -69,7 +79,15 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     @property
     def usage_data(self) -> Any:
         """What the tracker behind holds, for whoever reads the settings inside an LM call."""
-        return {} if self.behind is None else self.behind.usage_data
+        if self.behind is not None:
+            return self.behind.usage_data
+        if self.unclaimed is None:
+            self.unclaimed = defaultdict(list)
+        return self.unclaimed
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the tracker behind has, where it is one of the user's own making."""
+        return getattr(self.__dict__.get("behind"), name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallTracker:
         """Copy as DSPy's executor does for each worker: what is behind is copied, the call stays the same one."""
@@ -80,8 +98,9 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     def end(self, error: BaseException | None) -> None:
         """Restore the settings, and leave the call to be counted."""
         seconds = time.perf_counter() - self.since
-        try:  # noqa: SIM105 - contextlib.suppress costs a microsecond
+        try:
             thread_local_overrides.reset(self.token)
+            _calling.reset(self.calling)
         except ValueError:
             pass  # a coroutine that is finalised in another Context, which never saw these settings
         read_later(self.count, seconds, None if error is None else type(error).__name__)
@@ -187,8 +206,8 @@ async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> A
 
 def _read_response(response: Any) -> None:
     """Keep the usage that a response tells, where DSPy itself did not hand it to the tracker."""
-    tracker = thread_local_overrides.get().get("usage_tracker")
-    if isinstance(tracker, CallTracker) and not tracker.entries and not tracker.hit:
+    tracker = _calling.get()
+    if tracker is not None and not tracker.entries and not tracker.hit:
         usage = getattr(response, "usage", None)
         if usage:
             tracker.entries.append(usage)
@@ -198,8 +217,8 @@ def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Cache.get`: tell a cache hit from a call whose provider reports no usage."""
     found = wrapped(*args, **kwargs)
     if found is not None:
-        tracker = thread_local_overrides.get().get("usage_tracker")
-        if isinstance(tracker, CallTracker):
+        tracker = _calling.get()
+        if tracker is not None:
             tracker.hit = True
             try:
                 tracker.saved = _usage_of_hit(instance, found, args, kwargs)
@@ -228,7 +247,7 @@ def process_response(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) ->
 
 def inside_lm_call() -> bool:
     """Whether an LM call is on its way here, which is counted as a whole when it ends."""
-    return isinstance(thread_local_overrides.get().get("usage_tracker"), CallTracker)
+    return _calling.get() is not None
 
 
 # -- scopes -----------------------------------------------------------------------------------------------------------
@@ -352,17 +371,22 @@ def release_optimizers(module: ModuleType) -> None:
     else:
         base.__init_subclass__ = original
     for optimizer in _subclasses(base):
-        ours: Any = vars(optimizer).get("compile")
+        own: Any = vars(optimizer).get("compile")
+        ours: Any = getattr(own, "__func__", own)
         if hasattr(ours, _COMPILE_ORIGINALS):
-            optimizer.compile = ours.__wrapped__
+            optimizer.compile = ours.__wrapped__ if ours is own else type(own)(ours.__wrapped__)
 
 
 def _adopt(optimizer: Any) -> None:
     own = vars(optimizer).get("compile")
-    if own is not None and callable(own) and not hasattr(own, _COMPILE_ORIGINALS):
+    if inspect.isfunction(own) and not hasattr(own, _COMPILE_ORIGINALS):
         ours = wrap(own, _Compile(optimizer.__name__))
         setattr(ours, _COMPILE_ORIGINALS, True)
         optimizer.compile = ours
+    elif isinstance(own, staticmethod | classmethod) and not hasattr(own.__func__, _COMPILE_ORIGINALS):
+        inner = wrap(own.__func__, _Compile(optimizer.__name__))
+        setattr(inner, _COMPILE_ORIGINALS, True)
+        optimizer.compile = type(own)(inner)
 
 
 def _subclasses(base: Any) -> Iterator[Any]:

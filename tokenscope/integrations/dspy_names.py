@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from dspy.predict.predict import Predict
@@ -13,6 +14,10 @@ from tokenscope._ledger import Ledger
 from tokenscope._scope import Scope
 
 _OWN_STATE = frozenset({"history", "callbacks", "lm", "demos", "traces", "train", "signature"})
+
+
+_MOST = 1_000  # things that are looked at, and in one collection
+_Way = tuple[Any, str]  # how a thing is reached: the way to what holds it, and the last step
 
 
 def module_name(module: Any, scope: Ledger | None) -> str | None:
@@ -52,33 +57,52 @@ def _is_dspys(module: Any) -> bool:
 
 
 def _attribute(around: Any, module: Any) -> str | None:
-    """Return how `module` is reached from `around`, by the shortest way."""
-    attributes: dict[str, Any] = vars(around)
+    """Return how `module` is reached from `around`, by the shortest way.
+
+    Looks at what is stored, by identity: no code of the user's runs, and a large collection is not searched to its end.
+    """
+    attributes: dict[str, Any] = dict(vars(around))  # a copy: other threads may set attributes meanwhile
     for name, value in attributes.items():  # nearly always: self.planner(...)
         if value is module:
             return name
     seen = {id(around)}
-    level: list[tuple[str, Any]] = [(name, value) for name, value in attributes.items() if name not in _OWN_STATE]
-    while level:
-        below: list[tuple[str, Any]] = []
-        for name, value in level:
+    level: list[tuple[_Way, Any]] = [
+        ((None, name), value) for name, value in attributes.items() if name not in _OWN_STATE
+    ]
+    while level and len(seen) < _MOST:
+        below: list[tuple[_Way, Any]] = []
+        for way, value in level:
             if value is module:
-                return name
+                return _spelled(way)
             if id(value) not in seen:
                 seen.add(id(value))
-                below.extend(_inside(name, value))
+                below.extend(_inside(way, value))
         level = below
     return None
 
 
-def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Module):
-        for key, item in vars(value).items():
+def _inside(way: _Way, value: Any) -> Iterator[tuple[_Way, Any]]:
+    kinds = type(value).__mro__  # not isinstance, which asks a lazy proxy what it is
+    if Module in kinds:
+        for key, item in dict(vars(value)).items():
             if key not in _OWN_STATE:
-                yield f"{name}.{key}", item
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield f"{name}[{index}]", item
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield f"{name}[{key!r}]", item
+                yield (way, f".{key}"), item
+    elif list in kinds:
+        for index, item in enumerate(list.__getitem__(value, slice(_MOST))):
+            yield (way, f"[{index}]"), item
+    elif tuple in kinds:
+        for index, item in enumerate(tuple.__getitem__(value, slice(_MOST))):
+            yield (way, f"[{index}]"), item
+    elif dict in kinds:
+        for key, item in list(islice(dict.copy(value).items(), _MOST)):
+            if type(key) in (str, int):
+                yield (way, f"[{key!r}]"), item
+
+
+def _spelled(way: _Way) -> str:
+    parts: list[str] = []
+    link: _Way | None = way
+    while link is not None:
+        parts.append(link[1])
+        link = link[0]
+    return "".join(reversed(parts))

@@ -6,12 +6,13 @@ Nothing that a provider sends may break the host program: what is no count is ta
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from tokenscope._later import warn_later
 from tokenscope._usage import NOTHING, ZERO, Counts, Usage
-from tokenscope.errors import warn_once
 
 
 def read_counts(model: str, entry: Any) -> Counts:
@@ -86,12 +87,25 @@ def _reader(values: Any) -> Callable[..., Any]:
 def _count(value: Any, name: str, model: str) -> int:
     if value is None:
         return 0
+    if not isinstance(value, bool | float) and hasattr(type(value), "__index__"):
+        try:
+            whole = operator.index(value)  # numpy's integers, and the like
+        except Exception:  # noqa: BLE001 - whatever it is, it is no number
+            whole = -1
+        if whole >= 0:
+            return int(whole)
     if isinstance(value, float) and math.isfinite(value) and value >= 0 and value.is_integer():
         return int(value)
     what = f"{name} of {model}"
-    warn_once(
+    warn_later(
         f"usage:{what}",
-        f"the provider reported {value!r} as {what}, which is no number of tokens; tokenscope counts it as 0",
-        stacklevel=3,
+        f"the provider reported {_shown(value)} as {what}, which is no number of tokens; tokenscope counts it as 0",
     )
     return 0
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - it is not ours to fail
+        return f"a {type(value).__name__}"
