@@ -112,3 +112,10 @@ def test_unknown_command() -> None:
     done = tokenscope_command("frobnicate")
     assert 2 == done.returncode
     assert "No such command 'frobnicate'" in done.stderr
+
+
+def test_demo_where_disabled() -> None:
+    """Where tokenscope is disabled, the demonstration says so in one line rather than show an empty tree."""
+    done = tokenscope_command("demo", TOKENSCOPE_DISABLED="1")
+    assert (1, "") == (done.returncode, done.stdout)
+    assert ["tokenscope demo: TOKENSCOPE_DISABLED is set, so nothing would be counted"] == done.stderr.splitlines()

@@ -765,3 +765,27 @@ def test_nothing_is_left_in_the_settings(lm: dspy.LM, provider: LoopbackProvider
             lm("<<fail 500>>")
         assert before == dict(dspy.settings.config)
     assert current_scope() is None
+
+
+def test_a_task_that_outlives_the_call_that_started_it(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """What a task spends that an LM has started in the midst of a call is counted, also when that call has long ended."""
+    tasks: list[Any] = []
+
+    async def later() -> None:
+        await asyncio.sleep(0.1)
+        await lm.aforward(prompt="<<bill later>>")
+
+    class Starting(dspy.BaseLM):
+        async def aforward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            tasks.append(asyncio.create_task(later()))
+            raise KeyError("enough")
+
+    async def main() -> None:
+        with pytest.raises(Exception, match="enough"):
+            await Starting(model="starting").acall("Hello")
+        await asyncio.gather(*tasks)
+
+    with token_scope("a") as a:
+        asyncio.run(main())
+    assert tokens(provider.bill["later"]) == tokens(a.usage)
+    assert a.usage.failed_calls == 1

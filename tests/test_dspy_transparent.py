@@ -312,3 +312,25 @@ def test_direct_forward_warning_is_not_provoked(compare: Any, capfd: Any) -> Non
         return "forward" in capfd.readouterr().err
 
     assert not compare(program)
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_a_module_inside_an_lm(compare: Any, track: bool) -> None:
+    """A module that an LM runs tracks its usage as ever, whether or not anybody tracks usage around the LM."""
+
+    def program(provider: Any) -> Any:
+        inner_lm = dspy.settings.lm
+        seen: list[Any] = []
+
+        class Thinking(dspy.BaseLM):
+            def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+                with dspy.context(lm=inner_lm):
+                    seen.append(Program()(question="Why?").get_lm_usage())
+                raise KeyError("enough")
+
+        with dspy.context(track_usage=track), pytest.raises(Exception, match="enough"):
+            Thinking(model="thinking")("Hello")
+        return seen
+
+    (usage,) = compare(program)
+    assert track == bool(usage)

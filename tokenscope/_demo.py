@@ -12,6 +12,7 @@ from collections.abc import Generator
 from typing import Any
 
 from tokenscope import Scope, record_tokens, token_scope, track_tokens
+from tokenscope._scope import DISABLED
 from tokenscope.testing import LoopbackProvider
 
 QUESTION = "Why did the Bronze Age trading cities of the eastern Mediterranean fall within fifty years?"
@@ -20,6 +21,9 @@ PERSONAS = ("an archaeologist", "a climate scientist", "an economist")
 
 def run(model: str | None) -> int:
     """Run the demonstration against a real model, or against a server on loopback. Returns the exit status."""
+    if DISABLED:
+        print("tokenscope demo: TOKENSCOPE_DISABLED is set, so nothing would be counted", file=sys.stderr)
+        return 1
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no prices are fetched from anywhere
     _say("importing dspy ...")
     import dspy

@@ -43,6 +43,12 @@ _calling: Final[ContextVar[Any]] = ContextVar("tokenscope_lm_call", default=None
 """The LM call on its way here: DSPy's settings may hold another tracker by then, where an LM tracks usage itself."""
 
 
+def _call_here() -> Any:
+    """Return the LM call that is on its way here; a task that was started inside one may outlive it."""
+    call = _calling.get()
+    return None if call is None or call.ended else call
+
+
 class CallTracker(UsageTracker):  # type: ignore[misc]
     """One LM call on its way: a usage tracker, with the one that it stands in for behind it."""
 
@@ -51,9 +57,11 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         behind = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker  # noqa: SIM401
         # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
         ours: CallTracker | None = behind if isinstance(behind, CallTracker) else None
-        self.around: CallTracker | None = _calling.get() or ours
+        self.around: CallTracker | None = _call_here() or ours
         self.behind: Any = behind if ours is None else ours.behind
         self.unclaimed: Any = None
+        self.outside = overrides
+        self.ended = False
         self.entries: list[Any] = []
         self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
         self.hit = False
@@ -97,6 +105,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def end(self, error: BaseException | None) -> None:
         """Restore the settings, and leave the call to be counted."""
+        self.ended = True
         seconds = time.perf_counter() - self.since
         try:
             thread_local_overrides.reset(self.token)
@@ -206,7 +215,7 @@ async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> A
 
 def _read_response(response: Any) -> None:
     """Keep the usage that a response tells, where DSPy itself did not hand it to the tracker."""
-    tracker = _calling.get()
+    tracker = _call_here()
     if tracker is not None and not tracker.entries and not tracker.hit:
         usage = getattr(response, "usage", None)
         if usage:
@@ -217,7 +226,7 @@ def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Cache.get`: tell a cache hit from a call whose provider reports no usage."""
     found = wrapped(*args, **kwargs)
     if found is not None:
-        tracker = _calling.get()
+        tracker = _call_here()
         if tracker is not None:
             tracker.hit = True
             try:
@@ -247,7 +256,7 @@ def process_response(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) ->
 
 def inside_lm_call() -> bool:
     """Whether an LM call is on its way here, which is counted as a whole when it ends."""
-    return _calling.get() is not None
+    return _call_here() is not None
 
 
 # -- scopes -----------------------------------------------------------------------------------------------------------
@@ -267,15 +276,40 @@ def _frames(name: str) -> tuple[Frame]:
     return (Frame("dspy", name),)
 
 
+def _as_outside() -> Any:
+    """Give a module that an LM runs the settings that it would find without us, where nobody tracks usage around the LM."""
+    inside = thread_local_overrides.get()
+    call = inside.get("usage_tracker")
+    if not isinstance(call, CallTracker) or call.behind is not None:
+        return None
+    settings_outside = type(inside)(inside)
+    for name in ("usage_tracker", "track_usage"):
+        if name in call.outside:
+            settings_outside[name] = call.outside[name]
+        else:
+            settings_outside.pop(name, None)
+    return thread_local_overrides.set(settings_outside)
+
+
+def _back_inside(token: Any) -> None:
+    try:  # noqa: SIM105 - contextlib.suppress costs a microsecond
+        thread_local_overrides.reset(token)
+    except ValueError:
+        pass  # a coroutine that is finalised in another Context
+
+
 def call_module(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Module.__call__`: a scope by the module's name."""
     frames = _frames_of(instance)
     if frames is None:
         return wrapped(*args, **kwargs)
     scope = Scope(frames, instance)
+    token = _as_outside()
     try:
         return wrapped(*args, **kwargs)
     finally:
+        if token is not None:
+            _back_inside(token)
         scope.leave()
 
 
@@ -285,9 +319,12 @@ async def acall_module(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) 
     if frames is None:
         return await wrapped(*args, **kwargs)
     scope = Scope(frames, instance)
+    token = _as_outside()
     try:
         return await wrapped(*args, **kwargs)
     finally:
+        if token is not None:
+            _back_inside(token)
         scope.leave()
 
 
