@@ -9,6 +9,7 @@ import pytest
 
 from tokenscope import token_scope
 from tokenscope._later import _MANY, _unread, read_later, read_now
+from tokenscope._ledger import _write
 
 
 def test_read_in_order():
@@ -74,3 +75,28 @@ def test_who_asks_waits_for_who_reads():
     read_now()
     assert ["slow"] == seen
     thread.join()
+
+
+def test_asking_in_the_midst_of_a_change():
+    """A signal may ask for counts while a change is made, and another thread may be about to read: nobody waits for ever."""
+    changing = threading.Event()
+
+    def change():
+        changing.set()
+        time.sleep(0.2)  # the other thread comes to read
+        read_now()
+
+    def other():
+        changing.wait()
+        read_now()
+
+    read_later(_write, lambda: None)
+    threads = [
+        threading.Thread(target=_write, args=(change,), daemon=True),
+        threading.Thread(target=other, daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert [False, False] == [thread.is_alive() for thread in threads]
