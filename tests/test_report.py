@@ -11,8 +11,8 @@ from spending import spend
 import tokenscope
 from tokenscope import Report, Usage, record_tokens, token_scope, track_tokens
 from tokenscope._call import ROOT, Frame
-from tokenscope._report import Breakdown
 from tokenscope._rows import Row
+from tokenscope._tree import Breakdown
 from tokenscope._usage import NOTHING
 
 AGENT = made(

@@ -6,74 +6,21 @@ equal tuples, reports add up like numbers, and a tree of any depth is walked wit
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any, NamedTuple
+from typing import Any
 
 from tokenscope._call import NO_SCOPE, Frame, Path
+from tokenscope._draft import Draft, Row
+from tokenscope._place import Place
 from tokenscope._pricing import priced
 from tokenscope._rows import Row as LedgerRow
+from tokenscope._tree import Breakdown, Node, costliest_first, no_such, node_above, node_of
 from tokenscope._usage import ZERO, Usage
 
-_SHOWN_WHERE_SPENT = frozenset({"tool", "evaluate", "compile"})
-_LONGEST_PREDICTOR = 1_000
 """How many DSPy modules within each other a predictor's path names, as many as Python's recursion allows; what is below
 counts as the last one's. All paths together grow with the square of the depth."""
-
-
-class Row(NamedTuple):
-    """One path of a report: what was counted at that path itself."""
-
-    parent: int  # the index of the row above; -1 at the top level
-    frame: Frame
-    entries: int
-    nanoseconds: int
-    models: tuple[tuple[str, Usage], ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Node:
-    """A level of the tree.
-
-    Args:
-        name: The scope's name.
-        kind: What opened it: `scope`, `module`, `operation`, `dspy`, `tool`, `evaluate`, `compile`, or `root`.
-        usage: What was spent here and below.
-        own: What was spent here itself.
-        by_model: The same as `usage`, by model.
-        entries: How often it was entered.
-        seconds: How long it was open, all entries together, in seconds.
-        children: The levels below, the costliest first.
-    """
-
-    name: str
-    kind: str
-    usage: Usage
-    own: Usage
-    by_model: Mapping[str, Usage]
-    entries: int
-    seconds: float
-    children: tuple[Node, ...]
-
-    def walk(self) -> Iterator[tuple[int, Node]]:
-        """Yield every node below and this one first, with its depth, in the order of the tree."""
-        stack: list[tuple[int, Node]] = [(0, self)]
-        while stack:
-            depth, node = stack.pop()
-            yield depth, node
-            stack.extend((depth + 1, child) for child in reversed(node.children))
-
-    def __repr__(self) -> str:
-        return f"<Node {self.name!r}, {self.usage.total_tokens:,} tokens, {len(self.children)} below>"
-
-
-class Breakdown(dict[str, Usage]):
-    """Usage by name; a name that is not there is a KeyError that shows the nearest ones."""
-
-    def __missing__(self, name: object) -> Usage:
-        raise KeyError(_no_such(str(name), self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +45,7 @@ class Report:
     @classmethod
     def from_rows(cls, rows: Mapping[Path, LedgerRow], above: Path, *, scoped: bool) -> Report:
         """Build a report of ledger rows that lie below the path `above`."""
-        top = _Draft()
+        top = Draft()
         drafts = {above: top}
         for path, row in rows.items():
             missing: list[Path] = []
@@ -145,7 +92,7 @@ class Report:
         for row in self.rows:
             for model, usage in row.models:
                 found[model] = found.get(model, ZERO) + usage
-        return _costliest_first(found)
+        return costliest_first(found)
 
     def predictors(self) -> Breakdown:
         """Partition what DSPy modules spent by their flat path (`ResearchAgent.searcher.extract`), own tokens only."""
@@ -153,13 +100,13 @@ class Report:
 
     def _partition(self, name_of: Any) -> Breakdown:
         found = Breakdown()
-        places: list[_Place] = []
+        places: list[Place] = []
         for row in self.rows:
-            place = _Place(places[row.parent] if row.parent >= 0 else None, row.frame)
+            place = Place(places[row.parent] if row.parent >= 0 else None, row.frame)
             places.append(place)
             if row.models and (name := name_of(place)) is not None:
                 found[name] = sum((usage for _, usage in row.models), found.get(name, ZERO))
-        return _costliest_first(found)
+        return costliest_first(found)
 
     def statistics(self) -> dict[str, Any]:
         """Return the totals as plain numbers: `summary`, `by_module` and `by_model`."""
@@ -183,12 +130,12 @@ class Report:
         top: list[Node] = []
         for index in range(len(self.rows) - 1, -1, -1):
             row = self.rows[index]
-            node = _node(row.frame, dict(row.models), row.entries, row.nanoseconds / 1e9, below[index])
+            node = node_of(row.frame, dict(row.models), row.entries, row.nanoseconds / 1e9, below[index])
             below[index] = []
             (below[row.parent] if row.parent >= 0 else top).append(node)
         if self.scoped and len(top) == 1:
             return top[0]
-        return _node(Frame("root", ""), {}, 1, sum(node.seconds for node in top), top)
+        return node_of(Frame("root", ""), {}, 1, sum(node.seconds for node in top), top)
 
     def find(self, path: str) -> Node:
         """Return the node at a path of names joined by `/`, from the top level down.
@@ -204,7 +151,7 @@ class Report:
             1200
         """
         root = self.tree()
-        candidates = [(root if root.kind == "root" else _above(root), path)]
+        candidates = [(root if root.kind == "root" else node_above(root), path)]
         nearest: tuple[int, Node] = (len(path) + 1, candidates[0][0])
         while candidates:
             node, rest = candidates.pop()
@@ -218,7 +165,7 @@ class Report:
                         break
         rest_length, node = nearest
         where = path[: len(path) - rest_length].rstrip("/")
-        raise KeyError(_no_such(path[len(path) - rest_length :], [child.name for child in node.children], where))
+        raise KeyError(no_such(path[len(path) - rest_length :], [child.name for child in node.children], where))
 
     # -- algebra --------------------------------------------------------------------------------------------------------
 
@@ -226,9 +173,9 @@ class Report:
         """Add up, path by path and model by model."""
         if not isinstance(other, Report):
             return NotImplemented
-        top = _Draft()
+        top = Draft()
         for report in (self, other):
-            drafts: list[_Draft] = []
+            drafts: list[Draft] = []
             for row in report.rows:
                 draft = (drafts[row.parent] if row.parent >= 0 else top).below(row.frame)
                 draft.entries += row.entries
@@ -313,90 +260,10 @@ class Report:
         return f"<Report of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
 
 
-class _Place:
-    """What the frames from the top level down to a row say about whose calls it holds."""
-
-    __slots__ = ("_levels", "_predictor", "module", "operation", "scope")
-
-    def __init__(self, above: _Place | None, frame: Frame) -> None:
-        self.module: str | None = above.module if above else None
-        self.operation: str | None = above.operation if above else None
-        self.scope: str | None = above.scope if above else None
-        self._predictor: tuple[Any, str] | None = above._predictor if above else None
-        self._levels: int = above._levels if above else 0
-        if frame.kind == "module":
-            self.module = frame.name
-            self.operation = None
-        elif frame.kind == "operation":
-            self.operation = f"{self.module}.{frame.name}" if self.module else frame.name
-        elif frame.kind == "dspy":
-            if self._levels < _LONGEST_PREDICTOR:
-                self._predictor = (self._predictor, frame.name)
-                self._levels += 1
-        elif frame.kind in ("scope", "other"):
-            self.scope = frame.name
-
-    @property
-    def predictor(self) -> str | None:
-        names: list[str] = []
-        link = self._predictor
-        while link is not None:
-            names.append(link[1])
-            link = link[0]
-        return ".".join(reversed(names)) or None
-
-
-class _Draft:
-    """A row in the making."""
-
-    __slots__ = ("children", "entries", "models", "nanoseconds")
-
-    def __init__(self) -> None:
-        self.entries = 0
-        self.nanoseconds = 0
-        self.models: dict[str, Usage] = {}
-        self.children: dict[Frame, _Draft] = {}
-
-    def below(self, frame: Frame) -> _Draft:
-        found = self.children.get(frame)
-        if found is None:
-            found = self.children[frame] = _Draft()
-        return found
-
-    def add(self, model: str, usage: Usage) -> None:
-        self.models[model] = self.models.get(model, ZERO) + usage
-
-    def prune(self) -> None:
-        """Drop tools, evaluations and optimizers below which no call was made."""
-        order: list[tuple[_Draft, Frame, _Draft]] = []
-        stack: list[_Draft] = [self]
-        while stack:
-            draft = stack.pop()
-            order.extend((draft, frame, child) for frame, child in draft.children.items())
-            stack.extend(draft.children.values())
-        spent: set[int] = set()
-        for above, frame, draft in reversed(order):
-            if draft.models or id(draft) in spent:
-                spent.add(id(above))
-            elif frame.kind in _SHOWN_WHERE_SPENT:
-                del above.children[frame]
-
-    def freeze(self) -> tuple[Row, ...]:
-        """Return the rows below, in canonical order."""
-        rows: list[Row] = []
-        stack = [(-1, frame, draft) for frame, draft in sorted(self.children.items(), key=_by_name, reverse=True)]
-        while stack:
-            parent, frame, draft = stack.pop()
-            index = len(rows)
-            rows.append(Row(parent, frame, draft.entries, draft.nanoseconds, tuple(sorted(draft.models.items()))))
-            stack.extend((index, f, d) for f, d in sorted(draft.children.items(), key=_by_name, reverse=True))
-        return tuple(rows)
-
-
 def build(entries: Iterable[tuple[int, Frame, int, int, Mapping[str, Usage]]], *, scoped: bool) -> Report:
     """Build a report of rows in any order of siblings: (index of the row above or -1, frame, entries, nanoseconds, models)."""
-    top = _Draft()
-    drafts: list[_Draft] = []
+    top = Draft()
+    drafts: list[Draft] = []
     for parent, frame, count, nanoseconds, models in entries:
         draft = (drafts[parent] if parent >= 0 else top).below(frame)
         draft.entries += count
@@ -405,35 +272,6 @@ def build(entries: Iterable[tuple[int, Frame, int, int, Mapping[str, Usage]]], *
             draft.add(model, usage)
         drafts.append(draft)
     return Report(top.freeze(), scoped)
-
-
-def _by_name(item: tuple[Frame, _Draft]) -> tuple[str, str]:
-    return item[0].name, item[0].kind
-
-
-def _node(frame: Frame, own: dict[str, Usage], entries: int, seconds: float, children: list[Node]) -> Node:
-    by_model = Breakdown(own)
-    for child in children:
-        for model, usage in child.by_model.items():
-            by_model[model] = by_model.get(model, ZERO) + usage
-    return Node(
-        name=frame.name,
-        kind=frame.kind,
-        usage=sum(by_model.values(), ZERO),
-        own=sum(own.values(), ZERO),
-        by_model=_costliest_first(by_model),
-        entries=entries,
-        seconds=seconds,
-        children=tuple(sorted(children, key=lambda node: (-node.usage.total_tokens, node.name, node.kind))),
-    )
-
-
-def _above(node: Node) -> Node:
-    return Node("", "root", node.usage, ZERO, node.by_model, 1, node.seconds, (node,))
-
-
-def _costliest_first(usages: Breakdown) -> Breakdown:
-    return Breakdown(sorted(usages.items(), key=lambda item: (-item[1].total_tokens, item[0])))
 
 
 def _statistics(usage: Usage) -> dict[str, Any]:
@@ -445,13 +283,3 @@ def _statistics(usage: Usage) -> dict[str, Any]:
         "call_count": counts.pop("calls"),
         **counts,
     }
-
-
-def _no_such(name: str, names: Iterable[str], where: str = "") -> str:
-    known = list(names)
-    near = difflib.get_close_matches(name.partition("/")[0], known, n=3, cutoff=0.4) or known[:5]
-    return (
-        f"no {name!r}"
-        + (f" below {where!r}" if where else "")
-        + (f"; the nearest: {', '.join(map(repr, near))}" if near else "; there is nothing")
-    )

@@ -20,21 +20,18 @@ steers it; of several tags the last one counts:
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from tokenscope._answers import Answer, last_match, reply
 from tokenscope._usage import Usage
-
-Answer = Callable[[str, str], "str | None"]
-"""Given a field's name and the whole prompt, the field's value; None for a made-up one."""
 
 
 class LoopbackProvider:
@@ -108,7 +105,7 @@ class LoopbackProvider:
 
     def failure(self, prompt: str, tag: str) -> int | None:
         """Return the HTTP status to fail with, if the prompt asks for that."""
-        match = _last(r"<<fail (\d{3})( once)?>>", prompt)
+        match = last_match(r"<<fail (\d{3})( once)?>>", prompt)
         if match is None:
             return None
         with self._lock:
@@ -121,7 +118,7 @@ class LoopbackProvider:
         """Return the text of an answer."""
         if "<<garble>>" in prompt:
             return "I would rather not say."
-        return _reply(prompt, last, self._answer)
+        return reply(prompt, last, self._answer)
 
 
 class _Server(ThreadingHTTPServer):
@@ -142,8 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
         provider = self.server.provider
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt, last = _prompt_of(body)
-        tag = (_last(r"<<bill ([^<>]*)>>", prompt) or ("", ""))[1]
-        wait = _last(r"<<wait ([\d.]+)>>", prompt)
+        tag = (last_match(r"<<bill ([^<>]*)>>", prompt) or ("", ""))[1]
+        wait = last_match(r"<<wait ([\d.]+)>>", prompt)
         time.sleep(max(provider.latency, float(wait[1]) if wait else 0.0))
         status = provider.failure(prompt, tag)
         if status is not None:
@@ -289,8 +286,8 @@ def _text(message: Any) -> str:
 
 
 def _usage(prompt: str, text: str, number: int) -> Usage:
-    cached = _last(r"<<cached (\d+)>>", prompt)
-    reasoning = _last(r"<<reasoning (\d+)>>", prompt)
+    cached = last_match(r"<<cached (\d+)>>", prompt)
+    reasoning = last_match(r"<<reasoning (\d+)>>", prompt)
     thought = int(reasoning[1]) if reasoning else 0
     return Usage(
         calls=1,
@@ -303,73 +300,3 @@ def _usage(prompt: str, text: str, number: int) -> Usage:
 
 def _tokens(text: str) -> int:
     return max(1, len(text.encode()) // 4)  # about what tokenizers make of English
-
-
-def _last(pattern: str, text: str) -> Any:
-    found = list(re.finditer(pattern, text))
-    return found[-1] if found else None
-
-
-# -- answers that DSPy's adapters can parse -----------------------------------------------------------------------------
-
-
-def _reply(prompt: str, last: str, answer: Answer | None) -> str:
-    request = last[last.rfind("Respond with") :] if "Respond with" in last else ""
-    if "Respond with a JSON object" in request:
-        fields = re.findall(r"`(\w+)`", request)
-        return json.dumps({field: _value(field, prompt, answer) for field in fields})
-    fields = [field for field in re.findall(r"\[\[ ## (\w+) ## \]\]", request) if field != "completed"]
-    if fields:
-        parts = [f"[[ ## {field} ## ]]\n{_as_text(_value(field, prompt, answer))}\n" for field in fields]
-        return "\n".join([*parts, "[[ ## completed ## ]]"])
-    whole = answer("", prompt) if answer else None
-    return whole if whole is not None else "```\nAnswer the question carefully, step by step.\n```"
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _value(field: str, prompt: str, answer: Answer | None) -> Any:
-    """Return a value for a field: what `answer` says, else one of the type that the prompt asks for."""
-    given = answer(field, prompt) if answer else None
-    if given is not None:
-        return given
-    if field == "next_tool_args":
-        return _tool_arguments(prompt, _next_tool(prompt, answer))
-    if field == "next_tool_name":
-        return _next_tool(prompt, answer)
-    kind = re.search(rf"{{?{field}}}?[^\n]*?# note: the value you produce ([^\n]*)", prompt)
-    note = kind[1] if kind else ""
-    choices = re.search(r"must exactly match \(no extra characters\) one of: ([^\n`]+)", note)
-    if choices:
-        return choices[1].split(";")[0].strip()
-    if "JSON schema" in note:
-        return [] if '"array"' in note else {}
-    if "True or False" in note:
-        return "True"
-    if "int" in note or "float" in note:
-        return "1"
-    return f"a {field.replace('_', ' ')} of some length"
-
-
-def _next_tool(prompt: str, answer: Answer | None) -> str:
-    """Return the first tool, and once it was observed, `finish`."""
-    given = answer("next_tool_name", prompt) if answer else None
-    if given is not None:
-        return given
-    tools = re.findall(r"^\s*\(\d+\) (\w+)", prompt, re.MULTILINE)
-    observed = re.search(r"\[\[ ## observation_\d+ ## \]\]", prompt)
-    return "finish" if observed or not tools else tools[0]
-
-
-def _tool_arguments(prompt: str, tool: str) -> dict[str, Any]:
-    match = re.search(rf"^\s*\(\d+\) {re.escape(tool)}\b.*?takes arguments (\{{.*?\}})(?:\.|$)", prompt, re.MULTILINE)
-    if tool == "finish" or match is None:
-        return {}
-    try:
-        arguments = ast.literal_eval(match[1])
-    except (ValueError, SyntaxError):
-        return {}
-    tags = _last(r"<<bill ([^<>]*)>>", prompt)
-    return dict.fromkeys(arguments, f"look it up for {tags[1] if tags else 'me'}")

@@ -31,6 +31,8 @@ class Patch(NamedTuple):
 
 
 _DSPY: Final = "tokenscope.integrations.dspy"
+_CALLS: Final = "tokenscope.integrations.dspy_calls"
+_OPTIMIZERS: Final = "tokenscope.integrations.dspy_optimizers"
 _CARRIERS: Final = "tokenscope.integrations.executors"
 _LITELLM: Final = "tokenscope.integrations.litellm"
 
@@ -39,15 +41,15 @@ PATCHES: Final = (
     Patch("threading", "Thread.start", f"{_CARRIERS}:start_thread", plain=True),
     Patch("concurrent.futures.thread", "ThreadPoolExecutor.submit", f"{_CARRIERS}:submit", plain=True),
     Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_CARRIERS}:create_task", plain=True),
-    Patch("dspy.clients.base_lm", "BaseLM.__call__", f"{_DSPY}:call_lm"),
-    Patch("dspy.clients.base_lm", "BaseLM.acall", f"{_DSPY}:acall_lm"),
-    Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_DSPY}:process_response"),
+    Patch("dspy.clients.base_lm", "BaseLM.__call__", f"{_CALLS}:call_lm"),
+    Patch("dspy.clients.base_lm", "BaseLM.acall", f"{_CALLS}:acall_lm"),
+    Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_CALLS}:process_response"),
     # DSPy asks whether `type(lm).forward is LM.forward`; a wrapt proxy is another object at each look.
-    Patch("dspy.clients.lm", "LM.forward", f"{_DSPY}:forward", plain=True),
-    Patch("dspy.clients.lm", "LM.aforward", f"{_DSPY}:aforward", plain=True),
-    Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_DSPY}:call_lm", optional=True),
-    Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_DSPY}:acall_lm", optional=True),
-    Patch("dspy.clients.cache", "Cache.get", f"{_DSPY}:get_cached"),
+    Patch("dspy.clients.lm", "LM.forward", f"{_CALLS}:forward", plain=True),
+    Patch("dspy.clients.lm", "LM.aforward", f"{_CALLS}:aforward", plain=True),
+    Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_CALLS}:call_lm", optional=True),
+    Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_CALLS}:acall_lm", optional=True),
+    Patch("dspy.clients.cache", "Cache.get", f"{_CALLS}:get_cached"),
     Patch("dspy.primitives.module", "Module.__call__", f"{_DSPY}:call_module"),
     Patch("dspy.primitives.module", "Module.acall", f"{_DSPY}:acall_module"),
     Patch("dspy.adapters.types.tool", "Tool.__call__", f"{_DSPY}:call_tool"),
@@ -101,8 +103,8 @@ def uninstrument() -> None:
     while _applied:
         _, applied = _applied.popitem()
         _undo(applied)
-    if _DSPY in sys.modules and COMPILE in sys.modules:
-        sys.modules[_DSPY].release_optimizers(sys.modules[COMPILE])
+    if _OPTIMIZERS in sys.modules and COMPILE in sys.modules:
+        sys.modules[_OPTIMIZERS].release_optimizers(sys.modules[COMPILE])
 
 
 def applied() -> tuple[Patch, ...]:
@@ -127,7 +129,7 @@ def _on_import(module: ModuleType) -> None:
             if patch.module == name and patch not in _applied:
                 _apply(patch, module)
         if name == COMPILE:
-            import_module(_DSPY).adopt_optimizers(module)
+            import_module(_OPTIMIZERS).adopt_optimizers(module)
     except Exception:  # noqa: BLE001
         internal_error(f"patching {name}")
 

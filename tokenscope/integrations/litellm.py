@@ -31,7 +31,7 @@ async def aembed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dic
 
 def _count(response: Any, args: tuple[Any, ...], kwargs: dict[str, Any], started: float, since: float) -> None:
     try:
-        bridge = sys.modules.get("tokenscope.integrations.dspy")
+        bridge = sys.modules.get("tokenscope.integrations.dspy_calls")
         if bridge is not None and bridge.inside_lm_call():
             return
         model = str(args[0] if args else kwargs.get("model"))

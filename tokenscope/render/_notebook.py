@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from html import escape
 from typing import Final
 
-from tokenscope._report import Node, Report
+from tokenscope._report import Report
+from tokenscope._tree import Node
 from tokenscope._usage import Usage
 from tokenscope.render._text import NOTHING_YET, UNKNOWN, duration, money, printable, share, unpriced
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from tokenscope._report import Node, Report
+from tokenscope._report import Report
+from tokenscope._tree import Node
 from tokenscope._usage import ZERO
 
 DEEPEST: Final = 1_000

@@ -16,7 +16,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any, Final
 
-from tokenscope._report import Node, Report
+from tokenscope._report import Report
+from tokenscope._tree import Node
 from tokenscope._usage import Usage
 from tokenscope._version import __version__
 from tokenscope.render._text import NOTHING_YET, dollars, duration, money, printable, share, unpriced

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from tokenscope._report import Node, Report
+from tokenscope._report import Report
+from tokenscope._tree import Node
 from tokenscope._usage import Usage
 from tokenscope.render._text import NOTHING_YET, duration, money, printable, share, summary, unpriced
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
-from tokenscope._report import Node, Report
+from tokenscope._report import Report
+from tokenscope._tree import Node
 from tokenscope.render._text import duration, money, printable, summary, unpriced
 
 if TYPE_CHECKING:

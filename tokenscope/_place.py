@@ -1,0 +1,42 @@
+"""Places: whose calls a row holds, told by the frames from the top level down to it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tokenscope._call import Frame
+
+_LONGEST_PREDICTOR: Final = 1_000
+
+
+class Place:
+    """What the frames from the top level down to a row say about whose calls it holds."""
+
+    __slots__ = ("_levels", "_predictor", "module", "operation", "scope")
+
+    def __init__(self, above: Place | None, frame: Frame) -> None:
+        self.module: str | None = above.module if above else None
+        self.operation: str | None = above.operation if above else None
+        self.scope: str | None = above.scope if above else None
+        self._predictor: tuple[Any, str] | None = above._predictor if above else None
+        self._levels: int = above._levels if above else 0
+        if frame.kind == "module":
+            self.module = frame.name
+            self.operation = None
+        elif frame.kind == "operation":
+            self.operation = f"{self.module}.{frame.name}" if self.module else frame.name
+        elif frame.kind == "dspy":
+            if self._levels < _LONGEST_PREDICTOR:
+                self._predictor = (self._predictor, frame.name)
+                self._levels += 1
+        elif frame.kind in ("scope", "other"):
+            self.scope = frame.name
+
+    @property
+    def predictor(self) -> str | None:
+        names: list[str] = []
+        link = self._predictor
+        while link is not None:
+            names.append(link[1])
+            link = link[0]
+        return ".".join(reversed(names)) or None

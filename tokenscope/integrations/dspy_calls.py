@@ -1,0 +1,247 @@
+"""LM calls: one call, one fresh usage tracker, one `Call`.
+
+Around each LM call, DSPy's settings get a usage tracker of ours. What it holds when the call ends is what the call spent,
+however many others run: nobody else writes to it. Each entry is passed on at once to the tracker that would have been there,
+so `prediction.get_lm_usage()` and `dspy.track_usage()` see what they always saw.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import defaultdict
+from contextvars import ContextVar
+from typing import Any, Final
+
+from dspy.dsp.utils.settings import settings, thread_local_overrides
+from dspy.utils.usage_tracker import UsageTracker
+
+from tokenscope._later import read_later
+from tokenscope._ledger import Ledger
+from tokenscope._record import count
+from tokenscope._scope import active
+from tokenscope._usage import COST, Usage, counts
+from tokenscope.errors import internal_error
+from tokenscope.integrations.dspy_usage import read_counts, read_entries
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+_calling: Final[ContextVar[Any]] = ContextVar("tokenscope_lm_call", default=None)
+"""The LM call on its way here: DSPy's settings may hold another tracker by then, where an LM tracks usage itself."""
+
+
+def _call_here() -> Any:
+    """Return the LM call that is on its way here; a task that was started inside one may outlive it."""
+    call = _calling.get()
+    return None if call is None or call.ended else call
+
+
+class CallTracker(UsageTracker):  # type: ignore[misc]
+    """One LM call on its way: a usage tracker, with the one that it stands in for behind it."""
+
+    def __init__(self, lm: Any) -> None:
+        overrides = thread_local_overrides.get()
+        behind = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker  # noqa: SIM401
+        # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
+        ours: CallTracker | None = behind if isinstance(behind, CallTracker) else None
+        self.around: CallTracker | None = _call_here() or ours
+        self.behind: Any = behind if ours is None else ours.behind
+        self.unclaimed: Any = None
+        self.outside = overrides
+        self.ended = False
+        self.entries: list[Any] = []
+        self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
+        self.hit = False
+        self.saved: Any = None  # what a cached answer once cost, where the cache still tells
+        self.model = str(getattr(lm, "model", None) or type(lm).__name__)
+        self.scope: Ledger | None = active()
+        # Not dspy.context(): that would also freeze the global settings for the time of the call.
+        inside = type(overrides)(overrides)
+        inside["usage_tracker"] = self
+        inside["track_usage"] = True
+        self.token = thread_local_overrides.set(inside)
+        self.calling = _calling.set(self)
+        self.started = time.time()
+        self.since = time.perf_counter()
+
+    def add_usage(self, lm: str, usage_entry: Any) -> None:
+        """Keep the entry and pass it on."""
+        if usage_entry:
+            self.entries.append(usage_entry)
+        if self.behind is not None:
+            self.behind.add_usage(lm, usage_entry)
+
+    @property
+    def usage_data(self) -> Any:
+        """What the tracker behind holds, for whoever reads the settings inside an LM call."""
+        if self.behind is not None:
+            return self.behind.usage_data
+        if self.unclaimed is None:
+            self.unclaimed = defaultdict(list)
+        return self.unclaimed
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the tracker behind has, where it is one of the user's own making."""
+        return getattr(self.__dict__.get("behind"), name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CallTracker:
+        """Copy as DSPy's executor does for each worker: what is behind is copied, the call stays the same one."""
+        twin = copy.copy(self)
+        twin.behind = copy.deepcopy(self.behind, memo)
+        return twin
+
+    def end(self, error: BaseException | None) -> None:
+        """Restore the settings, and leave the call to be counted."""
+        self.ended = True
+        seconds = time.perf_counter() - self.since
+        try:
+            thread_local_overrides.reset(self.token)
+            _calling.reset(self.calling)
+        except ValueError:
+            pass  # a coroutine that is finalised in another Context, which never saw these settings
+        read_later(self.count, seconds, None if error is None else type(error).__name__)
+
+    def count(self, seconds: float, error: str | None) -> None:
+        """Count the call by what the entries say."""
+        try:
+            self._count(seconds, error)
+        except Exception:  # noqa: BLE001
+            internal_error("counting an LM call")
+
+    def _count(self, seconds: float, error: str | None) -> None:
+        entries = self.entries
+        # Nearly always there is one entry, and no need to add anything up.
+        spent = read_counts(self.model, entries[0]) if len(entries) == 1 else counts(read_entries(self.model, entries))
+        if self.inner or self.around is not None:
+            usage = Usage.from_counts(spent)
+            relayed = bool(self.inner) and (not usage or _is_relayed(usage, self.inner))
+            if self.around is not None:
+                self.around.inner.append(sum(self.inner, Usage()) if relayed else usage)
+            if relayed:
+                return  # it only handed on what another LM, counted already, has spent
+        cached = self.hit and error is None and not entries
+        values = (1, int(cached), int(error is not None), *spent[3:])
+        saved = read_counts(self.model, self.saved) if cached and self.saved else None
+        count(
+            self.scope,
+            self.model,
+            values,
+            own_price=spent[COST] > 0,
+            saved=saved,
+            started=self.started,
+            seconds=seconds,
+            error=error,
+        )
+
+
+def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
+    return spent in inner or spent == sum(inner, Usage())
+
+
+def _begin(lm: Any) -> CallTracker | None:
+    try:
+        return CallTracker(lm)
+    except Exception:  # noqa: BLE001
+        internal_error("preparing to count an LM call")
+        return None
+
+
+def call_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`BaseLM.__call__`: count what the call spends, also where it fails."""
+    call = _begin(instance)
+    if call is None:
+        return wrapped(*args, **kwargs)
+    try:
+        result = wrapped(*args, **kwargs)
+    except BaseException as error:
+        call.end(error)
+        raise
+    call.end(None)
+    return result
+
+
+async def acall_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`BaseLM.acall`: the same for coroutines; a cancelled call is a failed one."""
+    call = _begin(instance)
+    if call is None:
+        return await wrapped(*args, **kwargs)
+    try:
+        result = await wrapped(*args, **kwargs)
+    except BaseException as error:
+        call.end(error)
+        raise
+    call.end(None)
+    return result
+
+
+def forward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`LM.forward`: part of a call, or, where somebody calls it directly, one by itself, whose usage is in the response."""
+    if inside_lm_call():
+        return wrapped(*args, **kwargs)
+
+    def ask() -> Any:
+        response = wrapped(*args, **kwargs)
+        _read_response(response)
+        return response
+
+    return call_lm(ask, instance, (), {})
+
+
+async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`LM.aforward`: the same for coroutines."""
+    if inside_lm_call():
+        return await wrapped(*args, **kwargs)
+
+    async def ask() -> Any:
+        response = await wrapped(*args, **kwargs)
+        _read_response(response)
+        return response
+
+    return await acall_lm(ask, instance, (), {})
+
+
+def _read_response(response: Any) -> None:
+    """Keep the usage that a response tells, where DSPy itself did not hand it to the tracker."""
+    tracker = _call_here()
+    if tracker is not None and not tracker.entries and not tracker.hit:
+        usage = getattr(response, "usage", None)
+        if usage:
+            tracker.entries.append(usage)
+
+
+def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`Cache.get`: tell a cache hit from a call whose provider reports no usage."""
+    found = wrapped(*args, **kwargs)
+    if found is not None:
+        tracker = _call_here()
+        if tracker is not None:
+            tracker.hit = True
+            try:
+                tracker.saved = _usage_of_hit(instance, found, args, kwargs)
+            except Exception:  # noqa: BLE001
+                internal_error("reading what a cache hit saved")
+    return found
+
+
+def _usage_of_hit(cache: Any, found: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Return the usage of a cached answer. DSPy clears it in the copy that it hands out, not in what it keeps in memory."""
+    usage = found.get("usage") if isinstance(found, dict) else getattr(found, "usage", None)
+    if not usage and cache.enable_memory_cache:
+        key = cache.cache_key(*args, **kwargs)
+        with cache._lock:
+            usage = getattr(cache.memory_cache.get(key), "usage", None)
+    return usage
+
+
+def process_response(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`BaseLM._process_lm_response`: what DSPy 3.0 does not track, the usage that an LM of the user's own reports."""
+    result = wrapped(*args, **kwargs)
+    if args:
+        _read_response(args[0])
+    return result
+
+
+def inside_lm_call() -> bool:
+    """Whether an LM call is on its way here, which is counted as a whole when it ends."""
+    return _call_here() is not None
