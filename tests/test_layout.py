@@ -15,7 +15,7 @@ import tokenscope
 PACKAGE = Path(tokenscope.__file__).parent
 ORDER = [
     ["errors", "_version", "_usage"],
-    ["_bracket", "_call"],
+    ["_bracket", "_call", "_tally"],
     ["_rows"],
     ["_later"],
     ["_ledger"],

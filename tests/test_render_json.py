@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import pytest
 from reports import chain, made
 
 from tokenscope import Report, ReportFormatError, Usage
+from tokenscope._bracket import FREE, OWN_PRICE, SAVED, bracket_of
 from tokenscope._call import Frame
 from tokenscope._report import build
+from tokenscope._tally import Tally
 from tokenscope._usage import FIELDS
 from tokenscope.render.json import parse, render
 
@@ -44,8 +47,33 @@ def test_format_1():
         "name": "Agent",
         "entries": 2,
         "nanoseconds": 900_000_000,
-        "models": {"p/x": {"calls": 1, "input_tokens": 1000, "output_tokens": 100}},
+        "tallies": [{"model": "p/x", "own_price": True, "calls": 1, "input_tokens": 1000, "output_tokens": 100}],
     } == data["rows"][1]
+
+
+def test_calls_stay_apart_where_prices_need_it():
+    """Long prompts, prices of the provider's own, answers from the cache and calls without tokens load as they were."""
+    tallies = [
+        Tally("m", FREE, Usage(calls=1)),
+        Tally("m", 0, Usage(calls=2, input_tokens=30_000, output_tokens=1)),
+        *(
+            Tally("m", bracket_of(n), Usage(calls=1, input_tokens=n, cost=Decimal("0.1")))
+            for n in (16_000, 200_001, 9**9)
+        ),
+        Tally("m", OWN_PRICE, Usage(calls=1, cost=Decimal(3))),
+        Tally("m", OWN_PRICE - bracket_of(200_001), Usage(calls=1, input_tokens=200_001)),
+        Tally("m", SAVED, Usage(calls=1, cached_calls=1, input_tokens=7, output_tokens=2, unpriced_calls=1)),
+        Tally("m", SAVED - bracket_of(128_001), Usage(calls=1, cached_calls=1, input_tokens=128_001, cost=Decimal(1))),
+    ]
+    report = build([(-1, Frame("scope", "s"), 1, 1, tallies)], scoped=True)
+    text = render(report)
+
+    assert report == parse(text)
+    assert sorted(tallies) == list(parse(text).rows[0].tallies)
+    assert 128_010 == report.total.saved_tokens
+    assert [True, True] == [
+        tally["own_price"] for tally in json.loads(text)["rows"][0]["tallies"] if "own_price" in tally
+    ]
 
 
 def test_the_text_is_ascii_and_has_a_line_a_row():
@@ -92,7 +120,7 @@ def without(name, *, row=False):
 
 def usage(**counts):
     """Return a saved report with a row of such counts."""
-    return changed(models={"x": counts})
+    return changed(tallies=[{"model": "x", **counts}])
 
 
 WRONG = {
@@ -114,7 +142,9 @@ WRONG = {
     "row a number": ('{"format": 1, "rows": [3], "scoped": true}', "row 0 of the report is damaged"),
     "row a text": ('{"format": 1, "rows": ["x"], "scoped": true}', "row 0 of the report is damaged"),
     "row null": ('{"format": 1, "rows": [null], "scoped": true}', "row 0 of the report is damaged"),
-    **{f"no {name}": (without(name, row=True), f"row 1 of the report lacks '{name}'") for name in ("parent", "models")},
+    **{
+        f"no {name}": (without(name, row=True), f"row 1 of the report lacks '{name}'") for name in ("parent", "tallies")
+    },
     **{f"no {name}": (without(name, row=True), f"lacks '{name}'") for name in ("kind", "name", "entries")},
     **{
         f"parent {value!r}": (changed(parent=value), "'parent' must be null or the index of an earlier row")
@@ -127,8 +157,16 @@ WRONG = {
         for value in (-1, 1.5, True, "3", None, [])
     },
     "nanoseconds -1": (changed(nanoseconds=-1), "row 1 of the report is damaged"),
-    **{f"models {value!r}": (changed(models=value), "damaged") for value in (None, [], 3, "x")},
-    **{f"usage {value!r}": (changed(models={"x": value}), "damaged") for value in (None, 3, ["calls"], "calls")},
+    **{f"tallies {value!r}": (changed(tallies=value), "'tallies' must be a list") for value in (None, {}, 3, "x")},
+    **{f"tally {value!r}": (changed(tallies=[value]), "must be an object") for value in (None, 3, ["calls"], "calls")},
+    "no model": (changed(tallies=[{"calls": 1}]), "lacks 'model'"),
+    "model 3": (usage(model=3), "'model' must be text"),
+    **{
+        f"{name} {value!r}": (usage(**{name: value}), "true or false")
+        for name in ("own_price", "cached")
+        for value in (1, None)
+    },
+    **{f"prompts_over {value!r}": (usage(prompts_over=value), "prompts_over must") for value in (-1, 0.5, None, "1")},
     **{f"calls {value!r}": (usage(calls=value), "damaged: calls must") for value in (-1, 1.0, True, None, "1", [1])},
     **{f"cost {value!r}": (usage(cost=value), "'cost' must be text") for value in (1, 0.5, True, None)},
     **{f"cost {value!r}": (usage(cost=value), "damaged: cost must") for value in ("x", "", "-1", "NaN", "Infinity")},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from tokenscope._bracket import Key
 from tokenscope._call import Frame
-from tokenscope._usage import ZERO, Usage
+from tokenscope._tally import Tally, by_key, by_model
+from tokenscope._usage import Usage
 
 _SHOWN_WHERE_SPENT: Final = frozenset({"tool", "evaluate", "compile"})
 
@@ -17,18 +20,29 @@ class Row(NamedTuple):
     frame: Frame
     entries: int
     nanoseconds: int
-    models: tuple[tuple[str, Usage], ...]
+    models: tuple[tuple[str, Usage], ...]  # what was spent, by model
+    tallies: tuple[Tally, ...]  # the same, as finely as prices need it
+
+
+class Line(NamedTuple):
+    """A row to be."""
+
+    parent: int  # the index of the line above it, or -1
+    frame: Frame
+    entries: int
+    nanoseconds: int
+    spent: Mapping[str, Usage] | list[Tally] | tuple[Tally, ...]
 
 
 class Draft:
     """A row in the making."""
 
-    __slots__ = ("children", "entries", "models", "nanoseconds")
+    __slots__ = ("children", "entries", "nanoseconds", "tallies")
 
     def __init__(self) -> None:
         self.entries = 0
         self.nanoseconds = 0
-        self.models: dict[str, Usage] = {}
+        self.tallies: dict[Key, Usage] = {}
         self.children: dict[Frame, Draft] = {}
 
     def below(self, frame: Frame) -> Draft:
@@ -37,8 +51,9 @@ class Draft:
             found = self.children[frame] = Draft()
         return found
 
-    def add(self, model: str, usage: Usage) -> None:
-        self.models[model] = self.models.get(model, ZERO) + usage
+    def add(self, key: Key, usage: Usage) -> None:
+        found = self.tallies.get(key)
+        self.tallies[key] = usage if found is None else found + usage
 
     def prune(self) -> None:
         """Drop tools, evaluations and optimizers below which no call was made."""
@@ -50,7 +65,7 @@ class Draft:
             stack.extend(draft.children.values())
         spent: set[int] = set()
         for above, frame, draft in reversed(order):
-            if draft.models or id(draft) in spent:
+            if draft.tallies or id(draft) in spent:
                 spent.add(id(above))
             elif frame.kind in _SHOWN_WHERE_SPENT:
                 del above.children[frame]
@@ -62,9 +77,26 @@ class Draft:
         while stack:
             parent, frame, draft = stack.pop()
             index = len(rows)
-            rows.append(Row(parent, frame, draft.entries, draft.nanoseconds, tuple(sorted(draft.models.items()))))
+            tallies = tuple(Tally(*key, draft.tallies[key]) for key in sorted(draft.tallies))
+            rows.append(Row(parent, frame, draft.entries, draft.nanoseconds, by_model(tallies), tallies))
             stack.extend((index, f, d) for f, d in sorted(draft.children.items(), key=_by_name, reverse=True))
         return tuple(rows)
+
+
+def drafted(
+    lines: Iterable[Line | tuple[int, Frame, int, int, Mapping[str, Usage]]], top: Draft | None = None
+) -> Draft:
+    """Add lines, those above before those below, to what lies below `top`, and return that."""
+    top = top or Draft()
+    drafts: list[Draft] = []
+    for parent, frame, entries, nanoseconds, spent in lines:
+        draft = (drafts[parent] if parent >= 0 else top).below(frame)
+        draft.entries += entries
+        draft.nanoseconds += nanoseconds
+        for key, usage in by_key(spent):
+            draft.add(key, usage)
+        drafts.append(draft)
+    return top
 
 
 def _by_name(item: tuple[Frame, Draft]) -> tuple[str, str]:

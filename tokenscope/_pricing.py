@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from decimal import Decimal, localcontext
+from difflib import get_close_matches
 from functools import lru_cache
 from numbers import Real
 from typing import Any, Final
 
-from tokenscope._bracket import FREE, OWN_PRICE, SAVED, edges
+from tokenscope._bracket import FREE, OWN_PRICE, edges, length_bracket
 from tokenscope._usage import Counts, Usage
 
 _MILLION: Final = Decimal(1_000_000)
@@ -67,16 +68,48 @@ def forget_prices() -> None:
 
 
 def priced(model: str, bracket: int, values: Counts | list[Any]) -> Usage:
-    """Return the usage that a ledger's tally stands for, its cost filled in."""
+    """Return the usage of a ledger's calls of one model and bracket, its cost filled in where it is not told."""
     usage = Usage.from_counts(values)
-    if bracket in (FREE, OWN_PRICE):
-        return usage
-    if bracket <= SAVED:
-        cost = price(model, usage, SAVED - bracket)
-        saved = Usage(calls=usage.calls, cached_calls=usage.cached_calls, saved_tokens=usage.total_tokens)
-        return saved if cost is None else replace(saved, saved_cost=cost)
-    cost = price(model, usage, bracket)
-    return replace(usage, unpriced_calls=usage.calls) if cost is None else replace(usage, cost=cost)
+    return usage if bracket == FREE or bracket <= OWN_PRICE else _with_cost(model, usage, bracket)
+
+
+def repriced(model: str, bracket: int, usage: Usage) -> Usage:
+    """Return a tally's usage as though another model had been called, at its price in the table, whoever told the old one."""
+    return usage if bracket == FREE else _with_cost(model, usage, bracket)
+
+
+def _with_cost(model: str, usage: Usage, bracket: int) -> Usage:
+    cost = price(model, usage, length_bracket(bracket))
+    if cost is None:
+        return replace(usage, cost=Decimal(0), unpriced_calls=usage.calls)
+    return replace(usage, cost=cost, unpriced_calls=0)
+
+
+def check_priced(model: object) -> None:
+    """Raise for a model that nobody knows a price of.
+
+    Raises:
+        TypeError: the model is no str.
+        ValueError: no price is known; the message shows the nearest models that have one.
+    """
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a str, not {type(model).__name__} {model!r}")
+    if price(model, Usage(calls=1, input_tokens=1), 0) is None:
+        near = get_close_matches(model, known_models(), n=3, cutoff=0.6)
+        raise ValueError(
+            f"no price is known of {model!r}"
+            + (f"; the nearest: {', '.join(map(repr, near))}" if near else "")
+            + f". set_price({model!r}, input=..., output=...) tells one"
+        )
+
+
+def known_models() -> list[str]:
+    """Return the names, `provider/model`, of those whose price was set by hand or is in the table."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    with _lock:
+        known = list(_custom)
+    return known + [f"{provider.id}/{model.id}" for provider in get_snapshot().providers for model in provider.models]
 
 
 def price(model: str, usage: Usage, bracket: int) -> Decimal | None:

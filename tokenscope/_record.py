@@ -139,7 +139,7 @@ def count(
     if saved is not None:
         ledger.add(path, (model, SAVED - bracket_of(saved[3])), (*values[:3], *saved[3:]))
     elif own_price:
-        ledger.add(path, (model, OWN_PRICE), values)
+        ledger.add(path, (model, OWN_PRICE - bracket_of(values[3])), values)
     else:
         ledger.add(path, (model, bracket_of(values[3]) if values[3] or values[4] else FREE), values)
     if observers:

@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
+from tokenscope._bracket import OWN_PRICE, length_bracket
 from tokenscope._call import NO_SCOPE, Frame, Path
-from tokenscope._draft import Draft, Row
+from tokenscope._draft import Draft, Line, Row, drafted
 from tokenscope._place import Place
-from tokenscope._pricing import priced
+from tokenscope._pricing import check_priced, priced, repriced
 from tokenscope._rows import Row as LedgerRow
-from tokenscope._tree import Breakdown, Node, costliest_first, no_such, node_above, node_of
+from tokenscope._tally import Tally
+from tokenscope._tree import Breakdown, Node, costliest_first, find, tree_of
 from tokenscope._usage import ZERO, Usage
-
-"""How many DSPy modules within each other a predictor's path names, as many as Python's recursion allows; what is below
-counts as the last one's. All paths together grow with the square of the depth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,8 @@ class Report:
                 draft = drafts[step] = draft.below(step.frame)
             draft.entries += row.entries
             draft.nanoseconds += row.nanoseconds
-            for (model, bracket), values in row.models.items():
-                draft.add(model, priced(model, bracket, values))
+            for key, values in row.models.items():
+                draft.add(key, priced(*key, values))
         top.prune()
         frozen = top.freeze()
         return cls(frozen, scoped or not frozen)
@@ -126,16 +125,7 @@ class Report:
 
     def tree(self) -> Node:
         """Return the tree: for a scope's report its own node, else a nameless node above the top-level ones."""
-        below: list[list[Node]] = [[] for _ in self.rows]
-        top: list[Node] = []
-        for index in range(len(self.rows) - 1, -1, -1):
-            row = self.rows[index]
-            node = node_of(row.frame, dict(row.models), row.entries, row.nanoseconds / 1e9, below[index])
-            below[index] = []
-            (below[row.parent] if row.parent >= 0 else top).append(node)
-        if self.scoped and len(top) == 1:
-            return top[0]
-        return node_of(Frame("root", ""), {}, 1, sum(node.seconds for node in top), top)
+        return tree_of(self.rows, scoped=self.scoped)
 
     def find(self, path: str) -> Node:
         """Return the node at a path of names joined by `/`, from the top level down.
@@ -150,22 +140,7 @@ class Report:
             >>> scope.report().find("ingest/ocr").usage.total_tokens
             1200
         """
-        root = self.tree()
-        candidates = [(root if root.kind == "root" else node_above(root), path)]
-        nearest: tuple[int, Node] = (len(path) + 1, candidates[0][0])
-        while candidates:
-            node, rest = candidates.pop()
-            if not rest:
-                return node
-            nearest = min(nearest, (len(rest), node), key=lambda item: item[0])
-            for child in node.children:
-                for name in (child.name, child.name.partition("(")[0]):
-                    if name and (rest == name or rest.startswith(name + "/")):
-                        candidates.append((child, rest[len(name) + 1 :]))
-                        break
-        rest_length, node = nearest
-        where = path[: len(path) - rest_length].rstrip("/")
-        raise KeyError(no_such(path[len(path) - rest_length :], [child.name for child in node.children], where))
+        return find(self.tree(), path)
 
     # -- algebra --------------------------------------------------------------------------------------------------------
 
@@ -173,17 +148,8 @@ class Report:
         """Add up, path by path and model by model."""
         if not isinstance(other, Report):
             return NotImplemented
-        top = Draft()
-        for report in (self, other):
-            drafts: list[Draft] = []
-            for row in report.rows:
-                draft = (drafts[row.parent] if row.parent >= 0 else top).below(row.frame)
-                draft.entries += row.entries
-                draft.nanoseconds += row.nanoseconds
-                for model, usage in row.models:
-                    draft.add(model, usage)
-                drafts.append(draft)
-        return Report(top.freeze(), self.scoped and other.scoped)
+        first, second = ([Line(*row[:4], row.tallies) for row in report.rows] for report in (self, other))
+        return Report(drafted(second, drafted(first)).freeze(), self.scoped and other.scoped)
 
     def __radd__(self, other: object) -> Report:
         """Let `sum(reports)` start from 0."""
@@ -192,6 +158,32 @@ class Report:
     def __bool__(self) -> bool:
         """Whether there is anything in it."""
         return bool(self.rows)
+
+    def reprice(self, model: str) -> Report:
+        """Return the report of the same calls as though another model had answered them all, at that model's price.
+
+        Each call is priced by itself, so tiers for long prompts hold. What a provider said that a call cost is left out. Tokens
+        stay as they were counted: another model's tokenizer would have counted somewhat otherwise, and its answers differ.
+
+        Args:
+            model: The other model, `provider/model`, as `dspy.LM` names it.
+
+        Raises:
+            ValueError: nobody knows a price of that model.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("ingest") as scope:
+            ...     record_tokens("ocr", "page", "gpt-4o", "openai", input_tokens=1_000_000, output_tokens=0)
+            >>> scope.report().total.cost, scope.report().reprice("openai/gpt-4o-mini").total.cost
+            (Decimal('2.5'), Decimal('0.15'))
+        """
+        check_priced(model)
+        lines = (
+            Line(row.parent, row.frame, row.entries, row.nanoseconds, [_on(model, tally) for tally in row.tallies])
+            for row in self.rows
+        )
+        return build(lines, scoped=self.scoped)
 
     # -- output ---------------------------------------------------------------------------------------------------------
 
@@ -260,18 +252,16 @@ class Report:
         return f"<Report of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
 
 
-def build(entries: Iterable[tuple[int, Frame, int, int, Mapping[str, Usage]]], *, scoped: bool) -> Report:
-    """Build a report of rows in any order of siblings: (index of the row above or -1, frame, entries, nanoseconds, models)."""
-    top = Draft()
-    drafts: list[Draft] = []
-    for parent, frame, count, nanoseconds, models in entries:
-        draft = (drafts[parent] if parent >= 0 else top).below(frame)
-        draft.entries += count
-        draft.nanoseconds += nanoseconds
-        for model, usage in models.items():
-            draft.add(model, usage)
-        drafts.append(draft)
-    return Report(top.freeze(), scoped)
+def build(lines: Iterable[Line | tuple[int, Frame, int, int, Mapping[str, Usage]]], *, scoped: bool) -> Report:
+    """Build a report of lines, those above before those below, siblings in any order."""
+    return Report(drafted(lines).freeze(), scoped)
+
+
+def _on(model: str, tally: Tally) -> Tally:
+    """Return a tally as though another model had been called."""
+    usage = repriced(model, tally.bracket, tally.usage)
+    bracket = length_bracket(tally.bracket) if tally.bracket <= OWN_PRICE else tally.bracket
+    return Tally(model, bracket, usage)
 
 
 def _statistics(usage: Usage) -> dict[str, Any]:

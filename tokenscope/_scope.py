@@ -14,11 +14,11 @@ from time import perf_counter_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenscope._bracket import SAVED
+from tokenscope._bracket import is_saved
 from tokenscope._call import Frame
 from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._pause import is_suspended
-from tokenscope._usage import ZERO, Usage
+from tokenscope._usage import Usage
 
 if TYPE_CHECKING:
     from tokenscope._report import Report
@@ -103,9 +103,10 @@ class Scope(Ledger):
     def usage(self) -> Usage:
         """What was spent in this entry of the scope until now, everything inside it included."""
         from tokenscope._pricing import priced
+        from tokenscope._tally import Tally, total
 
         tallies = [each for row in self.view().values() for each in row.models.items()]
-        return sum((priced(model, bracket, values) for (model, bracket), values in tallies), ZERO)
+        return total(Tally(*key, priced(*key, values)) for key, values in tallies)
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -139,7 +140,7 @@ class Scope(Ledger):
         state = "open" if self.ended is None else "closed"
         # Without a price: that would load the table of prices.
         tallies = [each for row in self.view().values() for each in row.models.items()]
-        tokens = sum(values[3] + values[4] for (_, bracket), values in tallies if bracket > SAVED)
+        tokens = sum(values[3] + values[4] for (_, bracket), values in tallies if not is_saved(bracket))
         return f"<Scope {'/'.join(self.path.names[-8:])!r}, {state}, {tokens:,} tokens>"
 
     # -- for whatever opens scopes --------------------------------------------------------------------------------------

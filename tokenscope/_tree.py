@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenscope._call import Frame
+from tokenscope._draft import Row
 from tokenscope._usage import ZERO, Usage
 
 
@@ -53,7 +54,45 @@ class Breakdown(dict[str, Usage]):
         raise KeyError(no_such(str(name), self))
 
 
-def node_of(frame: Frame, own: dict[str, Usage], entries: int, seconds: float, children: list[Node]) -> Node:
+def tree_of(rows: Sequence[Row], *, scoped: bool) -> Node:
+    """Return the tree of a report's rows: the one at the top level for a scope's, else a nameless node above them."""
+    below: list[list[Node]] = [[] for _ in rows]
+    top: list[Node] = []
+    for index in range(len(rows) - 1, -1, -1):
+        row = rows[index]
+        node = _node(row.frame, dict(row.models), row.entries, row.nanoseconds / 1e9, below[index])
+        below[index] = []
+        (below[row.parent] if row.parent >= 0 else top).append(node)
+    if scoped and len(top) == 1:
+        return top[0]
+    return _node(Frame("root", ""), {}, 1, sum(node.seconds for node in top), top)
+
+
+def find(root: Node, path: str) -> Node:
+    """Return the node at a path of names joined by `/`; names may hold some themselves.
+
+    Raises:
+        KeyError: there is no such node; the message shows the nearest names.
+    """
+    above = Node("", "root", root.usage, ZERO, root.by_model, 1, root.seconds, (root,))
+    candidates = [(root if root.kind == "root" else above, path)]
+    nearest: tuple[int, Node] = (len(path) + 1, candidates[0][0])
+    while candidates:
+        node, rest = candidates.pop()
+        if not rest:
+            return node
+        nearest = min(nearest, (len(rest), node), key=lambda item: item[0])
+        for child in node.children:
+            for name in (child.name, child.name.partition("(")[0]):
+                if name and (rest == name or rest.startswith(name + "/")):
+                    candidates.append((child, rest[len(name) + 1 :]))
+                    break
+    rest_length, node = nearest
+    where = path[: len(path) - rest_length].rstrip("/")
+    raise KeyError(no_such(path[len(path) - rest_length :], [child.name for child in node.children], where))
+
+
+def _node(frame: Frame, own: dict[str, Usage], entries: int, seconds: float, children: list[Node]) -> Node:
     by_model = Breakdown(own)
     for child in children:
         for model, usage in child.by_model.items():
@@ -68,10 +107,6 @@ def node_of(frame: Frame, own: dict[str, Usage], entries: int, seconds: float, c
         seconds=seconds,
         children=tuple(sorted(children, key=lambda node: (-node.usage.total_tokens, node.name, node.kind))),
     )
-
-
-def node_above(node: Node) -> Node:
-    return Node("", "root", node.usage, ZERO, node.by_model, 1, node.seconds, (node,))
 
 
 def costliest_first(usages: Breakdown) -> Breakdown:

@@ -3,9 +3,11 @@
     {"format": 1, "generator": "tokenscope 0.1.0", "scoped": true,
      "summary": {...}, "by_module": {...}, "by_model": {...},
      "rows": [{"parent": null, "kind": "scope", "name": "pipeline", "entries": 1, "nanoseconds": 52000,
-               "models": {"openai/gpt-5-mini": {"calls": 1, "input_tokens": 10, "output_tokens": 2}}}, ...]}
+               "tallies": [{"model": "openai/gpt-5-mini", "calls": 1, "input_tokens": 10, "output_tokens": 2}]}, ...]}
 
-A row's `parent` is the index of the row above it, which comes before it; counts that are 0 are left out.
+A row's `parent` is the index of the row above it, which comes before it; counts that are 0 are left out. A tally holds calls of
+one model that can be priced together: `prompts_over` tells that each of their prompts had more tokens than that (long ones may
+be dearer), `own_price` that their provider told the cost, and `cached` that DSPy's cache answered: its counts were then saved.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from tokenscope._bracket import FREE, OWN_PRICE, SAVED, bracket_of, edges, is_saved, length_bracket
 from tokenscope._call import Frame
+from tokenscope._draft import Line
 from tokenscope._report import Report, build
-from tokenscope._usage import FIELDS, MONEY, Usage, counts
+from tokenscope._tally import Tally
+from tokenscope._usage import FIELDS, MONEY, Usage, check_count, counts
 from tokenscope._version import __version__
 from tokenscope.errors import ReportFormatError
 
@@ -35,14 +40,7 @@ def render(report: Report) -> str:
             "name": row.frame.name,
             "entries": row.entries,
             "nanoseconds": row.nanoseconds,
-            "models": {
-                model: {
-                    name: str(value) if name in MONEY else value  # dollars as text: exact
-                    for name, value in zip(FIELDS, counts(usage), strict=True)
-                    if value
-                }
-                for model, usage in row.models
-            },
+            "tallies": [_written(tally) for tally in row.tallies],
         }
         for row in report.rows
     ]
@@ -54,6 +52,22 @@ def render(report: Report) -> str:
     }
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     return json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def _written(tally: Tally) -> dict[str, Any]:
+    bracket = tally.bracket
+    longer = length_bracket(bracket)
+    marks = {
+        "prompts_over": edges()[longer - 1] if longer else 0,
+        "own_price": bracket <= OWN_PRICE,
+        "cached": is_saved(bracket),
+    }
+    values = {
+        name: str(value) if name in MONEY else value  # dollars as text: exact
+        for name, value in zip(FIELDS, counts(tally.usage), strict=True)
+        if value
+    }
+    return {"model": tally.model} | {name: value for name, value in marks.items() if value} | values
 
 
 def load(path: str | os.PathLike[str]) -> Report:
@@ -95,7 +109,7 @@ def parse(text: str, where: str = "<string>") -> Report:
     return build(_rows(data["rows"], where), scoped=data["scoped"])
 
 
-def _rows(rows: list[Any], where: str) -> Iterator[tuple[int, Frame, int, int, dict[str, Usage]]]:
+def _rows(rows: list[Any], where: str) -> Iterator[Line]:
     for index, row in enumerate(rows):
         try:
             parent = row["parent"]
@@ -104,13 +118,28 @@ def _rows(rows: list[Any], where: str) -> Iterator[tuple[int, Frame, int, int, d
             elif type(parent) is not int or not 0 <= parent < index:
                 raise ValueError(f"'parent' must be null or the index of an earlier row, not {parent!r}")  # noqa: TRY301
             frame = Frame(_text(row["kind"], "kind"), _text(row["name"], "name"))
-            models = {_text(model, "model"): _usage(values) for model, values in row["models"].items()}
+            tallies = [_tally(each) for each in _list(row["tallies"], "tallies")]
             whole = Usage(calls=row["entries"], input_tokens=row["nanoseconds"])  # checked as counts are
-            yield parent, frame, whole.calls, whole.input_tokens, models
+            yield Line(parent, frame, whole.calls, whole.input_tokens, tallies)
         except KeyError as error:
             raise ReportFormatError(f"{where}: row {index} of the report lacks {error}") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise ReportFormatError(f"{where}: row {index} of the report is damaged: {error}") from None
+
+
+def _tally(written: object) -> Tally:
+    if not isinstance(written, dict):
+        raise TypeError(f"a tally must be an object, not {written!r}")
+    values: dict[str, Any] = {**written}
+    model = _text(values.pop("model"), "model")
+    longer = bracket_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
+    own_price, cached = (_flag(name, values.pop(name, False)) for name in ("own_price", "cached"))
+    usage = _usage(values)
+    if own_price:
+        return Tally(model, OWN_PRICE - longer, usage)
+    if cached:
+        return Tally(model, SAVED - longer, usage)
+    return Tally(model, longer if usage.total_tokens else FREE, usage)
 
 
 def _usage(values: dict[str, Any]) -> Usage:
@@ -128,6 +157,18 @@ def _dollars(name: str, value: object) -> Decimal:
         return Decimal(_text(value, name))
     except InvalidOperation:
         raise ValueError(f"{name} must be a decimal number, not {value!r}") from None
+
+
+def _list(value: object, what: str) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"{what!r} must be a list, not {value!r}")
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name!r} must be true or false, not {value!r}")
+    return value
 
 
 def _text(value: object, what: str) -> str:
