@@ -148,3 +148,12 @@ def test_many_writers_at_once(tmp_path):
 
     assert {REPORT} == set(loaded)
     assert ["report.json"] == os.listdir(tmp_path)
+
+
+def test_suffixes_of_other_formats():
+    """What is no report has formats, and suffixes, of its own."""
+    formats = {"text": ".txt", "markdown": ".md", "plain": ""}
+
+    assert ["text", "markdown"] == [format_of(name, formats) for name in ("a.TXT", "b.md")]
+    with pytest.raises(ValueError, match=r"'a.json': the suffix .* must be one of \.txt \(text\), \.md \(markdown\)$"):
+        format_of("a.json", formats)

@@ -42,3 +42,11 @@ def test_narrow_names():
 def test_an_empty_report():
     """Nothing counted is said in words."""
     assert "nothing was counted yet" == Report().render("table")
+
+
+def test_another_title():
+    """The names' column can have another head, for tables of something else than modules."""
+    assert (
+        "Model | Input | Output | Total"
+        == made((-1, "scope", "a", 1, 1, 10)).render("table", title="Model").split("\n")[0]
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -24,7 +24,6 @@ FORMATS: Final = {
     "folded": ".folded",
 }
 """Each format's name and the suffix of its files; the table has none of its own."""
-_BY_SUFFIX: Final = {suffix: name for name, suffix in FORMATS.items() if suffix}
 
 
 def renderer(name: str) -> Callable[..., str]:
@@ -39,19 +38,24 @@ def renderer(name: str) -> Callable[..., str]:
     return render
 
 
-def format_of(path: str | os.PathLike[str]) -> str:
+def format_of(path: str | os.PathLike[str], formats: Mapping[str, str] = FORMATS) -> str:
     """Return the name of the format that a file's suffix stands for.
+
+    Args:
+        path: The file.
+        formats: The suffix of each format, `""` where it has none.
 
     Raises:
         ValueError: no format has that suffix.
     """
     name = os.fspath(path).lower()
-    for suffix in sorted(_BY_SUFFIX, key=len, reverse=True):  # .speedscope.json before .json
+    by_suffix = {suffix: each for each, suffix in formats.items() if suffix}
+    for suffix in sorted(by_suffix, key=len, reverse=True):  # .speedscope.json before .json
         if name.endswith(suffix):
-            return _BY_SUFFIX[suffix]
+            return by_suffix[suffix]
     raise ValueError(
         f"{os.fspath(path)!r}: the suffix says the format, and must be one of "
-        + ", ".join(f"{suffix} ({each})" for suffix, each in _BY_SUFFIX.items())
+        + ", ".join(f"{suffix} ({each})" for suffix, each in by_suffix.items())
     )
 
 

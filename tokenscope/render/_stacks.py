@@ -12,27 +12,28 @@ from typing import Final
 from tokenscope._report import Report
 from tokenscope._tree import Node
 from tokenscope._usage import ZERO
+from tokenscope.render._order import siblings
 
 DEEPEST: Final = 1_000
 
 
-def stacks(report: Report) -> Iterator[list[Node]]:
+def stacks(report: Report, sort: str = "tokens") -> Iterator[list[Node]]:
     """Yield each node as the last of the nodes that lead to it; the list changes with the next step."""
     root = report.tree()
     stack: list[Node] = []
-    waiting = [(0, node) for node in reversed(root.children if root.kind == "root" else (root,))]
+    waiting = [(0, node) for node in reversed(siblings(root.children, sort) if root.kind == "root" else [root])]
     while waiting:
         depth, node = waiting.pop()
         del stack[depth:]
         stack.append(node)
         yield stack
-        below = node.children
+        below = siblings(node.children, sort)
         if depth + 1 == DEEPEST and below:
-            below = (_deeper(below),)
+            below = [_deeper(below)]
         waiting.extend((depth + 1, child) for child in reversed(below))
 
 
-def _deeper(nodes: tuple[Node, ...]) -> Node:
+def _deeper(nodes: list[Node]) -> Node:
     usage = sum((node.usage for node in nodes), ZERO)
     entries, seconds = sum(node.entries for node in nodes), sum(node.seconds for node in nodes)
     return Node("(deeper)", "other", usage, usage, {}, entries, seconds, ())

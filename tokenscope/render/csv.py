@@ -24,12 +24,17 @@ _HEAD: Final = ("path", "kind", "entries", "seconds", *FIELDS, "subtree_tokens",
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001 - Excel takes them for the others
 
 
-def render(report: Report) -> str:
-    """Return the rows, each parent before its children."""
+def render(report: Report, *, sort: str = "tokens") -> str:
+    """Return the rows, each parent before its children.
+
+    Args:
+        report: What to write.
+        sort: What siblings are ordered by: `tokens`, `cost`, `calls`, `time` or `name`.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(_HEAD)
-    for stack in stacks(report):
+    for stack in stacks(report, sort):
         node = stack[-1]
         writer.writerow(
             (

@@ -16,6 +16,7 @@ from typing import Final
 from tokenscope._report import Report
 from tokenscope._tree import Node
 from tokenscope._usage import Usage
+from tokenscope.render._order import breakdown, siblings
 from tokenscope.render._text import NOTHING_YET, duration, money, printable, share, summary, unpriced
 
 _COUNTS: Final = ("Calls", "Input", "Output", "Total", "Share", "Cost")
@@ -23,15 +24,20 @@ _DEEPEST_INDENT: Final = 30  # further levels say their number
 _SPECIAL: Final = frozenset("`|\\")
 
 
-def render(report: Report) -> str:
-    """Return the report as a Markdown document."""
+def render(report: Report, *, sort: str = "tokens") -> str:
+    """Return the report as a Markdown document.
+
+    Args:
+        report: What to write.
+        sort: What siblings are ordered by: `tokens`, `cost`, `calls`, `time` or `name`.
+    """
     if not report:
         return NOTHING_YET.capitalize() + ".\n"
     total = report.total
     root = report.tree()
-    parts = [f"**{summary(total)}**", "", *_head("Scope", "Time"), *_tree(root, total)]
+    parts = [f"**{summary(total)}**", "", *_head("Scope", "Time"), *_tree(root, total, sort)]
     for title, name, usages in (("By module", "Module", report.by_module()), ("By model", "Model", report.by_model())):
-        parts += ["", f"### {title}", "", *_head(name), *_breakdown(usages, total)]
+        parts += ["", f"### {title}", "", *_head(name), *_breakdown(usages, total, sort)]
     if note := unpriced(report.by_model(), code):
         parts += ["", note]
     return "\n".join(parts) + "\n"
@@ -45,8 +51,8 @@ def code(name: str) -> str:
     return f"<code>{''.join(c if c.isalnum() or c == ' ' else f'&#{ord(c)};' for c in shown)}</code>"
 
 
-def _tree(root: Node, total: Usage) -> Iterator[str]:
-    stack = [(0, node) for node in reversed(root.children if root.kind == "root" else (root,))]
+def _tree(root: Node, total: Usage, sort: str) -> Iterator[str]:
+    stack = [(0, node) for node in reversed(siblings(root.children, sort) if root.kind == "root" else (root,))]
     while stack:
         depth, node = stack.pop()
         indent = "&nbsp;&nbsp;" * depth if depth <= _DEEPEST_INDENT else f"{depth:,}&gt; "
@@ -54,7 +60,7 @@ def _tree(root: Node, total: Usage) -> Iterator[str]:
         if node.own.calls and any(child.usage.calls for child in node.children):
             own = Node("[self]", "self", node.own, node.own, {}, 0, 0.0, ())
             stack.append((depth + 1, own))
-        stack.extend((depth + 1, child) for child in reversed(node.children))
+        stack.extend((depth + 1, child) for child in reversed(siblings(node.children, sort)))
 
 
 def _head(*names: str) -> list[str]:
@@ -63,8 +69,8 @@ def _head(*names: str) -> list[str]:
     return ["| " + " | ".join(columns) + " |", "|:--|" + "--:|" * (len(columns) - 1)]
 
 
-def _breakdown(usages: Mapping[str, Usage], total: Usage) -> Iterator[str]:
-    for name, usage in usages.items():
+def _breakdown(usages: Mapping[str, Usage], total: Usage, sort: str) -> Iterator[str]:
+    for name, usage in breakdown(usages, sort):
         yield _row(code(name), usage, total)
 
 

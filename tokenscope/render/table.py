@@ -15,19 +15,25 @@ from typing import Final
 from rich.cells import cell_len, set_cell_size
 
 from tokenscope._report import Report
+from tokenscope.render._order import breakdown
 from tokenscope.render._text import NOTHING_YET, printable
 
-_HEAD: Final = ("Module", "Input", "Output", "Total")
 _LONGEST_NAME: Final = 120
 
 
-def render(report: Report) -> str:
-    """Return the table as plain text."""
+def render(report: Report, *, sort: str = "tokens", title: str = "Module") -> str:
+    """Return the table as plain text.
+
+    Args:
+        report: What to draw.
+        sort: What the rows are ordered by: `tokens`, `cost`, `calls` or `name`.
+        title: The head of the names' column.
+    """
     if not report:
         return NOTHING_YET
-    rows = [_HEAD] + [
+    rows = [(title, "Input", "Output", "Total")] + [
         (_short(printable(name)), f"{usage.input_tokens:,}", f"{usage.output_tokens:,}", f"{usage.total_tokens:,}")
-        for name, usage in report.by_module().items()
+        for name, usage in breakdown(report.by_module(), sort)
     ]
     widths = [max(cell_len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [

@@ -13,23 +13,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
 from tokenscope._report import Report
 from tokenscope._tree import Node
+from tokenscope.render import _terminal
+from tokenscope.render._order import siblings
+from tokenscope.render._terminal import EIGHTHS, WIDTH
 from tokenscope.render._text import duration, money, printable, summary, unpriced
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-
-WIDTH: Final = 120
 _BAR: Final = 10
 _SHORTEST_NAME: Final = 12
 _DEEPEST_GUIDE: Final = 30  # levels drawn with guides; further ones say their number
 _GAP: Final = "  "
-_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 
 
 class Line(NamedTuple):
@@ -59,66 +58,42 @@ _STYLES: Final = {
 }
 
 
-def render(report: Report, *, width: int = WIDTH, ascii_only: bool = False) -> str:
+def render(report: Report, *, width: int = WIDTH, ascii_only: bool = False, sort: str = "tokens") -> str:
     """Return the tree as plain text.
 
     Args:
         report: What to draw.
         width: The width to keep to, in cells.
         ascii_only: Draw guides and bars with ASCII characters.
+        sort: What siblings are ordered by: `tokens`, `cost`, `calls`, `time` or `name`.
     """
-    return "\n".join("".join(text for text, _ in line).rstrip() for line in _layout(report, width, ascii_only))
+    return _terminal.plain(_layout(report, sort, width, ascii_only))
 
 
-def for_stdout(report: Report) -> str:
+def for_stdout(report: Report, *, sort: str = "tokens") -> str:
     """Return the tree as standard output can show it: its width, its colours, its encoding."""
-    from rich.console import Console
-
-    console = Console(file=sys.stdout)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    if console.is_terminal and console.color_system and not console.no_color and not console.legacy_windows:
-        with console.capture() as capture:
-            console.print(Rich(report), end="")
-        text = capture.get().rstrip("\n")  # rich draws in ASCII where the encoding is not UTF
-    else:
-        width = console.width if console.is_terminal else WIDTH
-        text = render(report, width=width, ascii_only=not _shows_bars(encoding))
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return _terminal.for_stream(partial(_layout, report, sort), sys.stdout)
 
 
-def _shows_bars(encoding: str) -> bool:
-    try:
-        f"├─└│…{_EIGHTHS}".encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+def for_stderr(report: Report) -> str:
+    """Return the tree as standard error can show it, whatever a program has put in its place."""
+    return _terminal.for_stream(partial(_layout, report, "tokens"), sys.__stderr__)
 
 
-class Rich:
+class Rich(_terminal.Printable):
     """The tree as something rich can print."""
 
     def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines, in the width that rich grants."""
-        from rich.text import Text
-
-        for line in _layout(self._report, options.max_width, options.ascii_only):
-            text = Text(no_wrap=True, overflow="ignore", end="\n")
-            for part, style in line:
-                text.append(part, style or None)
-            text.rstrip()
-            yield text
+        super().__init__(partial(_layout, report, "tokens"))
 
 
-def _layout(report: Report, width: int, ascii_only: bool) -> Iterator[list[tuple[str, str]]]:
-    """Yield each line as pieces of text, each with its style."""
+def _layout(report: Report, sort: str, width: int, ascii_only: bool) -> Iterator[_terminal.Line]:
+    """Yield the lines."""
     if not report:
         yield [("nothing was counted yet", "dim")]
         return
     root = report.tree()
-    lines = list(_lines(root, ascii_only))
+    lines = list(_lines(root, sort, ascii_only))
     columns = [max(len(head), *(len(line.cells[i]) for line in lines)) for i, head in enumerate(_HEAD)]
     times = max(len("time"), *(len(line.time) for line in lines))
     # Where no price is known, a column of dashes tells nothing that the last line does not.
@@ -148,7 +123,7 @@ def _layout(report: Report, width: int, ascii_only: bool) -> Iterator[list[tuple
         faint = "dim" if line.style == "dim" else ""
         yield [
             (guide, "dim"),
-            (_fit(line.name, room, ascii_only), line.style),
+            (_terminal.fit(line.name, room, ascii_only), line.style),
             *((_GAP + cell.rjust(column), faint) for cell, column in zip(line.cells, columns, strict=True)),
             (_GAP + _bar(line.share, bar, ascii_only), "green"),
             (f"{line.share:>5.0%}", faint),
@@ -159,16 +134,16 @@ def _layout(report: Report, width: int, ascii_only: bool) -> Iterator[list[tuple
         yield [(sentence, "dim")]
 
 
-def _lines(root: Node, ascii_only: bool) -> Iterator[Line]:
+def _lines(root: Node, sort: str, ascii_only: bool) -> Iterator[Line]:
     total = root.usage.total_tokens
     tee, corner, bar = ("|- ", "`- ", "|  ") if ascii_only else ("├─ ", "└─ ", "│  ")
     stack: list[tuple[Node, str, str, int]] = [(root, "", "", 0)]
     if root.kind == "root":
-        stack = [(child, "", "", 0) for child in reversed(root.children)]
+        stack = [(child, "", "", 0) for child in reversed(siblings(root.children, sort))]
     while stack:
         node, guide, below, depth = stack.pop()
         yield _line(node, guide, total)
-        rows: list[Node] = list(node.children)
+        rows = siblings(node.children, sort)
         if node.own.calls and any(child.usage.calls for child in rows):
             rows.append(Node("[self]", "self", node.own, node.own, {}, 0, 0.0, ()))
         if depth >= _DEEPEST_GUIDE:
@@ -194,19 +169,12 @@ def _line(node: Node, guide: str, total: int) -> Line:
     )
 
 
-def _fit(name: str, room: int, ascii_only: bool) -> str:
-    if cell_len(name) <= room:
-        return set_cell_size(name, room)
-    dots = "..." if ascii_only else "…"
-    return set_cell_size(set_cell_size(name, room - len(dots)).rstrip() + dots, room)
-
-
 def _bar(share: float, width: int, ascii_only: bool) -> str:
     eighths = round(share * width * 8)
     if ascii_only:
         return ("#" * (eighths // 8)).ljust(width)
     full, part = divmod(eighths, 8)
-    return ("█" * full + (_EIGHTHS[part] if part else "")).ljust(width)
+    return ("█" * full + (EIGHTHS[part] if part else "")).ljust(width)
 
 
 def _footer(root: Node) -> Iterator[str]:
