@@ -6,8 +6,8 @@ import pytest
 
 from tokenscope import token_scope
 from tokenscope._call import MAX_NAMES, ROOT, Call, Frame, Path
-from tokenscope._record import observers
-from tokenscope._usage import Usage
+from tokenscope._recent import observe, unobserve
+from tokenscope._usage import Usage, counts
 
 A = Frame("scope", "a")
 B = Frame("scope", "b")
@@ -89,21 +89,22 @@ def test_children_are_bounded():
 
 
 def test_observers_get_each_call():
-    """Who observes is given the call as it was counted: path, model, usage, time and metadata."""
+    """Who observes is given the call as it was counted: path, model, counts, time and metadata."""
     from tokenscope import record_tokens
 
     seen: list[Call] = []
-    observers.append(seen.append)
+    observer = seen.append
+    observe(observer)
     try:
         with token_scope("outer"):
             record_tokens("m", "o", "model", "provider", 3, 4, metadata={"id": 7})
     finally:
-        observers.remove(seen.append)
+        unobserve(observer)
 
     (call,) = seen
     assert ("outer", "m", "o") == call.path.names
-    assert "provider/model" == call.model
-    assert Usage(calls=1, input_tokens=3, output_tokens=4) == call.usage
+    assert ("provider/model", 0) == call.key
+    assert counts(Usage(calls=1, input_tokens=3, output_tokens=4)) == call.values
     assert {"id": 7} == call.metadata
     assert call.started > 1e9
     assert call.error is None

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tokenscope import token_scope
-from tokenscope._later import _MANY, _unread, read_later, read_now
+from tokenscope._later import _MANY, _unread, afterwards, lock, read_later, read_now, read_promptly
 from tokenscope._ledger import _write
 
 
@@ -100,3 +100,38 @@ def test_asking_in_the_midst_of_a_change():
     for thread in threads:
         thread.join(10)
     assert [False, False] == [thread.is_alive() for thread in threads]
+
+
+def test_afterwards_is_outside_of_the_lock():
+    """It waits for the lock that this thread holds; where it holds none, there is nothing to wait for."""
+    seen = []
+
+    def note():
+        thread = threading.Thread(target=lambda: seen.append(lock.acquire(timeout=5) and lock.release() is None))
+        thread.start()
+        thread.join()
+
+    read_later(afterwards, note)
+    with lock:
+        read_now()
+        assert [] == seen
+    read_now()
+    assert [True] == seen
+    afterwards(note)
+    assert [True, True] == seen
+
+
+def test_promptly():
+    """Where somebody wants to be told at once, calls are read as they end."""
+    seen = []
+    read_later(seen.append, 1)
+    read_promptly(True)
+    try:
+        assert [1] == seen
+        read_later(seen.append, 2)
+        assert [1, 2] == seen
+    finally:
+        read_promptly(False)
+    read_later(seen.append, 3)
+    assert [1, 2] == seen
+    read_now()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenscope import Report, record_tokens, set_price, token_scope
@@ -38,6 +38,7 @@ CALLS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(
     calls=CALLS, target=st.sampled_from(["gemini/gemini-2.5-pro", "openai/gpt-5-mini", "anthropic/claude-sonnet-4-5"])
 )

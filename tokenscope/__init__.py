@@ -25,17 +25,24 @@ from tokenscope.integrations import instrument, uninstrument
 if TYPE_CHECKING:
     from tokenscope._pricing import set_price
     from tokenscope._report import Report
+    from tokenscope._responses import record_response
+    from tokenscope._sinks import JSONLSink
+    from tokenscope._tracker import TokenTracker, get_tracker
 
 __all__ = [
+    "JSONLSink",
     "Report",
     "ReportFormatError",
     "Scope",
     "TokenScopeError",
+    "TokenTracker",
     "Usage",
     "__version__",
     "carry",
     "current_scope",
+    "get_tracker",
     "instrument",
+    "record_response",
     "record_tokens",
     "report",
     "set_price",
@@ -59,17 +66,23 @@ def report() -> Report:
     return Report.from_rows(PROCESS.view(), PROCESS.path, scoped=False)
 
 
+_LAZY = {
+    "JSONLSink": "_sinks",
+    "Report": "_report",
+    "TokenTracker": "_tracker",
+    "get_tracker": "_tracker",
+    "record_response": "_responses",
+    "set_price": "_pricing",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Load what few programs need when it is first touched."""
-    if name == "Report":
-        from tokenscope._report import Report
+    if name not in _LAZY:
+        raise AttributeError(f"module 'tokenscope' has no attribute {name!r}")
+    from importlib import import_module
 
-        return Report
-    if name == "set_price":
-        from tokenscope._pricing import set_price
-
-        return set_price
-    raise AttributeError(f"module 'tokenscope' has no attribute {name!r}")
+    return getattr(import_module(f"tokenscope.{_LAZY[name]}"), name)
 
 
 if not DISABLED:

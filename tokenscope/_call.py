@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from tokenscope._usage import Usage
+from tokenscope._bracket import Key
+from tokenscope._usage import Counts
 
 MAX_NAMES: Final = 2_000
 """How many distinct names one level holds (OpenTelemetry's limit for a metric's attribute sets); the rest is `(other)`."""
@@ -93,24 +93,13 @@ NO_SCOPE: Final = Frame("none", "(no scope)")
 OTHER: Final = Frame("other", "(other)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One model call as it was counted.
+class Call(NamedTuple):
+    """One model call as it was counted."""
 
-    Args:
-        path: The scope in which it was made.
-        model: `provider/model`, as the caller named it.
-        usage: What it spent.
-        started: When it began, in seconds since the epoch.
-        seconds: How long it took.
-        error: The name of the exception that ended it, if one did.
-        metadata: What the caller attached to it.
-    """
-
-    path: Path
-    model: str
-    usage: Usage
-    started: float = 0.0
-    seconds: float = 0.0
-    error: str | None = None
-    metadata: Mapping[str, Any] | None = None
+    path: Path  # the scope in which it was made
+    key: Key  # `provider/model`, as the caller named it, and the bracket
+    values: Counts  # what it spent; where DSPy's cache answered, what that saved
+    started: float  # in seconds since the epoch
+    seconds: float
+    error: str | None  # the name of the exception that ended it, if one did
+    metadata: Mapping[str, Any] | None  # what the caller attached to it

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary one beside it: whatever happens, the old file or the new one is there, whole.
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write a text, or its pieces, to a file by way of a temporary one beside it: the old file or the new one is there, whole.
 
     Raises:
         OSError: the folder does not exist or cannot be written to.
@@ -18,7 +19,7 @@ def write_whole(path: Path, text: str) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, _mode(target))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 from tokenscope._bracket import FREE, OWN_PRICE, SAVED, bracket_of
 from tokenscope._call import NO_SCOPE, Call, Frame, check_name
 from tokenscope._ledger import PROCESS, Ledger
+from tokenscope._recent import keep
 from tokenscope._scope import DISABLED, active
 from tokenscope._usage import Counts, Usage, check_money, counts
 
@@ -77,8 +78,15 @@ def record_tokens(
         cost=Decimal(0) if cost is None else check_money("cost", Decimal(str(cost)) if type(cost) is float else cost),
     )
     check_parts(usage)
-    values = counts(usage)
-    count(active(), name, values, own_price=cost is not None, frames=frames, started=time.time(), metadata=metadata)
+    count(
+        active(),
+        name,
+        counts(usage),
+        own_price=cost is not None,
+        frames=frames,
+        started=time.time(),
+        metadata=None if metadata is None else dict(metadata),
+    )
 
 
 def model_name(model: object, provider: object) -> str:
@@ -137,19 +145,11 @@ def count(
     for frame in frames:
         path = path.child(frame)
     if saved is not None:
-        ledger.add(path, (model, SAVED - bracket_of(saved[3])), (*values[:3], *saved[3:]))
+        values = (*values[:3], *saved[3:])
+        key = model, SAVED - bracket_of(values[3])
     elif own_price:
-        ledger.add(path, (model, OWN_PRICE - bracket_of(values[3])), values)
+        key = model, OWN_PRICE - bracket_of(values[3])
     else:
-        ledger.add(path, (model, bracket_of(values[3]) if values[3] or values[4] else FREE), values)
-    if observers:
-        usage = Usage.from_counts(values)
-        call = Call(
-            path=path, model=model, usage=usage, started=started, seconds=seconds, error=error, metadata=metadata
-        )
-        for observer in observers:
-            observer(call)
-
-
-observers: Final[list[Any]] = []
-"""Functions that are given each `Call` when it has been counted."""
+        key = model, bracket_of(values[3]) if values[3] or values[4] else FREE
+    ledger.add(path, key, values)
+    keep(Call(path, key, values, started, seconds, error, metadata))

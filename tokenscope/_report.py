@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenscope._bracket import OWN_PRICE, length_bracket
 from tokenscope._call import NO_SCOPE, Frame, Path
@@ -20,6 +20,9 @@ from tokenscope._rows import Row as LedgerRow
 from tokenscope._tally import Tally
 from tokenscope._tree import Breakdown, Node, costliest_first, find, tree_of
 from tokenscope._usage import ZERO, Usage
+
+if TYPE_CHECKING:
+    from tokenscope._diff import Diff
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,25 @@ class Report:
         """Whether there is anything in it."""
         return bool(self.rows)
 
+    def diff(self, newer: Report) -> Diff:
+        """Return what changed from this report to a newer one, path by path: print it, or read its `changes` and `growth`.
+
+        Raises:
+            TypeError: `newer` is no report.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("ingest") as scope:
+            ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=0)
+            >>> scope.report().diff(scope.report() + scope.report()).growth.tokens
+            100.0
+        """
+        from tokenscope._diff import compare
+
+        if not isinstance(newer, Report):
+            raise TypeError(f"a report is compared with a Report, not with {type(newer).__name__} {newer!r}")
+        return compare(self, newer)
+
     def reprice(self, model: str) -> Report:
         """Return the report of the same calls as though another model had answered them all, at that model's price.
 
@@ -216,15 +238,15 @@ class Report:
 
     @classmethod
     def load(cls, path: str | FilePath) -> Report:
-        """Read a report that was saved as JSON.
+        """Read a report that was saved as JSON, or add up the records of a `JSONLSink`'s file.
 
         Raises:
             ReportFormatError: the file is damaged, is no report, or has another format; says which and where.
             OSError: the file cannot be read.
         """
-        from tokenscope.render import json
+        from tokenscope._reading import read_report
 
-        return json.load(path)
+        return read_report(FilePath(path))
 
     def __str__(self) -> str:
         """Draw the tree for standard output: in its width, in colour where it is a terminal that shows any."""

@@ -13,14 +13,17 @@ from typing import Any, Generic, TypeVar, assert_type
 
 import tokenscope
 from tokenscope import (
+    JSONLSink,
     Report,
     ReportFormatError,
     Scope,
     TokenScopeError,
+    TokenTracker,
     Usage,
     __version__,
     carry,
     current_scope,
+    get_tracker,
     instrument,
     record_tokens,
     report,
@@ -429,3 +432,28 @@ instrument()
 uninstrument()
 version: str = __version__
 assert_type(set_price("local/model", input=0.1, output=Decimal("0.2"), cache_read=0), None)
+
+
+# -- the tracker and sinks ---------------------------------------------------------------------------------------------------
+
+
+def tracking() -> None:
+    tracker = get_tracker()
+    assert_type(tracker, TokenTracker)
+    assert_type(TokenTracker.get_instance(), TokenTracker)
+    tracker.record("module", "operation", "gpt-4o-mini", "openai", 150, 75, {"turn": 1}, cache_read_tokens=7)
+    assert_type(tracker.get_module_usage(), dict[str, dict[str, Any]])
+    assert_type(tracker.get_module_usage("module"), dict[str, Any])
+    assert_type(tracker.report(), Report)
+    for record in tracker.records:
+        assert_type(record.module, str)
+        assert_type(record.usage, Usage)
+        assert_type(record.cost, Decimal | None)
+    tracker.max_records = 100
+    sink = JSONLSink("calls.jsonl")
+    tracker.add_sink(sink)
+    tracker.add_sink(print)
+    tracker.remove_sink(sink)
+    sink.close()
+    tracker.export_to_file("usage.json", include_records=False)
+    assert_type(Report.load("calls.jsonl").reprice("openai/gpt-5-mini"), Report)

@@ -13,15 +13,13 @@ be dearer), `own_price` that their provider told the cost, and `cached` that DSP
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from tokenscope._bracket import FREE, OWN_PRICE, SAVED, bracket_of, edges, is_saved, length_bracket
 from tokenscope._call import Frame
-from tokenscope._draft import Line
+from tokenscope._draft import Line, Row
 from tokenscope._report import Report, build
 from tokenscope._tally import Tally
 from tokenscope._usage import FIELDS, MONEY, Usage, check_count, counts
@@ -33,25 +31,58 @@ FORMAT: Final = 1  # 1: the first
 
 def render(report: Report) -> str:
     """Return the report as JSON."""
-    rows = [
-        {
-            "parent": row.parent if row.parent >= 0 else None,
-            "kind": row.frame.kind,
-            "name": row.frame.name,
-            "entries": row.entries,
-            "nanoseconds": row.nanoseconds,
-            "tallies": [_written(tally) for tally in row.tallies],
-        }
-        for row in report.rows
-    ]
-    head = {
+    return "".join(written(report))
+
+
+def written(report: Report, records: Iterable[str] | None = None) -> Iterator[str]:
+    """Yield the report as JSON in pieces, with records, each a line of JSON, where there are any to be told of.
+
+    A reader of lines that wants no records can stop at the line that names them: they come last.
+    """
+    yield json.dumps(_head(report), indent=1)[:-2]
+    yield from _lines("rows", (json.dumps(_row(row)) for row in report.rows))
+    if records is not None:
+        yield from _lines("records", records)
+    yield "\n}\n"
+
+
+def to_dict(report: Report) -> dict[str, Any]:
+    """Return the same as a dict."""
+    return {**_head(report), "rows": [_row(row) for row in report.rows]}
+
+
+def line(record: dict[str, Any]) -> str:
+    """Return a record as one line of JSON."""
+    return json.dumps(record, allow_nan=False)
+
+
+def _lines(name: str, values: Iterable[str]) -> Iterator[str]:
+    yield f',\n "{name}": ['
+    comma = "\n  "
+    for value in values:
+        yield comma + value
+        comma = ",\n  "
+    yield "\n ]"
+
+
+def _head(report: Report) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "generator": f"tokenscope {__version__}",
         "scoped": report.scoped,
         **report.statistics(),
     }
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    return json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "parent": row.parent if row.parent >= 0 else None,
+        "kind": row.frame.kind,
+        "name": row.frame.name,
+        "entries": row.entries,
+        "nanoseconds": row.nanoseconds,
+        "tallies": [_written(tally) for tally in row.tallies],
+    }
 
 
 def _written(tally: Tally) -> dict[str, Any]:
@@ -68,17 +99,6 @@ def _written(tally: Tally) -> dict[str, Any]:
         if value
     }
     return {"model": tally.model} | {name: value for name, value in marks.items() if value} | values
-
-
-def load(path: str | os.PathLike[str]) -> Report:
-    """Read a report's file."""
-    where = os.fspath(path)
-    content = Path(path).read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ReportFormatError(f"{where}: this is no tokenscope report: it is not text ({error.reason})") from None
-    return parse(text, where)
 
 
 def parse(text: str, where: str = "<string>") -> Report:

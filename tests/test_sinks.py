@@ -1,0 +1,259 @@
+"""JSONLSink: every record is one whole line, whoever else writes and whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import dspy
+import pytest
+
+from tokenscope import JSONLSink, Report, get_tracker, record_tokens, token_scope
+from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope.testing import LoopbackProvider
+
+WRITER = """
+import sys
+from tokenscope import JSONLSink, get_tracker, token_scope
+path, name, lines, padding = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+tracker = get_tracker()
+tracker.add_sink(JSONLSink(path))
+print("ready", flush=True)
+sys.stdin.readline()
+with token_scope("worker"):
+    for n in range(lines):
+        tracker.record(name, "write", "model", "provider", n, 1, metadata={"padding": "x" * padding})
+"""
+
+
+@pytest.fixture
+def sink(tmp_path):
+    """Return a sink that the tracker feeds."""
+    sink = JSONLSink(tmp_path / "calls.jsonl")
+    get_tracker().add_sink(sink)
+    yield sink
+    get_tracker().remove_sink(sink)
+    sink.close()
+
+
+def lines(path):
+    """Return the records of a file, each of whose lines must be whole."""
+    text = path.read_text()
+    assert text == "" or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def start(path, name, count, padding=0):
+    """Start a process that writes so many records, once it is told to."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), name, str(count), str(padding)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "ready\n" == process.stdout.readline()
+    return process
+
+
+def go(process):
+    """Let it write."""
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_a_line_a_record(sink):
+    """What a line holds is the record's dict, and it is there when the call returns."""
+    for n in range(3):
+        record_tokens("m", "o", "model", "provider", n, 1, metadata={"id": n, "text": "two\nlines\u2028研究"})
+        assert n + 1 == len(lines(sink.path))
+
+    assert [record.to_dict() for record in get_tracker().records[-3:]] == lines(sink.path)
+
+
+def test_calls_of_dspy(sink):
+    """DSPy's calls are in it as they end, not when somebody looks; the file adds up to the bill, with the tree's own rows."""
+    with LoopbackProvider() as provider, dspy.context(lm=provider.lm(cache=False)):
+        with token_scope("run") as scope:
+            for n in range(3):
+                dspy.Predict("question -> answer")(question="Why?")
+                assert n + 1 == len(lines(sink.path))
+            with pytest.raises(Exception, match="500"):
+                dspy.Predict("question -> answer")(question="<<fail 500>>")
+        bill = provider.total
+
+    written = lines(sink.path)
+    assert bill.total_tokens == sum(record["total_tokens"] for record in written)
+    assert [None, None, None] == [record.get("error") for record in written[:3]]
+    assert all(record["error"] for record in written[3:])
+    loaded, report = Report.load(sink.path), scope.report()
+    assert report.total == loaded.total
+    assert [(row.frame, row.tallies) for row in report.rows] == [(row.frame, row.tallies) for row in loaded.rows]
+    assert all(0 < record["seconds"] < 60 for record in written)
+
+
+def test_what_is_there_is_added_to(tmp_path):
+    """A file that is there is not begun anew."""
+    path = tmp_path / "calls.jsonl"
+    for n in range(2):
+        sink = JSONLSink(str(path))
+        get_tracker().add_sink(sink)
+        record_tokens("m", "o", "model", None, n, 0)
+        get_tracker().remove_sink(sink)
+        sink.close()
+
+    assert [0, 1] == [record["input_tokens"] for record in lines(path)]
+
+
+def test_many_threads(sink):
+    """Lines of several threads do not mix."""
+
+    def work(name):
+        for n in range(500):
+            record_tokens(name, "o", "model", None, n, 0)
+
+    threads = [threading.Thread(target=work, args=(str(n),)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    written = lines(sink.path)
+    assert {(str(name), n) for name in range(8) for n in range(500)} == {
+        (r["module"], r["input_tokens"]) for r in written
+    }
+    assert 4_000 == len(written)
+
+
+def test_eight_processes_one_of_which_is_killed(tmp_path):
+    """10,000 lines each into one file: every line parses, and of those that live none is missing."""
+    path = tmp_path / "calls.jsonl"
+    workers = [start(path, f"worker {n}", 10_000) for n in range(8)]
+    for worker in workers:
+        go(worker)
+    while not path.exists() or path.stat().st_size < 2_000_000:
+        time.sleep(0.01)
+    workers[3].kill()
+    assert [-signal.SIGKILL if n == 3 else 0 for n in range(8)] == [worker.wait(150) for worker in workers]
+
+    written = lines(path)
+    found: dict[str, list[int]] = {}
+    for record in written:
+        found.setdefault(record["module"], []).append(record["input_tokens"])
+    killed = found.pop("worker 3")
+    assert {f"worker {n}": list(range(10_000)) for n in range(8) if n != 3} == found
+    assert list(range(len(killed))) == killed
+    assert 0 < len(killed) < 10_000
+    assert len(written) == Report.load(path).total.calls
+
+
+def test_killed_in_the_midst_of_long_lines(tmp_path):
+    """Writers of lines longer than a page are killed at random; what they leave behind the next one takes away."""
+    path = tmp_path / "calls.jsonl"
+    for n in range(8):
+        worker = start(path, str(n), 100_000, padding=200_000)
+        go(worker)
+        time.sleep(random.uniform(0.02, 0.2))
+        worker.kill()
+        worker.wait(60)
+    sink = JSONLSink(path)
+    get_tracker().add_sink(sink)
+    record_tokens("last", "o", "model", None, 1, 1)
+    get_tracker().remove_sink(sink)
+
+    written = lines(path)
+    assert "last" == written[-1]["module"]
+    assert len(written) > 8
+
+
+@pytest.mark.parametrize("left", [b'{"module": "cut o', b"{" * 10_000, b"x" * 4_096, b"\0" * 4_095], ids=len)
+@pytest.mark.parametrize("before", [b"", b'{"model": "m", "module": "m", "input_tokens": 1}\n'], ids=["first", "later"])
+def test_what_a_killed_writer_left(tmp_path, left, before):
+    """The next record takes the place of a line that was never finished."""
+    path = tmp_path / "calls.jsonl"
+    path.write_bytes(before + left)
+    sink = JSONLSink(path)
+    get_tracker().add_sink(sink)
+    record_tokens("next", "o", "model", None, 1, 1)
+    get_tracker().remove_sink(sink)
+
+    assert before == path.read_bytes()[: len(before)]
+    assert len(before.splitlines()) + 1 == len(lines(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_writes_too(sink):
+    """Parent and child write whole lines to one file, whatever locks were held while forking."""
+    with sink._lock:  # as another thread might hold it
+        child = os.fork()
+        if not child:  # pragma: no cover - the child
+            try:
+                for n in range(2_000):
+                    record_tokens("child", "o", "model", None, n, 0)
+            finally:
+                os._exit(0)
+    for n in range(2_000):
+        record_tokens("parent", "o", "model", None, n, 0)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    written = [(record["module"], record["input_tokens"]) for record in lines(sink.path)]
+    assert sorted((who, n) for who in ("child", "parent") for n in range(2_000)) == sorted(written)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of a file")
+def test_a_full_disk(tmp_path):
+    """The program goes on with one warning; the file has whole lines, the counts are whole, and later records come in again."""
+    script = """
+import json, resource, signal, sys, warnings
+from tokenscope import JSONLSink, get_tracker, record_tokens, report
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+get_tracker().add_sink(JSONLSink(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, resource.RLIM_INFINITY))
+for n in range(100):
+    record_tokens("m", "o", "model", None, n, 0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+record_tokens("m", "o", "model", None, 100, 0)
+print(report().total.calls)
+"""
+    path = tmp_path / "calls.jsonl"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+
+    assert "101\n" == done.stdout
+    assert 1 == done.stderr.count("TokenScopeWarning: JSONLSink(")
+    assert "File too large" in done.stderr
+    assert done.stderr.startswith("<string>:8: ")
+    numbers = [record["input_tokens"] for record in lines(path)]
+    assert [*range(len(numbers) - 1), 100] == numbers
+    assert 5 < len(numbers) < 20
+
+
+def test_a_closed_sink(sink):
+    """Writes no more, and says so; closing again is nothing."""
+    sink.close()
+    sink.close()
+    with pytest.warns(TokenScopeWarning, match=r"JSONLSink\('.*calls\.jsonl'\) failed: ValueError: .* is closed"):
+        record_tokens("m", "o", "model", None, 1, 0)
+    _warned.clear()
+
+    assert [] == lines(sink.path)
+
+
+def test_a_file_that_cannot_be(tmp_path):
+    """The error comes where the sink is made."""
+    with pytest.raises(FileNotFoundError):
+        JSONLSink(tmp_path / "no" / "folder.jsonl")
+    with pytest.raises(IsADirectoryError):
+        JSONLSink(tmp_path)
+    with pytest.raises(ValueError, match="'/dev/null' is no regular file, and lines are written whole only there"):
+        JSONLSink("/dev/null")
+
+
+def test_shown(sink):
+    """By its file."""
+    assert f"JSONLSink({str(sink.path)!r})" == repr(sink)
