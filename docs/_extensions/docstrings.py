@@ -1,0 +1,80 @@
+"""Docstrings and help texts as they are written here, for Sphinx: `code` that names something links to it; indented text is code.
+
+And a check: what `tokenscope.__all__` names must be in the reference.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import click
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.domains.python import PyXRefRole
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+
+import tokenscope
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\(\))?")
+_WITHOUT_PAGE = {"__version__"}
+_link = PyXRefRole()
+
+
+def name_role(_kind: str, raw: str, text: str, line: int, inliner: Any, options: Any = None, content: Any = ()) -> Any:
+    """Link what names a public thing of tokenscope; leave other code as it is."""
+    known = _NAME.fullmatch(text) and hasattr(tokenscope, text.partition(".")[0].removesuffix("()"))
+    if known:
+        target = text.removesuffix("()")
+        return _link("py:obj", raw, f"{text} <{target}>", line, inliner, options or {}, content)
+    return [nodes.literal(raw, text)], []
+
+
+def before_napoleon(_app: Sphinx, what: str, _name: str, _thing: Any, _options: Any, lines: list[str]) -> None:
+    """Make code of a module docstring's indented parts; keep napoleon from taking "This: that" for a type."""
+    if what == "module":
+        lines[:] = _indented_is_code(lines)
+    elif what in ("property", "attribute"):
+        lines[:0] = ["..", ""]  # an empty comment
+
+
+def _indented_is_code(lines: list[str]) -> list[str]:
+    found: list[str] = []
+    code = False
+    for line in lines:
+        if line.strip() and line.startswith("    ") != code:
+            code = not code
+            found += ["::", ""] if code else []
+        found.append(line)
+    return found
+
+
+def epilog_is_code(_app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """Make code of the parts of a command's last words that click leaves as they are: examples, under a line with a colon."""
+    lines.clear()
+    for paragraph in inspect.cleandoc(context.command.epilog or "").split("\n\n"):
+        if paragraph.startswith("\b\n"):
+            head, *code = paragraph[2:].splitlines()
+            lines += [f"{head}:", "", *(f"    {line}" for line in code), ""]
+        else:
+            lines += [*paragraph.splitlines(), ""]
+
+
+def check_reference(_app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of public names that the reference lacks; with `-W` that fails the build."""
+    documented = {entry[0] for entry in env.get_domain("py").get_objects()}
+    for name in tokenscope.__all__:
+        if name not in _WITHOUT_PAGE and f"tokenscope.{name}" not in documented:
+            logging.getLogger(__name__).warning("the reference lacks tokenscope.%s: name it in reference/api.md", name)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register all of this."""
+    app.setup_extension("sphinx_click")
+    app.add_role("name", name_role)
+    app.connect("autodoc-process-docstring", before_napoleon, priority=100)
+    app.connect("sphinx-click-process-epilog", epilog_is_code)
+    app.connect("env-check-consistency", check_reference)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
