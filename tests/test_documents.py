@@ -1,4 +1,4 @@
-"""The README's and the documentation's examples run, and say what they print."""
+"""The README's and the documentation's examples run, and print what they are said to print."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import io
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 import pytest
@@ -16,13 +17,120 @@ import pytest
 import tokenscope
 from tokenscope.testing import LoopbackProvider
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).parent.parent
-EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+DOCS = ROOT / "docs"
+COMPARISON = DOCS / "examples" / "compare_with_dspy.py"
+EXAMPLES = sorted(set((DOCS / "examples").glob("*.py")) - {COMPARISON})
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python" in path.read_text(encoding="utf-8"))
+PYTEST_PAGE = DOCS / "how-to" / "pytest.md"
+EXACT = version("dspy") == "3.4.1"  # other versions write other prompts: then numbers are not compared
 
 
 def blocks(path: Path, language: str) -> list[str]:
     """Return the fenced blocks of one language in a Markdown file."""
     return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def session(path: Path) -> Iterator[tuple[int, str, str | None]]:
+    """Yield the Python blocks of a page, each with its line and with the text block right below it: what it prints."""
+    page = path.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", page, re.MULTILINE | re.DOTALL):
+        yield page.count("\n", 0, found.start(1)) + 1, found[1], found[2]
+
+
+def compared(text: str) -> str:
+    """Return a text as it is compared: without times, and, where DSPy is another one, without what depends on numbers."""
+    text = re.sub(r"\b\d+(\.\d+)?(µs|ms|s)\b", "(time)", text)
+    if not EXACT:
+        text = re.sub(r"[\d.,]+|[▏▎▍▌▋▊▉█]+", "#", text)
+    return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())
+
+
+def is_as_shown(shown: str, printed: str) -> bool:
+    """Whether something was printed as a page shows it; a line of `…` stands for any number of lines."""
+    pattern = [r"(?:.*\n)*?" if line == "…" else re.escape(line) + r"\n" for line in compared(shown).splitlines()]
+    return re.fullmatch("".join(pattern), compared(printed) + "\n") is not None
+
+
+def run(path: Path) -> dict[str, Any]:
+    """Run a page's blocks one after the other; return the names that they leave."""
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for line, code, shown in session(path):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile("\n" * (line - 1) + code, str(path), "exec"), namespace)
+        assert shown is None or is_as_shown(shown, output.getvalue()), f"{path}:{line} prints\n{output.getvalue()}"
+    return namespace
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != PYTEST_PAGE], ids=lambda path: path.stem)
+def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page's Python blocks run one after the other, like a session, and print what stands below them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tokenscope._pricing._custom", {})
+    monkeypatch.setattr(dspy, "cache", dspy.cache)
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+    before = dspy.settings.lm
+    with LoopbackProvider() as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "loopback")
+        dspy.configure(lm=provider.lm())
+        try:
+            own = run(page).get("provider")
+        finally:
+            dspy.configure(lm=before)
+    if own is not None:
+        own.__exit__(None, None, None)
+
+
+def test_pytest_page(pytester: pytest.Pytester) -> None:
+    """The tests on the plugin's page pass, for an agent such as they test."""
+    pytester.makeconftest(
+        """
+        import dspy, pytest
+        from tokenscope.testing import LoopbackProvider
+
+        class Agent(dspy.Module):
+            def __init__(self):
+                super().__init__()
+                self.planner = dspy.Predict("question -> answer")
+
+            def forward(self, question):
+                return self.planner(question=question)
+
+        @pytest.fixture
+        def agent():
+            with LoopbackProvider() as provider, dspy.context(lm=provider.lm()):
+                yield Agent()
+        """
+    )
+    tests = blocks(PYTEST_PAGE, "python")
+    pytester.makepyfile("\n".join(tests))
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=len(tests))
+
+
+def test_comparison() -> None:
+    """The tables on the page that compares tokenscope with DSPy are what the script measures."""
+    done = subprocess.run([sys.executable, str(COMPARISON)], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    tables = [table.strip() for table in done.stdout.strip().split("\n\n")]
+    assert 2 == len(tables)
+    assert all(line.endswith("| 100% |") for line in tables[0].splitlines()[2:]), tables[0]
+    if EXACT:
+        page = (DOCS / "explanation" / "comparison.md").read_text(encoding="utf-8")
+        assert all(table in page for table in tables), "\n\n".join(tables)
+
+
+def test_reference_is_complete() -> None:
+    """Every public name stands in the reference; that it is documented there is what building the documentation checks."""
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\.\. auto\w+:: (\w+)", page, re.MULTILINE)
+    assert set(tokenscope.__all__) - {"__version__"} <= set(listed)
 
 
 def test_readme_gives_two_commands() -> None:
