@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -26,13 +26,20 @@ FLAGS = [
 BACKGROUNDS = {"light": "rgb(246, 247, 249)", "dark": "rgb(15, 20, 26)"}
 
 
+def missing(what: str) -> NoReturn:
+    """Skip what needs a thing that is not there, or fail where it was to be there."""
+    if "browser" in os.environ.get("TOKENSCOPE_TESTS_REQUIRE", ""):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
 @contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
     """Start Chromium with an empty profile, or skip where there is none."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs the package selenium")
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not driver:
-        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+        missing("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
     options = webdriver.ChromeOptions()
     for flag in [*FLAGS, f"--user-data-dir={profile}"]:
         options.add_argument(flag)

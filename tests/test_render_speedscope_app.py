@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from browser import chromium, look, press
+from browser import chromium, look, missing, press
 from formats import HOSTILE, PRICED, deep, hostile
 
 from tokenscope import Report
@@ -36,7 +36,7 @@ def app(tmp_path_factory):
     """Serve a copy of speedscope on loopback, and return its folder and its address."""
     command = shutil.which("speedscope")
     if not command:
-        pytest.skip("needs speedscope on the PATH (npm install --global speedscope)")
+        missing("needs speedscope on the PATH (npm install --global speedscope)")
     package = Path(os.path.realpath(command)).parents[1]
     folder = tmp_path_factory.mktemp("app") / "speedscope"
     shutil.copytree(package / "dist" / "release", folder)
