@@ -40,6 +40,7 @@ autodoc_default_options = {
     "exclude-members": "close, frames, from_counts, from_rows, leave, opener, path",
 }
 autodoc_typehints = "signature"
+autodoc_type_aliases = {"Diff": "tokenscope._diff.Diff"}
 autodoc_preserve_defaults = True
 add_module_names = False
 python_maximum_signature_line_length = 100
@@ -51,5 +52,5 @@ default_role = "name"
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!tokenscope\b)([A-Za-z_]\w*\.)+\w+"),  # other packages' names
     (r"py:(class|exc)", r"[a-z]+|[A-Z]\w*(Error|Warning)|Exception|Decimal|\.\.\."),  # the standard library's
-    (r"py:class", r"tokenscope\._recipes\.(F|M|Decorator)"),  # for type checkers: a decorator changes no type
+    (r"py:class", r"tokenscope\._\w+\.([A-Z]|Decorator)"),  # type variables, and what decorators are to type checkers
 ]

@@ -27,7 +27,7 @@ def name_role(_kind: str, raw: str, text: str, line: int, inliner: Any, options:
     """Link what names a public thing of tokenscope; leave other code as it is."""
     known = _NAME.fullmatch(text) and hasattr(tokenscope, text.partition(".")[0].removesuffix("()"))
     if known:
-        target = text.removesuffix("()")
+        target = "tokenscope." + text.removesuffix("()")
         return _link("py:obj", raw, f"{text} <{target}>", line, inliner, options or {}, content)
     return [nodes.literal(raw, text)], []
 
