@@ -11,6 +11,7 @@ project = "tokenscope"
 author = "The tokenscope authors"
 version = release = tokenscope.__version__
 language = "en"
+smartquotes_action = "qe"  # not dashes: options have two
 
 extensions = [
     "myst_parser",

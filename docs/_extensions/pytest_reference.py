@@ -40,7 +40,7 @@ class PytestPlugin(SphinxDirective):
         lines += _described(f".. py:decorator:: pytest.mark.{name}{_signature(marker)}", marker)
         fixture = getattr(plugin, self.options["fixture"])
         function = inspect.unwrap(getattr(fixture, "__wrapped__", fixture))
-        lines += _described(f".. py:function:: {self.options['fixture']}() -> Report", function)
+        lines += _described(f".. py:function:: {self.options['fixture']}() -> Report", function, "Fixture. ")
         return nested_parse_to_nodes(self.state, "\n".join(lines), source=self.get_source_info()[0])
 
 
@@ -53,8 +53,8 @@ def _signature(function: Any) -> str:
     return str(inspect.signature(function, eval_str=True).replace(return_annotation=inspect.Signature.empty))
 
 
-def _described(head: str, function: Any) -> list[str]:
-    body = str(GoogleDocstring(inspect.getdoc(function) or "")).splitlines()
+def _described(head: str, function: Any, before: str = "") -> list[str]:
+    body = (before + str(GoogleDocstring(inspect.getdoc(function) or ""))).splitlines()
     return [head, "", *(f"   {line}" for line in body), ""]
 
 
