@@ -23,6 +23,7 @@ ORDER = [
     ["_recent"],
     ["_pause"],
     ["_scope"],
+    ["_budget"],
     ["_visit"],
     ["_wrap"],
     ["_recipes"],
@@ -53,6 +54,8 @@ ORDER = [
     ["pytest_plugin"],
 ]
 PUBLIC = [
+    "Budget",
+    "BudgetExceeded",
     "JSONLSink",
     "Report",
     "ReportFormatError",

@@ -686,9 +686,11 @@ def test_an_entry_that_was_not_noted():
 
 
 def test_budgets_are_not_taken_for_attributes():
-    """A budget that nobody would keep is an error, not an attribute."""
-    with pytest.raises(TypeError, match="no budgets yet"):
+    """What is no budget is an error, not an attribute."""
+    with pytest.raises(TypeError, match="the budget of token_scope must be a Budget, not int 5"):
         token_scope("a", budget=5)
+    with pytest.raises(TypeError, match="the budget of track_tokens must be a Budget, not dict {}"):
+        track_tokens("a", budget={})
 
 
 def test_objects_that_are_coroutine_functions():

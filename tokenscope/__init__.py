@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tokenscope._budget import Budget
 from tokenscope._recipes import carry, token_scope, track_tokens
 from tokenscope._record import record_tokens
 from tokenscope._scope import DISABLED, Scope, current_scope
 from tokenscope._usage import Usage
 from tokenscope._version import __version__
-from tokenscope.errors import ReportFormatError, TokenScopeError
+from tokenscope.errors import BudgetExceeded, ReportFormatError, TokenScopeError
 from tokenscope.integrations import instrument, uninstrument
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tokenscope._tracker import TokenTracker, get_tracker
 
 __all__ = [
+    "Budget",
+    "BudgetExceeded",
     "JSONLSink",
     "Report",
     "ReportFormatError",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, Protocol, TypeVar, overload
 
+from tokenscope._budget import Budget, BudgetedScope, check_budget, settle
 from tokenscope._call import MAX_NAMES, Frame, check_name
 from tokenscope._pause import GENERATOR, PASSING, suspending_frame
 from tokenscope._scope import DISABLED, Scope, _current, active, generator_frame
@@ -58,11 +59,13 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
 
     Args:
         name: The name in the tree.
+        budget: How much each entry may spend.
         **attributes: What differs from entry to entry (an id, a url); kept on the scope, never part of its path.
 
     Raises:
-        TypeError: the name is not a str.
+        TypeError: the name is not a str, or the budget no `Budget`.
         ValueError: the name is empty.
+        BudgetExceeded: out of the block, where its budget is spent.
 
     Example:
         >>> from tokenscope import record_tokens, token_scope
@@ -73,16 +76,15 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         90
     """
 
-    __slots__ = ("_caller", "_more", "_scope", "attributes", "frames")
+    __slots__ = ("_caller", "_more", "_scope", "attributes", "budget", "frames")
 
-    def __init__(self, name: str, **attributes: Any) -> None:
+    def __init__(self, name: str, *, budget: Budget | None = None, **attributes: Any) -> None:
         try:
             self.frames = _frames(name)
         except TypeError:
             check_name("the name of a token_scope", name)
             raise
-        if attributes and "budget" in attributes:
-            raise TypeError("token_scope has no budgets yet; call the attribute something else if you mean one")
+        self.budget = None if budget is None else check_budget("token_scope", budget)
         self.attributes = attributes
         # Who has entered, and where: an exit may come in a Context that never saw the entry. Nearly always it is but one.
         self._scope: Scope | None = None
@@ -98,7 +100,11 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         caller = _getframe(1)
         code = caller.f_code
         frame = suspending_frame(caller) if code.co_flags & GENERATOR or code.co_name in PASSING else None
-        scope = Scope(self.frames, self, frame)
+        scope = (
+            Scope(self.frames, self, frame)
+            if self.budget is None
+            else BudgetedScope(self.frames, self.budget, self, frame)
+        )
         scope.held = True
         if self._scope is None:
             self._scope = scope
@@ -109,13 +115,14 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         scope = self._scope
         if scope is not None and scope is _current.get() and scope._twist is None and not self._more:
             self._scope = self._caller = None
             scope.leave()
         else:
-            self._leave(_getframe(1))
+            scope = self._leave(_getframe(1))
+        return settle(scope.purse, error) if isinstance(scope, BudgetedScope) else None
 
     async def __aenter__(self) -> Scope:
         scope = self.__enter__()
@@ -127,16 +134,17 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._leave(_getframe(1))
+    ) -> bool | None:
+        scope = self._leave(_getframe(1))
+        return settle(scope.purse, error) if isinstance(scope, BudgetedScope) else None
 
     def _note(self, scope: Scope, caller: FrameType) -> None:
         if self._more is None:
             self._more = {}
         self._more[scope] = caller
 
-    def _leave(self, caller: FrameType) -> None:
-        """Leave which of several entries is meant: its own generator's, function's, or Context's, or else the last."""
+    def _leave(self, caller: FrameType) -> Scope | None:
+        """Leave and return which of several entries is meant: its own generator's, function's, Context's, or else the last."""
         more = self._more or {}
         found: Scope | None = _current.get()
         if found is None or more.get(found) is not caller or found._twist is not None:
@@ -154,11 +162,12 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
                 if likeness >= best:
                     found, best = scope, likeness
         if found is None:
-            return
+            return None
         if found is self._scope:
             self._scope = self._caller = None
         more.pop(found, None)
         found.leave()
+        return found
 
     @overload
     def __call__(self, function: F, /) -> F: ...
@@ -166,18 +175,18 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
     def __call__(self, function: M, /) -> M: ...
     def __call__(self, function: Any, /) -> Any:
         """Decorate a function: each call is one entry."""
-        return _decorate("token_scope", function, lambda _: Recipe(self.frames, self.attributes))
+        return _decorate("token_scope", function, lambda _: Recipe(self.frames, self.attributes, self.budget))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle the recipe alone: who has entered it is no part of it."""
-        return _remake, (self.name, dict(self.attributes))
+        return _remake, (self.name, self.budget, dict(self.attributes))
 
     def __repr__(self) -> str:
         return f"token_scope({self.name!r})"
 
 
-def _remake(name: str, attributes: dict[str, Any]) -> token_scope:
-    return token_scope(name, **attributes)
+def _remake(name: str, budget: Budget | None, attributes: dict[str, Any]) -> token_scope:
+    return token_scope(name, budget=budget, **attributes)
 
 
 def _is_below(scope: Scope) -> bool:
@@ -193,8 +202,10 @@ def track_tokens(function: F, /) -> F: ...
 @overload
 def track_tokens(function: M, /) -> M: ...
 @overload
-def track_tokens(module: str | None = None, operation: str | None = None) -> Decorator: ...
-def track_tokens(module: Any = None, operation: str | None = None) -> Any:
+def track_tokens(
+    module: str | None = None, operation: str | None = None, *, budget: Budget | None = None
+) -> Decorator: ...
+def track_tokens(module: Any = None, operation: str | None = None, *, budget: Budget | None = None) -> Any:
     """Count what a function spends under a module and an operation, two levels of the tree.
 
     Decorates functions, coroutine functions, generators, async generators, methods, class methods and static methods, and
@@ -203,10 +214,12 @@ def track_tokens(module: Any = None, operation: str | None = None) -> Any:
     Args:
         module: The upper level; the last part of the defining module's name where it is left out.
         operation: The lower level; the function's name where it is left out.
+        budget: How much each call may spend. One that ends quietly ends in None.
 
     Raises:
-        TypeError: a name is not a str, or what is decorated is no function (a class, a property).
+        TypeError: a name is not a str, the budget no `Budget`, or what is decorated no function (a class, a property).
         ValueError: a name is empty.
+        BudgetExceeded: out of a call, where its budget is spent.
 
     Example:
         >>> from tokenscope import record_tokens, report, track_tokens
@@ -226,6 +239,8 @@ def track_tokens(module: Any = None, operation: str | None = None) -> Any:
         check_name("the module of track_tokens", module)
     if operation is not None:
         check_name("the operation of track_tokens", operation)
+    if budget is not None:
+        check_budget("track_tokens", budget)
 
     def recipe_for(function: Any) -> Recipe:
         inner: Any = function
@@ -233,7 +248,7 @@ def track_tokens(module: Any = None, operation: str | None = None) -> Any:
             inner = inner.func
         name: Any = operation or getattr(inner, "__name__", type(inner).__name__)
         home = module or (getattr(inner, "__module__", None) or "__main__").rpartition(".")[2]
-        return Recipe((Frame("module", home), Frame("operation", name)))
+        return Recipe((Frame("module", home), Frame("operation", name)), budget=budget)
 
     def decorate(function: Any) -> Any:
         return _decorate("track_tokens", function, recipe_for)

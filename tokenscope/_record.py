@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from tokenscope import _scope
 from tokenscope._bracket import FREE, OWN_PRICE, SAVED, bracket_of
 from tokenscope._call import NO_SCOPE, Call, Frame, check_name
 from tokenscope._ledger import PROCESS, Ledger
@@ -130,11 +131,12 @@ def count(
     seconds: float = 0.0,
     error: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    reserved: bool = False,
 ) -> None:
     """Count one call in a scope (None: in the process, at the top level).
 
     Its price is looked up when somebody asks, unless `own_price` says that the counts tell it. `saved` are the tokens that a
-    cached answer once cost.
+    cached answer once cost. `reserved`: budgets were asked before the call was made.
     """
     if DISABLED:
         return
@@ -152,4 +154,6 @@ def count(
     else:
         key = model, bracket_of(values[3]) if values[3] or values[4] else FREE
     ledger.add(path, key, values)
+    if _scope.guard is not None:
+        _scope.guard.spend(ledger, key, values, reserved=reserved)
     keep(Call(path, key, values, started, seconds, error, metadata))

@@ -27,6 +27,10 @@ DISABLED: Final = os.environ.get("TOKENSCOPE_DISABLED", "") not in ("", "0")
 """Whether TOKENSCOPE_DISABLED is set: scopes can be entered and left, and count nothing."""
 
 
+guard: Any = None
+"""What is asked where a scope is entered, and told of each call, once there is a budget; see `_budget`."""
+
+
 class Scope(Ledger):
     """One entry of a `token_scope`, of a decorated function, or of a DSPy module; made by entering one of these.
 
@@ -51,6 +55,8 @@ class Scope(Ledger):
             above: Ledger = below or PROCESS
         else:
             above, generator = self._lie_upon(below, frame)
+        if guard is not None:
+            guard.enter(above)
         path = above.path
         for frame_below in frames:
             path = path.children.get(frame_below) or path.child(frame_below)
@@ -112,6 +118,11 @@ class Scope(Ledger):
     def attributes(self) -> Mapping[str, Any]:
         """What `token_scope(name, **attributes)` was given."""
         return getattr(self.opener, "attributes", None) or {} if self.kind == "scope" else {}
+
+    @property
+    def budget_exceeded(self) -> bool:
+        """Whether the scope has a budget that ended its block, or more is spent in it than its budget holds."""
+        return False
 
     @property
     def seconds(self) -> float:

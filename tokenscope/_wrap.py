@@ -11,8 +11,10 @@ import functools
 import inspect
 import time
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
+from tokenscope._budget import Budget, BudgetedScope, settle
 from tokenscope._call import Frame
 from tokenscope._scope import Scope, _current
 from tokenscope._visit import Visit
@@ -21,24 +23,46 @@ from tokenscope._visit import Visit
 class Recipe:
     """How a decorated function opens its scope."""
 
-    __slots__ = ("attributes", "frames")
+    __slots__ = ("attributes", "budget", "frames")
 
-    def __init__(self, frames: tuple[Frame, ...], attributes: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, frames: tuple[Frame, ...], attributes: Mapping[str, Any] | None = None, budget: Budget | None = None
+    ) -> None:
         self.frames = frames
         self.attributes = attributes
+        self.budget = budget
 
     def enter(self) -> Scope:
         """Open one entry, and make it current."""
-        return Scope(self.frames, self)
+        return Scope(self.frames, self) if self.budget is None else BudgetedScope(self.frames, self.budget, self)
+
+
+class Entry:
+    """An entry of a recipe with a budget, which may end what runs in it."""
+
+    __slots__ = ("_recipe", "_scope")
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    def __enter__(self) -> None:
+        self._scope: Any = self._recipe.enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._scope.leave()
+        return settle(self._scope.purse, error)
 
 
 class Steps:
     """A generator's scope: entered for each step of its body, left while it is suspended."""
 
-    __slots__ = ("_inside", "_recipe", "_scope", "_since", "_spent", "_token")
+    __slots__ = ("_inside", "_is_async", "_recipe", "_scope", "_since", "_spent", "_token")
 
-    def __init__(self, recipe: Recipe | Visit) -> None:
+    def __init__(self, recipe: Recipe | Visit, *, is_async: bool) -> None:
         self._recipe = recipe
+        self._is_async = is_async
         self._scope: Any = None
         self._spent = 0
 
@@ -48,12 +72,18 @@ class Steps:
         if self._scope is None:
             self._scope = self._recipe.enter()
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._spent += time.perf_counter_ns() - self._since
         self._inside: Any = _current.get()  # the body may be suspended inside scopes of its own
         # A step that is finalised in another Context has nothing to restore there.
         with contextlib.suppress(ValueError):
             _current.reset(self._token)
+        if error is not None and isinstance(self._scope, BudgetedScope):
+            ended = isinstance(error, StopIteration | StopAsyncIteration)
+            if settle(self._scope.purse, None if ended else error) and not ended:
+                raise (StopAsyncIteration if self._is_async else StopIteration) from None
 
     def end(self) -> None:
         """Close the scope; its time is that of the steps."""
@@ -72,14 +102,14 @@ def _what_runs(function: Any) -> Any:
 
 def wrap(function: Any, recipe: Recipe | Visit) -> Any:
     """Return a function of the same kind whose body runs in the recipe's scope."""
-    steps_of = Steps
+    steps_of, entry_of = Steps, Entry
     kind = _what_runs(function)
     if inspect.isasyncgenfunction(kind):
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
             body = function(*args, **kwargs)
-            steps = steps_of(recipe)
+            steps = steps_of(recipe, is_async=True)
             try:
                 with steps:
                     item = await body.__anext__()
@@ -102,7 +132,7 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             body = function(*args, **kwargs)
-            steps = steps_of(recipe)
+            steps = steps_of(recipe, is_async=False)
             try:
                 with steps:
                     item = next(body)
@@ -119,6 +149,21 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
                 return stop.value
             finally:
                 steps.end()
+
+    elif isinstance(recipe, Recipe) and recipe.budget is not None:
+        if inspect.iscoroutinefunction(kind):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
+                with entry_of(recipe):
+                    return await function(*args, **kwargs)
+
+        else:
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with entry_of(recipe):
+                    return function(*args, **kwargs)
 
     elif inspect.iscoroutinefunction(kind):
 

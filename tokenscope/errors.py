@@ -2,6 +2,7 @@
 
     Exception
      └─ TokenScopeError               everything tokenscope raises that is not a plain TypeError or ValueError
+         ├─ BudgetExceeded            a scope has spent its budget
          └─ ReportFormatError         a file that is no report, is damaged, or has another format (also a ValueError)
     Warning
      └─ TokenScopeWarning             something was counted with less detail than it should have been (a UserWarning)
@@ -16,6 +17,12 @@ import sys
 import traceback
 import warnings
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenscope._budget import Budget
+    from tokenscope._report import Report
+    from tokenscope._usage import Usage
 
 
 class TokenScopeError(Exception):
@@ -24,6 +31,41 @@ class TokenScopeError(Exception):
 
 class ReportFormatError(TokenScopeError, ValueError):
     """A file or text that should hold a saved report holds something else; the message names it and what is wrong."""
+
+
+class BudgetExceeded(TokenScopeError):  # noqa: N818 - the name says what happened
+    """A scope has spent its budget, and the run was ended there.
+
+    Args:
+        message: What was spent, and of what.
+        scope: The scope's name; module and operation, joined by `/`, of a decorated function.
+        limit: Its budget.
+        spent: What the scope has spent, calls that were on their way included.
+        report: The report of the scope so far.
+
+    Example:
+        >>> from tokenscope import Budget, BudgetExceeded, record_tokens, token_scope
+        >>> try:
+        ...     with token_scope("run", budget=Budget(tokens=1_000)):
+        ...         record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=1_200, output_tokens=0)
+        ...         with token_scope("next"):
+        ...             pass
+        ... except BudgetExceeded as error:
+        ...     print(error)
+        ...     print(error.scope, error.limit.tokens, error.spent.total_tokens)
+        the budget of 'run', 1,000 tokens, is spent: 1,200 tokens, 200 tokens more than that
+        run 1000 1200
+    """
+
+    def __init__(self, message: str, scope: str, limit: Budget, spent: Usage, report: Report) -> None:
+        super().__init__(message, scope, limit, spent, report)
+        self.scope = scope
+        self.limit = limit
+        self.spent = spent
+        self.report = report
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class TokenScopeWarning(UserWarning):

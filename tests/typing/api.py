@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar, assert_type
 
 import tokenscope
 from tokenscope import (
+    Budget,
+    BudgetExceeded,
     JSONLSink,
     Report,
     ReportFormatError,
@@ -457,3 +459,23 @@ def tracking() -> None:
     sink.close()
     tracker.export_to_file("usage.json", include_records=False)
     assert_type(Report.load("calls.jsonl").reprice("openai/gpt-5-mini"), Report)
+
+
+# -- budgets -----------------------------------------------------------------------------------------------------------------
+
+
+@track_tokens("module", "operation", budget=Budget(tokens=1_000, on_exceed="warn"))
+def limited(text: str) -> int:
+    return len(text)
+
+
+def budgets() -> None:
+    assert_type(limited("text"), int)
+    try:
+        with token_scope("run", budget=Budget(cost=0.5, calls=3, on_exceed="stop"), id=7) as scope:
+            assert_type(scope.budget_exceeded, bool)
+    except BudgetExceeded as error:
+        assert_type(error.scope, str)
+        assert_type(error.limit, Budget)
+        assert_type(error.spent, Usage)
+        assert_type(error.report, Report)

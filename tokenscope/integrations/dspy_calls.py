@@ -16,6 +16,7 @@ from typing import Any, Final
 from dspy.dsp.utils.settings import settings, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
+from tokenscope._budget import admit, release
 from tokenscope._later import read_later
 from tokenscope._ledger import Ledger
 from tokenscope._record import count
@@ -50,6 +51,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         self.unclaimed: Any = None
         self.outside = overrides
         self.ended = False
+        self.reserved = False
         self.entries: list[Any] = []
         self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
         self.hit = False
@@ -119,6 +121,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             if self.around is not None:
                 self.around.inner.append(sum(self.inner, Usage()) if relayed else usage)
             if relayed:
+                if self.reserved:
+                    release(self.scope)
                 return  # it only handed on what another LM, counted already, has spent
         cached = self.hit and error is None and not entries
         values = (1, int(cached), int(error is not None), *spent[3:])
@@ -132,6 +136,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             started=self.started,
             seconds=seconds,
             error=error,
+            reserved=self.reserved,
         )
 
 
@@ -140,11 +145,14 @@ def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
 
 
 def _begin(lm: Any) -> CallTracker | None:
+    reserved = admit()
     try:
-        return CallTracker(lm)
+        call = CallTracker(lm)
     except Exception:  # noqa: BLE001
         internal_error("preparing to count an LM call")
         return None
+    call.reserved = reserved
+    return call
 
 
 def call_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenscope._budget import Stop
 from tokenscope._scope import _current, active
 from tokenscope._visit import Visit
 
@@ -39,6 +40,8 @@ class _Run:
         stay = self._visit.enter()
         try:
             self._thread.run()
+        except Stop:
+            pass  # the budget's scope knows; a thread has nobody to tell
         finally:
             stay.leave()
 

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+from tokenscope._budget import admit, release
 from tokenscope._record import count
 from tokenscope._scope import active
 from tokenscope._usage import Usage, counts
@@ -15,28 +16,55 @@ from tokenscope.integrations.dspy_usage import read_entry
 
 def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`litellm.embedding`: count what it spends."""
+    reserved = _is_counted_here() and admit()
     started, since = time.time(), time.perf_counter()
-    response = wrapped(*args, **kwargs)
-    _count(response, args, kwargs, started, since)
+    try:
+        response = wrapped(*args, **kwargs)
+    except BaseException:
+        if reserved:
+            release(active())
+        raise
+    _count(response, args, kwargs, started, since, reserved=reserved)
     return response
 
 
 async def aembed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`litellm.aembedding`: count what it spends."""
+    reserved = _is_counted_here() and admit()
     started, since = time.time(), time.perf_counter()
-    response = await wrapped(*args, **kwargs)
-    _count(response, args, kwargs, started, since)
+    try:
+        response = await wrapped(*args, **kwargs)
+    except BaseException:
+        if reserved:
+            release(active())
+        raise
+    _count(response, args, kwargs, started, since, reserved=reserved)
     return response
 
 
-def _count(response: Any, args: tuple[Any, ...], kwargs: dict[str, Any], started: float, since: float) -> None:
+def _is_counted_here() -> bool:
+    """Whether no LM call is on its way, which is counted as a whole."""
+    bridge = sys.modules.get("tokenscope.integrations.dspy_calls")
+    return bridge is None or not bridge.inside_lm_call()
+
+
+def _count(
+    response: Any, args: tuple[Any, ...], kwargs: dict[str, Any], started: float, since: float, *, reserved: bool
+) -> None:
     try:
-        bridge = sys.modules.get("tokenscope.integrations.dspy_calls")
-        if bridge is not None and bridge.inside_lm_call():
+        if not _is_counted_here():
             return
         model = str(args[0] if args else kwargs.get("model"))
         usage = read_entry(model, getattr(response, "usage", None) or {}) + Usage(calls=1)
         seconds = time.perf_counter() - since
-        count(active(), model, counts(usage), own_price=usage.cost > 0, started=started, seconds=seconds)
+        count(
+            active(),
+            model,
+            counts(usage),
+            own_price=usage.cost > 0,
+            started=started,
+            seconds=seconds,
+            reserved=reserved,
+        )
     except Exception:  # noqa: BLE001
         internal_error("counting an embedding")

@@ -1,0 +1,320 @@
+"""Budgets: how much a scope may spend, and how a run ends that has spent it.
+
+An exception alone would not end a run: DSPy's evaluations, optimizers and adapters catch every `Exception` and go on buying. So
+what is raised in place of an LM call is a `Stop`, a BaseException, which passes through all of them, also out of threads and
+tasks, up to the scope that owns the budget. That scope turns it into a `BudgetExceeded`, or into nothing. (trio's `fail_after`
+and `move_on_after` work like this.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from tokenscope import _scope
+from tokenscope._bracket import Key, is_saved
+from tokenscope._call import Frame
+from tokenscope._later import lock, read_now, warn_later
+from tokenscope._ledger import PROCESS, Ledger
+from tokenscope._scope import Scope
+from tokenscope._usage import Counts, check_count
+from tokenscope.errors import BudgetExceeded, warn_once
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+OnExceed = Literal["raise", "stop", "warn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much may be spent in each entry of a scope: `token_scope("run", budget=Budget(tokens=50_000))`.
+
+    Before each LM call, and where a scope is entered, every enclosing budget is looked at. Where one is spent the run ends before
+    another token is bought, up to the scope that has the budget, through whatever catches exceptions in between. A limit on calls
+    is exact, however many are made at once; tokens and cost can exceed theirs by what the calls on their way spend.
+
+    Args:
+        tokens: Input and output tokens together.
+        cost: Dollars. Calls of a model without a known price cost nothing here, and a warning names it.
+        calls: LM calls, cached and failed ones included.
+        on_exceed: `raise` a `BudgetExceeded` out of the scope; `stop`: leave it quietly, `scope.budget_exceeded` is true then;
+            or `warn` once, and go on.
+
+    Raises:
+        TypeError: a limit is no number, or there is none.
+        ValueError: a limit is negative, fractional, infinite or NaN, or `on_exceed` is none of these.
+
+    Example:
+        >>> from tokenscope import Budget, record_tokens, token_scope
+        >>> with token_scope("run", budget=Budget(tokens=1_000, on_exceed="stop")) as scope:
+        ...     for page in range(10):
+        ...         with token_scope("page"):
+        ...             record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=400, output_tokens=0)
+        >>> scope.usage.total_tokens, scope.budget_exceeded
+        (1200, True)
+    """
+
+    tokens: int | None = None
+    cost: Decimal | float | None = None
+    calls: int | None = None
+    on_exceed: OnExceed = "raise"
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        if self.tokens is None and self.cost is None and self.calls is None:
+            raise TypeError("a Budget needs a limit: tokens=, cost= or calls=")
+        for name in ("tokens", "calls"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_count(name, value))
+        if self.cost is not None:
+            object.__setattr__(self, "cost", _dollars(self.cost))
+        if self.on_exceed not in get_args(OnExceed):
+            raise ValueError(
+                f"on_exceed must be one of {', '.join(map(repr, get_args(OnExceed)))}, not {self.on_exceed!r}"
+            )
+
+    def __str__(self) -> str:
+        """Name the limits."""
+        return " and ".join(_amount(name, getattr(self, name)) for name in _LIMITS if getattr(self, name) is not None)
+
+
+def check_budget(what: str, budget: object) -> Budget:
+    """Return a budget, or raise for what is none."""
+    if not isinstance(budget, Budget):
+        raise TypeError(f"the budget of {what} must be a Budget, not {type(budget).__name__} {budget!r}")
+    return budget
+
+
+_LIMITS: Final = ("tokens", "cost", "calls")
+
+
+def _dollars(value: object) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        raise TypeError(f"cost must be dollars, a number, not {type(value).__name__} {value!r}")
+    dollars = Decimal(str(value))
+    if not dollars.is_finite() or dollars < 0:
+        raise ValueError(f"cost must be dollars, 0 or more, but is {value!r}")
+    return dollars
+
+
+def _amount(name: str, value: Any) -> str:
+    return f"${value:,}" if name == "cost" else f"{value:,} {name if value != 1 else name[:-1]}"
+
+
+class Stop(BaseException):
+    """What ends a run whose budget is spent: on its way to the scope that owns it. Not to be caught."""
+
+    def __init__(self, purse: Purse) -> None:
+        super().__init__(purse.sentence())
+        self.purse = purse
+
+
+class Purse:
+    """A budget of one entry of a scope, and what is spent of it."""
+
+    __slots__ = ("budget", "calls", "cost", "ledger", "name", "stopped", "tokens", "warned")
+
+    def __init__(self, budget: Budget, ledger: Ledger, name: str) -> None:
+        self.budget = budget
+        self.ledger = ledger
+        self.name = name
+        self.tokens = 0
+        self.cost = Decimal(0)
+        self.calls = 0
+        self.stopped = False  # whether something was kept from being done
+        self.warned = False
+
+    def spend(self, key: Key, values: Counts, *, reserved: bool) -> None:
+        """Take a call out of it; `reserved` where it was taken out as a call before it began."""
+        if not reserved:
+            self.calls += values[0]
+        if is_saved(key[1]):
+            return
+        self.tokens += values[3] + values[4]
+        if self.budget.cost is not None:
+            from tokenscope._pricing import priced
+
+            usage = priced(*key, values)
+            self.cost += usage.cost
+            if usage.unpriced_calls:
+                warn_later(
+                    f"price:{key[0]}",
+                    f"no price is known of {key[0]!r}, so its calls cost the budget of {self.name!r} nothing; "
+                    f"set_price({key[0]!r}, input=..., output=...) tells one",
+                )
+
+    def spent_limit(self, *, over: bool = False) -> str | None:
+        """Return the name of a limit that is reached, or exceeded; None where there is none."""
+        budget = self.budget
+        for name in ("tokens", "cost") if over else _LIMITS:
+            limit, spent = getattr(budget, name), getattr(self, name)
+            if limit is not None and (spent > limit if over else spent >= limit):
+                return name
+        return None
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether it has kept something from being done, or more is spent than it holds."""
+        return self.stopped or any(
+            (limit := getattr(self.budget, name)) is not None and getattr(self, name) > limit for name in _LIMITS
+        )
+
+    def sentence(self) -> str:
+        """Say what is spent of what, and by how much the limit is exceeded."""
+        name = self.spent_limit() or "calls"
+        limit, spent = getattr(self.budget, name), getattr(self, name)
+        over = f", {_amount(name, spent - limit)} more than that" if spent > limit else ""
+        return f"the budget of {self.name!r}, {_amount(name, limit)}, is spent: {_amount(name, spent)}{over}"
+
+    def stop(self) -> None:
+        """Keep from being done what was about to be; or warn, and let it be done.
+
+        Raises:
+            Stop: unless the budget only warns.
+        """
+        if self.budget.on_exceed != "warn":
+            self.stopped = True
+            raise Stop(self)
+        if not self.warned:
+            self.warned = True
+            warn_once(f"budget:{id(self)}", f"{self.sentence()}; on_exceed='warn' lets the run go on")
+
+    def error(self) -> BudgetExceeded:
+        """Return the exception for those outside."""
+        from tokenscope._report import Report
+
+        above = self.ledger.above
+        report = Report.from_rows(
+            self.ledger.view(), above.path if above is not None else self.ledger.path, scoped=above is not None
+        )
+        return BudgetExceeded(self.sentence(), self.name, self.budget, report.total, report)
+
+
+class BudgetedScope(Scope):
+    """A scope with a budget of its own."""
+
+    __slots__ = ("_purse",)
+
+    def __init__(
+        self, frames: tuple[Frame, ...], budget: Budget, opener: object = None, frame: FrameType | None = None
+    ) -> None:
+        _scope.guard = GUARD
+        super().__init__(frames, opener, frame)
+        self._purse = Purse(budget, self, "/".join(frame.name for frame in frames))
+
+    @property
+    def purse(self) -> Purse:
+        """What is spent of the budget."""
+        return self._purse
+
+    @property
+    def budget_exceeded(self) -> bool:
+        """Whether the budget has ended the block, or more is spent than it holds."""
+        read_now()
+        return self._purse.exceeded
+
+
+class _Guard:
+    """What the core asks where a scope is entered, before a call, and when one was counted, once there is any budget."""
+
+    __slots__ = ("process",)
+
+    def __init__(self) -> None:
+        self.process: Purse | None = None
+
+    def enter(self, above: Ledger) -> None:
+        """Stop where more is spent than a budget holds."""
+        for purse in self._purses(above):
+            read_now()
+            if purse.spent_limit(over=True):
+                purse.stop()
+
+    def admit(self, ledger: Ledger) -> bool:
+        """Reserve a call of every enclosing budget, or stop where one is spent; return whether there is any."""
+        purses = list(self._purses(ledger))
+        if not purses:
+            return False
+        read_now()
+        with lock:
+            spent = [purse for purse in purses if purse.spent_limit()]
+            binding = [purse for purse in spent if purse.budget.on_exceed != "warn"]
+            if not binding:
+                for purse in purses:
+                    purse.calls += 1
+        for purse in binding[-1:] or spent:  # the outermost: what is inside of it ends with it
+            purse.stop()
+        return True
+
+    def release(self, ledger: Ledger) -> None:
+        """Give back a call that was reserved and is not to be counted."""
+        with lock:
+            for purse in self._purses(ledger):
+                purse.calls -= 1
+
+    def spend(self, ledger: Ledger, key: Key, values: Counts, *, reserved: bool) -> None:
+        """Take a counted call out of every enclosing budget."""
+        with lock:
+            for purse in self._purses(ledger):
+                purse.spend(key, values, reserved=reserved)
+
+    def _purses(self, ledger: Ledger | None) -> Iterator[Purse]:
+        while ledger is not None:
+            if isinstance(ledger, BudgetedScope):
+                yield ledger.purse
+            ledger = ledger.above
+        if self.process is not None:
+            yield self.process
+
+
+GUARD: Final = _Guard()
+
+
+def admit() -> bool:
+    """Ask every enclosing budget for one LM call, which is then reserved; return whether there is any.
+
+    Raises:
+        Stop: where one is spent.
+    """
+    return _scope.guard is not None and GUARD.admit(_scope.active() or PROCESS)
+
+
+def release(ledger: Ledger | None) -> None:
+    """Give back a call that `admit` has reserved in a scope, and that is not to be counted."""
+    GUARD.release(ledger or PROCESS)
+
+
+def limit_process(budget: Budget) -> Purse:
+    """Put a budget on everything that this process spends from now on."""
+    _scope.guard = GUARD
+    GUARD.process = Purse(budget, PROCESS, "the program")
+    return GUARD.process
+
+
+def settle(purse: Purse, error: BaseException | None) -> bool:
+    """End a scope with a budget: return whether what was raised in it ends here, quietly.
+
+    Raises:
+        BudgetExceeded: where the budget has kept something from being done, and does not end runs quietly.
+        BaseException: what was raised beside, in a group, where the budget does.
+    """
+    read_now()
+    if not purse.stopped:
+        if purse.budget.on_exceed == "warn" and purse.exceeded:
+            purse.stop()
+        return False
+    rest = error
+    if isinstance(error, Stop) and error.purse is purse:
+        rest = None
+    elif isinstance(error, BaseExceptionGroup):
+        rest = error.split(lambda each: isinstance(each, Stop) and each.purse is purse)[1]
+    if rest is not None and not isinstance(rest, Exception):
+        return False  # the program is to end, or an outer budget is spent, too
+    if purse.budget.on_exceed == "raise":
+        raise purse.error() from rest
+    if rest is not None and rest is not error:
+        raise rest
+    return rest is None
