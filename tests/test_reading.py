@@ -239,3 +239,24 @@ def test_memory_is_bounded_by_paths(tmp_path):
 
     assert peaks[2] < 2 * peaks[0]
     assert peaks[3] < 2 * peaks[1]
+
+
+def test_a_call_10_000_levels_down():
+    """A path of any depth is read without recursion, and every format shows it."""
+    frames = [["scope", f"level {n}"] for n in range(10_000)]
+    report = read_lines({**LINE, "frames": frames}, LINE)
+
+    assert 14 == report.total.total_tokens
+    assert 10_002 == len(report.rows)
+    assert report == json_format.parse(json_format.render(report))
+
+
+def test_records_of_very_many_names():
+    """A level holds as many names as in the program itself; the rest is added up, with a warning, and none is dropped."""
+    _warned.clear()
+    with pytest.warns(TokenScopeWarning, match="more than 2,000 distinct names below 'm'"):
+        report = read_lines(*({**LINE, "operation": f"request {n}"} for n in range(3_000)))
+    _warned.clear()
+
+    assert 3_000 == report.total.calls
+    assert 1_000 == report.find("m/(other)").usage.calls

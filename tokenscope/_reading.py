@@ -58,6 +58,27 @@ def _is_record(line: bytes) -> bool:
     return isinstance(data, dict) and "format" not in data and "input_tokens" in data
 
 
+def record_lines(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield the records of a file that `read_report` has read, each as a line of JSON; none where it holds none."""
+    with open(path, "rb") as file:
+        first = next((line for line in file if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+        if _is_record(first):
+            for line in chain([first], file):
+                if line.strip() and (line.endswith(b"\n") or _is_record(line)):
+                    yield line.decode().strip()
+            return
+        for line in chain([first], file):
+            if line.strip() == _RECORDS:
+                for record in file:
+                    if record.strip() == b"]":
+                        return
+                    yield record.decode().strip().removesuffix(",")
+        file.seek(0)
+        # Another program has laid it out otherwise. There are no such files of a size that memory cannot hold.
+        data = json.loads(file.read().decode("utf-8-sig"))
+        yield from map(json.dumps, data.get("records", []))
+
+
 # -- reports ------------------------------------------------------------------------------------------------------------
 
 
