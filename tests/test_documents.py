@@ -7,7 +7,7 @@ import io
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,9 @@ def test_pytest_page(pytester: pytest.Pytester) -> None:
     )
     tests = blocks(PYTEST_PAGE, "python")
     pytester.makepyfile("\n".join(tests))
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=len(tests))
+    installed = any(each.name == "tokenscope" for each in entry_points(group="pytest11"))
+    plugin = () if installed else ("-p", "tokenscope.pytest_plugin")
+    pytester.runpytest_subprocess("-p", "no:cacheprovider", *plugin).assert_outcomes(passed=len(tests))
 
 
 def test_comparison() -> None:
