@@ -28,7 +28,7 @@ from tokenscope import (
 token_scope()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 token_scope(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 token_scope(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-token_scope("outer", "inner")  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue]
+token_scope("outer", "inner")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
 token_scope("step")(7)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 token_scope("step")("text")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
