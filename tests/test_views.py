@@ -179,7 +179,6 @@ def test_views_keep_calls_apart_as_prices_need():
     report = scope.report()
     dearer = report.reprice("google/gemini-2.5-pro").total
 
-    assert dearer.cost != cut(report, 1).reprice("openai/gpt-4o-mini").total.cost
     assert dearer == cut(report, 1).reprice("google/gemini-2.5-pro").total
     for by in ("module", "model", "operation"):
         assert dearer == pivot(report, by).reprice("google/gemini-2.5-pro").total

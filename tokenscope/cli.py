@@ -1,16 +1,214 @@
-"""The command line: `tokenscope demo`."""
+"""The command line: `tokenscope show`, `diff`, `merge`, `analyze` and `demo`.
+
+A command reads its arguments and calls what does the work; that is imported inside it, so that help and completion are quick.
+"""
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
 import click
 
+from tokenscope._console import Commands, format_for, read, write
 from tokenscope._version import __version__
+from tokenscope.render import FORMATS
+from tokenscope.render._order import SORTABLE, SORTS
+
+_BY: Final = ("module", "model", "predictor", "operation")
+_FILE: Final = click.Path(allow_dash=True)
+_OUTPUT: Final = click.Path(allow_dash=True, dir_okay=False)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _percent(text: str) -> Decimal:
+    """Read a number of percent, exactly as it is written: `5`, `5%` or `0.5`."""
+    try:
+        number = Decimal(text.strip().removesuffix("%"))
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite() or number < 0:
+        raise click.BadParameter(f"{text!r} is not a number of percent, 0 or more, such as 5 or 0.5%.")
+    return number
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Reports are made in a program:
+  tokenscope.report().save("tokens.json")
+
+\b
+Then, for example:
+  tokenscope show tokens.json
+  tokenscope show tokens.json -o tokens.html
+  tokenscope diff before.json after.json --fail-above 5%
+
+\b
+For completion of commands, options and file names, put the line for your shell into its start file:
+  bash  (~/.bashrc)  eval "$(_TOKENSCOPE_COMPLETE=bash_source tokenscope)"
+  zsh   (~/.zshrc)   eval "$(_TOKENSCOPE_COMPLETE=zsh_source tokenscope)"
+  fish  (~/.config/fish/completions/tokenscope.fish)
+                     _TOKENSCOPE_COMPLETE=fish_source tokenscope | source
+
+Exit status: 0, 1 where a gate failed, 2 where something was wrong with the command or a file.""",
+)
 @click.version_option(__version__, prog_name="tokenscope")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Tell which part of a program spends the tokens."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  tokenscope show tokens.json                    the tree, in the terminal's width and colours
+  tokenscope show worker-*.json --depth 2        several runs together, two levels deep
+  tokenscope show tokens.json --by model         what each model spent
+  tokenscope show tokens.json -o tokens.html     a page to fold, filter and sort
+  tokenscope show tokens.json --format csv       for a spreadsheet, on standard output
+  ssh host cat tokens.json | tokenscope show -   a report from elsewhere"""
+)
+@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+@click.option(
+    "--format", "form", type=click.Choice(list(FORMATS)), help="The format; else that of -o's suffix, else a tree."
+)
+@click.option("--by", type=click.Choice(_BY), help="One flat row a name, instead of the tree.")
+@click.option(
+    "--depth", type=click.IntRange(min=1), metavar="N", help="Show N levels; what is deeper is added to those."
+)
+@click.option("--sort", type=click.Choice(SORTS), help="The order of scopes beside each other; else by tokens.")
+@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", help="Write to a file, in the format of its suffix.")
+def show(
+    files: tuple[str, ...], form: str | None, by: str | None, depth: int | None, sort: str | None, output: str | None
+) -> None:
+    """Show a report, in any format.
+
+    Several FILEs are added up; - is standard input.
+    """
+    form = form or format_for(output, FORMATS, "tree")
+    options: dict[str, str] = {}
+    if sort is not None:
+        if form not in SORTABLE:
+            _refuse("--sort", f"{form} has an order of its own; {', '.join(SORTABLE)} can be sorted.")
+        if sort == "time" and (by or form == "table"):
+            _refuse("--sort", "a flat breakdown has no times.")
+        options["sort"] = sort
+    if by and form == "table":
+        options["title"] = by.capitalize()
+
+    from tokenscope._views import cut, pivot
+
+    report = read(files)
+    if by:
+        report = pivot(report, by)
+    if depth:
+        report = cut(report, depth)
+    if form == "tree" and output in (None, "-"):
+        from tokenscope.render import tree
+
+        write(tree.for_stdout(report, sort=sort or "tokens"), output, drawn=True)
+    else:
+        write(report.render(form, **options), output)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  tokenscope diff old.json new.json                    what grew and what shrank, the most first
+  tokenscope diff old.json new.json --fail-above 5%    a gate: exit status 1 where it grew more
+  tokenscope diff old.json new.json -o diff.md         for a comment on a pull request
+  tokenscope diff old.json new.json --format json | jq .growth
+
+Each line holds what was spent at a path and below it; what is equal in both is left out. With --fail-above, the exit status is
+1 where total tokens or total cost grew by more than that; a cost that is not wholly known is not compared, and that is said."""
+)
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+@click.option("--fail-above", type=_percent, metavar="PERCENT", help="Fail where the totals grew by more than that.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("text", "markdown", "json")),
+    help="The format; else that of -o's suffix, else text.",
+)
+@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", help="Write to a file: .txt, .md or .json.")
+def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, output: str | None) -> None:
+    """Show what grew and what shrank from one report to another.
+
+    One of OLD and NEW may be -, standard input.
+    """
+    from tokenscope.render import _diff
+
+    form = form or format_for(output, _diff.FORMATS, "text")
+    if (old, new) == ("-", "-"):
+        _refuse("OLD NEW", "only one of them can be -, standard input.")
+    found = read([old]).diff(read([new]))
+    failed, sentence = False, ""
+    if fail_above is not None:
+        from tokenscope._gate import verdict
+
+        failed, sentence = verdict(found, fail_above)
+    try:
+        if form == "text" and output in (None, "-"):
+            write(str(found), output, drawn=True)
+        else:
+            write(found.render(form), output)
+    except SystemExit:  # nobody reads the diff to its end: the gate holds
+        if not failed:
+            raise
+    if sentence:
+        click.echo(f"tokenscope diff: {sentence}", err=True)
+    if failed:
+        raise SystemExit(1)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  tokenscope merge worker-*.json -o tokens.json
+  tokenscope merge tokens.json today.json -o tokens.json       an input may be the output
+  tokenscope merge a.json b.json -o - | gzip > tokens.json.gz
+
+To see several reports together, or write them in another format, use 'tokenscope show'."""
+)
+@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", required=True, help="The file to write: .json, or -.")
+def merge(files: tuple[str, ...], output: str) -> None:
+    """Add up reports, and write one.
+
+    Of the FILEs, and as the output, - is standard input and output.
+    """
+    format_for(output, {"json": ".json"}, "json")
+    write(read(files).render("json"), output)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  tokenscope analyze tokens.json
+  tokenscope analyze tokens.json --samples 500                 tokens and cost a sample, too
+  tokenscope analyze run-*.json --samples 500 -o report.md"""
+)
+@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="How many samples the run made.")
+@click.option(
+    "--format", "form", type=click.Choice(("text", "markdown")), help="The format; else that of -o's suffix, else text."
+)
+@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", help="Write to a file: .md or .txt.")
+def analyze(files: tuple[str, ...], samples: int | None, form: str | None, output: str | None) -> None:
+    """Tell what a run spent: in all, a sample, and by module and model.
+
+    Several FILEs are added up; - is standard input.
+    """
+    from tokenscope._analysis import FORMATS as ANALYSES
+    from tokenscope._analysis import analysis
+
+    form = form or format_for(output, ANALYSES, "text")
+    write(analysis(read(files), samples, form), output)
 
 
 @main.command()
@@ -28,3 +226,7 @@ def demo(model: str | None) -> None:
     from tokenscope._demo import run
 
     raise SystemExit(run(model))
+
+
+def _refuse(what: str, why: str) -> None:
+    raise click.BadParameter(why, click.get_current_context(), param_hint=f"'{what}'")

@@ -38,7 +38,7 @@ def for_stream(layout: Layout, stream: TextIO | None) -> str:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     if console.is_terminal and console.color_system and not console.no_color and not console.legacy_windows:
         with console.capture() as capture:
-            console.print(Printable(layout), end="")
+            console.print(Printable(layout), end="", crop=False)
         text = capture.get().rstrip("\n")  # rich draws in ASCII where the encoding is not UTF
     else:
         width = console.width if console.is_terminal else WIDTH

@@ -72,7 +72,7 @@ def render(report: Report, *, width: int = WIDTH, ascii_only: bool = False, sort
 
 def for_stdout(report: Report, *, sort: str = "tokens") -> str:
     """Return the tree as standard output can show it: its width, its colours, its encoding."""
-    return _terminal.for_stream(partial(_layout, report, sort), sys.stdout)
+    return _terminal.for_stdout(partial(_layout, report, sort))
 
 
 def for_stderr(report: Report) -> str:

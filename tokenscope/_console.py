@@ -1,0 +1,137 @@
+"""What the commands share: errors of one line, reports to read, and where the output goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from tokenscope._files import write_whole
+from tokenscope.errors import ReportFormatError
+
+if TYPE_CHECKING:
+    from tokenscope._report import Report
+
+STANDARD: Final = "-"
+"""What stands for standard input and standard output."""
+BROKEN_PIPE: Final = 141
+"""The exit status that shells give to whoever writes to a pipe that nobody reads any more: 128 + SIGPIPE."""
+
+
+class Failure(click.ClickException):
+    """Something that ends a command with one line on standard error, and exit status 2."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, command: str = "") -> None:
+        super().__init__(message)
+        context = click.get_current_context(silent=True)
+        self.command = command or (context.command_path if context else "tokenscope")
+
+    def show(self, file: Any = None) -> None:
+        """Print the line."""
+        click.echo(f"{self.command}: {' '.join(self.message.split())}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    """A group whose wrong command lines are errors of one line."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the options before the command."""
+        with _one_line():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Read the command's own options, and run it."""
+        with _one_line():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _one_line() -> Generator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "tokenscope"
+        message = error.format_message().rstrip()
+        stop = "" if message.endswith((".", "?", ")")) else "."
+        raise Failure(f"{message}{stop} Try '{command} --help'.", command) from error
+
+
+def read(files: Sequence[str]) -> Report:
+    """Return the reports of files added up; `-` is standard input."""
+    from tokenscope._reading import read_report
+    from tokenscope._report import Report
+    from tokenscope.render._text import printable
+
+    if files.count(STANDARD) > 1:
+        raise click.UsageError("Only one FILE can be '-', standard input.", click.get_current_context(silent=True))
+    if STANDARD in files and sys.stdin is None:
+        raise Failure("standard input is closed")
+    total = Report()
+    for file in files:
+        try:
+            total += read_report(file)
+        except ReportFormatError as error:
+            raise Failure(printable(str(error))) from error
+        except OSError as error:
+            raise Failure(f"{printable(file)}: {error.strerror or error}") from error
+    return total
+
+
+def format_for(output: str | None, formats: Mapping[str, str], default: str) -> str:
+    """Return the format that the output's suffix stands for; the default for standard output."""
+    from tokenscope.render import format_of
+
+    if output in (None, STANDARD):
+        return default
+    try:
+        return format_of(str(output), formats)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; --format names one", param_hint="'-o'") from None
+
+
+def write(text: str, output: str | None, *, drawn: bool = False) -> None:
+    """Write to a file, whole or not at all, or to standard output.
+
+    Args:
+        text: What to write.
+        output: The file; standard output where it is None or `-`.
+        drawn: Whether the text was drawn for standard output, in its encoding; a file's format is UTF-8 in a pipe, too.
+    """
+    text = text if text.endswith("\n") else text + "\n"
+    if output is None or output == STANDARD:
+        _to_stdout(text, drawn=drawn)
+        return
+    path = Path(output)
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device: to be written to, not to be replaced
+            path.write_text(text, "utf-8", newline="\n")
+        else:
+            write_whole(path, text)
+    except OSError as error:
+        raise Failure(f"{click.format_filename(path)}: {error.strerror or error}") from error
+
+
+def _to_stdout(text: str, *, drawn: bool) -> None:
+    if sys.stdout is None:
+        raise Failure("standard output is closed")
+    encoding = sys.stdout.encoding if drawn or sys.stdout.isatty() else "utf-8"
+    rest = memoryview(text.encode(encoding, "backslashreplace"))
+    try:
+        while rest:  # where it is unbuffered, a part may be all that is taken
+            rest = rest[sys.stdout.buffer.write(rest) :]
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # What is left in the buffer must not be tried again, and complained about, when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(BROKEN_PIPE) from None
+        raise Failure(f"standard output: {error.strerror or error}") from error
