@@ -122,7 +122,7 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
             scope.leave()
         else:
             scope = self._leave(_getframe(1))
-        return settle(scope.purse, error) if isinstance(scope, BudgetedScope) else None
+        return None if self.budget is None else _settle(scope, error)
 
     async def __aenter__(self) -> Scope:
         scope = self.__enter__()
@@ -136,7 +136,7 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         scope = self._leave(_getframe(1))
-        return settle(scope.purse, error) if isinstance(scope, BudgetedScope) else None
+        return None if self.budget is None else _settle(scope, error)
 
     def _note(self, scope: Scope, caller: FrameType) -> None:
         if self._more is None:
@@ -183,6 +183,10 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
 
     def __repr__(self) -> str:
         return f"token_scope({self.name!r})"
+
+
+def _settle(scope: Scope | None, error: BaseException | None) -> bool | None:
+    return settle(scope.purse, error) if isinstance(scope, BudgetedScope) else None
 
 
 def _remake(name: str, budget: Budget | None, attributes: dict[str, Any]) -> token_scope:
