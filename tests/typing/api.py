@@ -27,6 +27,7 @@ from tokenscope import (
     current_scope,
     get_tracker,
     instrument,
+    record_response,
     record_tokens,
     report,
     set_price,
@@ -327,6 +328,19 @@ record_tokens(
     input_audio_tokens=4,
     output_audio_tokens=5,
 )
+
+# -- record_response ---------------------------------------------------------------------------------------------------------
+
+
+class Response:
+    model: str
+
+
+def a_response(response: Response, as_json: dict[str, Any]) -> None:
+    assert_type(record_response(response), Response)
+    assert_type(record_response(response, provider="azure", model="my-deployment"), Response)
+    assert_type(record_response(as_json), dict[str, Any])
+
 
 # -- Scope ----------------------------------------------------------------------------------------------------------------
 
