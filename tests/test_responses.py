@@ -150,6 +150,13 @@ def test_who_it_was(response: dict[str, Any], name: str) -> None:
     assert [name] == names({**CHAT, "id": "", **response})
 
 
+def test_an_sdk_says_who_it_was() -> None:
+    """The package that a response's class comes from tells the provider, for a class derived from it, too."""
+    theirs = type("ChatCompletion", (SimpleNamespace,), {"__module__": "groq.types.chat.chat_completion"})
+    own = type("Answer", (theirs,), {"__module__": "my.program"})
+    assert ["groq/gpt-4o-mini"] == names(theirs(**CHAT)) == names(own(**CHAT))
+
+
 def test_litellm_says_who_it_was() -> None:
     """LiteLLM's responses are counted under the provider that LiteLLM asked, their cached tokens once."""
     usage = litellm_usage(prompt_tokens=100, completion_tokens=5, total_tokens=105, cache_read_input_tokens=80)
@@ -279,6 +286,17 @@ def test_what_counts_cannot_say() -> None:
     assert (3 * 504 + Decimal("3.75") * 100 + 6 * 23 + 15 * 97) / Decimal(1_000_000) + Decimal("0.02") == cost
 
 
+def test_what_counts_cannot_say_of_an_unknown_model() -> None:
+    """Where nobody knows a price, a call with searches has none."""
+    assert 1 == recorded({**HOUR, "model": "claude-unheard-of"}).total.unpriced_calls
+
+
+def test_an_advisor_without_a_name() -> None:
+    """What a model that is not named has advised is left out: nobody could tell its price."""
+    usage = {"input_tokens": 9, "output_tokens": 3, "iterations": [{"type": "advisor_message", "input_tokens": 5}]}
+    assert Usage(calls=1, input_tokens=9, output_tokens=3) == spent({**MESSAGE, "usage": usage})
+
+
 def test_a_price_by_hand_wins() -> None:
     """Where a price was set by hand, it is that."""
     set_price("anthropic/claude-sonnet-4-5", input=1, output=1)
@@ -385,12 +403,14 @@ def test_a_response_that_breaks_when_it_is_looked_at(monkeypatch: pytest.MonkeyP
         def usage(self) -> Any:
             raise RuntimeError("not fetched yet")
 
-    class Late(Lazy):
-        usage = property(lambda self: SimpleNamespace(input_tokens=1, cache_read_input_tokens=Lazy()))
+    class Broken(dict[str, Any]):
+        def items(self) -> Any:
+            raise RuntimeError("no items")
 
     with pytest.warns(TokenScopeWarning, match="(?s)telling where a response comes from.*not fetched yet"):
         assert 0 == recorded(Lazy()).total.calls
-    assert 1 == recorded(Late()).total.calls
+    with pytest.warns(TokenScopeWarning, match="(?s)reading a response.*no items"):
+        assert 0 == recorded({**MESSAGE, "usage": Broken(MESSAGE["usage"])}).total.calls
 
 
 @pytest.mark.filterwarnings("ignore::tokenscope.errors.TokenScopeWarning")
