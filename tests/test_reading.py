@@ -8,6 +8,7 @@ import tracemalloc
 from decimal import Decimal
 
 import pytest
+from click.testing import CliRunner
 from formats import HOSTILE, HUGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from tokenscope._recent import forget, recent
 from tokenscope._record import count
 from tokenscope._records import Record
 from tokenscope._usage import Usage, counts
+from tokenscope.cli import main
 from tokenscope.errors import TokenScopeWarning, _warned
 from tokenscope.render import json as json_format
 
@@ -260,3 +262,45 @@ def test_records_of_very_many_names():
 
     assert 3_000 == report.total.calls
     assert 1_000 == report.find("m/(other)").usage.calls
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_merging_keeps_records_where_asked(tmp_path, suffix):
+    """Every record of every file is in the report's file, as it was; without asking, none is."""
+    file, report = exported(tmp_path)
+    records = json.loads(file.read_text())["records"]
+    if suffix == "jsonl":
+        file = tmp_path / "calls.jsonl"
+        file.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"module": "cut o')
+    indented = tmp_path / "indented.json"
+    indented.write_text(json.dumps({**json_format.to_dict(report), "records": records}, indent=3))
+    plain = tmp_path / "plain.json"
+    report.save(plain)
+    output = tmp_path / "merged.json"
+    for arguments, expected in ((["--records"], 2 * records), ([], None)):
+        done = CliRunner().invoke(main, ["merge", str(file), str(indented), str(plain), "-o", str(output), *arguments])
+        assert 0 == done.exit_code, done.output
+        assert expected == json.loads(output.read_text()).get("records")
+        assert 15 == Report.load(output).total.calls
+        _warned.clear()
+
+
+def test_a_cut_line_on_the_command_line(tmp_path):
+    """The warning is one line on standard error."""
+    file = tmp_path / "calls.jsonl"
+    file.write_text(json.dumps(LINE) + "\n" + json.dumps(LINE)[:30])
+    done = CliRunner().invoke(main, ["show", str(file)])
+    _warned.clear()
+
+    assert 0 == done.exit_code
+    assert done.stderr == (
+        f"tokenscope: {file}: line 2, the last one, is cut off, as where its writer was killed; those before it are read\n"
+    )
+
+
+def test_records_of_standard_input_cannot_be_kept():
+    """It can be read only once."""
+    done = CliRunner().invoke(main, ["merge", "--records", "-", "-o", "-"], input="")
+
+    assert 2 == done.exit_code
+    assert "standard input can be read only once; name files." in done.stderr

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Generator, Mapping, Sequence
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from tokenscope._files import write_whole
-from tokenscope.errors import ReportFormatError
+from tokenscope.errors import ReportFormatError, TokenScopeWarning
 
 if TYPE_CHECKING:
     from tokenscope._report import Report
 
 STANDARD: Final = "-"
 """What stands for standard input and standard output."""
+_BLOCK: Final = 1_000
 BROKEN_PIPE: Final = 141
 """The exit status that shells give to whoever writes to a pipe that nobody reads any more: 128 + SIGPIPE."""
 
@@ -78,7 +80,11 @@ def read(files: Sequence[str]) -> Report:
     total = Report()
     for file in files:
         try:
-            total += read_report(file)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", TokenScopeWarning)
+                total += read_report(file)
+            for warning in caught:
+                click.echo(f"tokenscope: {printable(str(warning.message))}", err=True)
         except ReportFormatError as error:
             raise Failure(printable(str(error))) from error
         except OSError as error:
@@ -98,26 +104,40 @@ def format_for(output: str | None, formats: Mapping[str, str], default: str) -> 
         raise click.BadParameter(f"{error}; --format names one", param_hint="'-o'") from None
 
 
-def write(text: str, output: str | None, *, drawn: bool = False) -> None:
+def write(text: str | Iterable[str], output: str | None, *, drawn: bool = False) -> None:
     """Write to a file, whole or not at all, or to standard output.
 
     Args:
-        text: What to write.
+        text: What to write, whole or in pieces.
         output: The file; standard output where it is None or `-`.
         drawn: Whether the text was drawn for standard output, in its encoding; a file's format is UTF-8 in a pipe, too.
     """
-    text = text if text.endswith("\n") else text + "\n"
+    pieces: Iterable[str] = text
+    if isinstance(text, str):
+        pieces = (text if text.endswith("\n") else text + "\n",)
     if output is None or output == STANDARD:
-        _to_stdout(text, drawn=drawn)
+        for piece in _blocks(pieces):
+            _to_stdout(piece, drawn=drawn)
         return
     path = Path(output)
     try:
         if path.exists() and not path.is_file():  # a pipe or a device: to be written to, not to be replaced
-            path.write_text(text, "utf-8", newline="\n")
+            with path.open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(pieces)
         else:
-            write_whole(path, text)
+            write_whole(path, pieces)
     except OSError as error:
         raise Failure(f"{click.format_filename(path)}: {error.strerror or error}") from error
+
+
+def _blocks(pieces: Iterable[str]) -> Iterator[str]:
+    block: list[str] = []
+    for piece in pieces:
+        block.append(piece)
+        if len(block) == _BLOCK:
+            yield "".join(block)
+            block.clear()
+    yield "".join(block)
 
 
 def _to_stdout(text: str, *, drawn: bool) -> None:

@@ -69,10 +69,13 @@ def record_lines(path: str | os.PathLike[str]) -> Iterator[str]:
             return
         for line in chain([first], file):
             if line.strip() == _RECORDS:
-                for record in file:
-                    if record.strip() == b"]":
-                        return
+                record = next(file, b"")
+                if record.strip() != b"]" and not _is_record(record.strip().removesuffix(b",")):
+                    break
+                while record and record.strip() != b"]":
                     yield record.decode().strip().removesuffix(",")
+                    record = next(file, b"")
+                return
         file.seek(0)
         # Another program has laid it out otherwise. There are no such files of a size that memory cannot hold.
         data = json.loads(file.read().decode("utf-8-sig"))

@@ -1,4 +1,4 @@
-"""The command line: `tokenscope show`, `diff`, `merge`, `analyze` and `demo`.
+"""The command line: `tokenscope run`, `show`, `diff`, `merge`, `analyze` and `demo`.
 
 A command reads its arguments and calls what does the work; that is imported inside it, so that help and completion are quick.
 """
@@ -6,11 +6,12 @@ A command reads its arguments and calls what does the work; that is imported ins
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from itertools import chain
 from typing import Final
 
 import click
 
-from tokenscope._console import Commands, format_for, read, write
+from tokenscope._console import STANDARD, Commands, format_for, read, write
 from tokenscope._version import __version__
 from tokenscope.render import FORMATS
 from tokenscope.render._order import SORTABLE, SORTS
@@ -36,7 +37,7 @@ def _percent(text: str) -> Decimal:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
-Reports are made in a program:
+Reports are made in a program, and by 'tokenscope run':
   tokenscope.report().save("tokens.json")
 
 \b
@@ -171,19 +172,27 @@ def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, outpu
 Examples:
   tokenscope merge worker-*.json -o tokens.json
   tokenscope merge tokens.json today.json -o tokens.json       an input may be the output
+  tokenscope merge calls/*.jsonl --records -o calls.json       every call, too
   tokenscope merge a.json b.json -o - | gzip > tokens.json.gz
 
 To see several reports together, or write them in another format, use 'tokenscope show'."""
 )
 @click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+@click.option("--records", is_flag=True, help="Keep the records that the FILEs hold, one call each.")
 @click.option("-o", "--output", type=_OUTPUT, metavar="FILE", required=True, help="The file to write: .json, or -.")
-def merge(files: tuple[str, ...], output: str) -> None:
-    """Add up reports, and write one.
+def merge(files: tuple[str, ...], records: bool, output: str) -> None:
+    """Add up reports and files of records, and write one report.
 
-    Of the FILEs, and as the output, - is standard input and output.
+    Of the FILEs, and as the output, - is standard input and output. Without --records, records are added up and not kept.
     """
     format_for(output, {"json": ".json"}, "json")
-    write(read(files).render("json"), output)
+    if records and STANDARD in files:
+        _refuse("--records", "standard input can be read only once; name files.")
+    report = read(files)
+    from tokenscope._reading import record_lines
+    from tokenscope.render import json
+
+    write(json.written(report, chain.from_iterable(map(record_lines, files)) if records else None), output)
 
 
 @main.command(
@@ -226,6 +235,29 @@ def demo(model: str | None) -> None:
     from tokenscope._demo import run
 
     raise SystemExit(run(model))
+
+
+@main.command(
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[-o FILE] [--live]",
+    epilog="""\b
+Examples:
+  tokenscope run agent.py --question "Why?"          what follows the script is the script's
+  tokenscope run -o tokens.json -m my_package        as python -m my_package, and keep the report
+  tokenscope run --live evaluate.py                  watch the tree grow
+
+The program runs as it does with python: its arguments, its output and its exit status are its own. The tree goes to standard
+error when it ends, also where it fails or is interrupted.""",
+)
+@click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Keep the report, in the format of its suffix.")
+@click.option("--live", is_flag=True, help="Show the tree while it grows, in the bottom lines of the terminal.")
+@click.option("-m", "module", is_flag=True, help="Run a module, as python -m does.")
+@click.argument("program", nargs=-1, required=True, type=click.Path(), metavar="(SCRIPT | -m MODULE) [ARGS]...")
+def run(output: str | None, live: bool, module: bool, program: tuple[str, ...]) -> None:
+    """Run a Python program, and show the tree of what it spent."""
+    from tokenscope import _run
+
+    _run.run(program, module=module, output=output, live=live)
 
 
 def _refuse(what: str, why: str) -> None:
