@@ -289,6 +289,7 @@ ORDERS = {
     "tokenscope first": "import tokenscope\nimport dspy",
     "a part of dspy first": "from dspy.clients.base_lm import BaseLM\nimport tokenscope, dspy",
     "only a part, after tokenscope": "import tokenscope\nfrom dspy.primitives.module import Module\nimport dspy",
+    "our own module for dspy first": "from tokenscope.integrations.dspy import gepa_stopper\nimport tokenscope, dspy",
     "inside an open scope": "import tokenscope\nopened = tokenscope.token_scope('run')\nopened.__enter__()\nimport dspy",
     "in a thread": (
         "import tokenscope, threading\n"

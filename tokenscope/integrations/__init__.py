@@ -30,8 +30,8 @@ class Patch(NamedTuple):
     plain: bool = False  # wrapped in a plain function rather than a wrapt proxy
 
 
-_DSPY: Final = "tokenscope.integrations.dspy"
 _CALLS: Final = "tokenscope.integrations.dspy_calls"
+_MODULES: Final = "tokenscope.integrations.dspy_modules"
 _OPTIMIZERS: Final = "tokenscope.integrations.dspy_optimizers"
 _CARRIERS: Final = "tokenscope.integrations.executors"
 _LITELLM: Final = "tokenscope.integrations.litellm"
@@ -50,12 +50,12 @@ PATCHES: Final = (
     Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_CALLS}:call_lm", optional=True),
     Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_CALLS}:acall_lm", optional=True),
     Patch("dspy.clients.cache", "Cache.get", f"{_CALLS}:get_cached"),
-    Patch("dspy.primitives.module", "Module.__call__", f"{_DSPY}:call_module"),
-    Patch("dspy.primitives.module", "Module.acall", f"{_DSPY}:acall_module"),
-    Patch("dspy.adapters.types.tool", "Tool.__call__", f"{_DSPY}:call_tool"),
-    Patch("dspy.adapters.types.tool", "Tool.acall", f"{_DSPY}:acall_tool"),
-    Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_DSPY}:call_evaluate"),
-    Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_DSPY}:execute"),
+    Patch("dspy.primitives.module", "Module.__call__", f"{_MODULES}:call_module"),
+    Patch("dspy.primitives.module", "Module.acall", f"{_MODULES}:acall_module"),
+    Patch("dspy.adapters.types.tool", "Tool.__call__", f"{_MODULES}:call_tool"),
+    Patch("dspy.adapters.types.tool", "Tool.acall", f"{_MODULES}:acall_tool"),
+    Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_MODULES}:call_evaluate"),
+    Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_MODULES}:execute"),
     Patch("litellm", "embedding", f"{_LITELLM}:embed"),
     Patch("litellm", "aembedding", f"{_LITELLM}:aembed"),
 )
