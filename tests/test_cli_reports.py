@@ -15,14 +15,16 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from formats import HOSTILE, PRICED, deep, hostile, huge
+from formats import HOSTILE, PRICED, deep, hostile, huge, usage
 from reports import made
 from test_cli import CLEAN, tokenscope_command
 
 from tokenscope import Report, _views
 from tokenscope._analysis import FORMATS as ANALYSES
 from tokenscope._analysis import analysis
+from tokenscope._call import Frame
 from tokenscope._console import Failure, write
+from tokenscope._report import build
 from tokenscope._views import cut, pivot
 from tokenscope.cli import _BY, analyze, main, show
 from tokenscope.render import FORMATS
@@ -626,12 +628,18 @@ def test_completion():
     assert {"file,to"} == completed("tokenscope show to") == completed("tokenscope merge a.json -o to")
 
 
-def test_completion_in_bash(folder):
+@pytest.fixture
+def script(tmp_path):
+    """Return a folder in which the command `tokenscope` lies."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "tokenscope"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m tokenscope "$@"\n')
+    command.chmod(0o755)
+    return command.parent
+
+
+def test_completion_in_bash(script):
     """The line for the start file works in a real bash: it completes commands, formats and files."""
-    folder.joinpath("bin").mkdir()
-    script = folder / "bin" / "tokenscope"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m tokenscope "$@"\n')
-    script.chmod(0o755)
     lines = [
         'eval "$(_TOKENSCOPE_COMPLETE=bash_source tokenscope)"',
         "complete -p tokenscope",
@@ -643,7 +651,7 @@ def test_completion_in_bash(folder):
         ["/bin/bash", "--norc", "-c", "\n".join(lines)],
         capture_output=True,
         text=True,
-        env={**CLEAN, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+        env={**CLEAN, "PATH": f"{script}{os.pathsep}{os.environ['PATH']}"},
         check=False,
     )
 
@@ -658,6 +666,56 @@ def test_completion_in_other_shells(shell):
 
     assert (0, "") == (done.returncode, done.stderr)
     assert f"_TOKENSCOPE_COMPLETE={shell}_complete" in done.stdout
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "command-line.md"
+MINI, SONNET = "openai/gpt-5-mini", "anthropic/claude-sonnet-4-5"
+
+
+def a_run(*more: tuple) -> Report:
+    """Return the report of an agent that answered 20 questions."""
+    rows = [
+        (-1, "scope", "answering", 1, 9_200, {}),
+        (0, "dspy", "Agent", 20, 9_100, {}),
+        (1, "dspy", "planner", 20, 2_400, {MINI: usage(20, 6_200, 1_900, "0.00535")}),
+        (0, "module", "ingest", 3, 90, {}),
+        (3, "operation", "embed", 3, 80, {"local/minilm": usage(3, 4_800, 0, "0")}),
+        *more,
+    ]
+    return build(
+        [(above, Frame(kind, name), n, ms * 10**6, models) for above, kind, name, n, ms, models in rows], scoped=True
+    )
+
+
+def test_the_page(folder, script):
+    """The commands on the how-to page print what stands below them, one after the other."""
+    before = a_run((1, "dspy", "writer", 20, 6_500, {SONNET: usage(20, 18_400, 7_800, "0.1722")}))
+    after = a_run(
+        (1, "dspy", "writer", 20, 6_300, {SONNET: usage(20, 17_100, 6_900, "0.1548")}),
+        (1, "dspy", "critic", 20, 3_900, {MINI: usage(20, 14_300, 3_100, "0.009775")}),
+        (-1, "scope", "answering", 0, 3_700, {}),
+        (7, "dspy", "Agent", 0, 3_700, {}),
+        (8, "dspy", "planner", 0, 100, {}),
+    )
+    for name, report in (("before", before), ("after", after), ("worker-1", before), ("worker-2", after)):
+        report.save(f"{name}.json")
+    blocks = re.findall(r"^```console\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+    assert 9 <= len(blocks)
+    for block in blocks:
+        commands = re.findall(r"^\$ (.*)$", block, re.MULTILINE)
+        done = subprocess.run(
+            ["/bin/bash", "--norc", "-c", "\n".join(commands)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**CLEAN, "PATH": f"{script}{os.pathsep}{os.environ['PATH']}"},
+            check=False,
+        )
+        assert re.sub(r"^\$ .*\n", "", block, flags=re.MULTILINE) == done.stdout, commands
+    assert {"after.html", "diff.md", "all.json"} <= set(os.listdir())
 
 
 def test_functions_for_programs(folder, capsysbinary):

@@ -263,3 +263,16 @@ def test_without_a_standard_output(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
 
     assert str(REPORT) == WIDE
+
+
+def test_no_column_for_times_that_nobody_took():
+    """Where nothing was timed, as in what was only recorded, there is no column of nothing."""
+    report = made((-1, "scope", "s", 1, 0, 1000), (0, "scope", "t", 1, 0, 100))
+
+    assert (
+        "scope      calls  input  output  total  share\n"
+        "s              2  1,100     110  1,210  ██████████ 100%\n"
+        "├─ t           1    100      10    110  ▉            9%\n"
+        "└─ [self]      1  1,000     100  1,100  █████████▏  91%\n"
+        "2 calls; 1,100 in + 110 out = 1,210 tokens"
+    ) == report.render(width=100)

@@ -95,12 +95,10 @@ def _layout(report: Report, sort: str, width: int, ascii_only: bool) -> Iterator
     root = report.tree()
     lines = list(_lines(root, sort, ascii_only))
     columns = [max(len(head), *(len(line.cells[i]) for line in lines)) for i, head in enumerate(_HEAD)]
-    times = max(len("time"), *(len(line.time) for line in lines))
+    times = max(len("time"), *(len(line.time) for line in lines)) if any(line.time for line in lines) else 0
     # Where no price is known, a column of dashes tells nothing that the last line does not.
     costs = max(len("cost"), *(len(line.cost) for line in lines)) if root.usage.cost else 0
-    numbers = (
-        sum(len(_GAP) + column for column in columns) + 2 * len(_GAP) + times + (len(_GAP) + costs if costs else 0)
-    )
+    numbers = sum(len(_GAP) + column for column in (*columns, costs, times) if column) + len(_GAP)
     names = max(len("scope"), *(cell_len(line.guide) + cell_len(line.name) for line in lines))
     bar = _BAR
     if names + numbers + bar + 5 > width:
@@ -115,7 +113,7 @@ def _layout(report: Report, sort: str, width: int, ascii_only: bool) -> Iterator
         *((_GAP + head.rjust(column), "bold") for head, column in zip(_HEAD, columns, strict=True)),
         (_GAP + "share".ljust(share), "bold"),
         (_GAP + "cost".rjust(costs) if costs else "", "bold"),
-        (_GAP + "time".rjust(times), "bold"),
+        (_GAP + "time".rjust(times) if times else "", "bold"),
     ]
     for line in lines:
         room = max(names - cell_len(line.guide), min(4, cell_len(line.name)))
@@ -128,7 +126,7 @@ def _layout(report: Report, sort: str, width: int, ascii_only: bool) -> Iterator
             (_GAP + _bar(line.share, bar, ascii_only), "green"),
             (f"{line.share:>5.0%}", faint),
             (_GAP + line.cost.rjust(costs) if costs else "", faint),
-            (_GAP + line.time.rjust(times), "dim"),
+            (_GAP + line.time.rjust(times) if times else "", "dim"),
         ]
     for sentence in _footer(root):
         yield [(sentence, "dim")]
