@@ -179,13 +179,13 @@ def _footer(root: Node) -> Iterator[str]:
     usage = root.usage
     parts = [summary(usage)]
     for count, what in (
-        (usage.cached_calls, "calls answered by DSPy's cache"),
-        (usage.failed_calls, "calls failed"),
-        (usage.cache_read_tokens, "input tokens read from the provider's cache"),
-        (usage.reasoning_tokens, "output tokens spent on reasoning"),
+        (usage.cached_calls, "call{} answered by DSPy's cache"),
+        (usage.failed_calls, "call{} failed"),
+        (usage.cache_read_tokens, "input token{} read from the provider's cache"),
+        (usage.reasoning_tokens, "output token{} spent on reasoning"),
     ):
         if count:
-            parts.append(f"{count:,} {what}")
+            parts.append(f"{count:,} {what.format('' if count == 1 else 's')}")
     if usage.saved_tokens:
         parts.append(f"{usage.saved_tokens:,} tokens saved by it")
     yield "; ".join(parts)
