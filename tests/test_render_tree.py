@@ -129,7 +129,7 @@ def test_the_footer_says_what_the_columns_do_not():
     report = build([(-1, Frame("scope", "s"), 1, 0, {"x": usage})], scoped=True)
 
     assert (
-        "5 calls; 10 in + 20 out = 30 tokens; 1 calls answered by DSPy's cache; 2 calls failed; "
+        "5 calls; 10 in + 20 out = 30 tokens; 1 call answered by DSPy's cache; 2 calls failed; "
         "3 input tokens read from the provider's cache; 4 output tokens spent on reasoning"
     ) == report.render().splitlines()[-1]
     assert made((-1, "scope", "s", 1, 1, 10)).render().splitlines()[-1].startswith("1 call; ")
