@@ -101,7 +101,8 @@ def format_for(output: str | None, formats: Mapping[str, str], default: str) -> 
     try:
         return format_of(str(output), formats)
     except ValueError as error:
-        raise click.BadParameter(f"{error}; --format names one", param_hint="'-o'") from None
+        other = "; --format names one" if len(formats) > 1 else ""
+        raise click.BadParameter(f"{error}{other}", param_hint="'-o'") from None
 
 
 def write(text: str | Iterable[str], output: str | None, *, drawn: bool = False) -> None:
