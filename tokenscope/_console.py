@@ -63,7 +63,7 @@ def _one_line() -> Generator[None]:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "tokenscope"
         message = error.format_message().rstrip()
-        stop = "" if message.endswith((".", "?", ")")) else "."
+        stop = "" if message.endswith((".", "?")) else "."
         raise Failure(f"{message}{stop} Try '{command} --help'.", command) from error
 
 
