@@ -23,6 +23,7 @@ from tokenscope._record import count
 from tokenscope._scope import active
 from tokenscope._usage import COST, Usage, counts
 from tokenscope.errors import internal_error
+from tokenscope.integrations import _entries
 from tokenscope.integrations.dspy_usage import read_counts, read_entries
 
 Args = tuple[Any, ...]
@@ -70,9 +71,15 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     def add_usage(self, lm: str, usage_entry: Any) -> None:
         """Keep the entry and pass it on."""
         if usage_entry:
-            self.entries.append(usage_entry)
+            self.keep(usage_entry)
         if self.behind is not None:
             self.behind.add_usage(lm, usage_entry)
+
+    def keep(self, usage_entry: Any) -> None:
+        """Keep an entry of this call."""
+        self.entries.append(usage_entry)
+        if _entries.watchers:
+            _entries.tell(self.model, usage_entry)
 
     @property
     def usage_data(self) -> Any:
@@ -215,7 +222,7 @@ def _read_response(response: Any) -> None:
     if tracker is not None and not tracker.entries and not tracker.hit:
         usage = getattr(response, "usage", None)
         if usage:
-            tracker.entries.append(usage)
+            tracker.keep(usage)
 
 
 def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -253,3 +260,8 @@ def process_response(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) ->
 def inside_lm_call() -> bool:
     """Whether an LM call is on its way here, which is counted as a whole when it ends."""
     return _call_here() is not None
+
+
+def stems_from_lm_call() -> bool:
+    """Whether this was started inside an LM call, which may have ended since: what is logged about a call is logged late."""
+    return _calling.get() is not None

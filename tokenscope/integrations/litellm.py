@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextvars import Token
 from typing import Any
 
 from tokenscope._budget import admit, release
@@ -11,6 +12,7 @@ from tokenscope._record import count
 from tokenscope._scope import active
 from tokenscope._usage import Usage, counts
 from tokenscope.errors import internal_error
+from tokenscope.integrations import _entries
 from tokenscope.integrations.dspy_usage import read_entry
 
 
@@ -18,12 +20,15 @@ def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, 
     """`litellm.embedding`: count what it spends."""
     reserved = _is_counted_here() and admit()
     started, since = time.time(), time.perf_counter()
+    token = _entries.embedding.set(True)
     try:
         response = wrapped(*args, **kwargs)
     except BaseException:
         if reserved:
             release(active())
         raise
+    finally:
+        _leave(token)
     _count(response, args, kwargs, started, since, reserved=reserved)
     return response
 
@@ -32,14 +37,24 @@ async def aembed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dic
     """`litellm.aembedding`: count what it spends."""
     reserved = _is_counted_here() and admit()
     started, since = time.time(), time.perf_counter()
+    token = _entries.embedding.set(True)
     try:
         response = await wrapped(*args, **kwargs)
     except BaseException:
         if reserved:
             release(active())
         raise
+    finally:
+        _leave(token)
     _count(response, args, kwargs, started, since, reserved=reserved)
     return response
+
+
+def _leave(token: Token[bool]) -> None:
+    try:  # noqa: SIM105
+        _entries.embedding.reset(token)
+    except ValueError:
+        pass  # a coroutine that is finalised in another Context
 
 
 def _is_counted_here() -> bool:
@@ -55,7 +70,10 @@ def _count(
         if not _is_counted_here():
             return
         model = str(args[0] if args else kwargs.get("model"))
-        usage = read_entry(model, getattr(response, "usage", None) or {}) + Usage(calls=1)
+        entry = getattr(response, "usage", None) or {}
+        if entry:
+            _entries.tell(model, entry)
+        usage = read_entry(model, entry) + Usage(calls=1)
         seconds = time.perf_counter() - since
         count(
             active(),

@@ -1,0 +1,74 @@
+"""Names of providers and models: the reports' `provider/model`, and OpenTelemetry's two attributes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+_OURS: Final = {
+    "aws": "bedrock",
+    "aws.bedrock": "bedrock",
+    "aws_bedrock": "bedrock",
+    "az.ai.inference": "azure_ai",
+    "az.ai.openai": "azure",
+    "azure.ai.inference": "azure_ai",
+    "azure.ai.openai": "azure",
+    "gcp.gemini": "gemini",
+    "gcp.gen_ai": "gemini",
+    "gcp.vertex_ai": "vertex_ai",
+    "google": "gemini",
+    "google-gla": "gemini",
+    "google-vertex": "vertex_ai",
+    "google_genai": "gemini",
+    "ibm.watsonx.ai": "watsonx",
+    "mistral_ai": "mistral",
+    "mistralai": "mistral",
+    "moonshot_ai": "moonshot",
+    "vertexai": "vertex_ai",
+    "x_ai": "xai",
+}
+"""Providers' names in the conventions, old and new, and those of DSPy and litellm, which are the reports'."""
+
+_THEIRS: Final = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+"""The reports' names of providers, and OpenTelemetry's current ones where they are other."""
+
+
+def report_name(provider: str | None, model: str) -> str:
+    """Return a model's name as reports have it.
+
+    Example:
+        >>> report_name("aws.bedrock", "amazon.nova-micro-v1:0"), report_name("openai", "openai/gpt-5-mini")
+        ('bedrock/amazon.nova-micro-v1:0', 'openai/gpt-5-mini')
+    """
+    if provider is None:
+        return model
+    provider = _OURS.get(provider.lower(), provider.lower())
+    return model if model.startswith(f"{provider}/") else f"{provider}/{model}"
+
+
+@lru_cache(maxsize=2_000)
+def _request(model: str) -> tuple[tuple[str, str], ...]:
+    provider, slash, name = model.partition("/")
+    if not slash:
+        return (("gen_ai.request.model", model),)
+    return (("gen_ai.provider.name", _THEIRS.get(provider, provider)), ("gen_ai.request.model", name))
+
+
+def request_attributes(model: str) -> dict[str, str]:
+    """Return OpenTelemetry's attributes of the model that a report names.
+
+    Example:
+        >>> request_attributes("gemini/gemini-2.5-flash")
+        {'gen_ai.provider.name': 'gcp.gemini', 'gen_ai.request.model': 'gemini-2.5-flash'}
+    """
+    return dict(_request(model))
