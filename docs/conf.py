@@ -53,5 +53,5 @@ default_role = "name"
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!tokenscope\b)([A-Za-z_]\w*\.)+\w+"),  # other packages' names
     (r"py:(class|exc)", r"[a-z]+|[A-Z]\w*(Error|Warning)|Exception|Decimal|\.\.\."),  # the standard library's
-    (r"py:class", r"tokenscope\._\w+\.([A-Z]|Decorator)"),  # type variables, and what decorators are to type checkers
+    (r"py:class", r"tokenscope\.\w+\.(\w+\.)?([A-Z]|Decorator|GepaStopper)"),  # type variables; what is but called
 ]
