@@ -144,3 +144,10 @@ def test_known_cost():
 def test_a_count_is_returned():
     """What is a number of tokens comes back as it is."""
     assert [0, 7] == [check_count("n", 0), check_count("n", Whole())]
+
+
+@pytest.mark.parametrize("cost", ["1e1000000", "1e-1000000", "9e999999"])
+def test_amounts_that_no_sum_can_hold(cost):
+    """Are no amounts of dollars."""
+    with pytest.raises(ValueError, match="cost must be dollars, 0 or more"):
+        Usage(cost=Decimal(cost))

@@ -8,11 +8,12 @@ and `move_on_after` work like this.)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 from tokenscope import _scope
 from tokenscope._bracket import Key, is_saved
@@ -21,7 +22,7 @@ from tokenscope._later import lock, read_now, warn_later
 from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._scope import Scope
 from tokenscope._usage import Counts, check_count
-from tokenscope.errors import BudgetExceeded, warn_once
+from tokenscope.errors import BudgetExceeded, TokenScopeWarning, _host_level
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -170,6 +171,16 @@ class Purse:
         over = f", {_amount(name, spent - limit)} more than that" if spent > limit else ""
         return f"the budget of {self.name!r}, {_amount(name, limit)}, is spent: {_amount(name, spent)}{over}"
 
+    def balance(self) -> str:
+        """Say what is spent of each limit, and whether that has kept something from being done."""
+        read_now()
+        parts = [
+            f"{'$' if name == 'cost' else ''}{getattr(self, name):,} of {_amount(name, limit)}"
+            for name in _LIMITS
+            if (limit := getattr(self.budget, name)) is not None
+        ]
+        return "; ".join(parts) + (": spent, and the run was ended" if self.stopped else "")
+
     def stop(self) -> None:
         """Keep from being done what was about to be; or warn, and let it be done.
 
@@ -181,7 +192,8 @@ class Purse:
             raise Stop(self)
         if not self.warned:
             self.warned = True
-            warn_once(f"budget:{id(self)}", f"{self.sentence()}; on_exceed='warn' lets the run go on")
+            message = f"{self.sentence()}; on_exceed='warn' lets the run go on"
+            warnings.warn(message, TokenScopeWarning, stacklevel=_host_level())
 
     def error(self) -> BudgetExceeded:
         """Return the exception for those outside."""
@@ -233,18 +245,22 @@ class _Guard:
             if purse.spent_limit(over=True):
                 purse.stop()
 
-    def admit(self, ledger: Ledger) -> bool:
+    def admit(self, ledger: Ledger, lender: Lender | None) -> bool:
         """Reserve a call of every enclosing budget, or stop where one is spent; return whether there is any."""
         purses = list(self._purses(ledger))
         if not purses:
             return False
         read_now()
         with lock:
+            lent = list(self._purses(lender.scope or PROCESS)) if lender is not None and lender.reserved else []
+            for purse in lent:
+                purse.calls -= 1
             spent = [purse for purse in purses if purse.spent_limit()]
             binding = [purse for purse in spent if purse.budget.on_exceed != "warn"]
-            if not binding:
-                for purse in purses:
-                    purse.calls += 1
+            for purse in lent if binding else purses:
+                purse.calls += 1
+            if lender is not None and lent and not binding:
+                lender.reserved = False
         for purse in binding[-1:] or spent:  # the outermost: what is inside of it ends with it
             purse.stop()
         return True
@@ -273,13 +289,30 @@ class _Guard:
 GUARD: Final = _Guard()
 
 
-def admit() -> bool:
+class Lender(Protocol):
+    """An LM call on its way that may ask another LM, and hands on to it what was reserved: mostly it buys nothing itself."""
+
+    scope: Ledger | None
+    reserved: bool
+
+
+def admit(lender: Lender | None = None) -> bool:
     """Ask every enclosing budget for one LM call, which is then reserved; return whether there is any.
 
     Raises:
         Stop: where one is spent.
     """
-    return _scope.guard is not None and GUARD.admit(_scope.active() or PROCESS)
+    return _scope.guard is not None and GUARD.admit(_scope.active() or PROCESS, lender)
+
+
+def admit_again(lender: Lender) -> None:
+    """Ask for an LM call that has handed on what it had reserved, and is about to buy something itself.
+
+    Raises:
+        Stop: where a budget is spent.
+    """
+    if _scope.guard is not None and not lender.reserved:
+        lender.reserved = GUARD.admit(lender.scope or PROCESS, None)
 
 
 def release(ledger: Ledger | None) -> None:

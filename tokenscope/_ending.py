@@ -17,7 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from tokenscope._budget import Budget, Purse, limit_process, settle
 from tokenscope._scope import DISABLED
+from tokenscope.errors import BudgetExceeded
 from tokenscope.render import format_of, save
 
 if TYPE_CHECKING:
@@ -35,18 +37,21 @@ class Ending:
     Args:
         output: The file to write the report to, or None.
         live: Show the tree while it grows, where standard error is a terminal.
+        budget: How much the program may spend.
 
     Raises:
         ValueError: no format has the file's suffix.
         OSError: the file cannot be written.
     """
 
-    def __init__(self, output: str | None, *, live: bool) -> None:
+    def __init__(self, output: str | None, *, live: bool, budget: Budget | None = None) -> None:
         self._output = output
         self._file = None if output is None else _writable(output)
         self._wants_live = live and not DISABLED
         self._live: Live | None = None
         self._path = sys.path[0 if sys.flags.safe_path else 1 :]  # without the folder that Python was started in
+        self._budget = budget
+        self._purse: Purse | None = None
         self._telling = False
         self._terminated = False
         self.began = True  # whether the program came to its first line
@@ -58,10 +63,21 @@ class Ending:
             signal.signal(signal.SIGTERM, self._at_sigterm)
         if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
             os.register_at_fork(after_in_child=self._forget_in_child)
+        if self._budget is not None and not DISABLED:
+            self._purse = limit_process(self._budget)
         if self._wants_live:
             from tokenscope import _live
 
             self._live = _live.start(sys.__stderr__)
+
+    def has_stopped(self, error: BaseException | None) -> bool:
+        """Whether the program, at the end of its main thread, was ended by its budget."""
+        if self._purse is None:
+            return False
+        try:
+            return settle(self._purse, error)
+        except BudgetExceeded:
+            return True
 
     def _forget_in_child(self) -> None:  # pragma: no cover - in children, which nothing measures
         atexit.unregister(self._at_exit)
@@ -118,7 +134,8 @@ class Ending:
         if DISABLED:
             return ["tokenscope run: TOKENSCOPE_DISABLED is set, so nothing was counted"]
         written = [] if self._file is None else [self._write(report, self._file)]
-        return [_drawn(report) if spent else _NOTHING, *written]
+        budget = [] if self._purse is None else [f"budget: {self._purse.balance()}"]
+        return [_drawn(report) if spent else _NOTHING, *budget, *written]
 
     def _write(self, report: Report, file: Path) -> str:
         try:

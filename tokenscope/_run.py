@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import ModuleType, TracebackType
 
+from tokenscope._budget import Budget
 from tokenscope._ending import Ending
 
 _BELOW = {__name__, "runpy", "importlib._bootstrap", "importlib._bootstrap_external", "zipimport"}
@@ -26,7 +27,14 @@ _BELOW = {__name__, "runpy", "importlib._bootstrap", "importlib._bootstrap_exter
 _LAST = "_tokenscope_interrupted"
 
 
-def run(program: Sequence[str], *, module: bool = False, output: str | None = None, live: bool = False) -> None:
+def run(
+    program: Sequence[str],
+    *,
+    module: bool = False,
+    output: str | None = None,
+    live: bool = False,
+    budget: Budget | None = None,
+) -> None:
     """Run a program to its end, and tell on standard error what it spent when the process ends.
 
     Args:
@@ -34,6 +42,7 @@ def run(program: Sequence[str], *, module: bool = False, output: str | None = No
         module: Whether it is a module, as with `python -m`.
         output: The file to write the report to; its suffix says the format.
         live: Show the tree while it grows, where standard error is a terminal.
+        budget: How much the program may spend; it ends where that is spent.
 
     Raises:
         SystemExit: the program raised it, or ended in an exception, which was shown; or it cannot be run.
@@ -41,7 +50,7 @@ def run(program: Sequence[str], *, module: bool = False, output: str | None = No
     name, *arguments = program
     try:
         start = _module if module else _program_at(name)
-        ending = Ending(output, live=live)
+        ending = Ending(output, live=live, budget=budget)
     except (OSError, ValueError) as error:
         print(f"tokenscope run: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2) from None
@@ -56,6 +65,9 @@ def run(program: Sequence[str], *, module: bool = False, output: str | None = No
         start(name, main)
         _hold_off_interrupts()
     except BaseException as error:
+        if ending.has_stopped(error):
+            _hold_off_interrupts()
+            raise SystemExit(1) from None
         error.__traceback__ = traceback = _of_program(error.__traceback__)
         ending.began = traceback is not None
         if isinstance(error, SystemExit):
@@ -63,6 +75,8 @@ def run(program: Sequence[str], *, module: bool = False, output: str | None = No
             raise
         uncaught = error
     else:
+        if ending.has_stopped(None):
+            raise SystemExit(1)
         return
     _show(uncaught)
     _hold_off_interrupts()

@@ -32,6 +32,10 @@ def check_count(name: str, value: object) -> int:
     return int(count)
 
 
+_DIGITS: Final = 1_000
+"""No amount has more, before the point or behind it: sums of such would overflow."""
+
+
 def check_money(name: str, value: object) -> Decimal:
     """Return `value` as a Decimal, or raise for what cannot be an amount of dollars.
 
@@ -42,7 +46,7 @@ def check_money(name: str, value: object) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, Decimal | int):
         raise TypeError(f"{name} must be a Decimal, in dollars, not {type(value).__name__} {value!r}")
     money = Decimal(value)
-    if not money.is_finite() or money < 0:
+    if not money.is_finite() or money < 0 or (money and not -_DIGITS < money.adjusted() < _DIGITS):
         raise ValueError(f"{name} must be dollars, 0 or more, but is {value}")
     return money
 
@@ -99,7 +103,7 @@ class Usage:
         """Check every count, and turn integer-like values (numpy's) into int."""
         for name, value in zip(FIELDS, counts(self), strict=True):
             if name in MONEY:
-                if type(value) is not Decimal or not value.is_finite() or value < 0:
+                if value or type(value) is not Decimal:
                     object.__setattr__(self, name, check_money(name, value))
             elif type(value) is not int or value < 0:
                 object.__setattr__(self, name, check_count(name, value))

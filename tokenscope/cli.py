@@ -32,6 +32,17 @@ def _percent(text: str) -> Decimal:
     return number
 
 
+def _cost(text: str) -> Decimal:
+    """Read an amount of dollars: `0.50` or `$0.50`."""
+    try:
+        dollars = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        dollars = Decimal("NaN")
+    if not dollars.is_finite() or dollars < 0:
+        raise click.BadParameter(f"{text!r} is not an amount of dollars, 0 or more, such as 0.50.")
+    return dollars
+
+
 @click.group(
     cls=Commands,
     invoke_without_command=True,
@@ -239,25 +250,72 @@ def demo(model: str | None) -> None:
 
 @main.command(
     context_settings={"allow_interspersed_args": False},
-    options_metavar="[-o FILE] [--live]",
+    options_metavar="[-o FILE] [--live] [--max-tokens N] [--max-cost USD] [--max-calls N]",
     epilog="""\b
 Examples:
   tokenscope run agent.py --question "Why?"          what follows the script is the script's
   tokenscope run -o tokens.json -m my_package        as python -m my_package, and keep the report
   tokenscope run --live evaluate.py                  watch the tree grow
+  tokenscope run --max-cost 0.50 optimize.py         end it before it spends more than half a dollar
 
 The program runs as it does with python: its arguments, its output and its exit status are its own. The tree goes to standard
-error when it ends, also where it fails or is interrupted.""",
+error when it ends, also where it fails or is interrupted. A program that has spent its budget ends with exit status 1, before
+it makes another call, whatever exceptions it catches; calls on their way may exceed the budget's tokens and cost.""",
 )
 @click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Keep the report, in the format of its suffix.")
 @click.option("--live", is_flag=True, help="Show the tree while it grows, in the bottom lines of the terminal.")
+@click.option("--max-tokens", type=click.IntRange(min=0), metavar="N", help="End it when so many tokens are spent.")
+@click.option("--max-cost", type=_cost, metavar="USD", help="End it when so many dollars are spent.")
+@click.option("--max-calls", type=click.IntRange(min=0), metavar="N", help="Let it make so many LM calls.")
 @click.option("-m", "module", is_flag=True, help="Run a module, as python -m does.")
 @click.argument("program", nargs=-1, required=True, type=click.Path(), metavar="(SCRIPT | -m MODULE) [ARGS]...")
-def run(output: str | None, live: bool, module: bool, program: tuple[str, ...]) -> None:
+def run(
+    output: str | None,
+    live: bool,
+    max_tokens: int | None,
+    max_cost: Decimal | None,
+    max_calls: int | None,
+    module: bool,
+    program: tuple[str, ...],
+) -> None:
     """Run a Python program, and show the tree of what it spent."""
-    from tokenscope import _run
+    from tokenscope import Budget, _run
 
-    _run.run(program, module=module, output=output, live=live)
+    limited = any(limit is not None for limit in (max_tokens, max_cost, max_calls))
+    budget = Budget(tokens=max_tokens, cost=max_cost, calls=max_calls) if limited else None
+    _run.run(program, module=module, output=output, live=live, budget=budget)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  tokenscope doctor
+  tokenscope doctor openai/gpt-5-mini bedrock/my-model     which engine and price these have
+  tokenscope doctor --format json | jq .failed
+  opentelemetry-instrument tokenscope doctor               as your program is started, so is this
+
+Exit status: 0, or 1 where there is a problem. Notes are no problems."""
+)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--format", "form", type=click.Choice(("text", "json")), default="text", help="The format; else text.")
+def doctor(models: tuple[str, ...], form: str) -> None:
+    """Check whether all that DSPy spends is counted, and counted once.
+
+    MODELs are named as dspy.LM takes them. No provider is asked: what is called is a small server on loopback.
+    """
+    from tokenscope import _doctor
+
+    findings = _doctor.examine(models, fresh=True)
+    failed = _doctor.failed(findings)
+    try:
+        if form == "json":
+            write(_doctor.as_json(findings), None)
+        else:
+            write(_doctor.as_text(findings), None, drawn=True)
+    except SystemExit:  # nobody reads it to its end: what was found holds
+        if not failed:
+            raise
+    raise SystemExit(int(failed))
 
 
 def _refuse(what: str, why: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenscope import _scope
 from tokenscope._budget import Stop
 from tokenscope._scope import _current, active
 from tokenscope._visit import Visit
@@ -48,7 +49,7 @@ class _Run:
 
 def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`threading.Thread.start`: the thread inherits the scope in which it is started."""
-    if active() is None or not instance._initialized or instance.ident is not None:
+    if (active() is None and _scope.guard is None) or not instance._initialized or instance.ident is not None:
         return wrapped(*args, **kwargs)
     run = _Run(instance, Visit.here())
     run.put_in()
