@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenscope._report import Report
     from tokenscope._responses import record_response
     from tokenscope._sinks import JSONLSink
+    from tokenscope._streams import record_stream
     from tokenscope._tracker import TokenTracker, get_tracker
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "get_tracker",
     "instrument",
     "record_response",
+    "record_stream",
     "record_tokens",
     "report",
     "set_price",
@@ -75,6 +77,7 @@ _LAZY = {
     "TokenTracker": "_tracker",
     "get_tracker": "_tracker",
     "record_response": "_responses",
+    "record_stream": "_streams",
     "set_price": "_pricing",
 }
 
