@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from anthropic_server import EveryProvider
 from dspy_support import assert_billed
+from every_provider import EveryProvider
 
 from tokenscope import Usage, errors, get_tracker, record_response, record_stream, token_scope
 from tokenscope.errors import TokenScopeWarning
