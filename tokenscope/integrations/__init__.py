@@ -28,6 +28,7 @@ class Patch(NamedTuple):
     hook: str
     optional: bool = False  # not in every supported version
     plain: bool = False  # wrapped in a plain function rather than a wrapt proxy
+    inherited: bool = False  # usually: to be wrapped only where somebody else has put a wrapper of the base's into the class
 
 
 _CALLS: Final = "tokenscope.integrations.dspy_calls"
@@ -43,6 +44,9 @@ PATCHES: Final = (
     Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_CARRIERS}:create_task", plain=True),
     Patch("dspy.clients.base_lm", "BaseLM.__call__", f"{_CALLS}:call_lm"),
     Patch("dspy.clients.base_lm", "BaseLM.acall", f"{_CALLS}:acall_lm"),
+    # Instrumentors that came first have wrapped BaseLM's original in LM, where a patch of BaseLM is passed by.
+    Patch("dspy.clients.lm", "LM.__call__", f"{_CALLS}:call_lm", inherited=True),
+    Patch("dspy.clients.lm", "LM.acall", f"{_CALLS}:acall_lm", inherited=True),
     Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_CALLS}:process_response"),
     # DSPy asks whether `type(lm).forward is LM.forward`; a wrapt proxy is another object at each look.
     Patch("dspy.clients.lm", "LM.forward", f"{_CALLS}:forward", plain=True),
@@ -155,6 +159,8 @@ def _apply(patch: Patch, module: ModuleType) -> None:
             )
         return
     original = vars(owner).get(attribute, _INHERITED)
+    if original is _INHERITED and patch.inherited:
+        return
     where, _, name = patch.hook.partition(":")
     wrapped = getattr(owner, attribute) if original is _INHERITED else original
     switch = [True]
@@ -187,9 +193,10 @@ def _proxy(wrapped: Any, hook: Wrapper, switch: list[bool]) -> Any:
 
 
 def _undo(applied: _Applied) -> None:
+    applied.switch.clear()  # somebody may have wrapped it since: what is inside theirs becomes a mere passage
     if vars(applied.owner).get(applied.attribute) is not applied.ours:
-        applied.switch.clear()  # somebody has wrapped it since: what is inside theirs becomes a mere passage
-    elif applied.original is _INHERITED:
+        return
+    if applied.original is _INHERITED:
         delattr(applied.owner, applied.attribute)
     else:
         setattr(applied.owner, applied.attribute, applied.original)
