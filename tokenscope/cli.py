@@ -1,4 +1,4 @@
-"""The command line: `tokenscope run`, `show`, `diff`, `merge`, `analyze` and `demo`.
+"""The command line: `tokenscope run`, `show`, `diff`, `merge`, `analyze`, `doctor` and `demo`.
 
 A command reads its arguments and calls what does the work; that is imported inside it, so that help and completion are quick.
 """
