@@ -251,7 +251,7 @@ def test_a_class_without_brackets():
         (("m", 3), TypeError),
         ((plain, "o"), TypeError),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_bad_names_of_track_tokens(arguments, error):
     """A bad name raises where it is written, not where the function is called."""

@@ -96,7 +96,7 @@ def test_the_message_says_what_is_wrong(value, said):
         check_count("n", value)
 
 
-@pytest.mark.parametrize("value", [np.int32(7), np.uint8(7), Whole(), 7], ids=repr)
+@pytest.mark.parametrize("value", [np.int32(7), np.uint8(7), Whole(), 7], ids=lambda value: f"{type(value).__name__} 7")
 def test_integers_of_another_make_become_int(value):
     """numpy's integers count, and are kept as plain int."""
     usage = Usage(output_tokens=value)
