@@ -9,7 +9,7 @@ from tokenscope._extract import plain
 
 _USAGE: Final = ("usage_metadata", "usageMetadata", "usage")
 _INSIDE: Final = (
-    "response",  # OpenAI's Responses; what has ended Cohere's older chat
+    "response",  # OpenAI's Responses
     "message",  # Anthropic's first event, and the last one of its helper
     "chunk",  # OpenAI's helper
     "data",  # Mistral, OpenAI's assistants

@@ -89,7 +89,7 @@ def _check(stream: object, provider: object, model: object) -> None:
 def _is_stream(kind: type) -> bool:
     # pydantic's models, which whole responses are, iterate over their fields.
     return (hasattr(kind, "__iter__") or hasattr(kind, "__aiter__")) and not (
-        hasattr(kind, "__pydantic_fields__") or issubclass(kind, (*_NONE_OF_THEM, Mapping))
+        hasattr(kind, "__pydantic_validator__") or issubclass(kind, (*_NONE_OF_THEM, Mapping))
     )
 
 

@@ -28,6 +28,7 @@ from tokenscope import (
     get_tracker,
     instrument,
     record_response,
+    record_stream,
     record_tokens,
     report,
     set_price,
@@ -340,6 +341,14 @@ def a_response(response: Response, as_json: dict[str, Any]) -> None:
     assert_type(record_response(response), Response)
     assert_type(record_response(response, provider="azure", model="my-deployment"), Response)
     assert_type(record_response(as_json), dict[str, Any])
+
+
+def a_stream(stream: Iterator[Response], async_stream: AsyncIterator[Response], as_json: dict[str, Any]) -> None:
+    assert_type(record_stream(stream), Iterator[Response])
+    assert_type(record_stream(async_stream, provider="azure", model="my-deployment"), AsyncIterator[Response])
+    assert_type(record_stream(as_json, model="us.amazon.nova-micro-v1:0"), dict[str, Any])
+    for piece in record_stream(stream):
+        assert_type(piece, Response)
 
 
 # -- Scope ----------------------------------------------------------------------------------------------------------------
