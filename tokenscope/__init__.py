@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tokenscope._pricing import set_price
     from tokenscope._report import Report
     from tokenscope._responses import record_response
+    from tokenscope._shipped import ship
+    from tokenscope._shipping import Shipment, receive
     from tokenscope._sinks import JSONLSink
     from tokenscope._streams import record_stream
     from tokenscope._tracker import TokenTracker, get_tracker
@@ -38,6 +40,7 @@ __all__ = [
     "Report",
     "ReportFormatError",
     "Scope",
+    "Shipment",
     "TokenScopeError",
     "TokenTracker",
     "Usage",
@@ -46,11 +49,13 @@ __all__ = [
     "current_scope",
     "get_tracker",
     "instrument",
+    "receive",
     "record_response",
     "record_stream",
     "record_tokens",
     "report",
     "set_price",
+    "ship",
     "token_scope",
     "track_tokens",
     "uninstrument",
@@ -74,11 +79,14 @@ def report() -> Report:
 _LAZY = {
     "JSONLSink": "_sinks",
     "Report": "_report",
+    "Shipment": "_shipping",
     "TokenTracker": "_tracker",
     "get_tracker": "_tracker",
+    "receive": "_shipping",
     "record_response": "_responses",
     "record_stream": "_streams",
     "set_price": "_pricing",
+    "ship": "_shipped",
 }
 
 

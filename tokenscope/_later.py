@@ -90,7 +90,8 @@ def _tell(key: str, message: str) -> None:
 
 def _forget_in_child() -> None:  # pragma: no cover - in children, which nothing measures
     """In a forked child: what is unread is the parent's to count, and the lock may be held by a thread that is not there."""
-    lock._at_fork_reinit()
+    if not lock._is_owned():  # by this thread, where a signal that came in the midst of a change forks
+        lock._at_fork_reinit()
     _unread.clear()
     _afterwards.clear()
 

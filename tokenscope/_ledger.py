@@ -33,15 +33,17 @@ _writing = False
 _waiting: Final[list[tuple[Callable[..., None], tuple[Any, ...]]]] = []
 
 
-def _forget_in_child() -> None:  # pragma: no cover - in children, which nothing measures
-    """In a forked child: nobody is there who would end the change that another thread had begun."""
+def _begin_anew_in_child() -> None:  # pragma: no cover - in children, which nothing measures
+    """In a forked child: what was counted is the parent's, and nobody is there who would end another thread's change."""
     global _writing  # noqa: PLW0603
-    _waiting.clear()
-    _writing = False
+    if not lock._is_owned():
+        _waiting.clear()
+        _writing = False
+    _write(PROCESS._begin_anew)
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(after_in_child=_begin_anew_in_child)
 
 
 def _write(change: Callable[..., None], *arguments: Any) -> None:
@@ -108,6 +110,21 @@ class Ledger:
         if self.ended is not None:
             self._settle()
 
+    def add_rows(self, rows: dict[Path, Row]) -> None:
+        """Add what was counted elsewhere, entries and times included, at paths that lie at or below this ledger's own."""
+        _write(self._add_rows, rows)
+        if crowded and not lock._is_owned():
+            warn_of_crowds()
+
+    def _add_rows(self, rows: dict[Path, Row]) -> None:
+        books: Books | None = self.books or self._open_books()
+        while books is not None:
+            for path, row in rows.items():
+                row_at(books.rows, self.path, path).absorb(row)
+            books = books.folded_into.books if books.folded_into else None
+        if self.ended is not None:
+            self._settle()
+
     def close(self, nanoseconds: int) -> None:
         """Note the end of this ledger's scope, `nanoseconds` after its start, in the ledger above, and fold into it."""
         above = self.above
@@ -131,6 +148,25 @@ class Ledger:
             inner._read_notes()
             inner._fold_into(self)
         self.books = Books()
+
+    def _begin_anew(self) -> None:  # pragma: no cover - in children, which nothing measures
+        for ledger in _below(self):
+            if ledger.books is not None:
+                ledger.books.rows, ledger.books.notes, ledger.books.crowd = {}, [], 0
+
+    def hand_over(self) -> dict[Path, Row]:
+        """Return what was counted here until now, and forget it. What still arrives is the process's."""
+        read_now()
+        found: list[dict[Path, Row]] = []
+        _write(lambda: found.append(self._hand_over()))
+        return found[0]
+
+    def _hand_over(self) -> dict[Path, Row]:
+        rows = self._look()
+        self._clear()
+        if self is not PROCESS:
+            self._fold_into(PROCESS)
+        return rows
 
     def _open_books(self) -> Books:
         """Begin to count here: from now on the ledger above sees this one, and the one above that, and so on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -46,6 +47,15 @@ def set_limit(number: int) -> None:
 def forget() -> None:
     """Keep none of the calls that are there."""
     _recent.clear()
+
+
+def _forget_in_child() -> None:  # pragma: no cover - in children, which nothing measures
+    """In a forked child: they are the parent's. Who is told of calls there is told of the child's."""
+    forget()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def observe(observer: Callable[[Call], None]) -> None:

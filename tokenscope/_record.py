@@ -142,8 +142,9 @@ def count(
         return
     if ledger is None:
         ledger = PROCESS
-        frames = frames or (NO_SCOPE,)
     path = ledger.path
+    if path.parent is None:
+        frames = frames or (NO_SCOPE,)
     for frame in frames:
         path = path.child(frame)
     if saved is not None:

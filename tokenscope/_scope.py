@@ -93,7 +93,7 @@ class Scope(Ledger):
         """The scope that was active where this one was entered."""
         above = self.above
         above.held = True
-        return above if isinstance(above, Scope) else None
+        return above if isinstance(above, Scope) and above.path.parent is not None else None
 
     @property
     def name(self) -> str:
@@ -224,8 +224,9 @@ def current_scope() -> Scope | None:
         'outer'
     """
     scope = active()
-    if scope is not None:
-        scope.held = True
+    if scope is None or scope.path.parent is None:  # what a worker does for another process, in no scope of its own
+        return None
+    scope.held = True
     return scope
 
 

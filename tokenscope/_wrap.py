@@ -91,7 +91,7 @@ class Steps:
             self._scope.close(self._spent)
 
 
-def _what_runs(function: Any) -> Any:
+def what_runs(function: Any) -> Any:
     """Return the function whose kind counts: of a partial the one inside, of an object its `__call__`."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -103,7 +103,7 @@ def _what_runs(function: Any) -> Any:
 def wrap(function: Any, recipe: Recipe | Visit) -> Any:
     """Return a function of the same kind whose body runs in the recipe's scope."""
     steps_of, entry_of = Steps, Entry
-    kind = _what_runs(function)
+    kind = what_runs(function)
     if inspect.isasyncgenfunction(kind):
 
         @functools.wraps(function)

@@ -35,12 +35,14 @@ _CALLS: Final = "tokenscope.integrations.dspy_calls"
 _MODULES: Final = "tokenscope.integrations.dspy_modules"
 _OPTIMIZERS: Final = "tokenscope.integrations.dspy_optimizers"
 _CARRIERS: Final = "tokenscope.integrations.executors"
+_PROCESSES: Final = "tokenscope.integrations.processes"
 _LITELLM: Final = "tokenscope.integrations.litellm"
 
 PATCHES: Final = (
     # From wrapt 2.2 on, wrapt loads asyncio, which not all programs need.
     Patch("threading", "Thread.start", f"{_CARRIERS}:start_thread", plain=True),
     Patch("concurrent.futures.thread", "ThreadPoolExecutor.submit", f"{_CARRIERS}:submit", plain=True),
+    Patch("concurrent.futures.process", "ProcessPoolExecutor.submit", f"{_PROCESSES}:submit", plain=True),
     Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_CARRIERS}:create_task", plain=True),
     Patch("dspy.clients.base_lm", "BaseLM.__call__", f"{_CALLS}:call_lm"),
     Patch("dspy.clients.base_lm", "BaseLM.acall", f"{_CALLS}:acall_lm"),
