@@ -97,6 +97,7 @@ class _Export:
     def __init__(self, provider: MeterProvider) -> None:
         self.provider = provider
         self.stopped = False
+        self.observer = self.record  # one object: each look at a method makes another
         self._sets = _AttributeSets()
         meter = provider.get_meter("tokenscope", __version__)
         self._tokens = meter.create_histogram(
@@ -161,7 +162,7 @@ class _Export:
         """Record nothing more."""
         with _lock:
             self.stopped = True
-            unobserve(self.record)
+            unobserve(self.observer)
             if self in _exports:
                 _exports.remove(self)
 
@@ -206,5 +207,5 @@ def export_metrics(meter_provider: MeterProvider | None = None) -> Callable[[], 
                 return export.stop
         export = _Export(provider)
         _exports.append(export)
-        observe(export.record)
+        observe(export.observer)
     return export.stop
