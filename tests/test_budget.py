@@ -152,6 +152,16 @@ def test_warn():
     assert scope.budget_exceeded
 
 
+def test_each_entry_warns():
+    """Also where it has the place in memory that an earlier one had."""
+    with pytest.warns(TokenScopeWarning, match="lets the run go on") as caught:
+        for _ in range(100):
+            with token_scope("run", budget=Budget(calls=0, on_exceed="warn")):
+                buy()
+
+    assert 100 == len(caught)
+
+
 def test_warn_at_the_end():
     """What only the last call has spent is told where the scope ends."""
     with pytest.warns(
@@ -359,15 +369,40 @@ def test_calls_are_exact_at_any_concurrency(threads):
     assert 500 == scope.usage.calls
 
 
-def test_a_thread_ends_silently(capfd):
+@pytest.mark.parametrize("work", [stubborn, in_a_task_group], ids=lambda work: work.__name__)
+def test_a_thread_ends_silently(monkeypatch, work):
     """A thread that was stopped prints no traceback: the scope tells."""
+    heard = []
+    monkeypatch.setattr(threading, "excepthook", heard.append)
     with token_scope("run", budget=Budget(calls=1, on_exceed="stop")) as scope:
-        thread = threading.Thread(target=lambda: (buy(), buy()))
+        thread = threading.Thread(target=work)
         thread.start()
         thread.join()
 
     assert scope.budget_exceeded
-    assert "" == capfd.readouterr().err
+    assert [] == heard
+
+
+def test_a_thread_that_fails_is_heard(monkeypatch):
+    """Whatever else ends it, beside a stop, is printed as ever."""
+    heard = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: heard.append(args.exc_value))
+
+    async def fail():
+        await asyncio.sleep(0)
+        raise KeyError("answer")
+
+    async def main():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+            group.create_task(abuy())
+
+    with token_scope("run", budget=Budget(calls=0, on_exceed="stop")):
+        thread = threading.Thread(target=lambda: asyncio.run(main()))
+        thread.start()
+        thread.join()
+
+    assert {KeyError, Stop} == {type(error) for error in heard.pop().exceptions}
 
 
 # -- within each other --------------------------------------------------------------------------------------------------

@@ -114,6 +114,13 @@ class Stop(BaseException):
         self.purse = purse
 
 
+def stop_in(error: BaseException | None) -> Stop | None:
+    """Return the stop that an exception is, be it in a group of nothing but stops, as task groups make one."""
+    while isinstance(error, BaseExceptionGroup) and error.split(Stop)[1] is None:
+        error = error.exceptions[0]
+    return error if isinstance(error, Stop) else None
+
+
 class Purse:
     """A budget of one entry of a scope, and what is spent of it."""
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from dspy.dsp.utils.settings import settings, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
-from tokenscope._budget import admit, release
+from tokenscope._budget import admit, admit_again, release, stop_in
 from tokenscope._later import read_later
 from tokenscope._ledger import Ledger
 from tokenscope._record import count
@@ -42,7 +42,7 @@ def _call_here() -> Any:
 class CallTracker(UsageTracker):  # type: ignore[misc]
     """One LM call on its way: a usage tracker, with the one that it stands in for behind it."""
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: Any, *, reserved: bool) -> None:
         overrides = thread_local_overrides.get()
         behind = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker  # noqa: SIM401
         # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
@@ -52,7 +52,9 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         self.unclaimed: Any = None
         self.outside = overrides
         self.ended = False
-        self.reserved = False
+        self.kind = type(lm)
+        self.reserved = reserved
+        self.refused = False
         self.entries: list[Any] = []
         self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
         self.hit = False
@@ -109,6 +111,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             _calling.reset(self.calling)
         except ValueError:
             pass  # a coroutine that is finalised in another Context, which never saw these settings
+        self.refused = error is not None and stop_in(error) is not None
         read_later(self.count, seconds, None if error is None else type(error).__name__)
 
     def count(self, seconds: float, error: str | None) -> None:
@@ -120,6 +123,10 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def _count(self, seconds: float, error: str | None) -> None:
         entries = self.entries
+        if self.refused and not entries and not self.inner:
+            if self.reserved:
+                release(self.scope)
+            return  # the LM that it asked was kept from it, and it bought nothing itself
         # Nearly always there is one entry, and no need to add anything up.
         spent = read_counts(self.model, entries[0]) if len(entries) == 1 else counts(read_entries(self.model, entries))
         if self.inner or self.around is not None:
@@ -151,15 +158,20 @@ def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
     return spent in inner or spent == sum(inner, Usage())
 
 
+def _may_relay(kind: Any) -> bool:
+    """Whether an LM's class has code that is not DSPy's, and may hand on what it is asked to another LM."""
+    methods = (getattr(kind, "forward", None), getattr(kind, "aforward", None))
+    return any(str(getattr(method, "__module__", None)).partition(".")[0] != "dspy" for method in methods)
+
+
 def _begin(lm: Any) -> CallTracker | None:
-    reserved = admit()
+    around = _call_here()
+    reserved = admit(around if around is not None and _may_relay(around.kind) else None)
     try:
-        call = CallTracker(lm)
+        return CallTracker(lm, reserved=reserved)
     except Exception:  # noqa: BLE001
         internal_error("preparing to count an LM call")
         return None
-    call.reserved = reserved
-    return call
 
 
 def call_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -192,7 +204,7 @@ async def acall_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> A
 
 def forward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`LM.forward`: part of a call, or, where somebody calls it directly, one by itself, whose usage is in the response."""
-    if inside_lm_call():
+    if _goes_on_with_a_call():
         return wrapped(*args, **kwargs)
 
     def ask() -> Any:
@@ -205,7 +217,7 @@ def forward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
 
 async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`LM.aforward`: the same for coroutines."""
-    if inside_lm_call():
+    if _goes_on_with_a_call():
         return await wrapped(*args, **kwargs)
 
     async def ask() -> Any:
@@ -214,6 +226,15 @@ async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> A
         return response
 
     return await acall_lm(ask, instance, (), {})
+
+
+def _goes_on_with_a_call() -> bool:
+    """Whether an LM call is on its way here, which then buys what is asked for now."""
+    call = _call_here()
+    if call is None:
+        return False
+    admit_again(call)
+    return True
 
 
 def _read_response(response: Any) -> None:

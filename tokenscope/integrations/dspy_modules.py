@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any
 
 from dspy.dsp.utils.settings import thread_local_overrides
 
+from tokenscope._budget import Stop, stop_in
 from tokenscope._call import MAX_NAMES, Frame
 from tokenscope._recipes import carry
 from tokenscope._scope import Scope, active
@@ -108,10 +110,50 @@ def call_evaluate(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> An
         scope.leave()
 
 
+class _Work:
+    """What DSPy's workers do, in the scope that called for them."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = carry(function)
+        self._running = 0
+        self._changed = threading.Condition()
+        self._stop: Stop | None = None
+
+    def __call__(self, item: Any) -> Any:
+        if self._stop is not None:
+            raise Stop(self._stop.purse)
+        with self._changed:
+            self._running += 1
+        try:
+            return self._function(item)
+        except BaseException as error:
+            self._stop = self._stop or stop_in(error)
+            raise
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def wait(self, seconds: float | None) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, seconds)
+
+
 def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`ParallelExecutor.execute`: DSPy's workers run in the scope that called for them."""
+    """`ParallelExecutor.execute`: DSPy's workers run in the scope that called for them, and end when its budget is spent."""
     if args:
-        args = (carry(args[0]), *args[1:])
+        work = _Work(args[0])
+        args = (work, *args[1:])
     elif "function" in kwargs:
-        kwargs = {**kwargs, "function": carry(kwargs["function"])}
-    return wrapped(*args, **kwargs)
+        work = _Work(kwargs["function"])
+        kwargs = {**kwargs, "function": work}
+    else:
+        return wrapped(*args, **kwargs)
+    try:
+        return wrapped(*args, **kwargs)
+    except BaseException as error:
+        # DSPy would leave its workers to themselves. What they are at is waited for, so that all that the run has bought is
+        # counted when it ends; but no longer than DSPy itself waits for one of them.
+        if stop_in(error) is not None:
+            work.wait(instance.timeout or None)
+        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenscope import _scope
-from tokenscope._budget import Stop
+from tokenscope._budget import stop_in
 from tokenscope._scope import _current, active
 from tokenscope._visit import Visit
 
@@ -41,8 +41,10 @@ class _Run:
         stay = self._visit.enter()
         try:
             self._thread.run()
-        except Stop:
-            pass  # the budget's scope knows; a thread has nobody to tell
+        except BaseException as error:
+            if stop_in(error) is None:
+                raise
+            # Else the budget's scope knows; a thread has nobody to tell.
         finally:
             stay.leave()
 
