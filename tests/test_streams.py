@@ -110,7 +110,8 @@ def test_it_is_what_it_stands_for() -> None:
     with pytest.raises(TypeError, match="not iterable"):
         list(async_stream)  # type: ignore[call-overload]
     list(stream)
-    async_stream.aclose().close()
+    with pytest.raises(StopIteration):
+        async_stream.aclose().send(None)  # type: ignore[attr-defined]
 
 
 class Stream:
