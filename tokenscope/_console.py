@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +66,28 @@ def _one_line() -> Generator[None]:
         message = error.format_message().rstrip()
         stop = "" if message.endswith((".", "?")) else "."
         raise Failure(f"{message}{stop} Try '{command} --help'.", command) from error
+
+
+def percent(text: str) -> Decimal:
+    """Read a number of percent, exactly as it is written: `5`, `5%` or `0.5`."""
+    try:
+        number = Decimal(text.strip().removesuffix("%"))
+    except InvalidOperation:
+        number = Decimal("NaN")
+    if not number.is_finite() or number < 0:
+        raise click.BadParameter(f"{text!r} is not a number of percent, 0 or more, such as 5 or 0.5%.")
+    return number
+
+
+def dollars(text: str) -> Decimal:
+    """Read an amount of dollars: `0.50` or `$0.50`."""
+    try:
+        amount = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise click.BadParameter(f"{text!r} is not an amount of dollars, 0 or more, such as 0.50.")
+    return amount
 
 
 def read(files: Sequence[str]) -> Report:

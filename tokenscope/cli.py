@@ -5,13 +5,13 @@ A command reads its arguments and calls what does the work; that is imported ins
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import chain
 from typing import Final
 
 import click
 
-from tokenscope._console import STANDARD, Commands, format_for, read, write
+from tokenscope._console import STANDARD, Commands, dollars, format_for, percent, read, write
 from tokenscope._version import __version__
 from tokenscope.render import FORMATS
 from tokenscope.render._order import SORTABLE, SORTS
@@ -19,28 +19,6 @@ from tokenscope.render._order import SORTABLE, SORTS
 _BY: Final = ("module", "model", "predictor", "operation")
 _FILE: Final = click.Path(allow_dash=True)
 _OUTPUT: Final = click.Path(allow_dash=True, dir_okay=False)
-
-
-def _percent(text: str) -> Decimal:
-    """Read a number of percent, exactly as it is written: `5`, `5%` or `0.5`."""
-    try:
-        number = Decimal(text.strip().removesuffix("%"))
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite() or number < 0:
-        raise click.BadParameter(f"{text!r} is not a number of percent, 0 or more, such as 5 or 0.5%.")
-    return number
-
-
-def _cost(text: str) -> Decimal:
-    """Read an amount of dollars: `0.50` or `$0.50`."""
-    try:
-        dollars = Decimal(text.strip().removeprefix("$"))
-    except InvalidOperation:
-        dollars = Decimal("NaN")
-    if not dollars.is_finite() or dollars < 0:
-        raise click.BadParameter(f"{text!r} is not an amount of dollars, 0 or more, such as 0.50.")
-    return dollars
 
 
 @click.group(
@@ -140,7 +118,7 @@ Each line holds what was spent at a path and below it; what is equal in both is 
 )
 @click.argument("old", type=_FILE)
 @click.argument("new", type=_FILE)
-@click.option("--fail-above", type=_percent, metavar="PERCENT", help="Fail where the totals grew by more than that.")
+@click.option("--fail-above", type=percent, metavar="PERCENT", help="Fail where the totals grew by more than that.")
 @click.option(
     "--format",
     "form",
@@ -265,7 +243,7 @@ it makes another call, whatever exceptions it catches; calls on their way may ex
 @click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Keep the report, in the format of its suffix.")
 @click.option("--live", is_flag=True, help="Show the tree while it grows, in the bottom lines of the terminal.")
 @click.option("--max-tokens", type=click.IntRange(min=0), metavar="N", help="End it when so many tokens are spent.")
-@click.option("--max-cost", type=_cost, metavar="USD", help="End it when so many dollars are spent.")
+@click.option("--max-cost", type=dollars, metavar="USD", help="End it when so many dollars are spent.")
 @click.option("--max-calls", type=click.IntRange(min=0), metavar="N", help="Let it make so many LM calls.")
 @click.option("-m", "module", is_flag=True, help="Run a module, as python -m does.")
 @click.argument("program", nargs=-1, required=True, type=click.Path(), metavar="(SCRIPT | -m MODULE) [ARGS]...")
