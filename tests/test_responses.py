@@ -220,7 +220,7 @@ def test_one_that_is_still_to_come() -> None:
     with pytest.raises(TypeError, match="this coroutine will become one: await it first"):
         record_response(pending)
     pending.close()
-    with pytest.raises(TypeError, match="this generator comes in pieces: pass it the last chunk, or the final message"):
+    with pytest.raises(TypeError, match="this generator comes in pieces: hand the stream to record_stream"):
         record_response(chunk for chunk in [CHAT])
 
 

@@ -28,7 +28,7 @@ def record_response(response: T, *, provider: str | None = None, model: str | No
     Bedrock's Converse, Cohere and LiteLLM, as the SDK's objects or as dicts. Calls that DSPy makes are counted without this.
 
     Args:
-        response: What the SDK returned, whole; of a stream, the last chunk or the final message.
+        response: What the SDK returned, whole; `record_stream` takes streams.
         provider: Who served it, where the response does not tell: one in OpenAI's words may come from anywhere.
         model: The model, where the response does not name it (Bedrock's does not) or you call it otherwise. With a slash, the
             provider is in it: `azure/my-deployment`.
@@ -89,7 +89,7 @@ def _check(response: object, provider: object, model: object) -> None:
     if (hasattr(kind, "__next__") or hasattr(kind, "__anext__")) and not hasattr(response, "usage"):
         raise TypeError(
             f"record_response takes a whole response, and this {_kind(response)} comes in pieces: "
-            "pass it the last chunk, or the final message"
+            "hand the stream to record_stream, or pass the last chunk or the final message"
         )
 
 
