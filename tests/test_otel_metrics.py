@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 
 import dspy
 import pytest
@@ -87,18 +88,20 @@ def test_the_conventions_attributes(metrics):
 def test_dspy(metrics, engine):
     """What DSPy spends is told by module, adds up to the bill, and takes time; what its cache answers is not told."""
 
+    new = uuid.uuid4()  # to DSPy's cache, on disk too
+
     @track_tokens("research", "look_up")
     def look_up():
-        dspy.ChainOfThought("question -> answer")(question=f"Why {engine}?")
+        dspy.ChainOfThought("question -> answer")(question=f"Why {new}?")
 
     with LoopbackProvider() as provider, token_scope("pipeline"):
         lm = provider.lm(cache=True, **({"engine": "litellm"} if len(ENGINES) > 1 and engine == "litellm" else {}))
         with dspy.context(lm=lm):
             for _ in range(2):
                 look_up()
-            asyncio.run(dspy.Predict("question -> answer").acall(question=f"Why not {engine}?"))
+            asyncio.run(dspy.Predict("question -> answer").acall(question=f"Why not {new}?"))
             with pytest.raises(Exception, match="500"):
-                lm(f"<<fail 500>> {engine}")
+                lm(f"<<fail 500>> {new}")
         bill = provider.total
     durations = [(attributes.get("error.type"), point.count) for attributes, point in metrics.points(SECONDS)]
 
@@ -185,6 +188,16 @@ def test_twice_is_once(metrics):
     record()
 
     assert 120 == metrics.tokens()
+
+
+def test_calls_from_before():
+    """A call that had ended before is not recorded, also where nobody had read it yet."""
+    with LoopbackProvider() as provider:
+        provider.lm()("Why?")
+        metrics = Metrics()
+    metrics.stop()
+
+    assert 0 == metrics.tokens()
 
 
 def test_the_global_provider():

@@ -12,6 +12,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 
 from tokenscope._bracket import is_saved
 from tokenscope._call import NO_SCOPE, OTHER, Call, Frame, Path
+from tokenscope._later import read_now
 from tokenscope._place import Place
 from tokenscope._recent import observe, unobserve
 from tokenscope._report import Report
@@ -207,5 +208,6 @@ def export_metrics(meter_provider: MeterProvider | None = None) -> Callable[[], 
                 return export.stop
         export = _Export(provider)
         _exports.append(export)
+        read_now()  # calls that have ended before are none of this
         observe(export.observer)
     return export.stop
