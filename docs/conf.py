@@ -52,6 +52,6 @@ default_role = "name"
 
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!tokenscope\b)([A-Za-z_]\w*\.)+\w+"),  # other packages' names
-    (r"py:(class|exc)", r"[a-z]+|[A-Z]\w*(Error|Warning)|Exception|Decimal|\.\.\."),  # the standard library's
+    (r"py:(class|exc)", r"[a-z]+|[A-Z]|[A-Z]\w*(Error|Warning)|Exception|Decimal|\.\.\."),  # the standard library's
     (r"py:class", r"tokenscope\.\w+\.(\w+\.)?([A-Z]|Decorator|GepaStopper)"),  # type variables; what is but called
 ]

@@ -61,11 +61,23 @@ def run(path: Path) -> dict[str, Any]:
     """Run a page's blocks one after the other; return the names that they leave."""
     namespace: dict[str, Any] = {"__name__": "page"}
     for line, code, shown in session(path):
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            exec(compile("\n" * (line - 1) + code, str(path), "exec"), namespace)
-        assert shown is None or is_as_shown(shown, output.getvalue()), f"{path}:{line} prints\n{output.getvalue()}"
+        if 'if __name__ == "__main__":' in code:
+            printed = run_script(code)
+        else:
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(compile("\n" * (line - 1) + code, str(path), "exec"), namespace)
+            printed = output.getvalue()
+        assert shown is None or is_as_shown(shown, printed), f"{path}:{line} prints\n{printed}"
     return namespace
+
+
+def run_script(code: str) -> str:
+    """Run a block that is a program of its own; return what it prints."""
+    Path("script.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != PYTEST_PAGE], ids=lambda path: path.stem)
