@@ -9,12 +9,14 @@ import pickle
 import threading
 from datetime import UTC, datetime
 
+import dspy
 import pytest
 
 import tokenscope
 from tokenscope import Report, TokenTracker, get_tracker, record_tokens, token_scope, track_tokens
 from tokenscope._recent import KEPT
 from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope.testing import LoopbackProvider
 
 
 @pytest.fixture
@@ -105,6 +107,16 @@ def test_records(tracker):
     assert "<Record 'run/query_generation/style_transfer', openrouter/anthropic/claude-3.5-haiku, 450 tokens>" == repr(
         second
     )
+
+
+def test_records_are_in_the_order_in_which_the_calls_ended(tracker):
+    """Also where those of DSPy, which are read when somebody looks, come between others."""
+    with LoopbackProvider() as provider, dspy.context(lm=provider.lm()):
+        for n in range(3):
+            dspy.Predict("question -> answer")(question="Why?")
+            record_tokens("m", str(n), "x", None, 1, 0)
+
+    assert ["", "0", "", "1", "", "2"] == [record.operation for record in tracker.records]
 
 
 def test_the_latest_records_are_kept(tracker):

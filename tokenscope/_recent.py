@@ -25,12 +25,16 @@ def keep(call: Call) -> None:
 
 
 def recent() -> tuple[Call, ...]:
-    """Return the calls that are kept, the oldest first."""
+    """Return the calls that are kept, in the order in which they ended: those of DSPy may be read later than others."""
     while True:
         try:
-            return tuple(_recent)
+            return tuple(sorted(_recent, key=_end))
         except RuntimeError:  # another thread has just added one
             continue
+
+
+def _end(call: Call) -> float:
+    return call.started + call.seconds
 
 
 def limit() -> int:

@@ -40,7 +40,7 @@ class BudgetExceeded(TokenScopeError):  # noqa: N818 - the name says what happen
         message: What was spent, and of what.
         scope: The scope's name; module and operation, joined by `/`, of a decorated function.
         limit: Its budget.
-        spent: What the scope has spent, calls that were on their way included.
+        spent: What the scope has spent so far. Calls that are on their way in other threads or tasks count when they end.
         report: The report of the scope so far.
 
     Example:
