@@ -66,7 +66,7 @@ def _write(change: Callable[..., None], *arguments: Any) -> None:
 class Books:
     """What a ledger holds once anything was counted in it. Most scopes need none: they close empty."""
 
-    __slots__ = ("crowd", "folded_into", "inner", "notes", "prompt", "rows")
+    __slots__ = ("crowd", "folded_into", "inherited", "inner", "notes", "prompt", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[Path, Row] = {}
@@ -75,6 +75,7 @@ class Books:
         self.folded_into: Ledger | None = None  # what is written here is written there too
         self.notes: list[tuple[Path, int]] = []  # scopes that closed inside; appending to a list needs no lock
         self.prompt = False  # notes are to be read at once, because nobody may look here again
+        self.inherited = False  # by a fork: whose scope this is may be a thread that is not there
 
 
 class Ledger:
@@ -153,6 +154,7 @@ class Ledger:
         for ledger in _below(self):
             if ledger.books is not None:
                 ledger.books.rows, ledger.books.notes, ledger.books.crowd = {}, [], 0
+                ledger.books.inherited = True
 
     def hand_over(self) -> dict[Path, Row]:
         """Return what was counted here until now, and forget it. What still arrives is the process's."""
@@ -286,7 +288,8 @@ class Ledger:
                 if notes:
                     ledger._read_notes()
                 total._absorb(ledger.books)
-            if ledger.above is not None and (ledger is self or ledger.ended is None):
+            is_idle = ledger.books is not None and ledger.books.inherited and not ledger.books.rows
+            if ledger.above is not None and (ledger is self or (ledger.ended is None and not is_idle)):
                 note_entries(total.books.rows, ledger.path, ledger.above.path, 1, ledger.elapsed())
         return total.books.rows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from decimal import Decimal, localcontext
 from difflib import get_close_matches
@@ -22,8 +21,7 @@ _PROVIDERS: Final = {
 }
 """Providers that litellm calls otherwise than genai-prices does."""
 
-_lock = threading.Lock()
-_custom: dict[str, dict[str, Decimal]] = {}
+_custom: dict[str, dict[str, Decimal]] = {}  # needs no lock, which a forked child could find held: each step is one
 
 
 def set_price(
@@ -57,14 +55,12 @@ def set_price(
         raise ValueError(f"model must not be empty, but is {model!r}")
     given = {"input": input, "output": output, "cache_read": cache_read, "cache_write": cache_write}
     prices = {name: _dollars(name, value) for name, value in given.items() if value is not None}
-    with _lock:
-        _custom[model] = prices
+    _custom[model] = prices
 
 
 def forget_prices() -> None:
     """Forget the prices that were set by hand."""
-    with _lock:
-        _custom.clear()
+    _custom.clear()
 
 
 def priced(model: str, bracket: int, values: Counts | list[Any]) -> Usage:
@@ -107,15 +103,14 @@ def known_models() -> list[str]:
     """Return the names, `provider/model`, of those whose price was set by hand or is in the table."""
     from genai_prices.data_snapshot import get_snapshot
 
-    with _lock:
-        known = list(_custom)
-    return known + [f"{provider.id}/{model.id}" for provider in get_snapshot().providers for model in provider.models]
+    return list(_custom) + [
+        f"{provider.id}/{model.id}" for provider in get_snapshot().providers for model in provider.models
+    ]
 
 
 def price(model: str, usage: Usage, bracket: int) -> Decimal | None:
     """Return what calls of one model, whose prompts lie in one bracket, cost together in dollars; None where nobody knows."""
-    with _lock:
-        custom = _custom.get(model)
+    custom = _custom.get(model)
     with localcontext() as context:
         context.prec = 50
         if custom is not None:
