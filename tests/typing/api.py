@@ -19,6 +19,7 @@ from tokenscope import (
     Report,
     ReportFormatError,
     Scope,
+    Shipment,
     TokenScopeError,
     TokenTracker,
     Usage,
@@ -27,11 +28,13 @@ from tokenscope import (
     current_scope,
     get_tracker,
     instrument,
+    receive,
     record_response,
     record_stream,
     record_tokens,
     report,
     set_price,
+    ship,
     token_scope,
     track_tokens,
     uninstrument,
@@ -350,6 +353,25 @@ def a_stream(stream: Iterator[Response], async_stream: AsyncIterator[Response], 
     for piece in record_stream(stream):
         assert_type(piece, Response)
 
+
+# -- ship, receive, Shipment ------------------------------------------------------------------------------------------------
+
+
+async def shipping() -> None:
+    assert_type(ship(plain)("text"), Shipment[list[str]])
+    assert_type(receive(ship(plain)(text="text")), list[str])
+    assert_type(await ship(coroutine)("text"), Shipment[bytes])
+    assert_type(receive(await ship(coroutine)("text")), bytes)
+    assert_type(ship(plain)("text").value, list[str])
+    assert_type(ship(plain)("text").report, Report)
+
+
+@ship
+def shipped(count: int, *, name: str = "") -> str:
+    return name * count
+
+
+assert_type(shipped(2, name="text"), Shipment[str])
 
 # -- Scope ----------------------------------------------------------------------------------------------------------------
 
