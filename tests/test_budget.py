@@ -439,6 +439,16 @@ def test_both_are_spent_at_once():
     assert "outer" == raised.value.scope
 
 
+def test_both_are_exceeded_at_once():
+    """Where a scope is to be entered, too, the outer one ends."""
+    with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=TEN):
+        with suppress(Exception), token_scope("inner", budget=TEN):
+            record_tokens("m", "o", "x", None, 11, 0)
+            with token_scope("next"):
+                pytest.fail("this was entered")  # pragma: no cover
+    assert "outer" == raised.value.scope
+
+
 def test_a_spent_outer_budget_keeps_scopes_from_being_entered():
     """Also where an inner one has all of its own left."""
     with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=TEN):

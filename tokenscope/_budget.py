@@ -197,8 +197,9 @@ class Purse:
         if self.budget.on_exceed != "warn":
             self.stopped = True
             raise Stop(self)
-        if not self.warned:
-            self.warned = True
+        with lock:
+            again, self.warned = self.warned, True
+        if not again:
             message = f"{self.sentence()}; on_exceed='warn' lets the run go on"
             warnings.warn(message, TokenScopeWarning, stacklevel=_host_level())
 
@@ -247,10 +248,10 @@ class _Guard:
 
     def enter(self, above: Ledger) -> None:
         """Stop where more is spent than a budget holds."""
-        for purse in self._purses(above):
+        purses = list(self._purses(above))
+        if purses:
             read_now()
-            if purse.spent_limit(over=True):
-                purse.stop()
+            _stop_at([purse for purse in purses if purse.spent_limit(over=True)])
 
     def admit(self, ledger: Ledger, lender: Lender | None) -> bool:
         """Reserve a call of every enclosing budget, or stop where one is spent; return whether there is any."""
@@ -263,13 +264,12 @@ class _Guard:
             for purse in lent:
                 purse.calls -= 1
             spent = [purse for purse in purses if purse.spent_limit()]
-            binding = [purse for purse in spent if purse.budget.on_exceed != "warn"]
-            for purse in lent if binding else purses:
+            refused = any(purse.budget.on_exceed != "warn" for purse in spent)
+            for purse in lent if refused else purses:
                 purse.calls += 1
-            if lender is not None and lent and not binding:
+            if lender is not None and lent and not refused:
                 lender.reserved = False
-        for purse in binding[-1:] or spent:  # the outermost: what is inside of it ends with it
-            purse.stop()
+        _stop_at(spent)
         return True
 
     def release(self, ledger: Ledger) -> None:
@@ -291,6 +291,13 @@ class _Guard:
             ledger = ledger.above
         if self.process is not None:
             yield self.process
+
+
+def _stop_at(spent: list[Purse]) -> None:
+    """Stop at the outermost of budgets that are spent, for what is inside of it ends with it; or let those warn that only do."""
+    binding = [purse for purse in spent if purse.budget.on_exceed != "warn"]
+    for purse in binding[-1:] or spent:
+        purse.stop()
 
 
 GUARD: Final = _Guard()
