@@ -16,9 +16,9 @@ import cloudpickle
 import pytest
 
 from tokenscope import Budget, BudgetExceeded, carry, current_scope, record_tokens, set_price, token_scope, track_tokens
-from tokenscope._budget import Stop, admit, release
 from tokenscope._ledger import PROCESS
 from tokenscope._pricing import forget_prices
+from tokenscope._purse import Stop, admit, release
 from tokenscope._record import count
 from tokenscope._scope import active
 from tokenscope._usage import Usage, counts

@@ -15,8 +15,8 @@ from dspy_support import DSPY, ENGINES, tokens
 from dspy_ways import WAYS, Answer, Router, aask, ask, examples, metric, predict, swallowing
 
 from tokenscope import Budget, BudgetExceeded, current_scope, set_price, token_scope, track_tokens
-from tokenscope._budget import Stop
 from tokenscope._pricing import forget_prices
+from tokenscope._purse import Stop
 from tokenscope.errors import TokenScopeWarning, _warned
 from tokenscope.testing import LoopbackProvider
 

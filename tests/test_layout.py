@@ -24,6 +24,7 @@ ORDER = [
     ["_pause"],
     ["_scope"],
     ["_budget"],
+    ["_purse"],
     ["_visit"],
     ["_freight"],
     ["_wrap"],

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from tokenscope._budget import Budget, Purse, limit_process, settle
+from tokenscope._budget import Budget
+from tokenscope._purse import Purse, limit_process, settle
 from tokenscope._scope import DISABLED
 from tokenscope.errors import BudgetExceeded
 from tokenscope.render import format_of, save

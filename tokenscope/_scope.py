@@ -28,7 +28,7 @@ DISABLED: Final = os.environ.get("TOKENSCOPE_DISABLED", "") not in ("", "0")
 
 
 guard: Any = None
-"""What is asked where a scope is entered, and told of each call, once there is a budget; see `_budget`."""
+"""What is asked where a scope is entered, and told of each call, once there is a budget; see `_purse`."""
 
 
 class Scope(Ledger):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, overload
 
-from tokenscope._budget import Stop
 from tokenscope._freight import Task
+from tokenscope._purse import Stop
 from tokenscope._shipping import Failure, Shipment
 from tokenscope._wrap import what_runs
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from tokenscope._budget import Budget, BudgetedScope, settle
+from tokenscope._budget import Budget
 from tokenscope._call import Frame
+from tokenscope._purse import BudgetedScope, settle
 from tokenscope._scope import Scope, _current
 from tokenscope._visit import Visit
 

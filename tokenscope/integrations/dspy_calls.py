@@ -16,9 +16,9 @@ from typing import Any, Final
 from dspy.dsp.utils.settings import settings, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
-from tokenscope._budget import admit, admit_again, release, stop_in
 from tokenscope._later import read_later
 from tokenscope._ledger import Ledger
+from tokenscope._purse import admit, admit_again, release, stop_in
 from tokenscope._record import count
 from tokenscope._scope import active
 from tokenscope._usage import COST, Usage, counts

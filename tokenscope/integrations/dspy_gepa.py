@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tokenscope._budget import Budget, Purse, check_budget
+from tokenscope._budget import Budget, check_budget
 from tokenscope._ledger import PROCESS, Ledger
+from tokenscope._purse import Purse
 from tokenscope._scope import Scope, active
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from dspy.dsp.utils.settings import thread_local_overrides
 
-from tokenscope._budget import Stop, stop_in
 from tokenscope._call import MAX_NAMES, Frame
+from tokenscope._purse import Stop, stop_in
 from tokenscope._recipes import carry
 from tokenscope._scope import Scope, active
 from tokenscope.errors import internal_error

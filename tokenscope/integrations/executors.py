@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenscope import _scope
-from tokenscope._budget import stop_in
+from tokenscope._purse import stop_in
 from tokenscope._scope import _current, active
 from tokenscope._visit import Visit
 

@@ -7,7 +7,7 @@ import time
 from contextvars import Token
 from typing import Any
 
-from tokenscope._budget import admit, release
+from tokenscope._purse import admit, release
 from tokenscope._record import count
 from tokenscope._scope import active
 from tokenscope._usage import Usage, counts

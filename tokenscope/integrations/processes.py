@@ -13,10 +13,10 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from tokenscope._budget import Stop
 from tokenscope._call import ROOT, Frame
 from tokenscope._freight import Freight, Task, pack, unload
 from tokenscope._ledger import PROCESS, Ledger
+from tokenscope._purse import Stop
 from tokenscope._scope import active
 from tokenscope._visit import Visit
 from tokenscope.errors import internal_error
