@@ -94,6 +94,7 @@ def outlive(tokens):
         over.wait()
         spend(tokens, "late")
 
+    over.clear()
     threading.Thread(target=later).start()
 
 
@@ -127,6 +128,13 @@ def over_budget(tokens):
         spend(tokens + 1)
         with token_scope("more"):
             pass
+
+
+def overspend(tokens):
+    """Spend, and go on where a budget of the whole program would not have it."""
+    spend(tokens)
+    with token_scope("more"):
+        pass
 
 
 async def spend_async(tokens):

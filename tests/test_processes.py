@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import threading
 import traceback
+import warnings
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from decimal import Decimal
@@ -21,6 +22,7 @@ from spending import python, spend, spent
 
 import tokenscope
 from tokenscope import Budget, BudgetExceeded, current_scope, integrations, token_scope
+from tokenscope.errors import _warned
 from tokenscope.integrations.processes import _errands
 from tokenscope.testing import LoopbackProvider
 
@@ -294,6 +296,47 @@ def test_a_budget_in_a_worker(context):
             pool.submit(tasks.over_budget, 10).result()
 
     assert 11 == caught.value.spent.input_tokens == spent(a)
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
+def test_a_budget_of_the_whole_program():
+    """A forked worker inherits it; where it is spent there, the task ends in an ordinary exception, here and in shipments."""
+    code = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import tasks, tokenscope
+from tokenscope import Budget, BudgetExceeded, receive, ship, token_scope
+from tokenscope._purse import limit_process
+purse = limit_process(Budget(tokens=10))
+with token_scope("a") as a, ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+    error = pool.submit(tasks.overspend, 11).exception()
+    print(type(error).__name__, error, a.usage.input_tokens)
+try:
+    receive(ship(tasks.overspend)(11))
+except BudgetExceeded as error:
+    print(error)
+print(tokenscope.report().total.input_tokens, purse.tokens, sep="\\n")
+"""
+    printed = python(code, PYTHONPATH=str(Path(__file__).parent)).splitlines()
+    assert (
+        "BudgetExceeded the budget of 'the program', 10 tokens, is spent: 11 tokens, 1 token more than that 11"
+        == printed[0]
+    )
+    assert "the budget of 'the program', 10 tokens, is spent: 22 tokens, 12 tokens more than that" == printed[1]
+    assert ["22", "22"] == printed[2:]
+
+
+def test_a_fault_of_ours(monkeypatch):
+    """Where what comes home cannot be counted, a warning tells so, and the result is there."""
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    with warnings.catch_warnings(record=True) as seen, ProcessPoolExecutor(1) as pool:
+        warnings.simplefilter("always")
+        pool.submit(tasks.nothing).result()
+        monkeypatch.setattr("tokenscope.integrations.processes.unload", None)
+        assert 1 == pool.submit(tasks.scoped, 1).result()
+
+    assert ["bringing calls home from a process" in str(each.message) for each in seen] == [True]
+    _warned.clear()
 
 
 def test_many_tasks_of_many_scopes():

@@ -12,6 +12,7 @@ from time import perf_counter_ns
 from tokenscope import _scope
 from tokenscope._bracket import Key
 from tokenscope._call import NO_SCOPE, ROOT, Frame, Path
+from tokenscope._later import lock
 from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._rows import Row
 from tokenscope._scope import Scope, _current
@@ -107,11 +108,16 @@ def unpack(freight: Freight, base: Path) -> dict[Path, Row]:
     return rows
 
 
-def unload(freight: Freight, ledger: Ledger) -> None:
-    """Add freight to a ledger, and take it out of the enclosing budgets."""
+def unload(freight: Freight, ledger: Ledger, *, is_own: bool = False) -> None:
+    """Add freight to a ledger, and take it out of the enclosing budgets; out of the process's not again if it is its own."""
     rows = unpack(freight, ledger.path)
     ledger.add_rows(rows)
-    if _scope.guard is not None:
-        for row in rows.values():
-            for key, values in row.models.items():
-                _scope.guard.spend(ledger, key, values, reserved=False)
+    guard = _scope.guard
+    if guard is not None:
+        with lock:
+            for purse in guard._purses(ledger):
+                if is_own and purse is guard.process:
+                    continue
+                for row in rows.values():
+                    for key, values in row.models.items():
+                        purse.spend(key, values, reserved=False)

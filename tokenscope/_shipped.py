@@ -10,7 +10,7 @@ from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, overload
 
 from tokenscope._freight import Task
-from tokenscope._purse import Stop
+from tokenscope._purse import stop_in
 from tokenscope._shipping import Failure, Shipment
 from tokenscope._wrap import what_runs
 
@@ -31,8 +31,9 @@ class _Trip:
 
     def failed(self, error: BaseException) -> Shipment[Any] | None:
         """Return the shipment of what was raised; None where that is to end more than the call: an exit, a cancellation."""
-        if isinstance(error, Stop):  # by the budget of the whole program, which this process has inherited by a fork
-            error = error.purse.error()
+        stop = stop_in(error)
+        if stop is not None:  # by the budget of the whole program, which this process has inherited by a fork
+            error = stop.purse.error()
         if not isinstance(error, Exception):
             self._task.abandon()
             return None

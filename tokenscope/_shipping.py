@@ -136,7 +136,7 @@ def receive(shipment: Shipment[T]) -> T:
     with lock:
         is_new = _received.setdefault(shipment._origin, _Seen()).add(shipment._number)
     if is_new:
-        unload(shipment._freight, active() or PROCESS)
+        unload(shipment._freight, active() or PROCESS, is_own=shipment._origin == _origin)
     return shipment.value
 
 

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from tokenscope._call import ROOT, Frame
 from tokenscope._freight import Freight, Task, pack, unload
 from tokenscope._ledger import PROCESS, Ledger
-from tokenscope._purse import Stop
+from tokenscope._purse import stop_in
 from tokenscope._scope import active
 from tokenscope._visit import Visit
 from tokenscope.errors import internal_error
@@ -62,7 +62,8 @@ def run(errand: tuple[int, *tuple[Frame, ...]], function: Any, /, *args: Any, **
         result = function(*args, **kwargs)
     except BaseException as error:
         # What has spent the budget of the whole program, inherited by a fork: another process cannot be ended by that.
-        raised = error.purse.error() if isinstance(error, Stop) else error
+        stop = stop_in(error)
+        raised = error if stop is None else stop.purse.error()
         _Arrival(raised, number, task.end(), _strays()).ride()
         if raised is error:
             raise
