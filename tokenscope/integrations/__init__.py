@@ -28,7 +28,7 @@ class Patch(NamedTuple):
     hook: str
     optional: bool = False  # not in every supported version
     plain: bool = False  # wrapped in a plain function rather than a wrapt proxy
-    inherited: bool = False  # usually: to be wrapped only where somebody else has put a wrapper of the base's into the class
+    inherited: bool = False  # usually: wrapped only where somebody else has put a wrapper into the class
 
 
 _CALLS: Final = "tokenscope.integrations.dspy_calls"
