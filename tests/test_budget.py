@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from decimal import Decimal
 from fractions import Fraction
+from types import SimpleNamespace
 
 import cloudpickle
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from tokenscope import Budget, BudgetExceeded, carry, current_scope, record_tokens, set_price, token_scope, track_tokens
 from tokenscope._ledger import PROCESS
 from tokenscope._pricing import forget_prices
-from tokenscope._purse import Stop, admit, release
+from tokenscope._purse import Stop, admit, admit_again, release
 from tokenscope._record import count
 from tokenscope._scope import active
 from tokenscope._usage import Usage, counts
@@ -236,6 +237,28 @@ def test_a_call_that_is_given_back():
         assert admit()
         release(active())
         buy()
+
+
+def test_a_call_that_is_handed_on():
+    """An LM call may hand on to another what it has reserved; it has to ask again if it buys something itself."""
+    with suppress(BudgetExceeded), token_scope("run", budget=Budget(calls=1)):
+        call = SimpleNamespace(scope=active(), reserved=admit())
+        admit_again(call)
+        assert call.reserved
+        assert admit(call)
+        assert not call.reserved
+        with pytest.raises(Stop):
+            admit_again(call)
+
+
+def test_a_call_that_is_refused_is_not_handed_on():
+    """Where a budget further inside keeps the other call from being made, the first one keeps what it has."""
+    with token_scope("run", budget=Budget(calls=1)) as scope:
+        call = SimpleNamespace(scope=active(), reserved=admit())
+        with suppress(BudgetExceeded), token_scope("inside", budget=Budget(calls=0)):
+            admit(call)
+        assert call.reserved
+        assert 1 == scope.purse.calls
 
 
 # -- through everything -----------------------------------------------------------------------------------------------------

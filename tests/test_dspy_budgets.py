@@ -23,6 +23,8 @@ from tokenscope.testing import LoopbackProvider
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tokenscope import Scope
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 LIMIT = 7
@@ -53,10 +55,12 @@ def lm(provider: LoopbackProvider, request: pytest.FixtureRequest) -> Iterator[d
         yield lm
 
 
-def settled(provider: LoopbackProvider, calls: int) -> None:
-    """Wait until so many calls are billed, and for some time more, in which none may come."""
-    deadline = time.monotonic() + 5
-    while provider.total.calls < calls and time.monotonic() < deadline:
+def settle(provider: LoopbackProvider, scope: Scope) -> None:
+    """Wait until all is counted that was let through, and for some time more, in which nothing may come."""
+    deadline = time.monotonic() + 10
+    while scope.usage.calls < LIMIT and time.monotonic() < deadline:
+        time.sleep(0.005)
+    while provider.total.calls < LIMIT - scope.usage.failed_calls and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.05)
 
@@ -86,7 +90,7 @@ def test_nothing_swallows_the_stop(name: str, on_exceed: Any, lm: dspy.LM, provi
             error = raised.value
             assert ("run", LIMIT, LIMIT) == (error.scope, error.limit.calls, error.report.total.calls)
             assert tokens(billed) == tokens(error.report.total) == tokens(error.spent)
-    settled(provider, LIMIT - scope.usage.failed_calls)
+    settle(provider, scope)
     assert LIMIT == scope.usage.calls
     if name in CUT_OFF:
         assert LIMIT - scope.usage.failed_calls <= provider.total.calls <= LIMIT
@@ -444,22 +448,22 @@ def test_a_callback_that_asks_an_lm(lm: dspy.LM, provider: LoopbackProvider, lim
 
 
 def test_an_lm_that_is_kept_from_asking_another(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Where a budget opened inside of it is spent, it has bought nothing, and its call is there for the next one."""
+    """Where a budget that was opened inside of it is spent, its call has failed, as any that raises."""
 
     class Frugal(dspy.BaseLM):
         def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
             with token_scope("inside", budget=Budget(calls=0)):
-                lm(prompt=prompt, messages=messages)
+                return lm(prompt=prompt, messages=messages)
 
-    with token_scope("run", budget=Budget(calls=1)) as scope:
-        with swallowing:
-            Frugal(model="frugal")("Why?")
-        assert (1, 1) == (scope.usage.calls, scope.usage.failed_calls)  # it failed, as its caller sees
-    with token_scope("run", budget=Budget(calls=2)) as scope:
-        with swallowing, token_scope("tight", budget=Budget(calls=1)):
-            Frugal(model="frugal")("Why?")
+    with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as scope:
+        for _ in range(2):
+            with pytest.raises(BudgetExceeded):
+                Frugal(model="frugal")("Why?")
         ask()
-    assert 1 == provider.total.calls
+
+    assert scope.budget_exceeded
+    assert (2, 2) == (scope.usage.calls, scope.usage.failed_calls)
+    assert 0 == provider.total.calls
 
 
 # -- tasks that outlive the block --------------------------------------------------------------------------------------------
