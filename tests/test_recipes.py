@@ -689,7 +689,7 @@ def test_budgets_are_not_taken_for_attributes():
     """What is no budget is an error, not an attribute."""
     with pytest.raises(TypeError, match="the budget of token_scope must be a Budget, not int 5"):
         token_scope("a", budget=5)
-    with pytest.raises(TypeError, match="the budget of track_tokens must be a Budget, not dict {}"):
+    with pytest.raises(TypeError, match=r"the budget of track_tokens must be a Budget, not dict \{\}"):
         track_tokens("a", budget={})
 
 

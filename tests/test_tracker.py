@@ -334,6 +334,18 @@ def test_sinks_are_told_of_each_call(tracker):
     assert [1, 2] == [record.input_tokens for record in seen]
 
 
+def test_a_sink_is_told_of_nothing_that_was_before(tracker):
+    """Also not of calls of DSPy that have ended and were not read yet."""
+    seen: list = []
+    with LoopbackProvider() as provider, dspy.context(lm=provider.lm()):
+        dspy.Predict("question -> answer")(question="Why?")
+        tracker.add_sink(seen.append)
+        assert [] == seen
+        dspy.Predict("question -> answer")(question="Why?")
+
+    assert 1 == len(seen)
+
+
 def test_wrong_sinks(tracker):
     """A sink is something that can be called, and only one that was added can be removed."""
     with pytest.raises(TypeError, match=r"a sink must be a JSONLSink or a function of one record, not str 'x\.jsonl'"):

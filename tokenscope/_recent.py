@@ -65,8 +65,8 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
 def observe(observer: Callable[[Call], None]) -> None:
     """Tell a function of each call from now on, at once, in whatever thread counts it; it must not raise."""
     global _observers  # noqa: PLW0603
+    read_promptly(True)  # what has ended until now is not told
     _observers = (*_observers, observer)
-    read_promptly(True)
 
 
 def unobserve(observer: Callable[[Call], None]) -> None:
