@@ -41,7 +41,9 @@ def test_the_first_call_waits_for_no_table(ratios: Ratios) -> None:
     """In a fresh interpreter the slowest of 2,000 counted calls is a fraction of the first look at prices."""
 
     def fresh() -> tuple[float, float]:
-        done = subprocess.run([sys.executable, "-c", FRESH], env={**os.environ}, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", FRESH], env={**os.environ}, capture_output=True, text=True, check=True
+        )
         slowest, first_look, loaded = done.stdout.split()
         assert "False" == loaded
         return float(slowest), float(first_look)
@@ -49,7 +51,9 @@ def test_the_first_call_waits_for_no_table(ratios: Ratios) -> None:
     runs = ratios.once(lambda: [fresh() for _ in range(5)])
     slowest, first_look = (statistics.median(run[side] for run in runs) for side in (0, 1))
     what = "slowest of the first 2,000 counted calls"
-    ratios.line(what, micros(slowest), f"the first report with costs, {micros(first_look)}", slowest / first_look, at_most=0.2)
+    ratios.line(
+        what, micros(slowest), f"the first report with costs, {micros(first_look)}", slowest / first_look, at_most=0.2
+    )
 
 
 def test_asking_again(ratios: Ratios) -> None:
