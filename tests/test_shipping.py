@@ -333,7 +333,9 @@ def test_reports_add_up_to_what_is_received():
     ]
 
 
-@pytest.mark.parametrize("wrong", [None, 7, "text", [1], tasks.scoped], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", [None, 7, "text", [1], tasks.scoped], ids=lambda value: repr(value).partition(" at 0x")[0]
+)
 def test_receiving_something_else(wrong):
     """Is a TypeError that says what to do."""
     with pytest.raises(TypeError, match=r"^receive takes a Shipment, what a function from ship\(\) returns, not \w+ "):

@@ -574,7 +574,9 @@ async def coroutine() -> None: ...
 
 
 @pytest.mark.parametrize(
-    "stream", [None, "text", b"text", 7, True, [PIECES], ({},), {1}, dict, print, generator], ids=repr
+    "stream",
+    [None, "text", b"text", 7, True, [PIECES], ({},), {1}, dict, print, generator],
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_what_is_no_stream(stream: Any) -> None:
     """What cannot be a stream is a TypeError that says what was expected, and what came."""
