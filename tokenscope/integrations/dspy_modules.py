@@ -155,5 +155,5 @@ def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
         # DSPy would leave its workers to themselves. What they are at is waited for, so that all that the run has bought is
         # counted when it ends; but no longer than DSPy itself waits for one of them.
         if stop_in(error) is not None:
-            work.wait(instance.timeout or None)
+            work.wait(getattr(instance, "timeout", None) or None)
         raise
