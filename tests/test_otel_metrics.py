@@ -138,6 +138,7 @@ def test_bounded_sets(metrics, monkeypatch):
     assert 50 * 120 == metrics.tokens()
 
 
+@pytest.mark.filterwarnings("ignore:more than 2,000 distinct names")
 def test_bounded_by_default(metrics):
     """The default holds below the limit of OpenTelemetry's SDK, which would drop attributes beyond it."""
     for number in range(2_500):

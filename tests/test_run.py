@@ -190,7 +190,7 @@ PROGRAMS = {
     "types": "import typing, dataclasses\n@dataclasses.dataclass\nclass A: x: 'A'\nprint(typing.get_type_hints(A))",
     "source": "import inspect\ndef f(): pass\nprint(inspect.getsource(f), inspect.getmodule(f).__file__)",
     "handlers": "import signal; print(signal.getsignal(signal.SIGINT))",
-    "tracing": "import sys, threading; print(sys.gettrace(), sys.getprofile(), threading.active_count())",
+    "tracing": "import sys, threading; print(type(sys.gettrace()), sys.getprofile(), threading.active_count())",
     "no hooks": "import sys; print([getattr(sys, n) is getattr(sys, f'__{n}__') for n in ('excepthook', 'stdout', 'stderr')])",
     "modules": "import sys; print(sorted({'dspy', 'rich', 'logging', 'asyncio', 'genai_prices', 'litellm'} & {*sys.modules}))",
 }  # fmt: skip

@@ -6,6 +6,7 @@ others are shown here, as Python shows them, without the frames that are not the
 
 from __future__ import annotations
 
+import _signal
 import builtins
 import contextlib
 import io
@@ -176,12 +177,13 @@ class _DyingOfInterrupt:
 
     def __init__(self) -> None:
         self._streams = sys.stdout, sys.stderr
-        self._die = os.kill, os.getpid, signal.SIGINT
+        self._die = _signal.signal, _signal.SIG_DFL, os.kill, os.getpid, _signal.SIGINT
 
     def __del__(self) -> None:  # pragma: no cover - what measures has ended
-        kill, own_process, number = self._die
+        handle, default, kill, own_process, number = self._die
         try:
             for stream in self._streams:
                 stream.flush()
         finally:
+            handle(number, default)
             kill(own_process(), number)
