@@ -6,7 +6,6 @@ others are shown here, as Python shows them, without the frames that are not the
 
 from __future__ import annotations
 
-import _signal
 import builtins
 import contextlib
 import io
@@ -17,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import ModuleType, TracebackType
 
@@ -177,7 +177,8 @@ class _DyingOfInterrupt:
 
     def __init__(self) -> None:
         self._streams = sys.stdout, sys.stderr
-        self._die = _signal.signal, _signal.SIG_DFL, os.kill, os.getpid, _signal.SIGINT
+        handle = import_module("_signal").signal  # signal's own function needs more of its module than is left by then
+        self._die = handle, signal.SIG_DFL, os.kill, os.getpid, signal.SIGINT
 
     def __del__(self) -> None:  # pragma: no cover - what measures has ended
         handle, default, kill, own_process, number = self._die
