@@ -177,8 +177,8 @@ class _DyingOfInterrupt:
 
     def __init__(self) -> None:
         self._streams = sys.stdout, sys.stderr
-        handle = import_module("_signal").signal  # signal's own function needs more of its module than is left by then
-        self._die = handle, signal.SIG_DFL, os.kill, os.getpid, signal.SIGINT
+        interpreters = import_module("_signal")  # signal's own function needs more of its module than is left by then
+        self._die = interpreters.signal, interpreters.SIG_DFL, os.kill, os.getpid, signal.SIGINT
 
     def __del__(self) -> None:  # pragma: no cover - what measures has ended
         handle, default, kill, own_process, number = self._die
