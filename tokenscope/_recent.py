@@ -26,11 +26,7 @@ def keep(call: Call) -> None:
 
 def recent() -> tuple[Call, ...]:
     """Return the calls that are kept, in the order in which they ended: those of DSPy may be read later than others."""
-    while True:
-        try:
-            return tuple(sorted(_recent, key=_end))
-        except RuntimeError:  # another thread has just added one
-            continue
+    return tuple(sorted(_recent, key=_end))
 
 
 def _end(call: Call) -> float:
