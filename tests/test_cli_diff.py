@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from formats import PRICED, deep, hostile, huge, usage
 from test_cli import CLEAN, tokenscope_command
-from test_cli_reports import in_a_terminal, ran, refused
+from test_cli_reports import on_a_terminal, ran, refused
 from test_diff import DIFF, NEW, OLD
 
 from tokenscope import Report
@@ -97,12 +97,12 @@ def test_standard_input(folder):
 
 def test_in_a_terminal(folder):
     """In a terminal it is in colour, in its width, and nothing is cut off."""
-    shown = in_a_terminal("diff", "old.json", "new.json", width=70)
+    shown = on_a_terminal("diff", "old.json", "new.json", width=70)
 
     assert "\x1b[31m" in shown
     assert "\x1b[32m" in shown
     assert DIFF.render(width=70) + "\n" == re.sub(r"\x1b\[[0-9;]*m", "", shown)
-    assert "\x1b" not in in_a_terminal("diff", "old.json", "new.json", NO_COLOR="1")
+    assert "\x1b" not in on_a_terminal("diff", "old.json", "new.json", NO_COLOR="1")
 
 
 def test_files_that_cannot_be_read(folder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from formats import HOSTILE, PRICED, deep, hostile, huge, usage
 from reports import made
+from terminal import in_a_terminal
 from test_cli import CLEAN, tokenscope_command
 
 from tokenscope import Report, _views
@@ -478,52 +478,34 @@ def test_formats_of_files_are_utf_8_in_a_pipe(folder):
     assert rb"`- \u7814\u7a76" in shown()
 
 
-def in_a_terminal(*arguments: str, width: int = 80, **environment: str) -> str:
+def on_a_terminal(*arguments: str, width: int = 80, **environment: str) -> str:
     """Run a command in a terminal of some width, and return what it was sent."""
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tokenscope", *arguments],
-        stdout=follower,
-        stdin=follower,
-        stderr=subprocess.PIPE,
-        env={
-            **{name: value for name, value in CLEAN.items() if name not in ("NO_COLOR", "FORCE_COLOR")},
-            "COLUMNS": str(width),
-            "TERM": "xterm-256color",
-            **environment,
-        },
+    kept = {name: value for name, value in CLEAN.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    shown, _, error = in_a_terminal(
+        lambda terminal: subprocess.Popen(
+            [sys.executable, "-m", "tokenscope", *arguments],
+            stdout=terminal,
+            stdin=terminal,
+            stderr=subprocess.PIPE,
+            env={**kept, "COLUMNS": str(width), "TERM": "xterm-256color", **environment},
+        )
     )
-    os.close(follower)
-    parts = []
-
-    def read():
-        try:
-            while part := os.read(leader, 65536):
-                parts.append(part)
-        except OSError:
-            pass  # Linux's way of saying that the terminal was closed
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    error = process.communicate(timeout=60)[1]
-    reader.join(10)
-    os.close(leader)
     assert b"" == error
-    return b"".join(parts).replace(b"\r\n", b"\n").decode()
+    return shown
 
 
 def test_in_a_terminal(folder):
     """In a terminal the tree is in colour and in its width, in the order asked for."""
-    shown = in_a_terminal("show", "priced.json", "--sort", "name", width=90)
+    shown = on_a_terminal("show", "priced.json", "--sort", "name", width=90)
 
     assert "\x1b[" in shown
     assert PRICED.render("tree", width=90, sort="name") + "\n" == re.sub(r"\x1b\[[0-9;]*m", "", shown)
 
 
-def test_a_file_s_format_in_a_terminal(folder):
+def test_a_file_s_format_on_a_terminal(folder):
     """Other formats are as they are in a file; what the terminal cannot show is escaped."""
-    assert PRICED.render("markdown") == in_a_terminal("show", "priced.json", "--format", "markdown")
-    assert r"\u7814" in in_a_terminal(
+    assert PRICED.render("markdown") == on_a_terminal("show", "priced.json", "--format", "markdown")
+    assert r"\u7814" in on_a_terminal(
         "show", "priced.json", "--format", "table", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
     )
 
@@ -560,7 +542,7 @@ def test_extreme_reports_through_the_rest(name, folder):
 
 def test_terminals_are_safe_from_names(folder):
     """No escape of a name reaches the terminal."""
-    shown = in_a_terminal("show", "hostile.json", NO_COLOR="1")
+    shown = on_a_terminal("show", "hostile.json", NO_COLOR="1")
 
     assert "\x1b" not in shown
     assert r"\x1b[31mred" in shown

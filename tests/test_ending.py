@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 from programs import HEAD, NOTHING, end, program, run, signalled, spender, start
+from terminal import in_a_terminal
 
 from tokenscope import Report
 
@@ -164,32 +163,16 @@ def test_standard_output_that_nobody_reads(tmp_path):
     assert "BrokenPipeError" in done[1].told.splitlines()[-1]  # said by Python, when all is over
 
 
-def in_a_terminal(*arguments, cwd, width=60):
+def on_a_terminal(*arguments, cwd, width=60):
     """Run with standard error on a terminal; return what it was sent and what went to standard output."""
-    leader, follower = pty.openpty()
     environment = {"COLUMNS": str(width), "TERM": "xterm-256color", "NO_COLOR": ""}
-    process = start(*arguments, cwd=cwd, stderr=follower, env=environment)
-    os.close(follower)
-    parts = []
-
-    def read():
-        try:
-            while part := os.read(leader, 65536):
-                parts.append(part)
-        except OSError:
-            pass  # Linux's way of saying that the terminal was closed
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    stdout = process.communicate(timeout=60)[0]
-    reader.join(10)
-    os.close(leader)
-    return b"".join(parts).decode().replace("\r\n", "\n"), stdout
+    shown, stdout, _ = in_a_terminal(lambda terminal: start(*arguments, cwd=cwd, stderr=terminal, env=environment))
+    return shown, stdout
 
 
 def test_a_terminal(tmp_path):
     """On a terminal the tree is in colour and in its width, also where standard output is a file."""
-    shown, stdout = in_a_terminal(spender(tmp_path, "spend(1)\nprint('out')"), cwd=tmp_path)
+    shown, stdout = on_a_terminal(spender(tmp_path, "spend(1)\nprint('out')"), cwd=tmp_path)
     assert b"out\n" == stdout
     assert "\x1b[" in shown
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import pty
 import re
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -16,6 +14,7 @@ from reports import chain, made
 from rich.cells import cell_len
 from rich.console import Console
 from spending import python
+from terminal import in_a_terminal
 
 from tokenscope import Report, Usage
 from tokenscope._call import Frame
@@ -199,43 +198,25 @@ def test_ascii_where_the_encoding_knows_no_bars():
         assert "##########" in text
 
 
-def in_a_terminal(width, **environment):
+def on_a_terminal(width, **environment):
     """Print the report in a terminal of some width, and return what it was sent."""
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", code()],
-        stdout=follower,
-        stdin=follower,
-        stderr=subprocess.PIPE,
-        env={
-            **{name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")},
-            "COLUMNS": str(width),
-            "TERM": "xterm-256color",
-            **environment,
-        },
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    shown, _, error = in_a_terminal(
+        lambda terminal: subprocess.Popen(
+            [sys.executable, "-c", code()],
+            stdout=terminal,
+            stdin=terminal,
+            stderr=subprocess.PIPE,
+            env={**kept, "COLUMNS": str(width), "TERM": "xterm-256color", **environment},
+        )
     )
-    os.close(follower)
-    parts = []
-
-    def read():
-        try:
-            while part := os.read(leader, 65536):
-                parts.append(part)
-        except OSError:
-            pass  # Linux's way of saying that the terminal was closed
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    error = process.communicate(timeout=60)[1]
-    reader.join(10)
-    os.close(leader)
     assert b"" == error
-    return b"".join(parts).replace(b"\r\n", b"\n")
+    return shown.encode()
 
 
-def test_in_colour_in_a_terminal():
+def test_in_colour_on_a_terminal():
     """In a terminal it is in colour and in its width, and says what the plain text says."""
-    shown = in_a_terminal(60).decode()
+    shown = on_a_terminal(60).decode()
 
     assert "\x1b[" in shown
     assert REPORT.render(width=60) == re.sub(r"\x1b\[[0-9;]*m", "", shown).rstrip("\n")
@@ -244,7 +225,7 @@ def test_in_colour_in_a_terminal():
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
 def test_plain_in_a_terminal_that_wants_no_colour(environment):
     """NO_COLOR and dumb terminals are honoured; the width is still the terminal's."""
-    shown = in_a_terminal(60, **environment).decode()
+    shown = on_a_terminal(60, **environment).decode()
 
     assert "\x1b[" not in shown
     assert len(shown.splitlines()) == len(REPORT.render().splitlines())
@@ -252,7 +233,7 @@ def test_plain_in_a_terminal_that_wants_no_colour(environment):
 
 def test_a_terminal_without_unicode():
     """In colour, an encoding that lacks the characters of a name escapes them too."""
-    shown = in_a_terminal(80, PYTHONIOENCODING="ascii", PYTHONUTF8="0").decode("ascii")
+    shown = on_a_terminal(80, PYTHONIOENCODING="ascii", PYTHONUTF8="0").decode("ascii")
 
     assert r"\u7814" in shown
     assert "\x1b[" in shown
