@@ -102,12 +102,12 @@ def test_calls_that_were_not_read_yet():
 def test_a_lock_held_in_another_thread():
     """A child does not wait for it, nor for a change that nobody will end, and counts as ever."""
     code = """
-    from tokenscope._ledger import _write
+    from tokenscope._changes import write
     inside, done = threading.Event(), threading.Event()
     def hold():
         inside.set()
         done.wait()
-    thread = threading.Thread(target=_write, args=(hold,))
+    thread = threading.Thread(target=write, args=(hold,))
     thread.start()
     inside.wait()
     def child():
@@ -126,13 +126,13 @@ def test_a_lock_held_in_another_thread():
 def test_a_signal_that_forks_in_the_midst_of_a_change():
     """The child ends that change itself, and begins anew then."""
     code = """
-    from tokenscope._ledger import _write
+    from tokenscope._changes import write
     found = []
     def change():
         child = os.fork()
         found.append(child)
     spend(1)
-    _write(change)
+    write(change)
     if not found[0]:
         spend(3)
         print(spent(tokenscope.report()), flush=True)

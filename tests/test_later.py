@@ -8,8 +8,8 @@ import time
 import pytest
 
 from tokenscope import token_scope
+from tokenscope._changes import write
 from tokenscope._later import _MANY, _unread, afterwards, lock, read_later, read_now, read_promptly
-from tokenscope._ledger import _write
 
 
 def test_read_in_order():
@@ -90,9 +90,9 @@ def test_asking_in_the_midst_of_a_change():
         changing.wait()
         read_now()
 
-    read_later(_write, lambda: None)
+    read_later(write, lambda: None)
     threads = [
-        threading.Thread(target=_write, args=(change,), daemon=True),
+        threading.Thread(target=write, args=(change,), daemon=True),
         threading.Thread(target=other, daemon=True),
     ]
     for thread in threads:

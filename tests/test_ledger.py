@@ -15,7 +15,8 @@ from spending import spend, spent
 import tokenscope
 from tokenscope import current_scope, errors, token_scope
 from tokenscope._call import MAX_NAMES, ROOT
-from tokenscope._ledger import PROCESS, Ledger, _below, _write
+from tokenscope._changes import write
+from tokenscope._ledger import PROCESS, Ledger, _below
 from tokenscope.errors import TokenScopeWarning
 
 
@@ -299,7 +300,7 @@ def test_what_is_counted_in_the_midst_of_a_change_waits():
             spend(2)
             seen.append(spent(scope))
 
-        _write(change)
+        write(change)
 
     assert [1] == seen
     assert 3 == spent(scope) == spent(tokenscope.report())

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from tokenscope._bracket import Key
 from tokenscope._call import ROOT, Path
+from tokenscope._changes import write
 from tokenscope._later import lock, read_now
 from tokenscope._rows import Row, crowded, note_entries, row_at, warn_of_crowds
 from tokenscope._usage import Counts
@@ -28,39 +28,14 @@ _SMALL: Final = 64  # rows that are cheaper to copy than to keep linked
 _BATCH: Final = 128  # scopes closed inside before they are added up
 _CROWD: Final = 8  # large closed ledgers that one ledger keeps linked
 
-# What a generator writes that a collection finalises in the midst of a change has to wait, or rows would be folded twice.
-_writing = False
-_waiting: Final[list[tuple[Callable[..., None], tuple[Any, ...]]]] = []
-
 
 def _begin_anew_in_child() -> None:  # pragma: no cover - in children, which nothing measures
-    """In a forked child: what was counted is the parent's, and nobody is there who would end another thread's change."""
-    global _writing  # noqa: PLW0603
-    if not lock._is_owned():
-        _waiting.clear()
-        _writing = False
-    _write(PROCESS._begin_anew)
+    """In a forked child: what was counted is the parent's."""
+    write(PROCESS._begin_anew)
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=_begin_anew_in_child)
-
-
-def _write(change: Callable[..., None], *arguments: Any) -> None:
-    """Make one change of the ledgers after the other."""
-    global _writing  # noqa: PLW0603
-    with lock:
-        if _writing:
-            _waiting.append((change, arguments))
-            return
-        _writing = True
-        try:
-            change(*arguments)
-            while _waiting:
-                change, arguments = _waiting.pop(0)
-                change(*arguments)
-        finally:
-            _writing = False
 
 
 class Books:
@@ -99,7 +74,7 @@ class Ledger:
         ledger: Ledger | None = self
         while ledger is not None and ledger.ended is not None and ledger.books is None and not ledger.held:
             ledger = ledger.above  # nobody will ever look there, so there need be no books
-        _write((ledger or self)._add, path, key, values)
+        write((ledger or self)._add, path, key, values)
         if crowded and not lock._is_owned():  # it is while calls are read; who asked for that warns
             warn_of_crowds()
 
@@ -113,7 +88,7 @@ class Ledger:
 
     def add_rows(self, rows: dict[Path, Row]) -> None:
         """Add what was counted elsewhere, entries and times included, at paths that lie at or below this ledger's own."""
-        _write(self._add_rows, rows)
+        write(self._add_rows, rows)
         if crowded and not lock._is_owned():
             warn_of_crowds()
 
@@ -135,14 +110,14 @@ class Ledger:
         books = above.books or above._open_books()
         books.notes.append((self.path, nanoseconds))
         if books.prompt or len(books.notes) > _BATCH:
-            _write(above._catch_up)
+            write(above._catch_up)
         if self.books is not None:
-            _write(self._settle)
+            write(self._settle)
 
     def clear(self) -> None:
         """Forget what was counted so far. Scopes that are open keep theirs; what they count from now on is seen here."""
         read_now()
-        _write(self._clear)
+        write(self._clear)
 
     def _clear(self) -> None:
         for inner in _below(self)[1:]:
@@ -160,7 +135,7 @@ class Ledger:
         """Return what was counted here until now, and forget it. What still arrives is the process's."""
         read_now()
         found: list[dict[Path, Row]] = []
-        _write(lambda: found.append(self._hand_over()))
+        write(lambda: found.append(self._hand_over()))
         return found[0]
 
     def _hand_over(self) -> dict[Path, Row]:
@@ -274,7 +249,7 @@ class Ledger:
         """Return a copy of everything counted here and in the scopes inside, those still open included."""
         read_now()
         found: list[dict[Path, Row]] = []
-        _write(lambda: found.append(self._look()))
+        write(lambda: found.append(self._look()))
         if crowded:
             warn_of_crowds()
         # Nothing yet where a collection in the midst of a change finalised what asks: then notes must wait.

@@ -13,7 +13,7 @@ import dis
 import inspect
 import sys
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 _RESUME: Final = dis.opmap["RESUME"]
@@ -57,3 +57,30 @@ def is_suspended(frame: FrameType) -> bool:
     if code[at] != _RESUME:  # pragma: no branch
         at += 2
     return not (at + 1 < len(code) and code[at] == _RESUME and code[at + 1] & 3 == _AFTER_AWAIT)
+
+
+def generator_frame(scope: Any) -> FrameType | None:
+    """Return the frame of the generator whose `with` statement opened a scope that is not left yet."""
+    return None if scope._twist is None else scope._twist.frame
+
+
+def is_paused(scope: Any) -> bool:
+    """Whether the generator that opened a scope is suspended."""
+    frame = generator_frame(scope)
+    return frame is not None and is_suspended(frame)
+
+
+def resumed_inside(paused: tuple[Any, ...]) -> Any:
+    """Return the innermost of scopes that were paused when another was entered and whose generators now run inside it."""
+    running = [scope for scope in paused if scope.ended is None and not is_paused(scope)]
+    running.sort(key=_depth)  # of one generator, the innermost
+    resumed = {generator_frame(scope): scope for scope in running}
+    frame: FrameType | None = sys._getframe() if resumed else None
+    while frame is not None and frame not in resumed:
+        frame = frame.f_back
+    return None if frame is None else resumed[frame]
+
+
+def _depth(scope: Any) -> int:
+    depth: int = scope.path.depth
+    return depth

@@ -144,8 +144,8 @@ class BudgetedScope(Scope):
         self, frames: tuple[Frame, ...], budget: Budget, opener: object = None, frame: FrameType | None = None
     ) -> None:
         _scope.guard = GUARD
+        self._purse = Purse(budget, self, "/".join(frame.name for frame in frames))  # before anybody can spend
         super().__init__(frames, opener, frame)
-        self._purse = Purse(budget, self, "/".join(frame.name for frame in frames))
 
     @property
     def purse(self) -> Purse:

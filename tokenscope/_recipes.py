@@ -10,9 +10,9 @@ from typing import Any, Final, Protocol, TypeVar, overload
 
 from tokenscope._budget import Budget, check_budget
 from tokenscope._call import MAX_NAMES, Frame, check_name
-from tokenscope._pause import GENERATOR, PASSING, suspending_frame
+from tokenscope._pause import GENERATOR, PASSING, generator_frame, suspending_frame
 from tokenscope._purse import BudgetedScope, settle
-from tokenscope._scope import DISABLED, Scope, _current, active, generator_frame
+from tokenscope._scope import DISABLED, Scope, _current, active
 from tokenscope._visit import Visit
 from tokenscope._wrap import Recipe, wrap
 

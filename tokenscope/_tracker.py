@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from decimal import Decimal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self, overload
 
@@ -51,44 +50,7 @@ class TokenTracker:
 
     # -- counting -------------------------------------------------------------------------------------------------------
 
-    def record(
-        self,
-        module: str,
-        operation: str,
-        model: str,
-        provider: str | None,
-        input_tokens: int,
-        output_tokens: int,
-        metadata: Mapping[str, Any] | None = None,
-        *,
-        cache_read_tokens: int = 0,
-        cache_write_tokens: int = 0,
-        reasoning_tokens: int = 0,
-        input_audio_tokens: int = 0,
-        output_audio_tokens: int = 0,
-        cost: Decimal | float | None = None,
-    ) -> None:
-        """Count one model call that DSPy does not make: the same as `record_tokens`, and in the current scope, too.
-
-        Raises:
-            TypeError: a name is no str, a count is no number or a bool.
-            ValueError: a name is empty, a count is negative, fractional or NaN, or a part is larger than its whole.
-        """
-        record_tokens(
-            module,
-            operation,
-            model,
-            provider,
-            input_tokens,
-            output_tokens,
-            metadata,
-            cache_read_tokens=cache_read_tokens,
-            cache_write_tokens=cache_write_tokens,
-            reasoning_tokens=reasoning_tokens,
-            input_audio_tokens=input_audio_tokens,
-            output_audio_tokens=output_audio_tokens,
-            cost=cost,
-        )
+    record = staticmethod(record_tokens)
 
     def reset(self) -> None:
         """Forget what was counted so far, and the records. Scopes that are open keep what they hold."""
