@@ -15,7 +15,8 @@ import time
 from typing import Any
 
 from tokenscope import Usage
-from tokenscope.testing import LoopbackProvider, _Handler, _prompt_of, _tokens, _usage
+from tokenscope._answers import prompt_of, tokens_of, usage_of
+from tokenscope.testing import LoopbackProvider, _Handler
 
 
 class EveryProvider(LoopbackProvider):
@@ -38,7 +39,7 @@ class _Every(_Handler):
             super().do_POST()
             return
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = json.dumps(body) if "contents" in body else _prompt_of(body)[0]
+        prompt = json.dumps(body) if "contents" in body else prompt_of(body)[0]
         tag = [*re.findall(r"<<bill ([^<>]*)>>", prompt), ""][0]
         status = self.server.provider.failure(prompt, tag)
         if status is not None:
@@ -52,8 +53,8 @@ class _Every(_Handler):
     # -- Anthropic ------------------------------------------------------------------------------------------------------
 
     def _message(self, body: dict[str, Any], prompt: str, tag: str) -> None:
-        text = self.server.provider.reply(prompt, prompt)
-        usage = _usage(prompt, text, 1)
+        text, _ = self.server.provider.reply(prompt, prompt, tag)
+        usage = usage_of(prompt, text, 1)
         self.server.provider.charge(tag, usage)
         read = {
             "input_tokens": usage.input_tokens - usage.cache_read_tokens,
@@ -136,13 +137,13 @@ class _Every(_Handler):
     # -- Google ---------------------------------------------------------------------------------------------------------
 
     def _content(self, prompt: str, tag: str, *, stream: bool) -> None:
-        text = self.server.provider.reply(prompt, prompt)
-        usage = Usage(calls=1, input_tokens=_tokens(prompt), output_tokens=_tokens(text) + 5, reasoning_tokens=5)
+        text, _ = self.server.provider.reply(prompt, prompt, tag)
+        usage = Usage(calls=1, input_tokens=tokens_of(prompt), output_tokens=tokens_of(text) + 5, reasoning_tokens=5)
         self.server.provider.charge(tag, usage)
         pieces = re.findall(r"\S+\s*", text)
 
         def until(count: int) -> dict[str, Any]:
-            gained = _tokens(text) if count == len(pieces) else count - 1
+            gained = tokens_of(text) if count == len(pieces) else count - 1
             content = {"role": "model", "parts": [{"text": pieces[count - 1]}]}
             return {
                 "candidates": [{"content": content, "index": 0}],

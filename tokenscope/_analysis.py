@@ -24,6 +24,7 @@ from rich.cells import cell_len, set_cell_size
 from tokenscope._report import Report
 from tokenscope._usage import Usage
 from tokenscope.render._text import AT_LEAST, UNKNOWN, dollars, money, printable, unpriced
+from tokenscope.render._wasted import wasted
 from tokenscope.render.markdown import code
 
 FORMATS: Final = {"text": ".txt", "markdown": ".md"}
@@ -41,6 +42,8 @@ def analysis(report: Report, samples: int | None = None, format: str = "text") -
         format: `text` or `markdown`.
     """
     facts = list(_facts(report.total, samples))
+    if said := wasted(report):
+        facts.append(("Wasted", said))
     breakdowns = {"Module": report.by_module(), "Model": report.by_model()}
     return (_markdown if format == "markdown" else _text)(facts, breakdowns)
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from tokenscope._usage import Usage
+
 Answer = Callable[[str, str], "str | None"]
 """Given a field's name and the whole prompt, the field's value; None for a made-up one."""
 
@@ -77,3 +79,39 @@ def _tool_arguments(prompt: str, tool: str) -> dict[str, Any]:
 def last_match(pattern: str, text: str) -> Any:
     found = list(re.finditer(pattern, text))
     return found[-1] if found else None
+
+
+def prompt_of(body: dict[str, Any]) -> tuple[str, str]:
+    """Return all that a request says, and its last message."""
+    whole = body.get("input", body.get("state"))
+    if "messages" not in body and isinstance(whole, str):
+        return whole, whole
+    messages = body.get("messages") or body.get("input") or []
+    if body.get("instructions"):
+        messages = [{"content": body["instructions"]}, *messages]
+    texts = [_text(message) for message in messages]
+    return "\n".join(texts), texts[-1] if texts else ""
+
+
+def _text(message: Any) -> str:
+    content = message if isinstance(message, str) else message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.get("text") or "" for part in content if isinstance(part, dict))
+
+
+def usage_of(prompt: str, text: str, number: int) -> Usage:
+    cached = last_match(r"<<cached (\d+)>>", prompt)
+    reasoning = last_match(r"<<reasoning (\d+)>>", prompt)
+    thought = int(reasoning[1]) if reasoning else 0
+    return Usage(
+        calls=1,
+        input_tokens=tokens_of(prompt),
+        output_tokens=number * tokens_of(text) + thought,
+        cache_read_tokens=int(cached[1]) if cached else 0,
+        reasoning_tokens=thought,
+    )
+
+
+def tokens_of(text: str) -> int:
+    return max(1, len(text.encode()) // 4)  # about what tokenizers make of English

@@ -19,6 +19,9 @@ Key = tuple[str, int]
 FREE: Final = -1  # calls that spent no tokens
 SAVED: Final = -10  # SAVED - bracket: answers from DSPy's cache, and the counts are what was saved
 OWN_PRICE: Final = -100_000  # OWN_PRICE - bracket: calls whose provider said what they cost
+WASTES: Final = ("failed_parses", "provider_errors", "retries", "stragglers")
+"""Why calls bought nothing. What those spent is counted a second time, apart: in brackets far below all others."""
+_WASTE: Final = 1_000_000
 _SHORT: Final = 16_000
 
 
@@ -39,8 +42,26 @@ def is_saved(bracket: int) -> bool:
     return OWN_PRICE < bracket <= SAVED
 
 
+def wasted(why: str, key: Key) -> Key:
+    """Return under which key it is counted a second time what calls spent that bought nothing."""
+    model, bracket = key
+    return model, bracket - _WASTE * (WASTES.index(why) + 1)
+
+
+def waste_of(bracket: int) -> tuple[str | None, int]:
+    """Return why calls bought nothing, and their bracket; None where the counts are those of calls themselves."""
+    number = (_WASTE // 2 - bracket) // _WASTE
+    return (WASTES[number - 1], bracket + _WASTE * number) if number > 0 else (None, bracket)
+
+
+def is_waste(bracket: int) -> bool:
+    """Whether the counts are in the total already, and only tell that it bought nothing."""
+    return bracket < -_WASTE // 2
+
+
 def length_bracket(bracket: int) -> int:
     """Return the bracket of the prompts' lengths alone, whoever told the price."""
+    bracket = waste_of(bracket)[1]
     if bracket <= OWN_PRICE:
         return OWN_PRICE - bracket
     return SAVED - bracket if bracket <= SAVED else max(bracket, 0)

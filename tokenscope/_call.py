@@ -16,7 +16,8 @@ class Frame(NamedTuple):
     """One level of the tree.
 
     The kinds: `scope` (a `token_scope`), `module` and `operation` (from `track_tokens` and `record_tokens`), `dspy` (a
-    DSPy module), `tool`, `evaluate`, `compile` (DSPy's), `none` (no scope was active) and `other` (too many names).
+    DSPy module), `tool`, `evaluate`, `compile` (DSPy's), `phase` (what an optimizer is at), `none` (no scope was active)
+    and `other` (too many names).
     """
 
     kind: str

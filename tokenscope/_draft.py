@@ -10,7 +10,7 @@ from tokenscope._call import Frame
 from tokenscope._tally import Tally, by_key, by_model
 from tokenscope._usage import Usage
 
-_SHOWN_WHERE_SPENT: Final = frozenset({"tool", "evaluate", "compile"})
+_SHOWN_WHERE_SPENT: Final = frozenset({"tool", "evaluate", "compile", "phase"})
 
 
 class Row(NamedTuple):

@@ -136,7 +136,7 @@ class Ending:
             return ["tokenscope run: TOKENSCOPE_DISABLED is set, so nothing was counted"]
         written = [] if self._file is None else [self._write(report, self._file)]
         budget = [] if self._purse is None else [f"budget: {self._purse.balance()}"]
-        return [_drawn(report) if spent else _NOTHING, *budget, *written]
+        return [_drawn(report) if spent else _NOTHING, *_wasted(report), *budget, *written]
 
     def _write(self, report: Report, file: Path) -> str:
         try:
@@ -153,6 +153,17 @@ def _drawn(report: Report) -> str:
         return tree.for_stderr(report)
     except Exception as error:  # noqa: BLE001
         return f"tokenscope run: the tree cannot be drawn: {_one_line(error)}"
+
+
+def _wasted(report: Report) -> list[str]:
+    """Say in a line what bought nothing, where anything did."""
+    try:
+        from tokenscope.render._wasted import wasted
+
+        said = wasted(report)
+    except Exception as error:  # noqa: BLE001
+        return [f"tokenscope run: what was wasted cannot be told: {_one_line(error)}"]
+    return [f"wasted: {said}"] if said else []
 
 
 def _writable(output: str) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from tokenscope._call import Frame
+from tokenscope._call import NO_SCOPE, Frame
+from tokenscope._draft import Row
 
 _LONGEST_PREDICTOR: Final = 1_000
 
@@ -33,6 +35,11 @@ class Place:
             self.scope = frame.name
 
     @property
+    def whose(self) -> str:
+        """The module that the calls are added up under."""
+        return self.module or self.predictor or self.scope or NO_SCOPE.name
+
+    @property
     def predictor(self) -> str | None:
         names: list[str] = []
         link = self._predictor
@@ -40,3 +47,12 @@ class Place:
             names.append(link[1])
             link = link[0]
         return ".".join(reversed(names)) or None
+
+
+def places(rows: Iterable[Row]) -> Iterator[tuple[Row, Place]]:
+    """Yield each row with its place; those above come before those below."""
+    found: list[Place] = []
+    for row in rows:
+        place = Place(found[row.parent] if row.parent >= 0 else None, row.frame)
+        found.append(place)
+        yield row, place

@@ -9,7 +9,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any, Final
 
-from tokenscope._bracket import FREE, OWN_PRICE, edges, length_bracket
+from tokenscope._bracket import FREE, OWN_PRICE, edges, length_bracket, waste_of
 from tokenscope._usage import Counts, Usage
 
 _MILLION: Final = Decimal(1_000_000)
@@ -66,12 +66,13 @@ def forget_prices() -> None:
 def priced(model: str, bracket: int, values: Counts | list[Any]) -> Usage:
     """Return the usage of a ledger's calls of one model and bracket, its cost filled in where it is not told."""
     usage = Usage.from_counts(values)
+    _, bracket = waste_of(bracket)
     return usage if bracket == FREE or bracket <= OWN_PRICE else _with_cost(model, usage, bracket)
 
 
 def repriced(model: str, bracket: int, usage: Usage) -> Usage:
     """Return a tally's usage as though another model had been called, at its price in the table, whoever told the old one."""
-    return usage if bracket == FREE else _with_cost(model, usage, bracket)
+    return usage if waste_of(bracket)[1] == FREE else _with_cost(model, usage, bracket)
 
 
 def _with_cost(model: str, usage: Usage, bracket: int) -> Usage:

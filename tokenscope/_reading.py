@@ -11,8 +11,9 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, BinaryIO, Final
 
-from tokenscope._bracket import FREE, OWN_PRICE, SAVED, Key, bracket_of
+from tokenscope._bracket import FREE, OWN_PRICE, SAVED, Key, bracket_of, wasted
 from tokenscope._call import ROOT, Frame, Path, check_name
+from tokenscope._discard import is_failure
 from tokenscope._record import model_name
 from tokenscope._records import TOKENS
 from tokenscope._report import Report
@@ -121,7 +122,7 @@ def _add_up(lines: Iterator[bytes], where: str) -> Report:
     decode = json.JSONDecoder().decode
     for number, line in enumerate(lines, 1):
         try:
-            path, key, values = _read_record(decode(line.decode()), paths)
+            path, key, values, failed = _read_record(decode(line.decode()), paths)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             if not line.strip():
                 continue
@@ -130,7 +131,10 @@ def _add_up(lines: Iterator[bytes], where: str) -> Report:
                 break
             said = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
             raise ReportFormatError(f"{where}: line {number:,} {said}; it begins {_shown(line)}") from None
-        row_at(rows, ROOT, path).add(key, values)
+        row = row_at(rows, ROOT, path)
+        row.add(key, values)
+        if failed:
+            row.add(wasted("provider_errors", key), values)
     warn_of_crowds()
     return Report.from_rows(rows, ROOT, scoped=False)
 
@@ -153,8 +157,8 @@ class _Paths:
         return path
 
 
-def _read_record(record: dict[str, Any], paths: _Paths) -> tuple[Path, Key, Counts]:
-    """Return where a record's call was made, what it is added up by, and what it spent."""
+def _read_record(record: dict[str, Any], paths: _Paths) -> tuple[Path, Key, Counts, bool]:
+    """Return where a record's call was made, what it is added up by, what it spent, and whether that was for nothing."""
     if not isinstance(record, dict):
         raise TypeError("a record must be an object")
     frames = record.get("frames")
@@ -182,7 +186,7 @@ def _read_record(record: dict[str, Any], paths: _Paths) -> tuple[Path, Key, Coun
         bracket = OWN_PRICE - bracket
     elif not (tokens[0] or tokens[1]):
         bracket = FREE
-    return paths[frames], (model, bracket), values
+    return paths[frames], (model, bracket), values, is_failure(get("error"))
 
 
 def _dollars(value: object) -> Decimal:

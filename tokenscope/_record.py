@@ -10,6 +10,7 @@ from typing import Any
 from tokenscope import _scope
 from tokenscope._bracket import FREE, OWN_PRICE, SAVED, bracket_of
 from tokenscope._call import NO_SCOPE, Call, Frame, check_name
+from tokenscope._discard import discard, is_failure
 from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._recent import keep
 from tokenscope._scope import DISABLED, active
@@ -132,14 +133,14 @@ def count(
     error: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     reserved: bool = False,
-) -> None:
-    """Count one call in a scope (None: in the process, at the top level).
+) -> Call | None:
+    """Count one call in a scope (None: in the process, at the top level); return it as it was counted.
 
     Its price is looked up when somebody asks, unless `own_price` says that the counts tell it. `saved` are the tokens that a
     cached answer once cost. `reserved`: budgets were asked before the call was made.
     """
     if DISABLED:
-        return
+        return None
     if ledger is None:
         ledger = PROCESS
     path = ledger.path
@@ -157,4 +158,8 @@ def count(
     ledger.add(path, key, values)
     if _scope.guard is not None:
         _scope.guard.spend(ledger, key, values, reserved=reserved)
-    keep(Call(path, key, values, started, seconds, error, metadata))
+    if error is not None and is_failure(error):
+        discard(ledger, path, key, values, "provider_errors")
+    call = Call(path, key, values, started, seconds, error, metadata)
+    keep(call)
+    return call

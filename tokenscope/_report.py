@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from tokenscope._bracket import OWN_PRICE, length_bracket
-from tokenscope._call import NO_SCOPE, Frame, Path
+from tokenscope._bracket import OWN_PRICE, length_bracket, waste_of, wasted
+from tokenscope._call import Frame, Path
 from tokenscope._draft import Draft, Line, Row, drafted
-from tokenscope._place import Place
+from tokenscope._place import places
 from tokenscope._pricing import check_priced, priced, repriced
 from tokenscope._rows import Row as LedgerRow
 from tokenscope._tally import Tally
@@ -23,6 +23,7 @@ from tokenscope._usage import ZERO, Usage
 
 if TYPE_CHECKING:
     from tokenscope._diff import Diff
+    from tokenscope._waste import Wastes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,11 @@ class Report:
         A call's module is the nearest enclosing one of `track_tokens` or `record_tokens`; else the path of its DSPy
         module; else the name of its scope; else `(no scope)`.
         """
-        return self._partition(lambda place: place.module or place.predictor or place.scope or NO_SCOPE.name)
+        return self._partition(lambda place: place.whose)
 
     def by_operation(self) -> Breakdown:
         """Partition the total by `module.operation`; calls outside of any operation stand under their module."""
-        return self._partition(
-            lambda place: place.operation or place.module or place.predictor or place.scope or NO_SCOPE.name
-        )
+        return self._partition(lambda place: place.operation or place.whose)
 
     def by_model(self) -> Breakdown:
         """Partition the total by `provider/model`, as the caller named it."""
@@ -102,27 +101,30 @@ class Report:
 
     def _partition(self, name_of: Any) -> Breakdown:
         found = Breakdown()
-        places: list[Place] = []
-        for row in self.rows:
-            place = Place(places[row.parent] if row.parent >= 0 else None, row.frame)
-            places.append(place)
+        for row, place in places(self.rows):
             if row.models and (name := name_of(place)) is not None:
                 found[name] = sum((usage for _, usage in row.models), found.get(name, ZERO))
         return costliest_first(found)
 
+    def waste(self) -> Wastes:
+        """Return what bought nothing, by module and by the reason; it is part of the total.
+
+        Example:
+            >>> from tokenscope import token_scope
+            >>> with token_scope("pipeline") as scope:
+            ...     pass  # run a DSPy program here
+            >>> for module, waste in scope.report().waste().items():
+            ...     print(module, waste.failed_parses.total_tokens, waste.total.cost)
+        """
+        from tokenscope._waste import waste_by_module
+
+        return waste_by_module(self.rows)
+
     def statistics(self) -> dict[str, Any]:
         """Return the totals as plain numbers: `summary`, `by_module` and `by_model`."""
-        summary = {
-            f"total_{name}" if name.endswith("tokens") and not name.startswith("total") else name: value
-            for name, value in self.total.to_dict().items()
-        }
-        summary["total_calls"] = summary.pop("calls")
-        summary["total_cost"] = summary.pop("cost")
-        return {
-            "summary": dict(sorted(summary.items(), key=lambda item: not item[0].startswith("total_"))),
-            "by_module": {name: _statistics(usage) for name, usage in self.by_module().items()},
-            "by_model": {name: _statistics(usage) for name, usage in self.by_model().items()},
-        }
+        from tokenscope._statistics import statistics
+
+        return statistics(self)
 
     # -- the tree -------------------------------------------------------------------------------------------------------
 
@@ -282,16 +284,7 @@ def build(lines: Iterable[Line | tuple[int, Frame, int, int, Mapping[str, Usage]
 def _on(model: str, tally: Tally) -> Tally:
     """Return a tally as though another model had been called."""
     usage = repriced(model, tally.bracket, tally.usage)
-    bracket = length_bracket(tally.bracket) if tally.bracket <= OWN_PRICE else tally.bracket
-    return Tally(model, bracket, usage)
-
-
-def _statistics(usage: Usage) -> dict[str, Any]:
-    counts = usage.to_dict()
-    return {
-        "input_tokens": counts.pop("input_tokens"),
-        "output_tokens": counts.pop("output_tokens"),
-        "total_tokens": counts.pop("total_tokens"),
-        "call_count": counts.pop("calls"),
-        **counts,
-    }
+    why, bracket = waste_of(tally.bracket)
+    if bracket <= OWN_PRICE:
+        bracket = length_bracket(bracket)
+    return Tally(*((model, bracket) if why is None else wasted(why, (model, bracket))), usage)

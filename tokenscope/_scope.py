@@ -7,17 +7,16 @@ generators that are suspended while their scope is still on top, and scopes left
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from time import perf_counter_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenscope._bracket import is_saved
+from tokenscope._bracket import is_saved, is_waste
 from tokenscope._call import Frame
 from tokenscope._ledger import PROCESS, Ledger
-from tokenscope._pause import is_suspended
+from tokenscope._pause import is_paused, is_suspended, resumed_inside
 from tokenscope._usage import Usage
 
 if TYPE_CHECKING:
@@ -92,8 +91,7 @@ class Scope(Ledger):
     def parent(self) -> Scope | None:
         """The scope that was active where this one was entered."""
         above = self.above
-        above.held = True
-        return above if isinstance(above, Scope) and above.path.parent is not None else None
+        return _held(above) if isinstance(above, Scope) else None
 
     @property
     def name(self) -> str:
@@ -102,7 +100,7 @@ class Scope(Ledger):
 
     @property
     def kind(self) -> str:
-        """What opened it: `scope`, `operation` (a decorated function), `dspy`, `tool`, `evaluate` or `compile`."""
+        """What opened it: `scope`, `operation` (a decorated function), `dspy`, `tool`, `evaluate`, `compile` or `phase`."""
         return self.path.frame.kind
 
     @property
@@ -151,7 +149,8 @@ class Scope(Ledger):
         state = "open" if self.ended is None else "closed"
         # Without a price: that would load the table of prices.
         tallies = [each for row in self.view().values() for each in row.models.items()]
-        tokens = sum(values[3] + values[4] for (_, bracket), values in tallies if not is_saved(bracket))
+        spent = [values for (_, bracket), values in tallies if not is_saved(bracket) and not is_waste(bracket)]
+        tokens = sum(values[3] + values[4] for values in spent)
         return f"<Scope {'/'.join(self.path.names[-8:])!r}, {state}, {tokens:,} tokens>"
 
     # -- for whatever opens scopes --------------------------------------------------------------------------------------
@@ -224,7 +223,16 @@ def current_scope() -> Scope | None:
         'outer'
     """
     scope = active()
-    if scope is None or scope.path.parent is None:  # what a worker does for another process, in no scope of its own
+    return None if scope is None else _held(scope)
+
+
+def _held(scope: Scope) -> Scope | None:
+    """Return a scope that somebody will ask for its counts; None where it only stands for none."""
+    while scope.path is scope.above.path and isinstance(
+        scope.above, Scope
+    ):  # a run of something, apart in the same scope
+        scope = scope.above
+    if scope.path.parent is None:  # what a worker does for another process, in no scope of its own
         return None
     scope.held = True
     return scope
@@ -253,39 +261,14 @@ def _resolve(top: Scope | _Pin | None) -> Scope | None:
     """Find the scope that is active, where the one on top may be paused, left, or older than a resumed one below it."""
     while top is not None:
         if isinstance(top, _Pin):
-            return _resumed_inside(top._twist.paused) or top.scope
+            return resumed_inside(top._twist.paused) or top.scope
         twist = top._twist
         if twist is None:
             return top
         if not twist.dropped and (twist.frame is None or not is_suspended(twist.frame)):
-            return _resumed_inside(twist.paused) or top
+            return resumed_inside(twist.paused) or top
         top = top._below
     return None
-
-
-def _resumed_inside(paused: tuple[Scope, ...]) -> Scope | None:
-    """Return the innermost of scopes that were paused when another was entered and whose generators now run inside it."""
-    running = [scope for scope in paused if scope.ended is None and not _is_paused(scope)]
-    running.sort(key=_depth)  # of one generator, the innermost
-    resumed = {generator_frame(scope): scope for scope in running}
-    frame: FrameType | None = sys._getframe() if resumed else None
-    while frame is not None and frame not in resumed:
-        frame = frame.f_back
-    return None if frame is None else resumed[frame]
-
-
-def generator_frame(scope: Scope) -> FrameType | None:
-    """Return the frame of the generator whose `with` statement opened a scope that is not left yet."""
-    return None if scope._twist is None else scope._twist.frame
-
-
-def _is_paused(scope: Scope) -> bool:
-    frame = generator_frame(scope)
-    return frame is not None and is_suspended(frame)
-
-
-def _depth(scope: Scope) -> int:
-    return scope.path.depth
 
 
 def _paused_above(top: Scope | _Pin | None, active: Scope | None) -> tuple[Scope, ...]:
@@ -297,4 +280,4 @@ def _paused_above(top: Scope | _Pin | None, active: Scope | None) -> tuple[Scope
     while top is not None and top is not active and not isinstance(top, _Pin):
         found[top] = None
         top = top._below
-    return tuple(scope for scope in found if _is_paused(scope))
+    return tuple(scope for scope in found if is_paused(scope))

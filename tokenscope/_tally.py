@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from tokenscope._bracket import OWN_PRICE, Key, bracket_of, is_saved
+from tokenscope._bracket import OWN_PRICE, Key, bracket_of, is_saved, is_waste
 from tokenscope._usage import ZERO, Usage
 
 
@@ -18,8 +18,10 @@ class Tally(NamedTuple):
 
     @property
     def spent(self) -> Usage:
-        """What the calls spent: cached ones nothing."""
+        """What the calls spent: cached ones nothing, and what tells of waste is counted already."""
         usage = self.usage
+        if is_waste(self.bracket):
+            return ZERO
         if not is_saved(self.bracket):
             return usage
         return Usage(
@@ -34,6 +36,8 @@ def by_model(tallies: Iterable[Tally]) -> tuple[tuple[str, Usage], ...]:
     """Add up what tallies spent, by model, in the order of the models' names."""
     found: dict[str, Usage] = {}
     for tally in tallies:
+        if is_waste(tally.bracket):
+            continue
         usage = tally.spent
         found[tally.model] = found[tally.model] + usage if tally.model in found else usage
     return tuple(sorted(found.items()))

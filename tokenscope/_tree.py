@@ -17,7 +17,8 @@ class Node:
 
     Args:
         name: The scope's name.
-        kind: What opened it: `scope`, `module`, `operation`, `dspy`, `tool`, `evaluate`, `compile`, or `root`.
+        kind: What opened it: `scope`, `module`, `operation`, `dspy`, `tool`, `evaluate`, `compile`,
+            `phase` (of an optimizer), or `root`.
         usage: What was spent here and below.
         own: What was spent here itself.
         by_model: The same as `usage`, by model.

@@ -13,6 +13,7 @@ steers it; of several tags the last one counts:
     <<fail 500>>         answer with that HTTP status, and bill nothing
     <<fail 500 once>>    the same, but only the first time for this tag
     <<garble>>           bill for an answer that no adapter can parse
+    <<garble once>>      the same, but only the first time for this tag
     <<wait 0.5>>         take so many seconds
     <<cached 7>>         say that so many prompt tokens came from the provider's cache
     <<reasoning 5>>      spend so many completion tokens on reasoning
@@ -30,7 +31,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from tokenscope._answers import Answer, last_match, reply
+from tokenscope._answers import Answer, last_match, prompt_of, reply, tokens_of, usage_of
 from tokenscope._usage import Usage
 
 
@@ -58,6 +59,7 @@ class LoopbackProvider:
         self._lock = threading.Lock()
         self._bill: dict[str, Usage] = defaultdict(Usage)
         self._failed: set[str] = set()
+        self._garbled: dict[str, Usage] = {}
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.provider = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -72,6 +74,12 @@ class LoopbackProvider:
         """What was billed until now, by tag."""
         with self._lock:
             return dict(self._bill)
+
+    @property
+    def garbled(self) -> Mapping[str, Usage]:
+        """What of the bill was for answers that no adapter can parse, by tag."""
+        with self._lock:
+            return dict(self._garbled)
 
     @property
     def total(self) -> Usage:
@@ -98,10 +106,12 @@ class LoopbackProvider:
 
     # -- one request ----------------------------------------------------------------------------------------------------
 
-    def charge(self, tag: str, usage: Usage) -> None:
+    def charge(self, tag: str, usage: Usage, *, garbled: bool = False) -> None:
         """Put a call on the bill."""
         with self._lock:
             self._bill[tag] += usage
+            if garbled:
+                self._garbled[tag] = self._garbled.get(tag, Usage()) + usage
 
     def failure(self, prompt: str, tag: str) -> int | None:
         """Return the HTTP status to fail with, if the prompt asks for that."""
@@ -114,11 +124,12 @@ class LoopbackProvider:
             self._failed.add(tag)
         return int(match[1])
 
-    def reply(self, prompt: str, last: str) -> str:
-        """Return the text of an answer."""
-        if "<<garble>>" in prompt:
-            return "I would rather not say."
-        return reply(prompt, last, self._answer)
+    def reply(self, prompt: str, last: str, tag: str) -> tuple[str, bool]:
+        """Return the text of an answer, and whether it is one that no adapter can parse."""
+        match = last_match(r"<<garble( once)?>>", prompt)
+        if match is not None and not (match[1] and tag in self.garbled):
+            return "I would rather not say.", True
+        return reply(prompt, last, self._answer), False
 
 
 class _Server(ThreadingHTTPServer):
@@ -138,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         provider = self.server.provider
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt, last = _prompt_of(body)
+        prompt, last = prompt_of(body)
         tag = (last_match(r"<<bill ([^<>]*)>>", prompt) or ("", ""))[1]
         wait = last_match(r"<<wait ([\d.]+)>>", prompt)
         time.sleep(max(provider.latency, float(wait[1]) if wait else 0.0))
@@ -158,9 +169,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: dict[str, Any], prompt: str, last: str, tag: str) -> None:
         provider = self.server.provider
-        text = provider.reply(prompt, last)
+        text, garbled = provider.reply(prompt, last, tag)
         number = int(body.get("n") or 1)
-        usage = _usage(prompt, text, number)
+        usage = usage_of(prompt, text, number)
         reported = {
             "prompt_tokens": usage.input_tokens,
             "completion_tokens": usage.output_tokens,
@@ -169,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         }
         common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]}
-        provider.charge(tag, usage)
+        provider.charge(tag, usage, garbled=garbled)
         if not body.get("stream"):
             choices = [
                 {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
@@ -192,9 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._events([json.dumps(event) for event in events] + ["[DONE]"])
 
     def _responses(self, body: dict[str, Any], prompt: str, last: str, tag: str) -> None:
-        text = self.server.provider.reply(prompt, last)
-        usage = _usage(prompt, text, 1)
-        self.server.provider.charge(tag, usage)
+        text, garbled = self.server.provider.reply(prompt, last, tag)
+        usage = usage_of(prompt, text, 1)
+        self.server.provider.charge(tag, usage, garbled=garbled)
         self._json(
             {
                 "id": "resp-loopback",
@@ -226,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _embeddings(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
-        usage = Usage(calls=1, input_tokens=_tokens(prompt))
+        usage = Usage(calls=1, input_tokens=tokens_of(prompt))
         self.server.provider.charge(tag, usage)
         self._json(
             {
@@ -239,7 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _system_one(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         """TypeSafe's API, which `dspy.experimental.TypeSafe` asks."""
-        usage = Usage(calls=1, input_tokens=_tokens(prompt), output_tokens=len(body["questions"]))
+        usage = Usage(calls=1, input_tokens=tokens_of(prompt), output_tokens=len(body["questions"]))
         self.server.provider.charge(tag, usage)
         answers = {name: {"type": "noul", "noul": 0.9} for name in body["questions"]}
         counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
@@ -264,39 +275,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
         """Keep quiet."""
-
-
-def _prompt_of(body: dict[str, Any]) -> tuple[str, str]:
-    """Return all that a request says, and its last message."""
-    whole = body.get("input", body.get("state"))
-    if "messages" not in body and isinstance(whole, str):
-        return whole, whole
-    messages = body.get("messages") or body.get("input") or []
-    if body.get("instructions"):
-        messages = [{"content": body["instructions"]}, *messages]
-    texts = [_text(message) for message in messages]
-    return "\n".join(texts), texts[-1] if texts else ""
-
-
-def _text(message: Any) -> str:
-    content = message if isinstance(message, str) else message.get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.get("text") or "" for part in content if isinstance(part, dict))
-
-
-def _usage(prompt: str, text: str, number: int) -> Usage:
-    cached = last_match(r"<<cached (\d+)>>", prompt)
-    reasoning = last_match(r"<<reasoning (\d+)>>", prompt)
-    thought = int(reasoning[1]) if reasoning else 0
-    return Usage(
-        calls=1,
-        input_tokens=_tokens(prompt),
-        output_tokens=number * _tokens(text) + thought,
-        cache_read_tokens=int(cached[1]) if cached else 0,
-        reasoning_tokens=thought,
-    )
-
-
-def _tokens(text: str) -> int:
-    return max(1, len(text.encode()) // 4)  # about what tokenizers make of English

@@ -32,7 +32,9 @@ class Patch(NamedTuple):
 
 
 _CALLS: Final = "tokenscope.integrations.dspy_calls"
+_ANSWERS: Final = "tokenscope.integrations.dspy_answers"
 _MODULES: Final = "tokenscope.integrations.dspy_modules"
+_WORKERS: Final = "tokenscope.integrations.dspy_workers"
 _OPTIMIZERS: Final = "tokenscope.integrations.dspy_optimizers"
 _CARRIERS: Final = "tokenscope.integrations.executors"
 _PROCESSES: Final = "tokenscope.integrations.processes"
@@ -49,19 +51,28 @@ PATCHES: Final = (
     # Instrumentors that came first have wrapped BaseLM's original in LM, where a patch of BaseLM is passed by.
     Patch("dspy.clients.lm", "LM.__call__", f"{_CALLS}:call_lm", inherited=True),
     Patch("dspy.clients.lm", "LM.acall", f"{_CALLS}:acall_lm", inherited=True),
-    Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_CALLS}:process_response"),
+    Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_ANSWERS}:process_response"),
     # DSPy asks whether `type(lm).forward is LM.forward`; a wrapt proxy is another object at each look.
     Patch("dspy.clients.lm", "LM.forward", f"{_CALLS}:forward", plain=True),
     Patch("dspy.clients.lm", "LM.aforward", f"{_CALLS}:aforward", plain=True),
     Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_CALLS}:call_lm", optional=True),
     Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_CALLS}:acall_lm", optional=True),
-    Patch("dspy.clients.cache", "Cache.get", f"{_CALLS}:get_cached"),
+    Patch("dspy.clients.cache", "Cache.get", f"{_ANSWERS}:get_cached"),
     Patch("dspy.primitives.module", "Module.__call__", f"{_MODULES}:call_module"),
     Patch("dspy.primitives.module", "Module.acall", f"{_MODULES}:acall_module"),
     Patch("dspy.adapters.types.tool", "Tool.__call__", f"{_MODULES}:call_tool"),
     Patch("dspy.adapters.types.tool", "Tool.acall", f"{_MODULES}:acall_tool"),
     Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_MODULES}:call_evaluate"),
-    Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_MODULES}:execute"),
+    Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_WORKERS}:execute"),
+    Patch("dspy.adapters.base", "Adapter._call_postprocess", f"{_ANSWERS}:read_answer"),
+    Patch("dspy.clients.execution", "_delay", f"{_ANSWERS}:repeat", optional=True),
+    Patch(
+        "dspy.teleprompt.gepa.gepa_utils", "DspyAdapter.evaluate", f"{_OPTIMIZERS}:evaluate_candidate", optional=True
+    ),
+    Patch("litellm", "completion_with_retries", f"{_LITELLM}:repeat", optional=True),
+    Patch("litellm", "acompletion_with_retries", f"{_LITELLM}:repeat", optional=True),
+    Patch("openai._base_client", "SyncAPIClient._sleep_for_retry", f"{_LITELLM}:repeat_soon", optional=True),
+    Patch("openai._base_client", "AsyncAPIClient._sleep_for_retry", f"{_LITELLM}:repeat_soon", optional=True),
     Patch("litellm", "embedding", f"{_LITELLM}:embed"),
     Patch("litellm", "aembedding", f"{_LITELLM}:aembed"),
 )

@@ -16,14 +16,18 @@ from typing import Any, Final
 from dspy.dsp.utils.settings import settings, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
+from tokenscope._bracket import FREE
+from tokenscope._call import Call
+from tokenscope._discard import discard
 from tokenscope._later import read_later
-from tokenscope._ledger import Ledger
+from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._purse import admit, admit_again, release, stop_in
 from tokenscope._record import count
-from tokenscope._scope import active
-from tokenscope._usage import COST, Usage, counts
+from tokenscope._scope import Scope, active
+from tokenscope._usage import COST, NOTHING, Usage, counts
 from tokenscope.errors import internal_error
 from tokenscope.integrations import _entries
+from tokenscope.integrations.dspy_optimizers import phase_of_call
 from tokenscope.integrations.dspy_usage import read_counts, read_entries
 
 Args = tuple[Any, ...]
@@ -33,7 +37,11 @@ _calling: Final[ContextVar[Any]] = ContextVar("tokenscope_lm_call", default=None
 """The LM call on its way here: DSPy's settings may hold another tracker by then, where an LM tracks usage itself."""
 
 
-def _call_here() -> Any:
+answered: Final[ContextVar[Any]] = ContextVar("tokenscopeanswered", default=None)
+"""The LM call that ended last, whose answer is about to be read."""
+
+
+def call_here() -> Any:
     """Return the LM call that is on its way here; a task that was started inside one may outlive it."""
     call = _calling.get()
     return None if call is None or call.ended else call
@@ -47,7 +55,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         behind = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker  # noqa: SIM401
         # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
         ours: CallTracker | None = behind if isinstance(behind, CallTracker) else None
-        self.around: CallTracker | None = _call_here() or ours
+        self.around: CallTracker | None = call_here() or ours
         self.behind: Any = behind if ours is None else ours.behind
         self.unclaimed: Any = None
         self.outside = overrides
@@ -57,10 +65,17 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         self.refused = False
         self.entries: list[Any] = []
         self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
+        self.counted: list[tuple[Ledger, Call]] = []  # this call, or those whose answers it only handed on
+        self.repeats = 0  # requests that DSPy sent again, because the one before failed
         self.hit = False
         self.saved: Any = None  # what a cached answer once cost, where the cache still tells
         self.model = str(getattr(lm, "model", None) or type(lm).__name__)
-        self.scope: Ledger | None = active()
+        self.scope: Scope | None = active()
+        self.phase: Scope | None = None
+        if self.scope is not None and self.scope.path.frame.kind == "compile":
+            frame = phase_of_call(self.scope.path.frame.name)
+            if frame is not None:
+                self.scope = self.phase = Scope((frame,))
         # Not dspy.context(): that would also freeze the global settings for the time of the call.
         inside = type(overrides)(overrides)
         inside["usage_tracker"] = self
@@ -111,6 +126,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             _calling.reset(self.calling)
         except ValueError:
             pass  # a coroutine that is finalised in another Context, which never saw these settings
+        if self.phase is not None:
+            self.phase.leave()
         self.refused = error is not None and stop_in(error) is not None
         read_later(self.count, seconds, None if error is None else type(error).__name__)
 
@@ -137,11 +154,13 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             if relayed:
                 if self.reserved:
                     release(self.scope)
+                if self.around is not None:
+                    self.around.counted += self.counted
                 return  # it only handed on what another LM, counted already, has spent
         cached = self.hit and error is None and not entries
         values = (1, int(cached), int(error is not None), *spent[3:])
         saved = read_counts(self.model, self.saved) if cached and self.saved else None
-        count(
+        call = count(
             self.scope,
             self.model,
             values,
@@ -152,6 +171,21 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             error=error,
             reserved=self.reserved,
         )
+        if call is None:
+            return
+        ledger = self.scope or PROCESS
+        if error is None:
+            self.counted.append((ledger, call))
+        if self.around is not None:
+            self.around.counted += self.counted
+        if self.repeats:
+            discard(ledger, call.path, (self.model, FREE), (self.repeats, 0, self.repeats, *NOTHING[3:]), "retries")
+
+    def was_useless(self) -> None:
+        """Tell that nobody could read its answer."""
+        for ledger, call in self.counted:
+            discard(ledger, call.path, call.key, call.values, "failed_parses")
+        self.counted = []
 
 
 def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
@@ -165,11 +199,13 @@ def _may_relay(kind: Any) -> bool:
 
 
 def _begin(lm: Any) -> CallTracker | None:
-    around = _call_here()
+    around = call_here()
     reserved = admit(around if around is not None and _may_relay(around.kind) else None)
     try:
         return CallTracker(lm, reserved=reserved)
     except Exception:  # noqa: BLE001
+        if reserved:
+            release(active())
         internal_error("preparing to count an LM call")
         return None
 
@@ -185,6 +221,7 @@ def call_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
         call.end(error)
         raise
     call.end(None)
+    answered.set(call)
     return result
 
 
@@ -199,6 +236,7 @@ async def acall_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> A
         call.end(error)
         raise
     call.end(None)
+    answered.set(call)
     return result
 
 
@@ -209,7 +247,7 @@ def forward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
 
     def ask() -> Any:
         response = wrapped(*args, **kwargs)
-        _read_response(response)
+        read_response(response)
         return response
 
     return call_lm(ask, instance, (), {})
@@ -222,7 +260,7 @@ async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> A
 
     async def ask() -> Any:
         response = await wrapped(*args, **kwargs)
-        _read_response(response)
+        read_response(response)
         return response
 
     return await acall_lm(ask, instance, (), {})
@@ -230,57 +268,20 @@ async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> A
 
 def _goes_on_with_a_call() -> bool:
     """Whether an LM call is on its way here, which then buys what is asked for now."""
-    call = _call_here()
+    call = call_here()
     if call is None:
         return False
     admit_again(call)
     return True
 
 
-def _read_response(response: Any) -> None:
+def read_response(response: Any) -> None:
     """Keep the usage that a response tells, where DSPy itself did not hand it to the tracker."""
-    tracker = _call_here()
+    tracker = call_here()
     if tracker is not None and not tracker.entries and not tracker.hit:
         usage = getattr(response, "usage", None)
         if usage:
             tracker.keep(usage)
-
-
-def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`Cache.get`: tell a cache hit from a call whose provider reports no usage."""
-    found = wrapped(*args, **kwargs)
-    if found is not None:
-        tracker = _call_here()
-        if tracker is not None:
-            tracker.hit = True
-            try:
-                tracker.saved = _usage_of_hit(instance, found, args, kwargs)
-            except Exception:  # noqa: BLE001
-                internal_error("reading what a cache hit saved")
-    return found
-
-
-def _usage_of_hit(cache: Any, found: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Return the usage of a cached answer. DSPy clears it in the copy that it hands out, not in what it keeps in memory."""
-    usage = found.get("usage") if isinstance(found, dict) else getattr(found, "usage", None)
-    if not usage and cache.enable_memory_cache:
-        key = cache.cache_key(*args, **kwargs)
-        with cache._lock:
-            usage = getattr(cache.memory_cache.get(key), "usage", None)
-    return usage
-
-
-def process_response(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`BaseLM._process_lm_response`: what DSPy 3.0 does not track, the usage that an LM of the user's own reports."""
-    result = wrapped(*args, **kwargs)
-    if args:
-        _read_response(args[0])
-    return result
-
-
-def inside_lm_call() -> bool:
-    """Whether an LM call is on its way here, which is counted as a whole when it ends."""
-    return _call_here() is not None
 
 
 def stems_from_lm_call() -> bool:

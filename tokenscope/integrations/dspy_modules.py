@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import functools
-import threading
 from typing import Any
 
 from dspy.dsp.utils.settings import thread_local_overrides
 
 from tokenscope._call import MAX_NAMES, Frame
-from tokenscope._purse import Stop, stop_in
-from tokenscope._recipes import carry
 from tokenscope._scope import Scope, active
 from tokenscope.errors import internal_error
+from tokenscope.integrations.dspy_attempts import TRYING, Attempts, note_attempt
 from tokenscope.integrations.dspy_calls import Args, CallTracker, Kwargs
 from tokenscope.integrations.dspy_names import module_name
+from tokenscope.integrations.dspy_optimizers import phase_of
 
 
-def _frames_of(module: Any) -> tuple[Frame] | None:
+def _open(module: Any, kwargs: Kwargs) -> Scope | None:
+    """Open the scope of a module that is called; None where its calls are those of the module around it."""
+    around = active()
     try:
-        name = module_name(module, active())
+        name = module_name(module, around)
     except Exception:  # noqa: BLE001
         internal_error("naming a DSPy module")
         name = type(module).__name__
-    return None if name is None else _frames(name)
+    if name is None:
+        return None
+    frames = _frames(name)
+    if around is not None and around.path.frame.kind == "compile":
+        phase = phase_of(around.path.frame.name, module)
+        frames = frames if phase is None else (phase, *frames)
+    scope = Attempts(frames, module, kwargs) if isinstance(module, TRYING) else Scope(frames, module)
+    scope.held = type(around) is Attempts
+    return scope
 
 
 @functools.lru_cache(maxsize=MAX_NAMES)
-def _frames(name: str) -> tuple[Frame]:
+def _frames(name: str) -> tuple[Frame, ...]:
     return (Frame("dspy", name),)
 
 
@@ -55,32 +64,38 @@ def _back_inside(token: Any) -> None:
 
 def call_module(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Module.__call__`: a scope by the module's name."""
-    frames = _frames_of(instance)
-    if frames is None:
+    scope = _open(instance, kwargs)
+    if scope is None:
         return wrapped(*args, **kwargs)
-    scope = Scope(frames, instance)
     token = _as_outside()
+    result = None
     try:
-        return wrapped(*args, **kwargs)
+        result = wrapped(*args, **kwargs)
     finally:
         if token is not None:
             _back_inside(token)
         scope.leave()
+        if type(scope) is Attempts or type(scope.above) is Attempts:
+            note_attempt(scope, result, kwargs)
+    return result
 
 
 async def acall_module(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Module.acall`: a scope by the module's name."""
-    frames = _frames_of(instance)
-    if frames is None:
+    scope = _open(instance, kwargs)
+    if scope is None:
         return await wrapped(*args, **kwargs)
-    scope = Scope(frames, instance)
     token = _as_outside()
+    result = None
     try:
-        return await wrapped(*args, **kwargs)
+        result = await wrapped(*args, **kwargs)
     finally:
         if token is not None:
             _back_inside(token)
         scope.leave()
+        if type(scope) is Attempts or type(scope.above) is Attempts:
+            note_attempt(scope, result, kwargs)
+    return result
 
 
 def call_tool(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -108,52 +123,3 @@ def call_evaluate(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> An
         return wrapped(*args, **kwargs)
     finally:
         scope.leave()
-
-
-class _Work:
-    """What DSPy's workers do, in the scope that called for them."""
-
-    def __init__(self, function: Any) -> None:
-        self._function = carry(function)
-        self._running = 0
-        self._changed = threading.Condition()
-        self._stop: Stop | None = None
-
-    def __call__(self, item: Any) -> Any:
-        if self._stop is not None:
-            raise Stop(self._stop.purse)
-        with self._changed:
-            self._running += 1
-        try:
-            return self._function(item)
-        except BaseException as error:
-            self._stop = self._stop or stop_in(error)
-            raise
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
-
-    def wait(self, seconds: float | None) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._running, seconds)
-
-
-def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`ParallelExecutor.execute`: DSPy's workers run in the scope that called for them, and end when its budget is spent."""
-    if args:
-        work = _Work(args[0])
-        args = (work, *args[1:])
-    elif "function" in kwargs:
-        work = _Work(kwargs["function"])
-        kwargs = {**kwargs, "function": work}
-    else:
-        return wrapped(*args, **kwargs)
-    try:
-        return wrapped(*args, **kwargs)
-    except BaseException as error:
-        # DSPy would leave its workers to themselves. What they are at is waited for, so that all that the run has bought is
-        # counted when it ends; but no longer than DSPy itself waits for one of them.
-        if stop_in(error) is not None:
-            work.wait(getattr(instance, "timeout", None) or None)
-        raise

@@ -1,23 +1,28 @@
-"""Embeddings through litellm: DSPy's Embedder makes its calls there, and counts nothing."""
+"""litellm: DSPy's Embedder makes its calls there, and counts nothing; and requests that fail are repeated there."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 import time
 from contextvars import Token
-from typing import Any
+from typing import Any, Final
 
 from tokenscope._purse import admit, release
 from tokenscope._record import count
-from tokenscope._scope import active
+from tokenscope._scope import Scope, active
 from tokenscope._usage import Usage, counts
 from tokenscope.errors import internal_error
 from tokenscope.integrations import _entries
 from tokenscope.integrations.dspy_usage import read_entry
 
+_BRIDGE: Final = "tokenscope.integrations.dspy_calls"
+
 
 def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`litellm.embedding`: count what it spends."""
+    scope = active()
     reserved = _is_counted_here() and admit()
     started, since = time.time(), time.perf_counter()
     token = _entries.embedding.set(True)
@@ -25,16 +30,17 @@ def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, 
         response = wrapped(*args, **kwargs)
     except BaseException:
         if reserved:
-            release(active())
+            release(scope)
         raise
     finally:
         _leave(token)
-    _count(response, args, kwargs, started, since, reserved=reserved)
+    _count(scope, response, args, kwargs, started, since, reserved=reserved)
     return response
 
 
 async def aembed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`litellm.aembedding`: count what it spends."""
+    scope = active()
     reserved = _is_counted_here() and admit()
     started, since = time.time(), time.perf_counter()
     token = _entries.embedding.set(True)
@@ -42,12 +48,46 @@ async def aembed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dic
         response = await wrapped(*args, **kwargs)
     except BaseException:
         if reserved:
-            release(active())
+            release(scope)
         raise
     finally:
         _leave(token)
-    _count(response, args, kwargs, started, since, reserved=reserved)
+    _count(scope, response, args, kwargs, started, since, reserved=reserved)
     return response
+
+
+def repeat(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`litellm.completion_with_retries`: a request that has failed is repeated, as often as DSPy has told it to."""
+    call = _lm_call()
+    if call is None:
+        return wrapped(*args, **kwargs)
+    original: Any = kwargs.get("original_function") or sys.modules["litellm"].completion
+
+    @functools.wraps(original)
+    def once_more(*args: Any, **kwargs: Any) -> Any:
+        call.repeats += 1
+        return original(*args, **kwargs)
+
+    @functools.wraps(original)
+    async def once_more_async(*args: Any, **kwargs: Any) -> Any:
+        return await once_more(*args, **kwargs)
+
+    again = once_more_async if inspect.iscoroutinefunction(original) else once_more
+    return wrapped(*args, **{**kwargs, "original_function": again})
+
+
+def repeat_soon(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`SyncAPIClient._sleep_for_retry`: litellm lets OpenAI's client repeat what it asks of it."""
+    call = _lm_call()
+    if call is not None:
+        call.repeats += 1
+    return wrapped(*args, **kwargs)
+
+
+def _lm_call() -> Any:
+    """Return the LM call of DSPy's that is on its way here."""
+    bridge = sys.modules.get(_BRIDGE)
+    return None if bridge is None else bridge.call_here()
 
 
 def _leave(token: Token[bool]) -> None:
@@ -59,12 +99,18 @@ def _leave(token: Token[bool]) -> None:
 
 def _is_counted_here() -> bool:
     """Whether no LM call is on its way, which is counted as a whole."""
-    bridge = sys.modules.get("tokenscope.integrations.dspy_calls")
-    return bridge is None or not bridge.inside_lm_call()
+    return _lm_call() is None
 
 
 def _count(
-    response: Any, args: tuple[Any, ...], kwargs: dict[str, Any], started: float, since: float, *, reserved: bool
+    scope: Scope | None,
+    response: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    started: float,
+    since: float,
+    *,
+    reserved: bool,
 ) -> None:
     try:
         if not _is_counted_here():
@@ -76,7 +122,7 @@ def _count(
         usage = read_entry(model, entry) + Usage(calls=1)
         seconds = time.perf_counter() - since
         count(
-            active(),
+            scope,
             model,
             counts(usage),
             own_price=usage.cost > 0,

@@ -8,6 +8,7 @@
 A row's `parent` is the index of the row above it, which comes before it; counts that are 0 are left out. A tally holds calls of
 one model that can be priced together: `prompts_over` tells that each of their prompts had more tokens than that (long ones may
 be dearer), `own_price` that their provider told the cost, and `cached` that DSPy's cache answered: its counts were then saved.
+One with `wasted` tells why calls that the others hold already bought nothing: `failed_parses`, `provider_errors`, ....
 """
 
 from __future__ import annotations
@@ -17,7 +18,18 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
-from tokenscope._bracket import FREE, OWN_PRICE, SAVED, bracket_of, edges, is_saved, length_bracket
+from tokenscope._bracket import (
+    FREE,
+    OWN_PRICE,
+    SAVED,
+    WASTES,
+    bracket_of,
+    edges,
+    is_saved,
+    length_bracket,
+    waste_of,
+    wasted,
+)
 from tokenscope._call import Frame
 from tokenscope._draft import Line, Row
 from tokenscope._report import Report, build
@@ -86,9 +98,10 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _written(tally: Tally) -> dict[str, Any]:
-    bracket = tally.bracket
+    why, bracket = waste_of(tally.bracket)
     longer = length_bracket(bracket)
     marks = {
+        "wasted": why,
         "prompts_over": edges()[longer - 1] if longer else 0,
         "own_price": bracket <= OWN_PRICE,
         "cached": is_saved(bracket),
@@ -154,12 +167,17 @@ def _tally(written: object) -> Tally:
     model = _text(values.pop("model"), "model")
     longer = bracket_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
     own_price, cached = (_flag(name, values.pop(name, False)) for name in ("own_price", "cached"))
+    why = values.pop("wasted", None)
+    if why is not None and (why not in WASTES or cached):
+        raise ValueError(f"'wasted' must be one of {', '.join(WASTES)}, of calls that spent something, not {why!r}")
     usage = _usage(values)
     if own_price:
-        return Tally(model, OWN_PRICE - longer, usage)
-    if cached:
-        return Tally(model, SAVED - longer, usage)
-    return Tally(model, longer if usage.total_tokens else FREE, usage)
+        bracket = OWN_PRICE - longer
+    elif cached:
+        bracket = SAVED - longer
+    else:
+        bracket = longer if usage.total_tokens else FREE
+    return Tally(*((model, bracket) if why is None else wasted(why, (model, bracket))), usage)
 
 
 def _usage(values: dict[str, Any]) -> Usage:

@@ -52,6 +52,7 @@ _STYLES: Final = {
     "tool": "magenta",
     "evaluate": "yellow",
     "compile": "yellow",
+    "phase": "yellow",
     "none": "red",
     "other": "red",
     "self": "dim",
