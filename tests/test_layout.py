@@ -21,7 +21,7 @@ ORDER = [
     ["_entry"],
     ["_changes"],
     ["_ledger"],
-    ["_discard"],
+    ["_discard", "_by_hand"],
     ["_recent"],
     ["_pause"],
     ["_scope"],

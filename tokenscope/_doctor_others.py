@@ -48,7 +48,7 @@ _PLATFORMS: Final = frozenset(
 _CALLBACKS: Final = ("callbacks", "input_callback", "success_callback", "failure_callback", "_async_success_callback")
 _UNSEEN: Final = (
     "not counted by itself would be a call of a provider's SDK or of litellm.completion without DSPy: record_response counts it",
-    "counted twice would be a call of DSPy or of litellm.embedding whose response is given to record_response as well",
+    "counted twice would be a call of DSPy's whose response is looked up later, in lm.history, and given to record_response",
 )
 """What no look from outside can find in a program."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
+from tokenscope._by_hand import tell_by_hand
 from tokenscope._extract import Extracted
 from tokenscope._later import read_later, warn_later
 from tokenscope._ledger import Ledger
@@ -137,6 +138,7 @@ class Meter:
             found[0] = found[0]._replace(usage=replace(found[0].usage, failed_calls=1))
         for spent_by, usage, cost in found:
             values = counts(usage if cost is None else replace(usage, cost=cost))
+            tell_by_hand(values)
             count(
                 call.scope,
                 spent_by,

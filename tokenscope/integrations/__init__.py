@@ -32,6 +32,7 @@ class Patch(NamedTuple):
 
 
 _CALLS: Final = "tokenscope.integrations.dspy_calls"
+_FORWARD: Final = "tokenscope.integrations.dspy_forward"
 _ANSWERS: Final = "tokenscope.integrations.dspy_answers"
 _MODULES: Final = "tokenscope.integrations.dspy_modules"
 _WORKERS: Final = "tokenscope.integrations.dspy_workers"
@@ -53,8 +54,8 @@ PATCHES: Final = (
     Patch("dspy.clients.lm", "LM.acall", f"{_CALLS}:acall_lm", inherited=True),
     Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_ANSWERS}:process_response"),
     # DSPy asks whether `type(lm).forward is LM.forward`; a wrapt proxy is another object at each look.
-    Patch("dspy.clients.lm", "LM.forward", f"{_CALLS}:forward", plain=True),
-    Patch("dspy.clients.lm", "LM.aforward", f"{_CALLS}:aforward", plain=True),
+    Patch("dspy.clients.lm", "LM.forward", f"{_FORWARD}:forward", plain=True),
+    Patch("dspy.clients.lm", "LM.aforward", f"{_FORWARD}:aforward", plain=True),
     Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_CALLS}:call_lm", optional=True),
     Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_CALLS}:acall_lm", optional=True),
     Patch("dspy.clients.cache", "Cache.get", f"{_ANSWERS}:get_cached"),

@@ -17,14 +17,16 @@ from dspy.dsp.utils.settings import settings, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
 from tokenscope._bracket import FREE
+from tokenscope._by_hand import by_hand
 from tokenscope._call import Call
 from tokenscope._discard import discard
+from tokenscope._entry import own_cost
 from tokenscope._later import read_later
 from tokenscope._ledger import PROCESS, Ledger
-from tokenscope._purse import admit, admit_again, release, stop_in
+from tokenscope._purse import admit, release, stop_in
 from tokenscope._record import count
 from tokenscope._scope import Scope, active
-from tokenscope._usage import COST, NOTHING, Usage, counts
+from tokenscope._usage import COST, NOTHING, Counts, Usage, counts
 from tokenscope.errors import internal_error
 from tokenscope.integrations import _entries
 from tokenscope.integrations.dspy_optimizers import phase_of_call
@@ -164,7 +166,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             self.scope,
             self.model,
             values,
-            own_price=spent[COST] > 0,
+            own_price=spent[COST] > 0 or bool(entries and all(map(_is_free, entries))),
             saved=saved,
             started=self.started,
             seconds=seconds,
@@ -186,6 +188,11 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         for ledger, call in self.counted:
             discard(ledger, call.path, call.key, call.values, "failed_parses")
         self.counted = []
+
+
+def _is_free(entry: Any) -> bool:
+    """Whether a provider says that a call cost nothing, as OpenRouter does of free models."""
+    return (type(entry) is not dict or "cost" in entry) and own_cost(entry) == 0
 
 
 def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
@@ -240,41 +247,6 @@ async def acall_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> A
     return result
 
 
-def forward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`LM.forward`: part of a call, or, where somebody calls it directly, one by itself, whose usage is in the response."""
-    if _goes_on_with_a_call():
-        return wrapped(*args, **kwargs)
-
-    def ask() -> Any:
-        response = wrapped(*args, **kwargs)
-        read_response(response)
-        return response
-
-    return call_lm(ask, instance, (), {})
-
-
-async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`LM.aforward`: the same for coroutines."""
-    if _goes_on_with_a_call():
-        return await wrapped(*args, **kwargs)
-
-    async def ask() -> Any:
-        response = await wrapped(*args, **kwargs)
-        read_response(response)
-        return response
-
-    return await acall_lm(ask, instance, (), {})
-
-
-def _goes_on_with_a_call() -> bool:
-    """Whether an LM call is on its way here, which then buys what is asked for now."""
-    call = call_here()
-    if call is None:
-        return False
-    admit_again(call)
-    return True
-
-
 def read_response(response: Any) -> None:
     """Keep the usage that a response tells, where DSPy itself did not hand it to the tracker."""
     tracker = call_here()
@@ -282,6 +254,16 @@ def read_response(response: Any) -> None:
         usage = getattr(response, "usage", None)
         if usage:
             tracker.keep(usage)
+
+
+def _note_inside(values: Counts) -> None:
+    """Take what somebody counts by hand inside an LM call for that of an LM asked there: DSPy may get to see it, too."""
+    call = call_here()
+    if call is not None:
+        call.inner.append(Usage.from_counts((0, 0, 0, *values[3:])))
+
+
+by_hand.append(_note_inside)
 
 
 def stems_from_lm_call() -> bool:

@@ -9,6 +9,7 @@ import time
 from contextvars import Token
 from typing import Any, Final
 
+from tokenscope._by_hand import seen_by_us
 from tokenscope._purse import admit, release
 from tokenscope._record import count
 from tokenscope._scope import Scope, active
@@ -119,6 +120,7 @@ def _count(
         entry = getattr(response, "usage", None) or {}
         if entry:
             _entries.tell(model, entry)
+        seen_by_us(response)
         usage = read_entry(model, entry) + Usage(calls=1)
         seconds = time.perf_counter() - since
         count(

@@ -1,0 +1,116 @@
+"""What is counted by hand, and by us as well: once."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import litellm
+import openai
+import pytest
+from dspy_support import DSPY, tokens
+
+from tokenscope import record_response, record_tokens, token_scope
+from tokenscope.testing import LoopbackProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def provider() -> Iterator[LoopbackProvider]:
+    with LoopbackProvider() as provider:
+        yield provider
+
+
+class Own(dspy.BaseLM):
+    """An LM that asks OpenAI's SDK, and counts by hand in some way."""
+
+    def __init__(self, provider: LoopbackProvider, how: str) -> None:
+        super().__init__("openai/gpt-4o-mini")
+        self.client = openai.OpenAI(base_url=provider.url, api_key="loopback", max_retries=0)
+        self.how = how
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        messages = messages or [{"role": "user", "content": prompt}]
+        response = self.client.chat.completions.create(model="gpt-4o-mini", messages=messages)
+        if self.how == "response":
+            record_response(response)
+        elif self.how == "tokens":
+            used = response.usage
+            record_tokens("own", "ask", "gpt-4o-mini", "openai", used.prompt_tokens, used.completion_tokens)
+        return response
+
+
+@pytest.mark.parametrize("how", ["response", "tokens", "nothing"])
+def test_inside_an_lm_of_ones_own(provider, how):
+    """DSPy gets to see the usage that was counted already."""
+    with dspy.context(lm=Own(provider, how)), token_scope("run") as run:
+        for _ in range(3):
+            dspy.Predict("question -> answer")(question="Why?")
+
+    assert 3 == provider.total.calls == run.usage.calls
+    assert tokens(provider.total) == tokens(run.usage)
+
+
+def test_what_else_is_bought_there(provider):
+    """Two calls within one, of which DSPy sees the second: each is counted."""
+
+    class Checking(Own):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            asked = [{"role": "user", "content": "Is this harmless?"}]
+            record_response(self.client.chat.completions.create(model="gpt-4o", messages=asked))
+            return super().forward(prompt, messages, **kwargs)
+
+    with dspy.context(lm=Checking(provider, "nothing")), token_scope("run") as run:
+        dspy.Predict("question -> answer")(question="Why?")
+
+    assert {"openai/gpt-4o", "openai/gpt-4o-mini"} == set(run.report().by_model())
+    assert 2 == provider.total.calls == run.usage.calls
+    assert tokens(provider.total) == tokens(run.usage)
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_embeddings(provider, how):
+    """What litellm returned was counted when it did."""
+    asked = {"model": "openai/text-embedding-3-small", "input": ["a word"], "api_base": provider.url, "api_key": "k"}
+    with token_scope("run") as run:
+        if how == "sync":
+            response = record_response(litellm.embedding(**asked))
+        else:
+            response = record_response(asyncio.run(litellm.aembedding(**asked)))
+
+    assert response.usage
+    assert 1 == provider.total.calls == run.usage.calls
+    assert tokens(provider.total) == tokens(run.usage)
+
+
+@pytest.mark.skipif(DSPY >= (3, 4), reason="LM.forward returns no response from 3.4 on")
+def test_a_response_of_dspys(provider):
+    """What `LM.forward` returned was counted when it did."""
+    with token_scope("run") as run:
+        record_response(provider.lm().forward("Why?"))
+
+    assert 1 == provider.total.calls == run.usage.calls
+    assert tokens(provider.total) == tokens(run.usage)
+
+
+@pytest.mark.parametrize(("cost", "unpriced"), [({"cost": 0, "cost_details": {}}, 0), ({}, 1)], ids=["free", "unknown"])
+def test_a_free_model(cost, unpriced):
+    """A provider that says that a call cost nothing tells its price."""
+
+    class Free(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            choice = SimpleNamespace(message=SimpleNamespace(content="[[ ## answer ## ]]\nyes", tool_calls=None))
+            usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12, **cost}
+            return SimpleNamespace(choices=[choice], usage=usage, model="free")
+
+    with dspy.context(lm=Free("openrouter/nobody/free")), token_scope("run") as run:
+        dspy.Predict("question -> answer")(question="Why?")
+
+    assert unpriced == run.usage.unpriced_calls
+    assert 12 == run.usage.total_tokens
