@@ -10,6 +10,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no look-up of p
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tokenscope import current_scope, integrations
 from tokenscope._ledger import PROCESS
@@ -18,6 +19,9 @@ from tokenscope._scope import _current
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # a busy machine is no failure
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As where a shell has started this in the background; the programs that tests start would inherit that.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from decimal import Decimal
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def golden(name: str, text: str) -> None:
     assert (GOLDEN / name).read_text("utf-8") == text
 
 
+@functools.cache
 def deep(kind: str = "scope") -> Report:
     """Build a report of 10,000 levels, one token each."""
     return build(

@@ -95,18 +95,19 @@ def outlive(tokens):
         spend(tokens, "late")
 
     over.clear()
-    threading.Thread(target=later).start()
+    left_behind.append(threading.Thread(target=later))
+    left_behind[-1].start()
 
 
 over = threading.Event()
+left_behind: list[threading.Thread] = []
 
 
 def end_it():
     """Let that thread spend."""
     over.set()
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join(5)
+    while left_behind:
+        left_behind.pop().join(5)
 
 
 def look(tokens):
