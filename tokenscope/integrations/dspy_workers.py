@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sized
 from typing import Any
 
 from tokenscope._discard import discard_all
@@ -14,12 +15,16 @@ from tokenscope.errors import internal_error
 from tokenscope.integrations.dspy_calls import Args, Kwargs
 
 
+def _times(item: Any, items: Any) -> int:
+    return sum(each is item for each in items)
+
+
 class _Work:
     """What DSPy's workers do with each of some items, in the scope that called for them."""
 
     def __init__(self, function: Any, items: Any) -> None:
         self._function = function
-        self._items = items
+        self._items = items if isinstance(items, Sized) else None
         self._visit = Visit.here()
         self._started = 0
         self._running = 0
@@ -61,9 +66,8 @@ class _Work:
         """Tell that a run was for nothing whose item another has worked through meanwhile: DSPy had taken one for stuck."""
         with self._changed:
             self._done[id(item)] += 1
-            again = self._started > len(self._items) and self._done[id(item)] > sum(
-                each is item for each in self._items
-            )
+            items = self._items
+            again = items is not None and self._started > len(items) and self._done[id(item)] > _times(item, items)
         if again:
             try:
                 discard_all(run, "stragglers")
@@ -79,11 +83,15 @@ class _Work:
 def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`ParallelExecutor.execute`: wrap what the workers do."""
     given = {**dict(zip(("function", "data"), args, strict=False)), **kwargs}
-    if given.keys() != {"function", "data"} or not hasattr(given["data"], "__len__"):
+    if "function" not in given:
         return wrapped(*args, **kwargs)
-    work = _Work(given["function"], given["data"])
+    work = _Work(given["function"], given.get("data"))
+    if args:
+        args = (work, *args[1:])
+    else:
+        kwargs = {**kwargs, "function": work}
     try:
-        return wrapped(work, given["data"])
+        return wrapped(*args, **kwargs)
     except BaseException as error:
         # DSPy would leave its workers to themselves. What they are at is waited for, so that all that the run has bought is
         # counted when it ends; but no longer than DSPy itself waits for one of them.
