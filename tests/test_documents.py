@@ -183,4 +183,6 @@ def test_examples_for_each_use() -> None:
     """There is an example for each thing the package is for, and the README names the folder."""
     names = {example.stem for example in EXAMPLES}
     assert {"decorate_functions", "scope_blocks", "tree_summaries", "asyncio_pipeline"} <= names
+    assert {"budgets", "provider_calls", "opentelemetry_both_ways", "processes"} <= names
+    assert {"optimization_bill", "waste_report"} <= names
     assert "docs/examples" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -250,3 +250,28 @@ def test_nothing_stays(billing):
     finally:
         instrument()
     assert bootstrap.__code__ is dspy.BootstrapFewShot._bootstrap.__code__
+
+
+def test_a_judge_is_no_reflection(billing):
+    """What GEPA's metric asks while the feedback is gathered stands by itself."""
+    pytest.importorskip("gepa")
+    judge = dspy.Predict("question, answer -> verdict")
+
+    def feedback(example: Any, prediction: Any, trace: Any = None, name: Any = None, named: Any = None) -> Any:
+        with dspy.context(lm=judging.lm("openai/gpt-4.1")):
+            judge(question=example.question, answer=prediction.answer)
+        return dspy.Prediction(score=0.5, feedback="Think harder.")
+
+    with LoopbackProvider() as judging, token_scope("run") as run:
+        billing.feedback = feedback
+        gepa(billing)
+        report = run.report()
+        judged = sum(
+            (node.usage for _, node in report.tree().walk() if "Predict(question, answer -> verdict)" == node.name),
+            Usage(),
+        )
+
+        assert tokens(judging.total) == tokens(judged)
+    assert ["openai/gpt-4o"] == list(report.find("run/GEPA/reflect").by_model)
+    assert tokens(billing.reflection.total) == tokens(report.find("run/GEPA/reflect").usage)
+    assert ["openai/gpt-4.1"] == list(report.find("run/GEPA/feedback").by_model)

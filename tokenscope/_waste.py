@@ -57,7 +57,7 @@ class Wastes(dict[str, Waste]):
 
 
 def waste_by_module(rows: Iterable[Row]) -> Wastes:
-    """Add up what rows tell of waste, by module, the costliest first."""
+    """Add up what rows tell of waste, by module, those first that wasted most tokens."""
     found: dict[str, dict[str, Usage]] = {}
     for row, place in places(rows):
         for tally in row.tallies:

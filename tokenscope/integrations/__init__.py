@@ -70,6 +70,12 @@ PATCHES: Final = (
     Patch(
         "dspy.teleprompt.gepa.gepa_utils", "DspyAdapter.evaluate", f"{_OPTIMIZERS}:evaluate_candidate", optional=True
     ),
+    Patch(
+        "dspy.teleprompt.gepa.gepa_utils",
+        "DspyAdapter.make_reflective_dataset",
+        f"{_OPTIMIZERS}:judge_candidate",
+        optional=True,
+    ),
     Patch("litellm", "completion_with_retries", f"{_LITELLM}:repeat", optional=True),
     Patch("litellm", "acompletion_with_retries", f"{_LITELLM}:repeat", optional=True),
     Patch("openai._base_client", "SyncAPIClient._sleep_for_retry", f"{_LITELLM}:repeat_soon", optional=True),

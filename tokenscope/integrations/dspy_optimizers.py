@@ -117,6 +117,15 @@ def evaluate_candidate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwarg
         scope.leave()
 
 
+def judge_candidate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`DspyAdapter.make_reflective_dataset`: GEPA asks the metric for feedback, which may ask a judge of its own."""
+    scope = Scope((Frame("phase", "feedback"),))
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        scope.leave()
+
+
 def phase_of(optimizer: str, module: Any) -> Frame | None:
     """Return what an optimizer is at when a module is called in `compile` itself; None where nobody knows."""
     name = _OTHERWISE.get(optimizer)
