@@ -12,7 +12,7 @@ import openai
 import pytest
 from dspy_support import DSPY, tokens
 
-from tokenscope import record_response, record_tokens, token_scope
+from tokenscope import Budget, record_response, record_tokens, token_scope
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -87,6 +87,24 @@ def test_embeddings(provider, how):
     assert response.usage
     assert 1 == provider.total.calls == run.usage.calls
     assert tokens(provider.total) == tokens(run.usage)
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_embeddings_that_fail(provider, how):
+    """A request that fails is a failed call, out of whatever budget there is."""
+    asked = {
+        "model": "openai/text-embedding-3-small",
+        "input": ["<<fail 401>>"],
+        "api_base": provider.url,
+        "api_key": "k",
+    }
+    with token_scope("run", budget=Budget(calls=2)) as run:
+        for _ in range(2):
+            with pytest.raises(litellm.AuthenticationError):
+                litellm.embedding(**asked) if how == "sync" else asyncio.run(litellm.aembedding(**asked))
+
+    assert (2, 2, 0) == (run.usage.calls, run.usage.failed_calls, run.usage.total_tokens)
+    assert 2 == run.report().waste().total.provider_errors.calls
 
 
 @pytest.mark.skipif(DSPY >= (3, 4), reason="LM.forward returns no response from 3.4 on")

@@ -10,7 +10,7 @@ from contextvars import Token
 from typing import Any, Final
 
 from tokenscope._by_hand import seen_by_us
-from tokenscope._purse import admit, release
+from tokenscope._purse import admit
 from tokenscope._record import count
 from tokenscope._scope import Scope, active
 from tokenscope._usage import Usage, counts
@@ -29,9 +29,8 @@ def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, 
     token = _entries.embedding.set(True)
     try:
         response = wrapped(*args, **kwargs)
-    except BaseException:
-        if reserved:
-            release(scope)
+    except BaseException as error:
+        _count(scope, None, args, kwargs, started, since, reserved=reserved, error=type(error).__name__)
         raise
     finally:
         _leave(token)
@@ -47,9 +46,8 @@ async def aembed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dic
     token = _entries.embedding.set(True)
     try:
         response = await wrapped(*args, **kwargs)
-    except BaseException:
-        if reserved:
-            release(scope)
+    except BaseException as error:
+        _count(scope, None, args, kwargs, started, since, reserved=reserved, error=type(error).__name__)
         raise
     finally:
         _leave(token)
@@ -112,6 +110,7 @@ def _count(
     since: float,
     *,
     reserved: bool,
+    error: str | None = None,
 ) -> None:
     try:
         if not _is_counted_here():
@@ -120,8 +119,9 @@ def _count(
         entry = getattr(response, "usage", None) or {}
         if entry:
             _entries.tell(model, entry)
-        seen_by_us(response)
-        usage = read_entry(model, entry) + Usage(calls=1)
+        if error is None:
+            seen_by_us(response)
+        usage = read_entry(model, entry) + Usage(calls=1, failed_calls=int(error is not None))
         seconds = time.perf_counter() - since
         count(
             scope,
@@ -130,6 +130,7 @@ def _count(
             own_price=usage.cost > 0,
             started=started,
             seconds=seconds,
+            error=error,
             reserved=reserved,
         )
     except Exception:  # noqa: BLE001
