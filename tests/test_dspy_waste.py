@@ -13,8 +13,9 @@ from dspy.utils.parallelizer import ParallelExecutor
 from dspy_support import DSPY, ENGINES, tokens
 from programs import program, run
 
-from tokenscope import Report, Usage, token_scope
+from tokenscope import Report, Usage, current_scope, token_scope
 from tokenscope import report as process_report
+from tokenscope._waste import Waste
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -364,6 +365,7 @@ def test_no_such_module():
 
 PROGRAM = """
 import atexit, dspy
+from tokenscope._waste import Waste
 from tokenscope.testing import LoopbackProvider
 
 provider = LoopbackProvider().__enter__()
@@ -421,3 +423,29 @@ def test_a_line_of_run(tmp_path, garbled, failing, said):
     else:
         (line,) = lines
         assert re.fullmatch(said.format(f"{wasted:,}", f"{100 * wasted / total:.1f}", f"{wasted:,}"), line)
+
+
+def test_workers_are_in_the_scope_that_called(provider):
+    """What a worker runs is told apart, and yet its scope is the one that it was called in, or none."""
+    found: list[Any] = []
+
+    def work(item: str) -> None:
+        scope = current_scope()
+        found.append(scope)
+        with token_scope("inside") as inside:
+            assert scope is inside.parent
+
+    executor = ParallelExecutor(num_threads=2, disable_progress_bar=True)
+    with token_scope("run") as run:
+        executor.execute(work, ["a", "b"])
+    executor.execute(work, ["c"])
+
+    assert [run, run, None] == found
+
+
+def test_it_says_what_it_is():
+    """Its text tells the reasons."""
+    waste = Waste(failed_parses=Usage(calls=2, input_tokens=1_000), retries=Usage(calls=1))
+
+    assert "<Waste failed_parses: 2 calls, 1,000 tokens; retries: 1 calls, 0 tokens>" == repr(waste)
+    assert "<Waste of nothing>" == repr(Waste())
