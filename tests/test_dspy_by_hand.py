@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ import litellm
 import openai
 import pytest
 from dspy_support import DSPY, tokens
+from every_provider import EveryProvider
 
-from tokenscope import Budget, record_response, record_tokens, token_scope
+from tokenscope import Budget, current_scope, record_response, record_stream, record_tokens, token_scope
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -132,3 +134,65 @@ def test_a_free_model(cost, unpriced):
 
     assert unpriced == run.usage.unpriced_calls
     assert 12 == run.usage.total_tokens
+
+
+def test_a_stream_that_is_dropped(provider):
+    """It is counted when somebody looks: where that is within an LM call, it has no part in that."""
+    client = openai.OpenAI(base_url=provider.url, api_key="loopback")
+    asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Why?"}]}
+
+    class Looking(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            current_scope().report()
+            choice = SimpleNamespace(message=SimpleNamespace(content="[[ ## answer ## ]]\nyes", tool_calls=None))
+            return SimpleNamespace(choices=[choice], usage={}, model="looking")
+
+    with dspy.context(lm=Looking("openai/looking")), token_scope("run") as run:
+        stream = record_stream(client.chat.completions.create(**asked, stream=True))
+        next(iter(stream))
+        del stream
+        gc.collect()
+        dspy.Predict("question -> answer")(question="Why?")
+
+    assert {"openai/gpt-4o": 1, "openai/looking": 1} == {
+        name: usage.calls for name, usage in run.report().by_model().items()
+    }
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_litellm_repeats_as_ever(how, monkeypatch):
+    """Requests that litellm repeats are told, and pass by whoever has wrapped `litellm.completion`, as without us."""
+    passed: list[str] = []
+
+    def watched(name: str) -> Any:
+        original = getattr(litellm, name)
+
+        def watching(*args: Any, **kwargs: Any) -> Any:
+            passed.append(name)
+            return original(*args, **kwargs)
+
+        return watching
+
+    class Through(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            return litellm.completion(**asked(messages))
+
+        async def aforward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            return await litellm.acompletion(**asked(messages))
+
+    for name in ("completion", "acompletion"):
+        monkeypatch.setattr(litellm, name, watched(name))
+    with EveryProvider() as every, token_scope("run") as run:
+
+        def asked(messages: Any) -> dict[str, Any]:
+            model = "anthropic/claude-3-5-haiku-latest"
+            return {"model": model, "api_base": every.host, "api_key": "x", "num_retries": 2, "messages": messages}
+
+        question = [{"role": "user", "content": "Why? <<bill a>> <<fail 500 once>>"}]
+        lm = Through("anthropic/claude-3-5-haiku-latest")
+        answer = lm(messages=question) if how == "sync" else asyncio.run(lm.acall(messages=question))
+        assert answer
+        assert tokens(every.total) == tokens(run.usage)
+
+    assert [{"sync": "completion", "async": "acompletion"}[how]] == passed
+    assert 1 == run.usage.calls == run.report().waste().total.retries.calls

@@ -13,7 +13,7 @@ from dspy.utils.parallelizer import ParallelExecutor
 from dspy_support import DSPY, ENGINES, tokens
 from programs import program, run
 
-from tokenscope import Report, Usage, current_scope, token_scope
+from tokenscope import Report, Usage, current_scope, receive, ship, token_scope
 from tokenscope import report as process_report
 from tokenscope._waste import Waste
 from tokenscope.testing import LoopbackProvider
@@ -357,6 +357,15 @@ def test_it_travels(provider, tmp_path):
     assert report.total == process_report().find("run").usage
 
 
+def test_it_comes_home_with_a_shipment(provider):
+    """What a shipped function wasted is told where the shipment is received, once."""
+    with token_scope("run") as run:
+        receive(ship(Pair())(question="Why? <<bill a>> <<garble once>>"))
+
+    assert paid(provider.garbled["a"]) == paid(run.report().waste()["Pair.answer"].total)
+    assert tokens(provider.total) == tokens(run.usage)
+
+
 def test_no_such_module():
     """A name that is not there is an error that shows the nearest ones."""
     with pytest.raises(KeyError, match="no 'planner'; there is nothing"):
@@ -447,5 +456,5 @@ def test_it_says_what_it_is():
     """Its text tells the reasons."""
     waste = Waste(failed_parses=Usage(calls=2, input_tokens=1_000), retries=Usage(calls=1))
 
-    assert "<Waste failed_parses: 2 calls, 1,000 tokens; retries: 1 calls, 0 tokens>" == repr(waste)
+    assert "<Waste failed_parses: 1,000 tokens; retries: 0 tokens>" == repr(waste)
     assert "<Waste of nothing>" == repr(Waste())

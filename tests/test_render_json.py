@@ -172,6 +172,8 @@ WRONG = {
     **{f"cost {value!r}": (usage(cost=value), "damaged: cost must") for value in ("x", "", "-1", "NaN", "Infinity")},
     "unknown count": (usage(calls=1, euros=3), "unknown counts"),
     "NaN": (changed(entries=7).replace('"entries": 7', '"entries": NaN'), "NaN is no number of JSON"),
+    **{f"wasted {value!r}": (usage(wasted=value), "damaged: 'wasted' must be one of failed") for value in ("x", 1, [])},
+    "wasted and cached": (usage(wasted="retries", cached=True), "damaged: 'wasted' must be one of failed"),
     "infinite": (changed(entries=7).replace('"entries": 7', '"entries": 1e999'), "damaged"),
     "a huge number": ('{"format": ' + "1" * 10_000 + "}", "no tokenscope report"),
     "nested lists": ("[" * 200_000, "no tokenscope report"),

@@ -7,17 +7,22 @@ from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from tokenscope._usage import Counts
+from tokenscope._usage import Counts, Usage
 
-by_hand: Final[list[Callable[[Counts], None]]] = []
-"""Who is told of what is counted by hand, where and when it is: the DSPy bridge, once there is one."""
+lm_call_here: Final[list[Callable[[], Any]]] = []
+"""How to find the LM call of DSPy's that is on its way here, once there is a bridge to DSPy."""
 _seen: Final[WeakValueDictionary[int, Any]] = WeakValueDictionary()
 
 
-def tell_by_hand(values: Counts) -> None:
-    """Tell of a call that is counted by hand."""
-    for told in by_hand:
-        told(values)
+def lm_call() -> Any:
+    """Return the LM call of DSPy's within which something is counted by hand; None where there is none."""
+    return lm_call_here[0]() if lm_call_here else None
+
+
+def counted_within(call: Any, values: Counts) -> None:
+    """Take what was counted by hand for a call that was made within that LM call: DSPy may get to see its usage, too."""
+    if call is not None:
+        call.inner.append(Usage.from_counts((0, 0, 0, *values[3:])))
 
 
 def seen_by_us(response: object) -> None:

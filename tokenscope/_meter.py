@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from tokenscope._by_hand import tell_by_hand
+from tokenscope._by_hand import counted_within, lm_call
 from tokenscope._extract import Extracted
 from tokenscope._later import read_later, warn_later
 from tokenscope._ledger import Ledger
@@ -25,12 +25,13 @@ from tokenscope.errors import internal_error
 class Call:
     """Where a call is counted, and what its caller says of it."""
 
-    __slots__ = ("model", "provider", "scope")
+    __slots__ = ("model", "provider", "scope", "within")
 
     def __init__(self, scope: Ledger | None, provider: str | None, model: str | None) -> None:
         self.scope = scope
         self.provider = provider
         self.model = model
+        self.within = lm_call()  # a stream that is dropped is counted who knows where
 
 
 class Meter:
@@ -138,7 +139,7 @@ class Meter:
             found[0] = found[0]._replace(usage=replace(found[0].usage, failed_calls=1))
         for spent_by, usage, cost in found:
             values = counts(usage if cost is None else replace(usage, cost=cost))
-            tell_by_hand(values)
+            counted_within(call.within, values)
             count(
                 call.scope,
                 spent_by,

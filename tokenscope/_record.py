@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenscope import _scope
 from tokenscope._bracket import FREE, OWN_PRICE, SAVED, bracket_of
-from tokenscope._by_hand import tell_by_hand
+from tokenscope._by_hand import counted_within, lm_call
 from tokenscope._call import NO_SCOPE, Call, Frame, check_name
 from tokenscope._discard import discard, is_failure
 from tokenscope._ledger import PROCESS, Ledger
@@ -81,7 +81,7 @@ def record_tokens(
         cost=Decimal(0) if cost is None else check_money("cost", Decimal(str(cost)) if type(cost) is float else cost),
     )
     check_parts(usage)
-    tell_by_hand(counts(usage))
+    counted_within(lm_call(), counts(usage))
     count(
         active(),
         name,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final, TypeVar
 
-from tokenscope._by_hand import is_seen, tell_by_hand
+from tokenscope._by_hand import counted_within, is_seen, lm_call
 from tokenscope._call import check_name
 from tokenscope._entry import own_cost, read_counts
 from tokenscope._extract import PERPLEXITY, Extracted, extract
@@ -111,7 +111,7 @@ def _count(origin: Origin, name: str) -> None:
     scope, now = active(), time.time()
     for model, usage, cost in found:
         values = counts(usage if cost is None else replace(usage, cost=cost))
-        tell_by_hand(values)
+        counted_within(lm_call(), values)
         count(scope, model, values, own_price=cost is not None, started=now)
 
 

@@ -228,9 +228,7 @@ def current_scope() -> Scope | None:
 
 def _held(scope: Scope) -> Scope | None:
     """Return a scope that somebody will ask for its counts; None where it only stands for none."""
-    while scope.path is scope.above.path and isinstance(
-        scope.above, Scope
-    ):  # a run of something, apart in the same scope
+    while isinstance(scope.above, Scope) and scope.path is scope.above.path:  # one of several runs in that scope
         scope = scope.above
     if scope.path.parent is None:  # what a worker does for another process, in no scope of its own
         return None

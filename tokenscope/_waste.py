@@ -40,7 +40,7 @@ class Waste:
         return [(name, usage) for name, usage in named if usage]
 
     def __repr__(self) -> str:
-        told = (f"{name}: {usage.calls:,} calls, {usage.total_tokens:,} tokens" for name, usage in self.reasons())
+        told = (f"{name}: {usage.total_tokens:,} tokens" for name, usage in self.reasons())
         return f"<Waste {'; '.join(told) or 'of nothing'}>"
 
 

@@ -45,7 +45,7 @@ def note_attempt(scope: Scope, result: Any, kwargs: Kwargs) -> None:
             for made in scope.made:
                 if made is not kept:
                     discard_all(made.scope, "retries")
-            scope.made.clear()
+            scope.made, scope.inputs = [], {}
         above = scope.above
         if isinstance(above, Attempts):
             is_attempt = _is_attempt(scope.opener, above, kwargs)
@@ -68,7 +68,7 @@ def _is_attempt(module: Any, above: Attempts, kwargs: Kwargs) -> bool:
         return any(module is getattr(trying, name, None) for name in ("code_generate", "code_regenerate"))
     # It is a copy of the module that is to be tried, called as that was: what judges its result is called otherwise.
     return (
-        type(module) is type(trying.module)
+        type(module) is type(getattr(trying, "module", None))
         and kwargs.keys() == above.inputs.keys()
         and all(value is above.inputs[name] for name, value in kwargs.items())
     )

@@ -17,7 +17,7 @@ from dspy.dsp.utils.settings import settings, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
 from tokenscope._bracket import FREE
-from tokenscope._by_hand import by_hand
+from tokenscope._by_hand import lm_call_here
 from tokenscope._call import Call
 from tokenscope._discard import discard
 from tokenscope._entry import own_cost
@@ -26,7 +26,7 @@ from tokenscope._ledger import PROCESS, Ledger
 from tokenscope._purse import admit, release, stop_in
 from tokenscope._record import count
 from tokenscope._scope import Scope, active
-from tokenscope._usage import COST, NOTHING, Counts, Usage, counts
+from tokenscope._usage import COST, NOTHING, Usage, counts
 from tokenscope.errors import internal_error
 from tokenscope.integrations import _entries
 from tokenscope.integrations.dspy_optimizers import phase_of_call
@@ -37,9 +37,7 @@ Kwargs = dict[str, Any]
 
 _calling: Final[ContextVar[Any]] = ContextVar("tokenscope_lm_call", default=None)
 """The LM call on its way here: DSPy's settings may hold another tracker by then, where an LM tracks usage itself."""
-
-
-answered: Final[ContextVar[Any]] = ContextVar("tokenscopeanswered", default=None)
+answered: Final[ContextVar[Any]] = ContextVar("tokenscope_answered", default=None)
 """The LM call that ended last, whose answer is about to be read."""
 
 
@@ -256,14 +254,7 @@ def read_response(response: Any) -> None:
             tracker.keep(usage)
 
 
-def _note_inside(values: Counts) -> None:
-    """Take what somebody counts by hand inside an LM call for that of an LM asked there: DSPy may get to see it, too."""
-    call = call_here()
-    if call is not None:
-        call.inner.append(Usage.from_counts((0, 0, 0, *values[3:])))
-
-
-by_hand.append(_note_inside)
+lm_call_here.append(call_here)
 
 
 def stems_from_lm_call() -> bool:

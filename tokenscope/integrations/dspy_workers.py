@@ -16,6 +16,7 @@ from tokenscope.integrations.dspy_calls import Args, Kwargs
 
 
 def _times(item: Any, items: Any) -> int:
+    """Return how often an item is among the items; 0 where those are made anew each time that somebody asks for them."""
     return sum(each is item for each in items)
 
 
@@ -67,7 +68,7 @@ class _Work:
         with self._changed:
             self._done[id(item)] += 1
             items = self._items
-            again = items is not None and self._started > len(items) and self._done[id(item)] > _times(item, items)
+            again = items is not None and self._started > len(items) and 0 < _times(item, items) < self._done[id(item)]
         if again:
             try:
                 discard_all(run, "stragglers")

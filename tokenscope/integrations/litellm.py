@@ -60,7 +60,7 @@ def repeat(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str,
     call = _lm_call()
     if call is None:
         return wrapped(*args, **kwargs)
-    original: Any = kwargs.get("original_function") or sys.modules["litellm"].completion
+    original: Any = kwargs.get("original_function") or sys.modules["litellm.main"].completion
 
     @functools.wraps(original)
     def once_more(*args: Any, **kwargs: Any) -> Any:
