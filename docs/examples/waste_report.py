@@ -43,7 +43,7 @@ def main():
     waste = report.waste()
     for module, wasted in waste.items():
         for reason, usage in wasted.reasons():
-            print(f"{module:22}  {reason:15}  {usage.calls} calls  {usage.total_tokens:4,} tokens  ${usage.cost:.6f}")
+            print(f"{module:22}  {reason:15}  calls: {usage.calls}  tokens: {usage.total_tokens:3,}  ${usage.cost:.6f}")
     share = waste.total.total.total_tokens / report.total.total_tokens
     print(f"{share:.0%} of all tokens bought nothing.")
 
