@@ -41,7 +41,7 @@ autodoc_default_options = {
     "exclude-members": "close, frames, from_counts, from_rows, leave, opener, path",
 }
 autodoc_typehints = "signature"
-autodoc_type_aliases = {"Diff": "tokenscope._diff.Diff"}
+autodoc_type_aliases = {"Diff": "tokenscope._report.diff.Diff"}
 autodoc_preserve_defaults = True
 add_module_names = False
 python_maximum_signature_line_length = 100

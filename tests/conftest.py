@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tokenscope import current_scope, integrations
-from tokenscope._ledger import PROCESS
-from tokenscope._scope import _current
+from tokenscope._scopes.ledger import PROCESS
+from tokenscope._scopes.scope import _current
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -84,7 +84,7 @@ def run_script(code: str) -> str:
 def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each page's Python blocks run one after the other, like a session, and print what stands below them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tokenscope._pricing._custom", {})
+    monkeypatch.setattr("tokenscope._usage.prices._custom", {})
     monkeypatch.setattr(dspy, "cache", dspy.cache)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
     before = dspy.settings.lm

@@ -14,24 +14,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokenscope._budget import Budget
-from tokenscope._recipes import carry, token_scope, track_tokens
-from tokenscope._record import record_tokens
-from tokenscope._scope import DISABLED, Scope, current_scope
-from tokenscope._usage import Usage
+from tokenscope._scopes.budget import Budget
+from tokenscope._scopes.recording import record_tokens
+from tokenscope._scopes.scope import DISABLED, Scope, current_scope
+from tokenscope._scopes.token_scope import carry, token_scope, track_tokens
+from tokenscope._usage.usage import Usage
 from tokenscope._version import __version__
 from tokenscope.errors import BudgetExceeded, ReportFormatError, TokenScopeError
 from tokenscope.integrations import instrument, uninstrument
 
 if TYPE_CHECKING:
-    from tokenscope._pricing import set_price
-    from tokenscope._report import Report
-    from tokenscope._responses import record_response
-    from tokenscope._shipped import ship
-    from tokenscope._shipping import Shipment, receive
-    from tokenscope._sinks import JSONLSink
-    from tokenscope._streams import record_stream
-    from tokenscope._tracker import TokenTracker, get_tracker
+    from tokenscope._processes.ship import ship
+    from tokenscope._processes.shipment import Shipment, receive
+    from tokenscope._providers.responses import record_response
+    from tokenscope._providers.streams import record_stream
+    from tokenscope._report.report import Report
+    from tokenscope._tracker.sinks import JSONLSink
+    from tokenscope._tracker.tracker import TokenTracker, get_tracker
+    from tokenscope._usage.prices import set_price
 
 __all__ = [
     "Budget",
@@ -70,23 +70,23 @@ def report() -> Report:
         >>> tokenscope.report().total.failed_calls
         0
     """
-    from tokenscope._ledger import PROCESS
-    from tokenscope._report import Report
+    from tokenscope._report.report import Report
+    from tokenscope._scopes.ledger import PROCESS
 
     return Report.from_rows(PROCESS.view(), PROCESS.path, scoped=False)
 
 
 _LAZY = {
-    "JSONLSink": "_sinks",
-    "Report": "_report",
-    "Shipment": "_shipping",
-    "TokenTracker": "_tracker",
-    "get_tracker": "_tracker",
-    "receive": "_shipping",
-    "record_response": "_responses",
-    "record_stream": "_streams",
-    "set_price": "_pricing",
-    "ship": "_shipped",
+    "JSONLSink": "_tracker.sinks",
+    "Report": "_report.report",
+    "Shipment": "_processes.shipment",
+    "TokenTracker": "_tracker.tracker",
+    "get_tracker": "_tracker.tracker",
+    "receive": "_processes.shipment",
+    "record_response": "_providers.responses",
+    "record_stream": "_providers.streams",
+    "set_price": "_usage.prices",
+    "ship": "_processes.ship",
 }
 
 

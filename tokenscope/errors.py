@@ -20,9 +20,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokenscope._budget import Budget
-    from tokenscope._report import Report
-    from tokenscope._usage import Usage
+    from tokenscope._report.report import Report
+    from tokenscope._scopes.budget import Budget
+    from tokenscope._usage.usage import Usage
 
 
 class TokenScopeError(Exception):
@@ -86,7 +86,7 @@ def _host_level() -> int:
     """Return the stack level, as `warn_once` has to name it, of the innermost frame outside of this package."""
     frame: FrameType | None = sys._getframe(1)
     level = 0
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == __package__:
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "tokenscope":
         frame = frame.f_back
         level += 1
     return level + 1

@@ -16,7 +16,7 @@ from dspy.utils.callback import BaseCallback
 import tokenscope
 from benchmarks.ratios import Ratios, Run, micros
 from tokenscope import token_scope
-from tokenscope._later import read_now
+from tokenscope._scopes.event_log import read_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

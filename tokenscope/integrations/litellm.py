@@ -9,16 +9,16 @@ import time
 from contextvars import Token
 from typing import Any, Final
 
-from tokenscope._by_hand import seen_by_us
-from tokenscope._purse import admit
-from tokenscope._record import count
-from tokenscope._scope import Scope, active
-from tokenscope._usage import Usage, counts
+from tokenscope._scopes.enforcement import admit
+from tokenscope._scopes.lm_calls import seen_by_us
+from tokenscope._scopes.recording import count
+from tokenscope._scopes.scope import Scope, active
+from tokenscope._usage.usage import Usage, counts
 from tokenscope.errors import internal_error
-from tokenscope.integrations import _entries
-from tokenscope.integrations.dspy_usage import read_entry
+from tokenscope.integrations import usage_watchers as _entries
+from tokenscope.integrations.dspy.usage import read_entry
 
-_BRIDGE: Final = "tokenscope.integrations.dspy_calls"
+_BRIDGE: Final = "tokenscope.integrations.dspy.lm_calls"
 
 
 def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -18,8 +18,8 @@ from typing import Final
 
 import pytest
 
-from tokenscope._report import Report
-from tokenscope._scope import DISABLED
+from tokenscope._report.report import Report
+from tokenscope._scopes.scope import DISABLED
 from tokenscope.pytest_plugin.baseline import Baseline
 from tokenscope.pytest_plugin.budget import marker_line
 from tokenscope.pytest_plugin.meter import Meter, asks

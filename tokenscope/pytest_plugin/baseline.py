@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from tokenscope._files import write_whole
+from tokenscope._report.files import write_whole
 
 _FORMAT: Final = 1
 _TESTS: Final = "tokens_by_test"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tokenscope._usage import Usage, check_count, check_money
+from tokenscope._usage.usage import Usage, check_count, check_money
 from tokenscope.pytest_plugin.summary import dollars
 
 

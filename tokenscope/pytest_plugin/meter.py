@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tokenscope import errors
-from tokenscope._call import ROOT, Frame
-from tokenscope._scope import Scope, _current, current_scope
-from tokenscope._usage import ZERO, Usage
-from tokenscope._visit import Visit
-from tokenscope._wrap import Recipe, wrap
+from tokenscope._scopes.context import Visit
+from tokenscope._scopes.scope import Scope, _current, current_scope
+from tokenscope._scopes.wrapping import Recipe, wrap
+from tokenscope._usage.calls import ROOT, Frame
+from tokenscope._usage.usage import ZERO, Usage
 from tokenscope.errors import TokenScopeWarning
 from tokenscope.pytest_plugin.budget import Limits, limits_of, token_budget
 from tokenscope.pytest_plugin.summary import dollars, packed

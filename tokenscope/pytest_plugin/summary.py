@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from tokenscope._usage import Usage, counts
+from tokenscope._usage.usage import Usage, counts
 from tokenscope.pytest_plugin.baseline import Baseline
 
 _COSTLIEST: Final = 10

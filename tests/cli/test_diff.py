@@ -1,0 +1,222 @@
+"""`tokenscope diff`: what it shows, and the gate for CI."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli.test_cli import CLEAN, tokenscope_command
+from cli.test_show import on_a_terminal, ran, refused
+from click.testing import CliRunner
+from report.test_diff import DIFF, NEW, OLD
+from support.formats import PRICED, deep, hostile, huge, usage
+
+from tokenscope import Report
+from tokenscope._report.formats import diff as _diff
+from tokenscope._report.report import build
+from tokenscope._usage.calls import Frame
+from tokenscope.cli import main
+
+UNKNOWN = "the cost is not compared, for there are calls without a known price: {} before, {} after"
+
+
+def spent(tokens: int, cost: str | None) -> Report:
+    """Return the report of a scope that spent so much."""
+    return build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(1, tokens, 0, cost)})], scoped=True)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Work in a folder with an old and a new report in it."""
+    monkeypatch.chdir(tmp_path)
+    OLD.save("old.json")
+    NEW.save("new.json")
+    return tmp_path
+
+
+def judged(*arguments: str) -> tuple[int, str]:
+    """Run a diff; return its exit status, and what it says beside the diff."""
+    done = CliRunner().invoke(main, ["diff", *arguments], prog_name="tokenscope")
+    return done.exit_code, done.stderr
+
+
+# -- what it shows ----------------------------------------------------------------------------------------------------------
+
+
+def test_text(folder):
+    """The diff is drawn, plain where it is no terminal."""
+    assert (
+        DIFF.render("text") + "\n"
+        == ran("diff", "old.json", "new.json")
+        == ran("diff", "old.json", "new.json", "-o", "-")
+    )
+    assert NEW.diff(OLD).render("text") + "\n" == ran("diff", "new.json", "old.json")
+
+
+def test_nothing_changed(folder):
+    """That is said, and is no failure."""
+    assert f"{OLD.diff(OLD)}\n" == ran("diff", "old.json", "old.json", "--fail-above", "0")
+
+
+@pytest.mark.parametrize("form", _diff.FORMATS)
+def test_formats(form, folder):
+    """Every format, on standard output as in a file; the option wins over the suffix."""
+    expected = DIFF.render(form).rstrip("\n") + "\n"
+    suffix = _diff.FORMATS[form]
+    arguments = ("diff", "old.json", "new.json")
+
+    assert expected == ran(*arguments, "--format", form)
+    ran(*arguments, "-o", f"diff{suffix}")
+    ran(*arguments, "-o", "diff.other", "--format", form)
+    assert [expected] * 2 == [Path(name).read_text("utf-8") for name in (f"diff{suffix}", "diff.other")]
+
+
+def test_unknown_formats(folder):
+    """They are errors that name those there are."""
+    assert "'pdf' is not one of 'text', 'markdown', 'json'" in refused(
+        "diff", "old.json", "new.json", "--format", "pdf"
+    )
+    assert "must be one of .txt (text), .md (markdown), .json (json)" in refused(
+        "diff", "old.json", "new.json", "-o", "x.csv"
+    )
+
+
+def test_standard_input(folder):
+    """Either side can be standard input; both cannot."""
+    text = DIFF.render() + "\n"
+
+    assert text == ran("diff", "-", "new.json", given=OLD.render("json"))
+    assert text == ran("diff", "old.json", "-", given=NEW.render("json"))
+    assert "only one of them can be -, standard input" in refused("diff", "-", "-")
+
+
+def test_in_a_terminal(folder):
+    """In a terminal it is in colour, in its width, and nothing is cut off."""
+    shown = on_a_terminal("diff", "old.json", "new.json", width=70)
+
+    assert "\x1b[31m" in shown
+    assert "\x1b[32m" in shown
+    assert DIFF.render(width=70) + "\n" == re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert "\x1b" not in on_a_terminal("diff", "old.json", "new.json", NO_COLOR="1")
+
+
+def test_files_that_cannot_be_read(folder):
+    """They are one line, whichever side they are on."""
+    Path("damaged.json").write_text("{")
+
+    assert "tokenscope diff: none.json: No such file or directory" == refused("diff", "none.json", "new.json")
+    assert "tokenscope diff: none.json: No such file or directory" == refused("diff", "old.json", "none.json")
+    assert "tokenscope diff: damaged.json: this is no tokenscope report" in refused("diff", "old.json", "damaged.json")
+
+
+# -- the gate ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "limit", "expected"),
+    [
+        ((1000, "1"), (1050, "1.05"), "5", (0, "")),
+        ((1000, "1"), (1050, "1.05"), "5%", (0, "")),
+        ((1000, "1"), (10, "0.1"), "0", (0, "")),
+        ((1000, "1"), (1051, "1"), "5", (1, "total tokens grew by 5.1% (1,000 -> 1,051), more than 5%")),
+        ((1000, "1"), (1000, "1.051"), "5 %", (1, "total cost grew by 5.1% ($1.00 -> $1.05), more than 5%")),
+        ((0, "0"), (1, "0"), "900", (1, "total tokens grew from nothing (0 -> 1), more than 900%")),
+        (
+            (10, None),
+            (10, "1"),
+            "0.5",
+            (0, UNKNOWN.format(1, 0)),
+        ),
+        (
+            (10, "1"),
+            (20, None),
+            "0.5",
+            (
+                1,
+                "total tokens grew by 100.0% (10 -> 20), more than 0.5%; " + UNKNOWN.format(0, 1),
+            ),
+        ),
+    ],
+)
+def test_the_gate(old, new, limit, expected, folder):
+    """The exit status is 1 where tokens or cost grew by more, and one line on standard error says what and by how much."""
+    spent(*old).save("a.json")
+    spent(*new).save("b.json")
+    status, said = expected
+
+    assert (status, f"tokenscope diff: {said}\n" if said else "") == judged("a.json", "b.json", "--fail-above", limit)
+
+
+def test_the_diff_is_shown_where_the_gate_fails(folder):
+    """And written, where it is to be written."""
+    done = tokenscope_command("diff", "old.json", "new.json", "--fail-above", "5")
+    assert (1, DIFF.render() + "\n") == (done.returncode, done.stdout)
+    assert re.fullmatch(
+        r"tokenscope diff: total tokens grew by 34\.8% .* and total cost grew by 34\.9% .*\n", done.stderr
+    )
+
+    assert 1 == judged("old.json", "new.json", "--fail-above", "5", "-o", "diff.md")[0]
+    assert DIFF.render("markdown") == Path("diff.md").read_text("utf-8")
+
+
+def test_without_a_gate(folder):
+    """Nothing fails, and nothing is said of costs."""
+    PRICED.save("priced.json")
+
+    assert (0, "") == judged("old.json", "new.json")
+    assert (0, "") == judged("old.json", "priced.json")
+
+
+@pytest.mark.parametrize("limit", ["x", "", "nan", "inf", "-1", "1/2", "5%%", "1e999999999999999999999"])
+def test_no_percentage(limit, folder):
+    """What is no number of percent is an error that says what is."""
+    assert f"Invalid value for '--fail-above': {limit!r} is not a number of percent, 0 or more, such as 5 or 0.5%." in (
+        refused("diff", "old.json", "new.json", "--fail-above", limit)
+    )
+
+
+def test_an_output_that_cannot_be_written_is_an_error(folder):
+    """Also where the gate would have failed: what is wrong is said, and the status is that of errors."""
+    assert "tokenscope diff: none/x.md: No such file or directory" == (
+        refused("diff", "old.json", "new.json", "--fail-above", "5", "-o", "none/x.md")
+    )
+
+
+@pytest.mark.parametrize(("limit", "status", "lines"), [("5", 1, 1), ("500", 141, 0)])
+def test_a_broken_pipe_does_not_open_the_gate(limit, status, lines, folder):
+    """The gate holds where nobody reads the diff to its end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "tokenscope", "diff", "old.json", "new.json", "--fail-above", limit],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=CLEAN,
+        check=False,
+    )
+    os.close(writer)
+
+    assert (status, lines) == (done.returncode, len(done.stderr.splitlines()))
+    assert "Traceback" not in done.stderr
+
+
+# -- extremes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", _diff.FORMATS)
+@pytest.mark.parametrize("report", [hostile, huge, deep])
+def test_extreme_reports(report, form, folder):
+    """Names made to do harm, huge numbers and 10,000 levels come through in every format."""
+    report().save("extreme.json")
+    shown = ran("diff", "old.json", "extreme.json", "--format", form)
+
+    assert OLD.diff(report()).render(form).strip() == shown.strip()
+    assert all(line.isprintable() for line in shown.splitlines())
+    if form == "json":
+        assert json.loads(shown)["after"]["total_tokens"] == report().total.total_tokens

@@ -1,0 +1,358 @@
+"""`tokenscope doctor`: what is wrong is found, in processes of its own; what is not wrong is no problem."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import dspy
+import pytest
+import wrapt
+
+import tokenscope
+from tokenscope import record_tokens
+from tokenscope._scopes.ledger import PROCESS
+from tokenscope.cli.doctor import models as _doctor_models
+from tokenscope.cli.doctor.checks import _version
+from tokenscope.cli.doctor.report import Finding, as_json, as_text, examine, failed
+
+CLEAN = {key: value for key, value in os.environ.items() if not key.endswith(("_API_KEY", "_API_BASE", "_BASE_URL"))}
+NATIVE = tuple(map(int, version("dspy").split(".")[:2])) >= (3, 4)
+
+
+def doctor(*arguments, start=None, folder=None, **environment):
+    """Run the command; `start` is Python that runs before anything else."""
+    if start is not None:
+        (folder / "sitecustomize.py").write_text(start, "utf-8")
+        environment["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, "-m", "tokenscope", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        env={**CLEAN, **environment},
+        timeout=170,
+        check=False,
+    )
+
+
+def lines(done):
+    """Return the marks and sentences of what was printed."""
+    assert "Traceback" not in done.stderr, done.stderr
+    return [tuple(line.split(None, 1)) for line in done.stdout.splitlines() if line.startswith("  ")]
+
+
+def problems(findings):
+    return [finding.text for finding in findings if finding.mark == "problem"]
+
+
+def notes(findings):
+    return [finding.text for finding in findings if finding.mark == "note"]
+
+
+# -- the command --------------------------------------------------------------------------------------------------------
+
+
+def test_all_is_well():
+    """Where all is well each patch is applied, each engine's call is counted as it was billed, and the status is 0."""
+    done = doctor()
+    said = lines(done)
+    assert 0 == done.returncode, done.stdout
+    assert "no problems found" == done.stdout.splitlines()[-1]
+    assert ("ok", f"dspy {version('dspy')}, and >=3.0 is needed") in said
+    told = dict(text.split(": ", 1) for _, text in said if ": " in text)
+    for patch in tokenscope.integrations.PATCHES:
+        usual = ("applied", "inherited, and patched where it comes from")
+        rare = ("not in this version of dspy",) if patch.optional else ()
+        assert told[f"{patch.module}.{patch.name}"] in usual + rare
+    assert "applied" == told["dspy.clients.base_lm.BaseLM.__call__"]
+    calls = [text.partition(":")[0] for mark, text in said if mark == "ok" and text.endswith("and counted as that")]
+    assert [*(["DSPy's native engine"] if NATIVE else []), "litellm", "embeddings by litellm"] == calls
+
+
+def test_nothing_reaches_a_proxy():
+    """The calls on loopback are made on loopback, also where the environment names a proxy."""
+    proxy = "http://127.0.0.1:9"
+    done = doctor(HTTP_PROXY=proxy, http_proxy=proxy, ALL_PROXY=proxy)
+    assert 0 == done.returncode, done.stdout
+
+
+def test_disabled():
+    """TOKENSCOPE_DISABLED is a problem: nothing is counted."""
+    done = doctor(TOKENSCOPE_DISABLED="1")
+    assert 1 == done.returncode
+    assert [("problem", "TOKENSCOPE_DISABLED is set in the environment: nothing is counted")] == [
+        line for line in lines(done) if line[0] == "problem"
+    ]
+    assert "1 problem found" == done.stdout.splitlines()[-1]
+
+
+def test_a_patch_point_that_is_missing(tmp_path):
+    """Where DSPy lacks what is to be patched, that is a problem, and it is named."""
+    done = doctor(start="import dspy.clients.cache as it\ndel it.Cache.get\n", folder=tmp_path)
+    assert 1 == done.returncode, done.stderr
+    found = [text for mark, text in lines(done) if mark == "problem"]
+    assert ["dspy.clients.cache.Cache.get: missing in this version of dspy"] == [
+        text.partition(";")[0] for text in found
+    ]
+
+
+def test_without_dspy(tmp_path):
+    """Where DSPy cannot be imported, one line says so."""
+    done = doctor(start="import sys\nsys.modules['dspy'] = None\n", folder=tmp_path)
+    assert 1 == done.returncode
+    found = [text for mark, text in lines(done) if mark == "problem"]
+    assert 1 == len(found)
+    assert found[0].startswith("dspy cannot be imported, so there is nothing to count: ModuleNotFoundError: ")
+
+
+def test_a_call_that_is_counted_otherwise_than_billed(tmp_path):
+    """An LM call that passes by the patches is found by making one."""
+    done = doctor(
+        start="""
+import dspy
+def stranger(self, prompt=None, **kwargs):
+    import json, urllib.request
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": prompt}]}).encode()
+    return urllib.request.urlopen(self.kwargs["api_base"] + "/chat/completions", body).read()
+dspy.LM.__call__ = stranger
+""",
+        folder=tmp_path,
+    )
+    assert 1 == done.returncode
+    assert "counted as 0 + 0 tokens" in done.stdout
+
+
+def test_json_for_machines():
+    """JSON holds what the text says, and the names of models as they were given."""
+    hostile = "x\x1b[31m/\n\u202e'"
+    done = doctor("openai/gpt-4o-mini", hostile, "--format", "json")
+    told = json.loads(done.stdout)
+    assert (0, False, 1, tokenscope.__version__) == (
+        done.returncode,
+        told["failed"],
+        told["format"],
+        told["tokenscope"],
+    ), done.stdout
+    assert {"about", "mark", "text"} == set(told["findings"][0])
+    assert any(hostile in finding["text"] for finding in told["findings"])
+
+
+def test_names_of_models_are_escaped():
+    """A model's name cannot write to the terminal, and that nobody knows its price or provider is a note."""
+    done = doctor("x\x1b[31m/\n\u202e\u2028'", "foo/bar", "openai/gpt-4o-mini")
+    assert 0 == done.returncode, done.stdout
+    assert not set(done.stdout) & {"\x1b", "\u202e", "\u2028"}
+    said = lines(done)
+    assert ("note", "foo/bar: litellm, which knows no such provider") in said
+    assert any(mark == "note" and text.startswith("no price is known of 'foo/bar'") for mark, text in said)
+    assert ("ok", "openai/gpt-4o-mini: $0.15 for a million input tokens, $0.60 for output") in said
+
+
+def test_a_wrong_command_line():
+    """A format that there is not is an error of one line, and status 2."""
+    done = doctor("--format", "xml")
+    assert (2, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines()))
+
+
+# -- a program that looks at itself -------------------------------------------------------------------------------------
+
+
+def test_looking_changes_nothing():
+    """A program that looks at itself makes no call, loads nothing of others, and its environment stays as it is."""
+    modules, environment = set(sys.modules), dict(os.environ)
+    findings = examine()
+    assert [] == [name for name in set(sys.modules) - modules if name.startswith(("dspy.clients.typesafe", "openai."))]
+    assert environment == dict(os.environ)
+    assert 0 == len(PROCESS.view())
+    assert not [finding for finding in findings if finding.about == "trial"]
+
+
+def test_where_uninstrumented():
+    """`uninstrument()` is a problem, said once."""
+    tokenscope.uninstrument()
+    try:
+        findings = examine()
+    finally:
+        tokenscope.instrument()
+    assert ["tokenscope.uninstrument() was called: what DSPy spends is not counted"] == problems(findings)
+    assert failed(findings)
+
+
+def held_in_closure(original):
+    return lambda *args, **kwargs: original(*args, **kwargs) or None
+
+
+def named_as_wrapped(original):
+    @functools.wraps(original)
+    def call(*args, **kwargs):
+        return None
+
+    return call
+
+
+def held_by_an_object(original):
+    class Watcher:
+        def __init__(self):
+            self.originals = {"call": original}
+
+        def call(self, *args, **kwargs):
+            return self.originals["call"](*args, **kwargs)
+
+    return Watcher().call
+
+
+def wrapped_by_wrapt(original):
+    return wrapt.FunctionWrapper(original, lambda wrapped, instance, args, kwargs: wrapped(*args, **kwargs))
+
+
+@pytest.mark.parametrize("wrap", [held_in_closure, named_as_wrapped, held_by_an_object, wrapped_by_wrapt])
+@pytest.mark.parametrize("look_up", [getattr, lambda owner, name: vars(owner)[name]], ids=["bound", "raw"])
+def test_who_wraps_what_we_wrap(wrap, look_up, monkeypatch):
+    """Whoever wraps a patched function is named, and is no problem, however the wrapper holds it."""
+    monkeypatch.setattr(dspy.Evaluate, "__call__", wrap(look_up(dspy.Evaluate, "__call__")))
+    findings = examine()
+    assert [] == problems(findings)
+    assert [f"{__name__} wraps dspy.evaluate.evaluate.Evaluate.__call__: that adds nothing to what is counted"] == [
+        text for text in notes(findings) if __name__ in text and "Evaluate" in text
+    ]
+
+
+def test_who_replaces_what_we_wrap(monkeypatch):
+    """What stands in the place of a patched function, and does not hold it, is a problem."""
+    monkeypatch.setattr(dspy.Evaluate, "__call__", lambda self: None)
+    (text,) = problems(examine())
+    assert text.startswith(f"{__name__} replaced dspy.evaluate.evaluate.Evaluate.__call__, and nothing shows")
+
+
+def test_an_lm_with_a_call_of_its_own():
+    """An LM that overrides how it is called is named: nobody can see from outside whether it asks super()."""
+
+    class Ours(dspy.LM):
+        def __call__(self, *args, **kwargs):
+            return ["no"]
+
+    assert any("Ours has its own __call__: " in text for text in notes(examine()))
+    del Ours
+
+
+def test_callbacks(monkeypatch):
+    """Callbacks of litellm and of DSPy are named; they add nothing."""
+    import litellm
+
+    monkeypatch.setattr(litellm, "success_callback", ["langfuse"])
+    with dspy.context(callbacks=[dspy.utils.callback.BaseCallback()]):
+        said = notes(examine())
+    assert any(text.startswith("litellm calls back langfuse") for text in said)
+    assert any(text.startswith("DSPy calls back dspy.utils.callback.BaseCallback;") for text in said)
+
+
+def test_two_instrumentors():
+    """litellm and OpenAI's SDK both instrumented hold a call of litellm's engine twice, in spans: a problem of theirs."""
+    theirs = pytest.importorskip("openinference.instrumentation.litellm").LiteLLMInstrumentor()
+    also = pytest.importorskip("openinference.instrumentation.openai").OpenAIInstrumentor()
+    theirs.instrument()
+    also.instrument()
+    try:
+        (text,) = problems(examine(["bedrock/us.amazon.nova-micro-v1:0"]))
+        assert text.startswith("litellm and openai are both instrumented")
+        if NATIVE:
+            findings = examine(["openai/gpt-4o-mini"])
+            assert [] == problems(findings)
+            assert any(
+                text.startswith("DSPy's native engine passes by litellm and the SDKs") for text in notes(findings)
+            )
+    finally:
+        also.uninstrument()
+        theirs.uninstrument()
+
+
+# -- models -------------------------------------------------------------------------------------------------------------
+
+
+def models(*names):
+    return [(finding.mark, finding.text) for finding in examine(names) if finding.about == "models"]
+
+
+@pytest.mark.skipif(not NATIVE, reason="engines are to be chosen from DSPy 3.4 on")
+def test_engines(monkeypatch):
+    """Which engine a model would use is what DSPy itself chooses, by its name, its options and the environment."""
+    monkeypatch.delenv("OPENAI_API_BASE", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    name = "openai/gpt-4o-mini"
+    native = f"{name}: DSPy's native engine (openai-chat), which uses neither litellm nor the provider's SDK"
+    assert [("ok", native)] == models(name) == models(dspy.LM(name))
+    assert [("ok", f"{name}: litellm (openai)")] == models(dspy.LM(name, engine="litellm"))
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1")
+    assert [("ok", f"{name}: litellm (openai)")] == models(name)
+
+
+@pytest.mark.skipif(NATIVE, reason="DSPy 3.4 has an engine of its own")
+def test_engines_of_older_versions():
+    """Before DSPy 3.4 there is litellm, also for models whose LM would need more than its name."""
+    assert [("ok", "openai/o3: litellm (openai)")] == models("openai/o3")
+
+
+def test_the_lm_that_is_configured():
+    """Without a name the LM that DSPy is configured with is looked at; an LM of another kind is called one."""
+
+    class Own(dspy.BaseLM):
+        pass
+
+    with dspy.context(lm=Own("mine/one")):
+        assert [("ok", "mine/one: an LM of its own, test_the_lm_that_is_configured.<locals>.Own")] == [
+            (mark, re.sub(r"of its own, .*\.test_", "of its own, test_", text)) for mark, text in models()
+        ]
+
+
+@pytest.mark.skipif(not NATIVE, reason="before DSPy 3.4, LMs are not made to be looked at")
+def test_a_name_that_dspy_refuses():
+    """A model that dspy.LM does not take is a problem, with its reason."""
+    ((mark, text),) = models("openai/")
+    assert "problem" == mark
+    assert text.startswith("openai/: dspy.LM does not take that: ValueError: ")
+
+
+# -- what is said -------------------------------------------------------------------------------------------------------
+
+
+def test_versions_are_compared():
+    """A version that is not supported is a problem."""
+    assert "ok" == _version("dspy", "3.5.0rc1", ">=3.0").mark
+    assert ("problem", "dspy 2.6.27 is not supported: >=3.0 is needed") == _version("dspy", "2.6.27", ">=3.0")[1:]
+
+
+def test_a_trial_that_does_not_add_up():
+    """What is counted besides the bill, or a call that fails, is a problem in one line."""
+    more = lambda _provider: record_tokens("a", "b", "c", None, input_tokens=1, output_tokens=2)  # noqa: E731
+    wrong = _doctor_models._trial("it", more)
+    said = (
+        "it: a call to a server on loopback was billed 0 + 0 tokens in 0 calls, and counted as 1 + 2 tokens in 1 call"
+    )
+    assert Finding("trial", "problem", said) == wrong
+    broken = _doctor_models._trial("it", lambda provider: 1 / (provider.total.calls))
+    assert "it: a call to a server on loopback failed: ZeroDivisionError: division by zero" == broken.text
+
+
+def test_text_and_json_say_the_same():
+    """Each finding is a line, under a line that says what it is about; what is not printable is made visible."""
+    findings = [
+        Finding("versions", "ok", "a"),
+        Finding("patches", "problem", "b\n\x1b"),
+        Finding("patches", "note", "c"),
+    ]
+    assert [
+        "versions",
+        "  ok       a",
+        "patches",
+        r"  problem  b\n\x1b",
+        "  note     c",
+        "1 problem found",
+    ] == as_text(findings).splitlines()
+    assert [finding._asdict() for finding in findings] == json.loads(as_json(findings))["findings"]
+    assert SimpleNamespace(**json.loads(as_json(findings))).failed

@@ -1,0 +1,335 @@
+"""The end of a program that `tokenscope run` runs: what is written where, whatever happens to the process."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support.programs import HEAD, NOTHING, end, program, run, signalled, spender, start
+from support.terminal import in_a_terminal
+
+from tokenscope import Report
+
+WAIT = "import os, signal, sys, time\nspend(3)\nprint('ready', flush=True)\n"
+
+
+def total(folder, name="r.json"):
+    return Report.load(folder / name).total.total_tokens
+
+
+# -- what is told -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.txt", "r.md", "r.html", "r.csv", "r.folded", "r.speedscope.json"])
+def test_the_report_is_in_the_format_of_its_suffix(name, tmp_path):
+    """Each format is what `Report.save` writes, and the tree is shown all the same."""
+    code = f"spend(1200)\nimport tokenscope; tokenscope.report().save('theirs-{name}')"
+    done = run("-o", name, spender(tmp_path, code), cwd=tmp_path)
+    assert (0, b"", "") == done[:3]
+    assert (tmp_path / f"theirs-{name}").read_bytes() == (tmp_path / name).read_bytes()
+    assert HEAD.match(done.told)
+    assert done.told.endswith(f"\nreport written to {name}\n")
+
+
+def test_the_file_is_where_it_was_meant(tmp_path):
+    """A program that changes its folder does not move the report."""
+    code = "import os; os.mkdir('x'); os.chdir('x'); spend(1)"
+    done = run("-o", "r.json", spender(tmp_path, code), cwd=tmp_path)
+    assert done.told.endswith("\nreport written to r.json\n")
+    assert 1 == total(tmp_path)
+
+
+def test_nothing_counted(tmp_path):
+    """Without a call one line says so and why, and the file is an empty report."""
+    code = "import tokenscope\nwith tokenscope.token_scope('empty'): pass"
+    done = run("-o", "r.json", program(tmp_path, code), cwd=tmp_path)
+    first, second = done.told.splitlines()
+    assert first.startswith(NOTHING)
+    assert "report written to r.json" == second
+    assert 0 == total(tmp_path)
+
+
+def test_disabled(tmp_path):
+    """Where tokenscope is disabled, the program runs, one line says so, and no empty report is left."""
+    file = spender(tmp_path, "spend(1)\nprint(1)\nraise SystemExit(3)")
+    done = run("-o", "r.json", "--live", file, cwd=tmp_path, env={"TOKENSCOPE_DISABLED": "1"})
+    assert (3, b"1\n", "") == done[:3]
+    assert "tokenscope run: TOKENSCOPE_DISABLED is set, so nothing was counted\n" == done.told
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_the_order_of_output(tmp_path):
+    """Where both outputs go to one place, the tree is after all that the program wrote."""
+    code = "import atexit, sys\nspend(1); atexit.register(print, 'exit'); print('out'); sys.stderr.write('error\\n')"
+    done = run(spender(tmp_path, code), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    *lines, head, _, _, _ = done.stdout.decode().splitlines()
+    assert {"out", "error", "exit"} == set(lines)
+    assert HEAD.match(head)
+
+
+def test_a_program_that_counts_as_long_as_it_can(tmp_path):
+    """Calls are counted in threads, exit handlers, and where the prices are looked up when everything is shut down."""
+    code = """
+import atexit, threading, time
+from concurrent.futures import ThreadPoolExecutor
+pool = ThreadPoolExecutor()
+pool.submit(time.sleep, 0.2).add_done_callback(lambda _: spend(1))
+atexit.register(lambda: record_tokens("m", "o", "gpt-4o-mini", "openai", 1_000_000, 0))
+"""
+    done = run(spender(tmp_path, code))
+    assert "" == done.stderr
+    assert " = 1,000,001 tokens; $0.15\n" in done.told
+
+
+PROBLEMS = {
+    "folder gone": "import shutil; shutil.rmtree('there')",
+    "folder in the way": "import os; os.mkdir('there/r.json')",
+    "disk full": "import errno, os\ndef fsync(*a): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\nos.fsync = fsync",
+}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_report_that_cannot_be_written(problem, tmp_path):
+    """That is one line after the tree; the exit status is the program's."""
+    (tmp_path / "there").mkdir()
+    code = PROBLEMS[problem] + "\nspend(1)\nraise SystemExit(3)"
+    done = run("-o", "there/r.json", spender(tmp_path, code), cwd=tmp_path)
+    assert (3, "") == (done.status, done.stderr)
+    assert HEAD.match(done.told)
+    assert re.search(r"\ntokenscope run: the report cannot be written to there/r.json: \[Errno \d+\] .*\n$", done.told)
+
+
+def test_modules_of_the_same_names(tmp_path):
+    """A program's folder may hold modules named like those that draw and price: they are not taken for them."""
+    for name in ("rich", "genai_prices", "httpx", "csv"):
+        program(tmp_path, "raise ImportError('the wrong one')", f"{name}.py")
+    done = run("-o", "r.csv", spender(tmp_path, "spend(1)"), cwd=tmp_path)
+    assert HEAD.match(done.told)
+    assert done.told.endswith("\nreport written to r.csv\n")
+
+
+def test_a_program_that_has_such_a_module_loaded(tmp_path):
+    """Where a program has loaded a module of its own in the place of rich, there is no tree, but the report."""
+    program(tmp_path, "", "rich.py")
+    done = run("-o", "r.json", spender(tmp_path, "import rich; spend(1)"), cwd=tmp_path)
+    assert re.fullmatch(
+        r"tokenscope run: the tree cannot be drawn: ModuleNotFoundError: .*\nreport written to r.json\n", done.told
+    )
+    assert 1 == total(tmp_path)
+
+
+STREAMS = {
+    "closed": "import sys; sys.stderr.close()",
+    "closed below": "import os; os.close(2)",
+    "nobody reads it": "import time; print('ready', flush=True); time.sleep(0.3)",
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_standard_error_that_is_gone(stream, tmp_path):
+    """Where the tree cannot be shown, there is the report, and the exit status stays."""
+    process = start("-o", "r.json", spender(tmp_path, "spend(2)\n" + STREAMS[stream]), cwd=tmp_path)
+    if stream == "nobody reads it":
+        assert b"ready\n" == process.stdout.readline()
+        process.stderr.close()
+        process.stderr = None
+    assert (0, b"") == end(process)[:2]
+    assert 2 == total(tmp_path)
+
+
+def test_standard_error_that_is_replaced(tmp_path):
+    """The tree goes to the process's standard error, wherever the program has `sys.stderr` point to."""
+    code = "import sys\nspend(1)\nsys.stderr = open('log', 'w')\nprint('theirs', file=sys.stderr)"
+    done = run(spender(tmp_path, code), cwd=tmp_path)
+    assert HEAD.match(done.told)
+    assert "theirs\n" == (tmp_path / "log").read_text()
+
+
+def test_standard_output_that_nobody_reads(tmp_path):
+    """A broken pipe is the program's, with the exit status that Python gives it."""
+    done = []
+    for ours in (False, True):
+        process = start(spender(tmp_path, "spend(1)\nprint('x')\nimport time; time.sleep(0.5)"), ours=ours)
+        process.stdout.close()
+        process.stdout = None
+        done.append(end(process))
+    assert (120, done[0].status) == (done[1].status, done[1].status)
+    assert HEAD.match(done[1].told)
+    assert "BrokenPipeError" in done[1].told.splitlines()[-1]  # said by Python, when all is over
+
+
+def on_a_terminal(*arguments, cwd, width=60):
+    """Run with standard error on a terminal; return what it was sent and what went to standard output."""
+    environment = {"COLUMNS": str(width), "TERM": "xterm-256color", "NO_COLOR": ""}
+    shown, stdout, _ = in_a_terminal(lambda terminal: start(*arguments, cwd=cwd, stderr=terminal, env=environment))
+    return shown, stdout
+
+
+def test_a_terminal(tmp_path):
+    """On a terminal the tree is in colour and in its width, also where standard output is a file."""
+    shown, stdout = on_a_terminal(spender(tmp_path, "spend(1)\nprint('out')"), cwd=tmp_path)
+    assert b"out\n" == stdout
+    assert "\x1b[" in shown
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert HEAD.match(plain)
+    assert all(len(line) <= 60 for line in plain.splitlines())
+
+
+# -- forks --------------------------------------------------------------------------------------------------------------
+
+FORK = """
+import os, sys, multiprocessing
+spend(1)
+if PID := os.fork():
+    os.waitpid(PID, 0)
+    print("parent", flush=True)
+else:
+    spend(10)
+    print("child", flush=True)
+    LEAVE
+"""
+
+
+@pytest.mark.parametrize("leave", ["pass", "sys.exit(3)", "1/0", "os.kill(os.getpid(), 15)", "raise KeyboardInterrupt"])
+def test_a_forked_child(leave, tmp_path):
+    """A child tells nothing and writes nothing, however it ends; the parent tells what the parent spent."""
+    code = FORK.replace("LEAVE", leave).replace("waitpid(PID, 0)", "waitpid(PID, 0) and print(os.listdir('.'))")
+    done = run("-o", "r.json", spender(tmp_path, code), cwd=tmp_path)
+    assert (0, b"child\n['program.py']\nparent\n") == done[:2]
+    assert 1 == len(HEAD.findall(done.told))
+    assert 1 == total(tmp_path)
+
+
+def test_a_forked_child_and_sigterm(tmp_path):
+    """In a child, SIGTERM has its default disposition again, and `terminate` ends it as ever."""
+    code = """
+import multiprocessing, signal, time
+def child():
+    print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)
+    time.sleep(30)
+context = multiprocessing.get_context("fork")
+process = context.Process(target=child)
+process.start(); time.sleep(0.5); process.terminate(); process.join()
+print(process.exitcode)
+"""
+    done = run(spender(tmp_path, code))
+    assert b"True\n-15\n" == done.stdout
+    assert done.told.startswith(NOTHING)
+
+
+# -- SIGTERM ------------------------------------------------------------------------------------------------------------
+
+TERMINATED = {
+    "sleep": "time.sleep(30)",
+    "asyncio": "import asyncio; asyncio.run(asyncio.sleep(30))",
+    "loop": "while True: pass",
+    "threads": "import threading\nfor _ in range(3): threading.Thread(target=time.sleep, args=(30,)).start()",
+    "subprocess": "import subprocess; subprocess.run(['sleep', '3'])",
+    "writing": "while True: print('x' * 1000, file=sys.stderr)",
+    "counting": "while True: spend(0)",
+    "at exit": "import atexit; atexit.register(time.sleep, 30)",
+    "no except": "try: time.sleep(30)\nexcept BaseException: print('caught')\nfinally: print('finally')",
+}
+
+
+@pytest.mark.parametrize("name", TERMINATED)
+def test_sigterm(name, tmp_path):
+    """SIGTERM, which is how a CI ends what takes too long, leaves a report; the process dies of it all the same."""
+    process = start("-o", "r.json", spender(tmp_path, WAIT + TERMINATED[name]), cwd=tmp_path)
+    began = time.monotonic()
+    signalled(process, signal.SIGTERM)
+    done = end(process)
+    assert (-signal.SIGTERM, b"") == done[:2]
+    assert time.monotonic() - began < 10
+    assert 3 == total(tmp_path)
+    assert re.search(r"scope +calls +input", done.stderr + done.told)  # it may have been in the midst of a line
+    assert (done.stderr + done.told).endswith("report written to r.json\n")
+
+
+def test_a_handler_of_the_programs_own(tmp_path):
+    """A program that handles SIGTERM handles it, and tells when it ends."""
+    code = WAIT.replace("spend(3)", "signal.signal(15, lambda *_: sys.exit(5))\nspend(3)") + "time.sleep(30)"
+    process = start("-o", "r.json", spender(tmp_path, code), cwd=tmp_path)
+    signalled(process, signal.SIGTERM)
+    assert 5 == end(process).status
+    assert 3 == total(tmp_path)
+
+
+def test_sigterm_that_is_ignored(tmp_path):
+    """Where the process is started with SIGTERM ignored, it stays ignored."""
+    code = WAIT + "time.sleep(0.5); print(signal.getsignal(15).name)"
+    process = start(spender(tmp_path, code), preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    signalled(process, signal.SIGTERM)
+    done = end(process)
+    assert (0, b"SIG_IGN\n") == done[:2]
+
+
+# -- signals while it is told -------------------------------------------------------------------------------------------
+
+# The report is as slow to write as this fsync.
+SLOW = """
+import os, sys, time
+fsync = os.fsync
+def slow(handle):
+    print("ready", flush=True)
+    time.sleep(1)
+    fsync(handle)
+os.fsync = slow
+spend(3)
+sys.exit(6)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 6), (signal.SIGTERM, -signal.SIGTERM)])
+def test_signals_while_the_report_is_written(number, status, tmp_path):
+    """Neither Ctrl-C nor SIGTERM loses a report that is being written."""
+    process = start("-o", "r.json", spender(tmp_path, SLOW), cwd=tmp_path)
+    signalled(process, number)
+    done = end(process)
+    assert (status, "") == (done.status, done.stderr)
+    assert HEAD.match(done.told)
+    assert 3 == total(tmp_path)
+    assert ["program.py", "r.json"] == sorted(os.listdir(tmp_path))
+
+
+def test_a_second_sigterm(tmp_path):
+    """Whoever does not want to wait for the report sends SIGTERM twice."""
+    process = start("-o", "r.json", spender(tmp_path, SLOW.replace("sleep(1)", "sleep(30)")), cwd=tmp_path)
+    signalled(process, signal.SIGTERM)
+    time.sleep(0.2)
+    process.terminate()
+    assert -signal.SIGTERM == end(process).status
+
+
+@pytest.mark.parametrize("delay", [n / 50 for n in range(15)])
+def test_ctrl_c_at_any_moment(delay, tmp_path):
+    """Whenever Ctrl-C comes once the program runs, there is a report, and no more of a traceback than Python's."""
+    process = start("-o", "r.json", spender(tmp_path, WAIT), cwd=tmp_path)
+    assert b"ready\n" == process.stdout.readline()
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    done = end(process)
+    assert done.status in (0, -signal.SIGINT)
+    assert "tokenscope" not in done.stderr
+    assert 3 == total(tmp_path)
+
+
+def test_from_the_console_script(tmp_path):
+    """The command that is installed does the same as `python -m tokenscope`."""
+    script = os.path.join(os.path.dirname(sys.executable), "tokenscope")
+    if not os.path.exists(script):
+        pytest.skip("the package is not installed")
+    done = subprocess.run(
+        [script, "run", spender(tmp_path, "spend(1)\nimport sys; print(sys.argv); raise KeyError")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (1, f"['{tmp_path}/program.py']\n") == (done.returncode, done.stdout)
+    shown = r'Traceback .*\n  File ".*program.py", line 5, in <module>\n.*\n[ ^]*\nKeyError\nscope '
+    assert re.match(shown, done.stderr)

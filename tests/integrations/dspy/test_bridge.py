@@ -1,0 +1,494 @@
+"""How the bridge is built into DSPy: module names, patches, import order, optimizers, and what happens where DSPy differs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import pytest
+from support.dspy_support import DSPY
+
+import tokenscope
+from tokenscope import current_scope, integrations, record_tokens, token_scope
+from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope.testing import LoopbackProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+@pytest.fixture
+def provider() -> Iterator[LoopbackProvider]:
+    with LoopbackProvider() as provider, dspy.context(lm=provider.lm()):
+        yield provider
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+class Summary(dspy.Signature):
+    """Sum a text up."""
+
+    text: str = dspy.InputField()
+    summary: str = dspy.OutputField()
+
+
+class Leaf(dspy.Module):
+    def forward(self) -> None:
+        record_tokens("m", "o", "model", "provider", 1, 0)
+
+
+class Inner(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep = Leaf()
+
+    def forward(self) -> None:
+        self.deep()
+
+
+class Holder(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = Leaf()
+        self.steps = [Leaf(), (Leaf(), Leaf())]
+        self.tools = {"search": Leaf(), 3: [Leaf()]}
+        self.inner = Inner()
+        self.mixed = [{"a": Inner()}]
+        self.call: Any = None
+
+    def forward(self, which: Any) -> None:
+        which(self)()
+
+
+NAMES = {
+    "plain": lambda self: self.plain,
+    "steps[0]": lambda self: self.steps[0],
+    "steps[1][1]": lambda self: self.steps[1][1],
+    "tools['search']": lambda self: self.tools["search"],
+    "tools[3][0]": lambda self: self.tools[3][0],
+    "inner.deep": lambda self: self.inner.deep,
+    "mixed[0]['a'].deep": lambda self: self.mixed[0]["a"].deep,
+    "Leaf": lambda self: Leaf(),
+    "Holder": lambda self: lambda: Holder()(lambda other: other.plain),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names(name: str) -> None:
+    """A module is named by the attribute of the enclosing module that holds it, or by its class."""
+    with token_scope("run") as run:
+        Holder()(NAMES[name])
+    assert [name] == [node.name for node in run.report().find("run/Holder").children]
+
+
+def test_names_of_predictors(provider: LoopbackProvider) -> None:
+    """A bare Predict is named with its signature, and one inside a DSPy module of its own is that module's."""
+    with token_scope("run") as run:
+        dspy.Predict("question -> answer")(question="Why?")
+        dspy.Predict(Summary)(text="Long.")
+        dspy.ChainOfThought(Summary)(text="Long.")
+    assert {"Predict(question -> answer)", "Predict(Summary)", "ChainOfThought"} == set(run.report().predictors())
+    assert () == run.report().find("run/ChainOfThought").children
+
+
+def test_a_predictor_of_an_outer_module(provider: LoopbackProvider) -> None:
+    """A module called deeper down, from a tool say, is named by the outer module that holds it."""
+
+    class Agent(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.summarizer = dspy.Predict("text -> summary")
+            self.searcher = dspy.ReAct("question -> answer", tools=[self.search])
+
+        def search(self, query: str) -> str:
+            """Search the library."""
+            return str(self.summarizer(text=query).summary)
+
+        def forward(self, question: str) -> Any:
+            return self.searcher(question=question)
+
+    with token_scope("run") as run:
+        Agent()(question="Why?")
+    assert {"Agent.searcher", "Agent.searcher.extract", "Agent.searcher.summarizer"} == set(run.report().predictors())
+
+
+def test_scopes_and_attributes() -> None:
+    """Inside a module the current scope is the module's; it has no attributes, whatever the module has."""
+
+    class Odd(dspy.Module):
+        attributes = {"mine": 1}
+
+        def forward(self) -> Any:
+            scope = current_scope()
+            assert scope is not None
+            return scope.name, scope.kind, dict(scope.attributes)
+
+    with token_scope("run", id=7) as run:
+        assert ("Odd", "dspy", {}) == Odd()()
+    assert {"id": 7} == run.attributes
+
+
+def test_async_tools(provider: LoopbackProvider) -> None:
+    """An async tool's calls are the tool's; a tool that spends nothing is not shown."""
+    predict = dspy.Predict("text -> summary")
+
+    async def look(query: str) -> str:
+        """Look something up."""
+        return str((await predict.acall(text=query)).summary)
+
+    async def idle(query: str) -> str:
+        """Do nothing."""
+        return query
+
+    async def main() -> None:
+        await dspy.Tool(look).acall(query="leaves")
+        await dspy.Tool(idle).acall(query="leaves")
+        dspy.Tool(lambda query: query, name="lazy")(query="leaves")
+
+    with token_scope("run") as run:
+        asyncio.run(main())
+    assert [(node.name, node.kind) for node in run.report().tree().children] == [("look", "tool")]
+
+
+# -- optimizers -------------------------------------------------------------------------------------------------------
+
+
+def test_optimizers_of_the_users(provider: LoopbackProvider) -> None:
+    """Optimizers defined later are scopes too, subclasses of subclasses among them; undoing leaves no trace."""
+
+    class Mine(dspy.teleprompt.Teleprompter):
+        def compile(self, student: Any, *, trainset: Any) -> Any:
+            return student(question="Why?")
+
+    class Child(Mine):
+        def compile(self, student: Any, *, trainset: Any) -> Any:
+            return super().compile(student, trainset=trainset)
+
+    class Heir(Mine):
+        pass
+
+    student = dspy.Predict("question -> answer")
+    with token_scope("run") as run:
+        Mine().compile(student, trainset=[])
+        Child().compile(student, trainset=[])
+        Heir().compile(student, trainset=[])
+    root = run.report().tree()
+    assert {node.name: node.usage.calls for node in root.children} == {"Mine": 2, "Child": 1}
+    assert {"compile"} == {node.kind for node in root.children}
+
+    tokenscope.uninstrument()
+    try:
+        assert not hasattr(vars(Mine)["compile"], "__tokenscope_compile__")
+        with token_scope("off") as off:
+            Mine().compile(student, trainset=[])
+        assert 0 == off.usage.calls
+    finally:
+        tokenscope.instrument()
+    with token_scope("on") as on:
+        Mine().compile(student, trainset=[])
+    assert [node.name for node in on.report().tree().children] == ["Mine"]
+
+
+# -- patches ----------------------------------------------------------------------------------------------------------
+
+
+def originals() -> list[Any]:
+    from dspy.adapters.types.tool import Tool
+    from dspy.clients.cache import Cache
+    from dspy.utils.parallelizer import ParallelExecutor
+
+    return [
+        *(vars(dspy.BaseLM)[name] for name in ("__call__", "acall")),
+        *(vars(dspy.Module)[name] for name in ("__call__", "acall")),
+        *(vars(Tool)[name] for name in ("__call__", "acall")),
+        vars(dspy.Evaluate)["__call__"],
+        vars(Cache)["get"],
+        vars(ParallelExecutor)["execute"],
+        vars(dspy.BootstrapFewShot)["compile"],
+    ]
+
+
+def test_patches_are_undone_and_applied_again(provider: LoopbackProvider) -> None:
+    """`uninstrument` leaves DSPy's functions as they were, `instrument` applies the patches again, each is idempotent."""
+    before = set(integrations.applied())
+    patched = originals()
+    tokenscope.uninstrument()
+    tokenscope.uninstrument()
+    try:
+        assert () == integrations.applied()
+        clean = originals()
+        assert all(a is not b for a, b in zip(clean, patched, strict=True))
+        assert all("tokenscope" not in type(each).__module__ and "wrapt" not in type(each).__module__ for each in clean)
+        with token_scope("off") as off:
+            dspy.Predict("question -> answer")(question="Why?")
+        assert (off.usage.calls, provider.total.calls) == (0, 1)
+    finally:
+        tokenscope.instrument()
+        tokenscope.instrument()
+    assert before == set(integrations.applied())
+    with token_scope("on") as on:
+        dspy.Predict("question -> answer")(question="Why?")
+    assert (on.usage.calls, provider.total.calls) == (1, 2)
+
+
+def test_patched_by_somebody_else_too(provider: LoopbackProvider) -> None:
+    """Where others have wrapped on top of ours, undoing makes ours a mere passage and leaves theirs in place."""
+    ours = vars(dspy.BaseLM)["__call__"]
+    seen = []
+
+    def theirs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(args)
+        return ours.__get__(self)(*args, **kwargs)
+
+    dspy.BaseLM.__call__ = theirs
+    try:
+        tokenscope.uninstrument()
+        assert dspy.BaseLM.__call__ is theirs
+        with token_scope("off") as off:
+            dspy.settings.lm("Hello")
+        assert (off.usage.calls, len(seen)) == (0, 1)
+    finally:
+        dspy.BaseLM.__call__ = ours.__wrapped__
+        tokenscope.instrument()
+    with token_scope("on") as on:
+        dspy.settings.lm("Hello")
+    assert (on.usage.calls, len(seen)) == (1, 1)
+
+
+def test_a_name_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this version of DSPy lacks a name, that patch is left out with one warning, and the others stand."""
+    import dspy.utils.parallelizer as module
+
+    _warned.clear()
+    tokenscope.uninstrument()
+    with monkeypatch.context() as patch:
+        patch.delattr(module.ParallelExecutor, "execute")
+        with pytest.warns(
+            TokenScopeWarning, match=r"no dspy\.utils\.parallelizer\.ParallelExecutor\.execute"
+        ) as caught:
+            tokenscope.instrument()
+    assert 1 == len(caught)
+    names = {f"{patch.module}.{patch.name}" for patch in integrations.applied()}
+    assert "dspy.utils.parallelizer.ParallelExecutor.execute" not in names
+    assert "dspy.clients.base_lm.BaseLM.__call__" in names
+    tokenscope.instrument()
+    assert "dspy.utils.parallelizer.ParallelExecutor.execute" in {
+        f"{patch.module}.{patch.name}" for patch in integrations.applied()
+    }
+
+
+ORDERS = {
+    "dspy first": "import dspy\nimport tokenscope",
+    "tokenscope first": "import tokenscope\nimport dspy",
+    "a part of dspy first": "from dspy.clients.base_lm import BaseLM\nimport tokenscope, dspy",
+    "only a part, after tokenscope": "import tokenscope\nfrom dspy.primitives.module import Module\nimport dspy",
+    "our own module for dspy first": "from tokenscope.integrations.dspy import gepa_stopper\nimport tokenscope, dspy",
+    "inside an open scope": "import tokenscope\nopened = tokenscope.token_scope('run')\nopened.__enter__()\nimport dspy",
+    "in a thread": (
+        "import tokenscope, threading\n"
+        "def load():\n    import dspy\n"
+        "thread = threading.Thread(target=load)\nthread.start()\nthread.join()\nimport dspy"
+    ),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_import_order(order: str) -> None:
+    """The patches are in place whichever of the two is imported first, or dspy only inside an open scope."""
+    program = f"""
+{order}
+from tokenscope.testing import LoopbackProvider
+with LoopbackProvider() as provider:
+    with dspy.context(lm=provider.lm()), tokenscope.token_scope("a") as scope:
+        dspy.ChainOfThought("question -> answer")(question="Why?")
+    assert (scope.usage.calls, scope.usage.total_tokens) == (1, provider.total.total_tokens)
+    assert ["a/ChainOfThought"] == ["a/" + node.name for node in scope.report().tree().children]
+    print("exact")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "exact\n"), done.stderr
+
+
+def test_disabled() -> None:
+    """With TOKENSCOPE_DISABLED set nothing is patched and nothing is counted, and programs run."""
+    program = """
+import tokenscope, dspy, threading
+from tokenscope import integrations
+from tokenscope.testing import LoopbackProvider
+assert () == integrations.applied()
+assert "wrapt" not in type(vars(dspy.BaseLM)["__call__"]).__module__
+@tokenscope.track_tokens("m", "o")
+def work():
+    return dspy.Predict("question -> answer")(question="Why?")
+with LoopbackProvider() as provider, dspy.context(lm=provider.lm()), tokenscope.token_scope("a") as scope:
+    work()
+    tokenscope.record_tokens("m", "o", "model", "provider", 1, 1)
+assert 1 == provider.total.calls
+assert scope.usage.calls == 0 and not tokenscope.report()
+print("inert")
+"""
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "TOKENSCOPE_DISABLED": "1"},
+    )
+    assert (done.returncode, done.stdout) == (0, "inert\n"), done.stderr
+
+
+def test_our_own_faults_do_not_reach_the_program(provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An LM whose name cannot even be asked for is called as ever; the fault is warned of once (under pytest it is raised)."""
+
+    class Strange(dspy.LM):
+        @property
+        def model(self) -> str:
+            if self.armed:
+                self.armed = False
+                raise RuntimeError("no name")
+            return "openai/gpt-4o-mini"
+
+        @model.setter
+        def model(self, value: str) -> None:
+            self.armed = False
+
+    lm = Strange("openai/gpt-4o-mini", api_base=provider.url, api_key="none", cache=False)
+    lm.armed = True
+    with pytest.raises(RuntimeError, match="no name"):
+        lm("Hello")
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    _warned.clear()
+    for call in (lambda: lm("Hello"), lambda: asyncio.run(lm.acall("Hello"))):
+        lm.armed = True
+        _warned.clear()
+        with token_scope("a") as a, pytest.warns(TokenScopeWarning, match="preparing to count an LM call"):
+            assert 1 == len(call())
+        assert a.usage.calls <= 1
+    with token_scope("b") as b:
+        lm("Hello")
+    assert 1 == b.usage.calls
+
+
+# -- odd programs ------------------------------------------------------------------------------------------------------
+
+
+def test_track_usage_inside_an_lm(provider: LoopbackProvider) -> None:
+    """An LM that asks another one and tracks its usage works as ever, and what it hands on is counted once."""
+    from types import SimpleNamespace as Object
+
+    inner = provider.lm()
+
+    class Router(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            with dspy.track_usage() as tracker:
+                text = inner(prompt=prompt, messages=messages)[0]
+            usage = tracker.get_total_tokens()[inner.model]
+            message = Object(content=text, tool_calls=None)
+            return Object(choices=[Object(message=message, finish_reason="stop")], usage=usage, model="router")
+
+    for around in (contextlib.nullcontext(), dspy.track_usage()):
+        before = provider.total
+        with around, token_scope("a") as scope:
+            Router(model="router")("Hello")
+        assert before.total_tokens + scope.usage.total_tokens == provider.total.total_tokens
+        assert 1 == scope.usage.calls
+
+
+def test_a_tracker_of_the_users_own(provider: LoopbackProvider) -> None:
+    """Inside a call, a tracker of the user's own making has what it always had."""
+    notes = []
+
+    class Mine(dspy.utils.usage_tracker.UsageTracker):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    class Noting(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            dspy.settings.usage_tracker.note("asked")
+            raise KeyError("enough")
+
+    with dspy.context(usage_tracker=Mine()), pytest.raises(Exception, match="enough"):
+        Noting(model="noting")("Hello")
+    assert ["asked"] == notes
+
+
+def test_attributes_are_only_looked_at() -> None:
+    """Naming a module runs no code of the user's: not of keys, nor of proxies, nor of collections."""
+
+    class Touchy:
+        def __repr__(self) -> str:
+            raise RuntimeError("touched")
+
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError("touched")
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("touched")
+
+        __hash__ = object.__hash__
+
+    class Items(dict[Any, Any]):
+        def items(self) -> Any:
+            raise RuntimeError("touched")
+
+    class Odd(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.touchy = Touchy()
+            self.keys = {Touchy(): 1, "large": list(range(100_000))}
+            self.items = Items(leaf=Leaf())
+            self.itself = self
+
+        def forward(self) -> None:
+            dict.__getitem__(self.items, "leaf")()
+            Leaf()()
+
+    with token_scope("run") as run:
+        Odd()()
+    assert {"items['leaf']", "Leaf"} == {node.name for node in run.report().find("run/Odd").children}
+
+
+@pytest.mark.skipif(DSPY >= (3, 4), reason="DSPy 3.4 wraps compile itself, and takes it for a plain method")
+def test_compile_as_a_static_method(provider: LoopbackProvider) -> None:
+    """Optimizers whose compile is a static or class method are scopes, and are put back as they were."""
+
+    class Static(dspy.teleprompt.Teleprompter):
+        @staticmethod
+        def compile(student: Any, trainset: Any = None) -> Any:
+            return student(question="Why?")
+
+    class OfClass(dspy.teleprompt.Teleprompter):
+        @classmethod
+        def compile(cls, student: Any, trainset: Any = None) -> Any:
+            return student(question="Why?")
+
+    student = dspy.Predict("question -> answer")
+    with token_scope("run") as run:
+        Static().compile(student, trainset=[])
+        OfClass().compile(student, trainset=[])
+    assert {"Static", "OfClass"} == {node.name for node in run.report().tree().children}
+    tokenscope.uninstrument()
+    kinds = [type(vars(each)["compile"]) for each in (Static, OfClass)]
+    originals = [hasattr(vars(each)["compile"].__func__, "__wrapped__") for each in (Static, OfClass)]
+    tokenscope.instrument()
+    assert ([staticmethod, classmethod], [False, False]) == (kinds, originals)
+
+
+@pytest.mark.parametrize("stub", ["None", "__import__('unittest.mock').mock.MagicMock()"])
+@pytest.mark.parametrize("module", ["dspy", "litellm"])
+def test_stubbed_modules(module: str, stub: str) -> None:
+    """Where a module is declared absent, or mocked, tokenscope is imported all the same."""
+    program = f"import sys\nsys.modules['{module}'] = {stub}\nimport tokenscope\nprint('imported')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (0, "imported\n", "") == (done.returncode, done.stdout, done.stderr)

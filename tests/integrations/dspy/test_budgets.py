@@ -1,0 +1,511 @@
+"""Budgets, over real HTTP: for each way an LM can be called, the provider bills what the budget allows, and not one call more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import pytest
+from support.dspy_support import DSPY, ENGINES, tokens
+from support.dspy_ways import WAYS, Answer, Router, aask, ask, examples, metric, predict, swallowing
+
+from tokenscope import Budget, BudgetExceeded, current_scope, set_price, token_scope, track_tokens
+from tokenscope._scopes.enforcement import Stop
+from tokenscope._usage.prices import forget_prices
+from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope.testing import LoopbackProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokenscope import Scope
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+LIMIT = 7
+# Nothing passes the stop on: they go on to their end, calling nobody.
+SILENT = {"threads", "gather with exceptions returned", *({"streamify to a generator"} if DSPY < (3, 4) else ())}
+# asyncio cancels calls on their way: whether the provider has billed those, nobody knows.
+CUT_OFF = {"gather", "TaskGroup"}
+# Their threads run on when asyncio has ended.
+LEFT = {"asyncify"}
+OF_ENGINES = {"modules", "direct", "forward", "acall and aforward", "Parallel", "gather", "TaskGroup", "streamify"}
+CASES = [(name, on_exceed, ENGINES[0]) for name in WAYS for on_exceed in ("raise", "stop")]
+CASES += [(name, "raise", engine) for engine in ENGINES[1:] for name in WAYS if name in OF_ENGINES]
+
+
+@pytest.fixture
+def provider() -> Iterator[LoopbackProvider]:
+    with LoopbackProvider(latency=0.005) as provider:  # so that what runs at once overlaps
+        yield provider
+    forget_prices()
+    _warned.clear()
+
+
+@pytest.fixture
+def lm(provider: LoopbackProvider, request: pytest.FixtureRequest) -> Iterator[dspy.LM]:
+    engine = {"engine": "litellm"} if DSPY >= (3, 4) and getattr(request, "param", "") == "litellm" else {}
+    lm = provider.lm(**engine)
+    with dspy.context(lm=lm, track_usage=False, num_threads=4):
+        yield lm
+
+
+def settle(provider: LoopbackProvider, scope: Scope) -> None:
+    """Wait until all is counted that was let through, and for some time more, in which nothing may come."""
+    deadline = time.monotonic() + 10
+    while scope.usage.calls < LIMIT and time.monotonic() < deadline:
+        time.sleep(0.005)
+    while provider.total.calls < LIMIT - scope.usage.failed_calls and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
+
+
+# -- each way ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "on_exceed", "lm"), CASES, indirect=["lm"])
+def test_nothing_swallows_the_stop(name: str, on_exceed: Any, lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """The provider bills as many calls as the budget has; the report is the bill; nothing goes on; nothing is left broken."""
+    run = WAYS[name]()
+    settings = dict(dspy.settings.config)
+    finished = []
+    with contextlib.ExitStack() as stack:
+        raised = stack.enter_context(pytest.raises(BudgetExceeded)) if on_exceed == "raise" else None
+        with token_scope("run", budget=Budget(calls=LIMIT, on_exceed=on_exceed)) as scope:
+            finished.append(run())
+    billed = provider.total
+
+    assert scope.budget_exceeded
+    assert (name in SILENT) == bool(finished)
+    assert current_scope() is None
+    assert settings == dict(dspy.settings.config)
+    if name not in CUT_OFF | LEFT:
+        assert LIMIT == billed.calls
+        if raised is not None:
+            error = raised.value
+            assert ("run", LIMIT, LIMIT) == (error.scope, error.limit.calls, error.report.total.calls)
+            assert tokens(billed) == tokens(error.report.total) == tokens(error.spent)
+    settle(provider, scope)
+    assert LIMIT == scope.usage.calls
+    if name in CUT_OFF:
+        assert LIMIT - scope.usage.failed_calls <= provider.total.calls <= LIMIT
+    else:
+        assert (LIMIT, *tokens(scope.usage)) == (provider.total.calls, *tokens(provider.total))
+
+    before = provider.total
+    with token_scope("again") as again:
+        assert run()
+    assert LIMIT < again.usage.calls == provider.total.calls - before.calls
+    assert 0 == again.usage.failed_calls
+    assert tokens(before + again.usage) == tokens(provider.total)
+
+
+def test_no_score_is_returned(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """Where ordinary exceptions keep calls from being made, Evaluate returns a wrong score; not where a budget does."""
+
+    class Limit(dspy.Module):
+        def forward(self, question: str) -> Any:
+            if provider.total.calls >= 2:
+                raise RuntimeError("enough")
+            return ask(question)
+
+    evaluate = dspy.Evaluate(devset=examples(6), metric=metric, num_threads=1, display_progress=False)
+    result = evaluate(Limit())
+    assert 33.33 == float(getattr(result, "score", result))
+    scores = []
+    with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as scope:
+        scores.append(evaluate(predict))
+
+    assert scope.budget_exceeded
+    assert [] == scores
+
+
+@pytest.mark.parametrize("number", [1, 4, 16])
+def test_calls_are_exact_in_many_threads(lm: dspy.LM, provider: LoopbackProvider, number: int) -> None:
+    """However many of DSPy's workers ask at once."""
+    evaluate = dspy.Evaluate(devset=examples(100), metric=metric, num_threads=number, display_progress=False)
+    with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(calls=50)):
+        evaluate(Answer())
+
+    assert 50 == provider.total.calls == raised.value.spent.calls
+    assert tokens(provider.total) == tokens(raised.value.report.total)
+
+
+def test_dspys_workers_end(lm: dspy.LM) -> None:
+    """What they are at is done before the block is left, and of what is left nothing is begun."""
+    begun, ended = [], []
+
+    def program(question: str) -> Any:
+        begun.append(question)
+        answer = ask(question)
+        time.sleep(0.2)
+        ended.append(question)
+        return answer
+
+    before = set(threading.enumerate())
+    with pytest.raises(BudgetExceeded), token_scope("run", budget=Budget(calls=6)):
+        dspy.Parallel(num_threads=4, disable_progress_bar=True)([(program, example) for example in examples(300)])
+    seen = len(begun), len(ended)
+    time.sleep(0.3)
+
+    assert seen == (len(begun), len(ended))
+    assert 6 == len(ended) < len(begun) <= 6 + 4
+    assert [] == [thread for thread in set(threading.enumerate()) - before if "ThreadPoolExecutor" in thread.name]
+
+
+def test_workers_that_hang_are_left(lm: dspy.LM) -> None:
+    """DSPy waits so long for one of its workers, and no longer, and so does the end of a run."""
+    go = threading.Event()
+    hanging = threading.Event()
+
+    def program(question: str) -> Any:
+        if question == "Question 0?":
+            hanging.set()
+            go.wait(30)
+        else:
+            hanging.wait(30)
+        return ask(question)
+
+    executor = importlib.import_module("dspy.utils.parallelizer").ParallelExecutor(num_threads=2, timeout=1)
+    since = time.monotonic()
+    try:
+        with pytest.raises(BudgetExceeded), token_scope("run", budget=Budget(calls=2)):
+            executor.execute(lambda example: program(**example.inputs()), examples(8))
+        assert 1 <= time.monotonic() - since < 20
+    finally:
+        go.set()
+
+
+# -- tokens, dollars, warnings ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_tokens_are_exceeded_by_what_is_on_its_way(lm: dspy.LM, provider: LoopbackProvider, number: int) -> None:
+    """In one thread by less than one call; in four by less than four; and the error says by how much."""
+    evaluate = dspy.Evaluate(devset=examples(40), metric=metric, num_threads=number, display_progress=False)
+    with token_scope("one") as one:
+        ask("Question 10?")
+    before = provider.total.total_tokens
+    with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(tokens=1_000)):
+        evaluate(predict)
+    spent = provider.total.total_tokens - before
+
+    assert spent == raised.value.spent.total_tokens
+    assert 1_000 <= spent < 1_000 + number * one.usage.total_tokens
+    assert f"1,000 tokens, is spent: {spent:,} tokens, {spent - 1_000:,} tokens more than that" in str(raised.value)
+
+
+def test_dollars(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """A priced model's calls cost what reports say."""
+    with token_scope("one") as one:
+        ask()
+    limit = 10 * one.usage.cost
+    with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(cost=limit)) as scope:
+        for _ in range(20):
+            ask()
+
+    assert 10 == scope.usage.calls == provider.total.calls - 1
+    assert limit == scope.usage.cost == raised.value.spent.cost
+    assert f"the budget of 'run', ${limit}, is spent: ${limit}" == str(raised.value)
+
+
+def test_dollars_of_a_model_without_a_price(provider: LoopbackProvider) -> None:
+    """One warning names it, and the run goes on; with a price that somebody sets it ends."""
+    with dspy.context(lm=provider.lm("openai/nobody-knows")):
+        with pytest.warns(TokenScopeWarning, match="no price is known of 'openai/nobody-knows'") as caught:
+            with token_scope("run", budget=Budget(cost=0.0001)):
+                for _ in range(3):
+                    ask()
+        assert 1 == len(caught)
+        set_price("openai/nobody-knows", input=1, output=1)
+        with pytest.raises(BudgetExceeded), token_scope("run", budget=Budget(cost=0.0001)) as scope:
+            for _ in range(3):
+                ask()
+    assert 1 == scope.usage.calls
+
+
+def test_warn(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """One warning, and the evaluation comes to its score."""
+    evaluate = dspy.Evaluate(devset=examples(8), metric=metric, num_threads=4, display_progress=False)
+    with pytest.warns(TokenScopeWarning, match="the budget of 'run', 3 calls, is spent.*lets the run go on") as caught:
+        with token_scope("run", budget=Budget(calls=3, on_exceed="warn")) as scope:
+            result = evaluate(predict)
+
+    assert 100 == float(getattr(result, "score", result))
+    assert 1 == len([each for each in caught if isinstance(each.message, TokenScopeWarning)])
+    assert scope.budget_exceeded
+    assert 8 == provider.total.calls
+
+
+# -- within each other --------------------------------------------------------------------------------------------------------
+
+
+class Careful(dspy.Module):
+    """Gives its answer a budget of its own, and makes do without one where that is spent."""
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__()
+        self.answer = Answer()
+        self.budget = budget
+
+    def forward(self, question: str) -> Any:
+        try:
+            with token_scope("careful", budget=self.budget):
+                return self.answer(question=question)
+        except Exception:
+            return dspy.Prediction(answer="no idea")
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_the_inner_one_is_spent(lm: dspy.LM, provider: LoopbackProvider, number: int) -> None:
+    """It ends where it was opened, each time, and the evaluation around it goes on to its end."""
+    evaluate = dspy.Evaluate(devset=examples(6), metric=metric, num_threads=number, display_progress=False)
+    with token_scope("run", budget=Budget(calls=100)) as scope:
+        evaluate(Careful(Budget(calls=2)))
+
+    assert 12 == scope.usage.calls == provider.total.calls
+    assert not scope.budget_exceeded
+
+
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("on_exceed", ["raise", "stop", "warn"])
+def test_the_outer_one_is_spent(lm: dspy.LM, provider: LoopbackProvider, number: int, on_exceed: Any) -> None:
+    """It ends where it was opened, through inner budgets and scopes, modules, and whatever catches exceptions in between."""
+    evaluate = dspy.Evaluate(devset=examples(6), metric=metric, num_threads=number, display_progress=False)
+    with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=Budget(calls=LIMIT)):
+        with swallowing, token_scope("between"):
+            evaluate(Careful(Budget(calls=100, on_exceed=on_exceed)))
+        pytest.fail("the outer block went on")  # pragma: no cover
+
+    assert ("outer", LIMIT) == (raised.value.scope, raised.value.spent.calls)
+    assert LIMIT == provider.total.calls
+
+
+def test_functions(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """`track_tokens(budget=)` gives each call of a function a budget of its own."""
+
+    @track_tokens("support", "reply", budget=Budget(calls=2))
+    def reply(number: int) -> int:
+        for n in range(number):
+            with swallowing:
+                ask(n)
+        return number
+
+    @track_tokens("support", "areply", budget=Budget(calls=2, on_exceed="stop"))
+    async def areply(number: int) -> int:
+        for n in range(number):
+            with swallowing:
+                await aask(n)
+        return number
+
+    assert 2 == reply(2)
+    for _ in range(2):
+        with pytest.raises(BudgetExceeded) as raised:
+            reply(3)
+        assert ("support/reply", 2) == (raised.value.scope, raised.value.spent.calls)
+    assert [None, 1, None] == asyncio.run(_gathered(areply(3), areply(1), areply(3)))
+    assert 2 * 3 + 5 == provider.total.calls
+
+
+async def _gathered(*coroutines: Any) -> list[Any]:
+    return await asyncio.gather(*coroutines)
+
+
+# -- what DSPy does around a call -------------------------------------------------------------------------------------------
+
+
+def test_adapters_do_not_buy_another_call(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """Where an answer cannot be parsed, ChatAdapter asks once more as JSONAdapter; not where the budget is spent."""
+    with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(calls=1)):
+        ask("Why? <<garble>>")
+
+    assert 1 == provider.total.calls == raised.value.spent.calls
+    assert raised.value.__cause__ is None
+
+
+def test_tries_of_one_call(provider: LoopbackProvider) -> None:
+    """What DSPy tries again is one call; one that fails is one, too."""
+    with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as scope:
+        provider.lm(num_retries=2)("<<fail 503 once>> Why?")
+        with pytest.raises(Exception, match="500"):
+            provider.lm()("<<fail 500>>")
+        provider.lm()("Once more?")
+
+    assert (2, 1) == (scope.usage.calls, scope.usage.failed_calls)
+    assert 1 == provider.total.calls
+
+
+def test_cache_hits(provider: LoopbackProvider) -> None:
+    """They are calls, and spend neither tokens nor dollars."""
+    before = dspy.cache
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+    try:
+        with dspy.context(lm=provider.lm(cache=True)):
+            with token_scope("run", budget=Budget(tokens=300, cost=1)) as scope:
+                for _ in range(10):
+                    ask()
+            assert (10, 9) == (scope.usage.calls, scope.usage.cached_calls)
+            assert not scope.budget_exceeded
+            with token_scope("run", budget=Budget(calls=3, on_exceed="stop")) as scope:
+                for _ in range(10):
+                    ask()
+            assert (3, 3) == (scope.usage.calls, scope.usage.cached_calls)
+    finally:
+        dspy.cache = before
+    assert 1 == provider.total.calls
+
+
+@pytest.mark.skipif(DSPY < (3, 4), reason="DSPy has TypeSafe from 3.4 on")
+def test_typesafe(provider: LoopbackProvider) -> None:
+    """TypeSafe, which is no BaseLM, is asked for like one."""
+    experimental = importlib.import_module("dspy.experimental")
+    lm = experimental.TypeSafe(api_key="none", base_url=provider.url.removesuffix("/v1"), cache=False)
+    with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as scope:
+        for _ in range(3):
+            lm("Leaves turn red.", {"sure": {"type": "noul", "instructions": "Is it?"}})
+
+    assert 2 == provider.total.calls == scope.usage.calls
+    assert scope.budget_exceeded
+
+
+# -- LMs that ask LMs -------------------------------------------------------------------------------------------------------
+
+
+def test_an_lm_that_only_asks_another(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """Takes no call of the budget itself, so the last one is to be had for the LM that it asks."""
+    with dspy.context(lm=Router(lm)), token_scope("run", budget=Budget(calls=1)) as scope:
+        ask()
+
+    assert 1 == provider.total.calls == scope.usage.calls
+    assert not scope.budget_exceeded
+
+
+def test_an_lm_that_falls_back_on_another(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """Each that it asks is a call."""
+
+    class Failing(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            raise RuntimeError("not here")
+
+    with dspy.context(lm=Router(Failing(model="failing"), lm)):
+        with token_scope("run", budget=Budget(calls=3, on_exceed="stop")) as scope:
+            for n in range(4):
+                ask(n)
+
+    assert (3, 2) == (scope.usage.calls, scope.usage.failed_calls)
+    assert 1 == provider.total.calls
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_lm_that_asks_another_and_buys_itself(
+    lm: dspy.LM, provider: LoopbackProvider, limit: int, asynchronous: bool
+) -> None:
+    """Both are calls, and the budget is asked for both before they are made."""
+
+    class Guarded(dspy.LM):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            lm("May I?")
+            return super().forward(*args, **kwargs)
+
+        async def aforward(self, *args: Any, **kwargs: Any) -> Any:
+            await lm.acall("May I?")
+            return await super().aforward(*args, **kwargs)
+
+    guarded = Guarded("openai/gpt-4o", api_base=provider.url, api_key="none", cache=False, num_retries=0)
+    with dspy.context(lm=guarded), token_scope("run", budget=Budget(calls=limit, on_exceed="stop")) as scope:
+        for n in range(5):
+            asyncio.run(aask(n)) if asynchronous else ask(n)
+
+    assert scope.budget_exceeded
+    assert (limit, *tokens(provider.total)) == (scope.usage.calls, *tokens(scope.usage))
+    assert limit == provider.total.calls
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_callback_that_asks_an_lm(lm: dspy.LM, provider: LoopbackProvider, limit: int) -> None:
+    """When a call begins, another is made: both are calls."""
+
+    class Asking(importlib.import_module("dspy.utils.callback").BaseCallback):  # type: ignore[misc]
+        def on_lm_start(self, call_id: str, instance: Any, inputs: Any) -> None:
+            if instance is lm:
+                other("Shall I?")
+
+    other = provider.lm("openai/gpt-4o")
+    with dspy.context(callbacks=[Asking()]), token_scope("run", budget=Budget(calls=limit, on_exceed="stop")) as scope:
+        for n in range(3):
+            ask(n)
+
+    assert scope.budget_exceeded
+    assert limit >= provider.total.calls >= limit - 1
+    assert provider.total.calls == scope.usage.calls
+    assert tokens(provider.total) == tokens(scope.usage)
+
+
+def test_an_lm_that_is_kept_from_asking_another(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """Where a budget that was opened inside of it is spent, its call has failed, as any that raises."""
+
+    class Frugal(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            with token_scope("inside", budget=Budget(calls=0)):
+                return lm(prompt=prompt, messages=messages)
+
+    with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as scope:
+        for _ in range(2):
+            with pytest.raises(BudgetExceeded):
+                Frugal(model="frugal")("Why?")
+        ask()
+
+    assert scope.budget_exceeded
+    assert (2, 2) == (scope.usage.calls, scope.usage.failed_calls)
+    assert 0 == provider.total.calls
+
+
+# -- tasks that outlive the block --------------------------------------------------------------------------------------------
+
+
+def test_late_tasks(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """What is on its way when the block is left is counted when it ends; another call is not let through any more."""
+
+    async def main() -> Any:
+        with pytest.raises(BudgetExceeded) as raised:
+            async with token_scope("run", budget=Budget(calls=4)) as scope:
+                tasks = [asyncio.create_task(aask(f"{n} <<wait 0.1>>")) for n in range(4)]
+                await asyncio.sleep(0.02)
+                await aask("one more")
+        results = await asyncio.gather(*tasks)
+        task = asyncio.create_task(aask("outside"))
+        await task
+        return raised.value, scope, results
+
+    error, scope, results = asyncio.run(main())
+    assert 0 == error.spent.calls
+    assert all(result.answer for result in results)
+    assert 4 == scope.usage.calls == provider.total.calls - 1
+
+
+def test_a_task_that_goes_on(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """A task begun inside the block is stopped at its next call, however late."""
+
+    async def main() -> Any:
+        go = asyncio.Event()
+
+        async def late() -> Any:
+            await go.wait()
+            return await aask("late")
+
+        async with token_scope("run", budget=Budget(calls=2, on_exceed="stop")):
+            task = asyncio.create_task(late())
+            for n in range(3):
+                await aask(n)
+        go.set()
+        with pytest.raises(Stop):
+            await task
+
+    asyncio.run(main())
+    assert 2 == provider.total.calls

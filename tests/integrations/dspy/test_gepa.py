@@ -1,0 +1,168 @@
+"""The GEPA stopper: an optimisation that has spent its budget ends in good order, and keeps its best program."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import pytest
+from support.dspy_support import tokens
+from support.spending import python
+
+from tokenscope import Budget, BudgetExceeded, current_scope, record_tokens, token_scope
+from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope.integrations.dspy import gepa_stopper
+from tokenscope.testing import LoopbackProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+TAKES_STOPPERS = "gepa_kwargs" in dspy.GEPA.__init__.__code__.co_varnames
+needs_stoppers = pytest.mark.skipif(not TAKES_STOPPERS, reason="dspy.GEPA takes gepa_kwargs from 3.0.4 on")
+VALSET = 3
+
+
+@pytest.fixture
+def provider() -> Iterator[LoopbackProvider]:
+    with LoopbackProvider() as provider, dspy.context(lm=provider.lm(), num_threads=2):
+        yield provider
+    _warned.clear()
+
+
+def feedback(example: Any, prediction: Any, trace: Any = None, name: Any = None, named_trace: Any = None) -> Any:
+    return dspy.Prediction(score=0.5, feedback="Think harder.")
+
+
+def examples(number: int) -> list[Any]:
+    return [dspy.Example(question=f"Question {n}?", answer="an answer").with_inputs("question") for n in range(number)]
+
+
+def optimize(provider: LoopbackProvider, *stoppers: Any, reflection: str = "openai/gpt-4o") -> Any:
+    pytest.importorskip("gepa")
+    optimizer = dspy.GEPA(
+        metric=feedback,
+        max_metric_calls=60,
+        reflection_minibatch_size=2,
+        reflection_lm=provider.lm(reflection),
+        num_threads=2,
+        gepa_kwargs={"stop_callbacks": list(stoppers)},
+    )
+    return optimizer.compile(dspy.ChainOfThought("question -> answer"), trainset=examples(4), valset=examples(VALSET))
+
+
+@needs_stoppers
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(calls=15), Budget(tokens=5_000), Budget(cost=0.008), Budget(calls=15, on_exceed="warn")],
+    ids=str,
+)
+def test_an_optimisation_ends_in_good_order(provider: LoopbackProvider, budget: Budget) -> None:
+    """It spends its budget, and at most what one iteration costs beside; its program runs."""
+    with token_scope("run") as run:
+        program = optimize(provider, gepa_stopper(budget))
+    usage = run.report().find("run/GEPA").usage
+
+    assert tokens(provider.total) == tokens(usage)
+    for name, spent in (("calls", usage.calls), ("tokens", usage.total_tokens), ("cost", usage.cost)):
+        limit = getattr(budget, name)
+        assert limit is None or limit <= spent < 2 * limit
+    assert not run.budget_exceeded
+    assert program(question="Why?").answer
+    assert current_scope() is None
+
+
+@needs_stoppers
+def test_without_one_it_goes_on(provider: LoopbackProvider) -> None:
+    """A budget that is not spent changes nothing: GEPA ends by its own number of metric calls."""
+    optimize(provider)
+    without = provider.total
+    optimize(provider, gepa_stopper(Budget(calls=10_000)))
+
+    assert without.calls > 60
+    assert 2 * without.calls == provider.total.calls
+
+
+@needs_stoppers
+def test_a_budget_that_is_spent_at_once(provider: LoopbackProvider) -> None:
+    """GEPA evaluates the program as it is, and returns it."""
+    program = optimize(provider, gepa_stopper(Budget(calls=1)))
+
+    assert VALSET == provider.total.calls
+    assert "Given the fields `question`, produce the fields `answer`." == program.predict.signature.instructions
+
+
+@needs_stoppers
+def test_each_run_has_the_whole_budget(provider: LoopbackProvider) -> None:
+    """What was spent before a run, or by another one with the same stopper, is not charged to it."""
+    stopper = gepa_stopper(Budget(calls=15))
+    with token_scope("run") as run:
+        for n in range(30):
+            dspy.Predict("question -> answer")(question=f"Before {n}?")
+        for _ in range(2):
+            optimize(provider, stopper)
+    spent = run.report().find("run/GEPA").usage.calls
+
+    assert 30 <= spent < 60
+
+
+@needs_stoppers
+def test_beside_a_hard_limit(provider: LoopbackProvider) -> None:
+    """A scope's own budget ends the optimisation at once, where that is smaller; no program is left."""
+    with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(calls=10)):
+        optimize(provider, gepa_stopper(Budget(calls=15)))
+
+    assert 10 == provider.total.calls == raised.value.spent.calls
+
+
+@needs_stoppers
+def test_a_model_without_a_price(provider: LoopbackProvider) -> None:
+    """Does not pass silently as free."""
+    with pytest.warns(TokenScopeWarning, match="no price is known of 'openai/nobody-knows'.*the budget of 'GEPA'"):
+        optimize(provider, gepa_stopper(Budget(cost=0.002)), reflection="openai/nobody-knows")
+
+
+def test_outside_of_an_optimizer() -> None:
+    """What the current scope has spent counts, or, outside of all, what the program has."""
+    stopper = gepa_stopper(Budget(tokens=10, cost=Decimal(1)))
+    record_tokens("m", "o", "x", None, 9, 0, cost=0)
+    assert stopper(object()) is False
+    with token_scope("a"):
+        record_tokens("m", "o", "x", None, 9, 0, cost=0)
+        assert stopper(object()) is False
+        record_tokens("m", "o", "x", None, 1, 0, cost=0)
+        assert stopper(object()) is True
+    assert stopper(object()) is True
+
+
+def test_wrong_use() -> None:
+    """What is no budget is an error where the stopper is made."""
+    for wrong in (None, 1_000, {"tokens": 5}):
+        with pytest.raises(TypeError, match="the budget of gepa_stopper must be a Budget, not"):
+            gepa_stopper(wrong)  # type: ignore[arg-type]
+    assert "gepa_stopper(Budget(tokens=1, cost=None, calls=None, on_exceed='raise'))" == repr(
+        gepa_stopper(Budget(tokens=1))
+    )
+
+
+def test_is_what_gepa_wants() -> None:
+    """GEPA's own protocol takes it."""
+    gepa = pytest.importorskip("gepa")
+    if not hasattr(gepa, "StopperProtocol"):
+        pytest.skip("this gepa has no stoppers")
+    assert isinstance(gepa_stopper(Budget(tokens=1)), gepa.StopperProtocol)
+
+
+def test_importing_it_first() -> None:
+    """It loads no DSPy, which is patched as ever when the program imports it."""
+    code = """if True:
+        from tokenscope.integrations.dspy import gepa_stopper
+        import sys
+        print("dspy" in sys.modules)
+        import dspy
+        from tokenscope.integrations import applied
+        print("Module.__call__" in {patch.name for patch in applied()})
+    """
+    assert ["False", "True"] == python(code).split()

@@ -1,0 +1,277 @@
+"""What an optimisation was for: the phases of each optimizer, with task model and reflection model apart, by the bill."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import pytest
+from support.dspy_support import DSPY, tokens
+
+from tokenscope import Usage, token_scope
+from tokenscope.testing import LoopbackProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tokenscope._report.tree import Node
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+SCORES = [0.1, 0.9, 0.4, 0.7, 0.2, 0.6]
+TEACHES = {"max_bootstrapped_demos": 1, "max_labeled_demos": 1}
+
+
+class Billing:
+    """A provider for the model that works, and one for the model that thinks about it."""
+
+    def __init__(self, task: LoopbackProvider, reflection: LoopbackProvider) -> None:
+        self.task, self.reflection = task, reflection
+        self.thinker = reflection.lm("openai/gpt-4o")
+        self._asked = 0
+
+    def score(self, example: Any, prediction: Any, *_: Any) -> float:
+        self._asked += 1
+        return SCORES[self._asked % len(SCORES)]
+
+    def feedback(self, example: Any, prediction: Any, trace: Any = None, name: Any = None, named: Any = None) -> Any:
+        return dspy.Prediction(score=0.5, feedback="Think harder.")
+
+
+@pytest.fixture
+def billing() -> Iterator[Billing]:
+    with LoopbackProvider() as task, LoopbackProvider() as reflection, dspy.context(lm=task.lm(), num_threads=2):
+        yield Billing(task, reflection)
+
+
+def examples(number: int) -> list[Any]:
+    return [dspy.Example(question=f"Question {n}?", answer="an answer").with_inputs("question") for n in range(number)]
+
+
+def gepa(billing: Billing) -> Any:
+    pytest.importorskip("gepa")
+    optimizer = dspy.GEPA(
+        metric=billing.feedback,
+        max_metric_calls=30,
+        reflection_minibatch_size=2,
+        reflection_lm=billing.thinker,
+        num_threads=2,
+    )
+    return optimizer.compile(dspy.ChainOfThought("question -> answer"), trainset=examples(4), valset=examples(3))
+
+
+def mipro(billing: Billing) -> Any:
+    pytest.importorskip("optuna")
+    optimizer = dspy.MIPROv2(
+        metric=billing.score,
+        prompt_model=billing.thinker,
+        task_model=dspy.settings.lm,
+        auto=None,
+        num_candidates=4,
+        num_threads=2,
+        **TEACHES,
+    )
+    return optimizer.compile(
+        dspy.ChainOfThought("question -> answer"),
+        trainset=examples(4),
+        valset=examples(3),
+        num_trials=2,
+        minibatch=False,
+        **({"requires_permission_to_run": False} if DSPY < (3, 1) else {}),
+    )
+
+
+def simba(billing: Billing) -> Any:
+    if "prompt_model" not in dspy.SIMBA.__init__.__code__.co_varnames:
+        pytest.skip("SIMBA has one model for everything")
+    optimizer = dspy.SIMBA(
+        metric=billing.score,
+        bsize=4,
+        num_candidates=2,
+        max_steps=3,
+        max_demos=0,
+        prompt_model=billing.thinker,
+        num_threads=2,
+    )
+    return optimizer.compile(dspy.ChainOfThought("question -> answer"), trainset=examples(4))
+
+
+def copro(billing: Billing) -> Any:
+    optimizer = dspy.COPRO(metric=billing.score, prompt_model=billing.thinker, breadth=2, depth=2)
+    program = dspy.ChainOfThought("question -> answer")
+    return optimizer.compile(program, trainset=examples(3), eval_kwargs={"num_threads": 2})
+
+
+def infer_rules(billing: Billing) -> Any:
+    optimizer = dspy.InferRules(
+        metric=billing.score, num_candidates=1, num_rules=2, num_threads=2, teacher_settings={"lm": billing.thinker}
+    )
+    return optimizer.compile(dspy.ChainOfThought("question -> answer"), trainset=examples(6))
+
+
+def random_search(billing: Billing) -> Any:
+    optimizer = dspy.BootstrapFewShotWithRandomSearch(
+        metric=billing.score,
+        num_candidate_programs=1,
+        num_threads=2,
+        teacher_settings={"lm": billing.thinker},
+        **TEACHES,
+    )
+    return optimizer.compile(dspy.ChainOfThought("question -> answer"), trainset=examples(3))
+
+
+def few_shot(billing: Billing) -> Any:
+    optimizer = dspy.BootstrapFewShot(metric=billing.score, teacher_settings={"lm": billing.thinker}, **TEACHES)
+    return optimizer.compile(dspy.ChainOfThought("question -> answer"), trainset=examples(3))
+
+
+PHASES: dict[str, tuple[Callable[[Billing], Any], set[str], set[str]]] = {
+    "GEPA": (gepa, {"GEPA/sample/Evaluate", "GEPA/evaluate/Evaluate"}, {"GEPA/reflect"}),
+    "MIPROv2": (
+        mipro,
+        {"MIPROv2/bootstrap/BootstrapFewShot/bootstrap", "MIPROv2/search/Evaluate"},
+        {"MIPROv2/propose"},
+    ),
+    "SIMBA": (simba, {"SIMBA/evaluate"}, {"SIMBA/propose"}),
+    "COPRO": (copro, {"COPRO/Evaluate"}, {"COPRO/propose"}),
+    "InferRules": (
+        infer_rules,
+        {"InferRules/Evaluate"},
+        {"InferRules/propose", "InferRules/BootstrapFewShot/bootstrap"},
+    ),
+    "BootstrapFewShotWithRandomSearch": (
+        random_search,
+        {"BootstrapFewShotWithRandomSearch/Evaluate"},
+        {"BootstrapFewShotWithRandomSearch/BootstrapFewShot/bootstrap"},
+    ),
+    "BootstrapFewShot": (few_shot, set(), {"BootstrapFewShot/bootstrap"}),
+}
+"""Where the model that works spends, and where the one that thinks does."""
+
+
+def steps(node: Node) -> set[str]:
+    """Return the levels between an optimizer and the programs that it runs."""
+    found: set[str] = set()
+    stack = [("", node)]
+    while stack:
+        above, here = stack.pop()
+        path = f"{above}/{here.name}".lstrip("/")
+        below = [child for child in here.children if child.kind in ("compile", "phase", "evaluate")]
+        stack.extend((path, child) for child in below)
+        if not below:
+            found.add(path)
+    return found
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_the_bill_of_an_optimisation(billing, name):
+    """Compile, its phases, its evaluations, the program: each model's bill is what its phases spent."""
+    optimize, working, thinking = PHASES[name]
+    with token_scope("run") as run:
+        program = optimize(billing)
+        with token_scope("use"):
+            program(question="Why?")
+    report = run.report()
+    use = report.find("run/use").usage
+
+    def spent(paths: set[str]) -> Usage:
+        return sum((report.find(f"run/{path}").usage for path in paths), Usage())
+
+    assert steps(report.find(f"run/{name}")) == working | thinking
+    assert tokens(billing.task.total) == tokens(spent(working) + use)
+    assert tokens(billing.reflection.total) == tokens(spent(thinking))
+    assert billing.reflection.total.calls >= spent(thinking).calls > 0  # one call may ask for several answers
+    assert tokens(billing.task.total + billing.reflection.total) == tokens(run.usage)
+    for path in thinking:
+        assert ["openai/gpt-4o"] == list(report.find(f"run/{path}").by_model)
+    for path in working:
+        assert ["openai/gpt-4o-mini"] == list(report.find(f"run/{path}").by_model)
+
+
+def test_the_program_is_below(billing):
+    """The modules of the program are where they were called, with their own names."""
+
+    class Answer(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.draft = dspy.Predict("question -> draft")
+            self.review = dspy.ChainOfThought("draft -> answer")
+
+        def forward(self, question: str) -> Any:
+            return self.review(draft=self.draft(question=question).draft)
+
+    optimizer = dspy.BootstrapFewShot(metric=billing.score, **TEACHES)
+    with token_scope("run") as run:
+        optimizer.compile(Answer(), trainset=examples(2))
+    report = run.report()
+
+    assert "phase" == report.find("run/BootstrapFewShot/bootstrap").kind
+    assert report.find("run/BootstrapFewShot/bootstrap").usage == report.total
+    assert {"draft", "review"} == {node.name for node in report.find("run/BootstrapFewShot/bootstrap/Answer").children}
+    assert {"Answer.draft", "Answer.review"} == set(report.predictors())
+    assert {"Answer.draft", "Answer.review"} == set(report.by_module())
+
+
+def test_an_optimizer_of_ones_own(billing):
+    """Of what somebody else's optimizer does in `compile`, nobody knows the phase; methods that DSPy's have, are known."""
+
+    class Own(dspy.teleprompt.MIPROv2):
+        def _propose_instructions(self, program: Any) -> Any:
+            return program(question="What else?")
+
+        def compile(self, student: Any, *, trainset: Any) -> Any:
+            self._propose_instructions(student)
+            student(question="Why?")
+            dspy.settings.lm("Why?")
+            return student
+
+    with token_scope("run") as run:
+        Own(metric=billing.score, auto=None, num_candidates=1).compile(
+            dspy.ChainOfThought("question -> answer"), trainset=[]
+        )
+    own = run.report().find("run/Own")
+
+    assert {("propose", "phase", 1), ("ChainOfThought", "dspy", 1)} == {
+        (node.name, node.kind, node.usage.calls) for node in own.children
+    }
+    assert 1 == own.own.calls
+    assert tokens(billing.task.total) == tokens(run.usage)
+
+
+def test_nothing_stays(billing):
+    """Without us, the optimizers' methods are what they were."""
+    from tokenscope import instrument, uninstrument
+
+    bootstrap, propose = dspy.BootstrapFewShot._bootstrap, dspy.MIPROv2._propose_instructions
+    uninstrument()
+    try:
+        assert bootstrap.__wrapped__ is dspy.BootstrapFewShot._bootstrap
+        assert propose.__wrapped__ is dspy.MIPROv2._propose_instructions
+    finally:
+        instrument()
+    assert bootstrap.__code__ is dspy.BootstrapFewShot._bootstrap.__code__
+
+
+def test_a_judge_is_no_reflection(billing):
+    """What GEPA's metric asks while the feedback is gathered stands by itself."""
+    pytest.importorskip("gepa")
+    judge = dspy.Predict("question, answer -> verdict")
+
+    def feedback(example: Any, prediction: Any, trace: Any = None, name: Any = None, named: Any = None) -> Any:
+        with dspy.context(lm=judging.lm("openai/gpt-4.1")):
+            judge(question=example.question, answer=prediction.answer)
+        return dspy.Prediction(score=0.5, feedback="Think harder.")
+
+    with LoopbackProvider() as judging, token_scope("run") as run:
+        billing.feedback = feedback
+        gepa(billing)
+        report = run.report()
+        judged = sum(
+            (node.usage for _, node in report.tree().walk() if "Predict(question, answer -> verdict)" == node.name),
+            Usage(),
+        )
+
+        assert tokens(judging.total) == tokens(judged)
+    assert ["openai/gpt-4o"] == list(report.find("run/GEPA/reflect").by_model)
+    assert tokens(billing.reflection.total) == tokens(report.find("run/GEPA/reflect").usage)
+    assert ["openai/gpt-4.1"] == list(report.find("run/GEPA/feedback").by_model)

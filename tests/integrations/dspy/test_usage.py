@@ -1,0 +1,174 @@
+"""Usage entries as DSPy hands them on: each shape is read, and nothing that a provider sends can break the program."""
+
+from __future__ import annotations
+
+import warnings
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import dspy
+import numpy as np
+import pytest
+
+from tokenscope import Usage, token_scope
+from tokenscope._scopes.event_log import read_later, read_now
+from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope.integrations.dspy.usage import read_entries, read_entry
+
+SHAPES = {
+    "dspy 3.4, native": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 40,
+            "total_tokens": 140,
+            "prompt_tokens_details": {"cached_tokens": 30, "cache_creation_tokens": 20, "audio_tokens": 5},
+            "completion_tokens_details": {"reasoning_tokens": 10, "audio_tokens": 2},
+        },
+        Usage(
+            input_tokens=100,
+            output_tokens=40,
+            cache_read_tokens=30,
+            cache_write_tokens=20,
+            reasoning_tokens=10,
+            input_audio_tokens=5,
+            output_audio_tokens=2,
+        ),
+    ),
+    "no details": (
+        {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": None, "completion_tokens_details": None},
+        Usage(input_tokens=7, output_tokens=3),
+    ),
+    "litellm, details as objects with many Nones": (
+        {
+            "prompt_tokens": 7,
+            "completion_tokens": 3,
+            "prompt_tokens_details": SimpleNamespace(cached_tokens=2, audio_tokens=None, text_tokens=None),
+            "completion_tokens_details": SimpleNamespace(reasoning_tokens=None, audio_tokens=None),
+        },
+        Usage(input_tokens=7, output_tokens=3, cache_read_tokens=2),
+    ),
+    "litellm, Anthropic with cache": (
+        {
+            "prompt_tokens": 1_000,
+            "completion_tokens": 50,
+            "total_tokens": 1_050,
+            "cache_creation_input_tokens": 300,
+            "cache_read_input_tokens": 600,
+            "prompt_tokens_details": {"cached_tokens": 600},
+        },
+        Usage(input_tokens=1_000, output_tokens=50, cache_read_tokens=600, cache_write_tokens=300),
+    ),
+    "responses": (
+        {
+            "input_tokens": 11,
+            "output_tokens": 22,
+            "total_tokens": 33,
+            "input_tokens_details": {"cached_tokens": 4},
+            "output_tokens_details": {"reasoning_tokens": 9},
+        },
+        Usage(input_tokens=11, output_tokens=22, cache_read_tokens=4, reasoning_tokens=9),
+    ),
+    "reasoning beside the completion (xAI)": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 35,
+            "completion_tokens_details": {"reasoning_tokens": 20},
+        },
+        Usage(input_tokens=10, output_tokens=25, reasoning_tokens=20),
+    ),
+    "reasoning inside the completion": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 25,
+            "total_tokens": 35,
+            "completion_tokens_details": {"reasoning_tokens": 20},
+        },
+        Usage(input_tokens=10, output_tokens=25, reasoning_tokens=20),
+    ),
+    "embeddings": ({"prompt_tokens": 12, "total_tokens": 12}, Usage(input_tokens=12)),
+    "whole floats, flags and strangers": (
+        {"prompt_tokens": 12.0, "completion_tokens": 1, "is_byok": False, "cost": 0.1, "cost_details": {"x": None}},
+        Usage(input_tokens=12, output_tokens=1, cost=Decimal("0.1")),
+    ),
+    "numpy's integers": (
+        {"prompt_tokens": np.int64(50), "completion_tokens": np.uint8(10)},
+        Usage(input_tokens=50, output_tokens=10),
+    ),
+    "nothing": ({}, Usage()),
+}
+
+
+@pytest.mark.parametrize(("entry", "usage"), SHAPES.values(), ids=SHAPES)
+def test_shapes(entry: Any, usage: Usage) -> None:
+    """Each shape of a usage entry is read, parts and whole."""
+    assert usage == read_entry("openai/gpt-4o-mini", entry)
+
+
+def test_entries_add_up() -> None:
+    """A call's entries are added up."""
+    entries = [{"prompt_tokens": 1, "completion_tokens": 2}, {"prompt_tokens": 10, "completion_tokens": 20}]
+    assert Usage(input_tokens=11, output_tokens=22) == read_entries("m", entries)
+
+
+NO_COUNTS = [-1, 1.5, float("nan"), float("inf"), True, "12", [1], {"a": 1}, object()]
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: type(value).__name__)
+def test_what_is_no_count(value: Any) -> None:
+    """What is no number of tokens is counted as 0, with one warning that names it."""
+    _warned.clear()
+    with pytest.warns(TokenScopeWarning, match=r"prompt_tokens of openai/gpt-4o-mini, which is no number"):
+        usage = read_entry("openai/gpt-4o-mini", {"prompt_tokens": value, "completion_tokens": 3})
+        read_now()
+    assert Usage(output_tokens=3) == usage
+    assert Usage(output_tokens=3) == read_entry("openai/gpt-4o-mini", {"prompt_tokens": value, "completion_tokens": 3})
+
+
+@pytest.mark.parametrize("details", [[1], "text", 7, object()], ids=lambda value: type(value).__name__)
+def test_strange_details(details: Any) -> None:
+    """Details that are no mapping tell nothing, and break nothing."""
+    entry = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": details}
+    assert Usage(input_tokens=5, output_tokens=3) == read_entry("m", entry)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_an_lm_that_reports_nonsense_breaks_nothing() -> None:
+    """The host program gets its answer whatever its LM reports as usage."""
+
+    class Nonsense(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            message = SimpleNamespace(content="Hello.", tool_calls=None)
+            return SimpleNamespace(
+                choices=[SimpleNamespace(message=message, finish_reason="stop")],
+                usage={"prompt_tokens": -5, "completion_tokens": float("nan"), "prompt_tokens_details": ["?"]},
+                model="nonsense",
+            )
+
+    _warned.clear()
+    with token_scope("a") as scope, pytest.warns(TokenScopeWarning):
+        assert ["Hello."] == Nonsense(model="nonsense")("Hi")
+        assert Usage(calls=1) == scope.usage
+
+
+class Unprintable:
+    """Neither a number nor printable."""
+
+    def __index__(self) -> int:
+        raise RuntimeError("no number")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_where_warnings_are_errors(capsys: Any) -> None:
+    """A bad count breaks nobody where warnings are errors: not its own call, and not a later one that happens to read it."""
+    _warned.clear()
+    with warnings.catch_warnings(), token_scope("a") as scope:
+        warnings.simplefilter("error", TokenScopeWarning)
+        for number in range(300):
+            entry = {"prompt_tokens": Unprintable(), "completion_tokens": 1}
+            read_later(read_entry, f"model {number}", entry)
+        assert 0 == scope.usage.calls
+    assert "the provider reported a Unprintable as prompt_tokens of model 299" in capsys.readouterr().err

@@ -1,0 +1,460 @@
+"""What bought nothing: answers that no adapter could read, failing calls, repeats, discarded attempts, stragglers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import pytest
+from dspy.utils.parallelizer import ParallelExecutor
+from support.dspy_support import DSPY, ENGINES, tokens
+from support.programs import program, run
+
+from tokenscope import Report, Usage, current_scope, receive, ship, token_scope
+from tokenscope import report as process_report
+from tokenscope._report.waste import Waste
+from tokenscope.testing import LoopbackProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(params=ENGINES)
+def provider(request: pytest.FixtureRequest) -> Iterator[LoopbackProvider]:
+    with LoopbackProvider() as provider, dspy.context(lm=model(provider, request.param), num_threads=4):
+        yield provider
+
+
+def model(provider: LoopbackProvider, engine: str, **settings: Any) -> Any:
+    if engine == "litellm" and DSPY >= (3, 4):
+        settings["engine"] = "litellm"
+    return provider.lm(**settings)
+
+
+class Pair(dspy.Module):
+    """Two modules, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draft = dspy.Predict("question -> draft")
+        self.answer = dspy.ChainOfThought("question -> answer")
+
+    def forward(self, question: str) -> Any:
+        self.draft(question=question.replace("<<garble", "<<"))
+        return self.answer(question=question)
+
+    async def aforward(self, question: str) -> Any:
+        await self.draft.acall(question=question.replace("<<garble", "<<"))
+        return await self.answer.acall(question=question)
+
+
+def paid(usage: Usage) -> tuple[int, int, int]:
+    return usage.calls, usage.input_tokens, usage.output_tokens
+
+
+def test_nothing_is_wasted(provider):
+    """Of a program in good health, nothing is."""
+    with token_scope("run") as run:
+        Pair()(question="Why?")
+
+    assert {} == run.report().waste()
+    assert not run.report().waste().total.total
+    assert tokens(provider.total) == tokens(run.usage)
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_an_answer_that_cannot_be_read(provider, how):
+    """The adapter asks again: the first answer was for nothing, and no more."""
+    pair = Pair()
+    with token_scope("run") as run:
+        if how == "sync":
+            pair(question="Why? <<bill a>> <<garble once>>")
+        else:
+            asyncio.run(pair.acall(question="Why? <<bill a>> <<garble once>>"))
+    waste = run.report().waste()
+
+    assert ["Pair.answer"] == list(waste)
+    assert paid(provider.garbled["a"]) == paid(waste["Pair.answer"].failed_parses)
+    assert waste["Pair.answer"].failed_parses == waste["Pair.answer"].total == waste.total.total
+    assert ["failed_parses"] == [name for name, _ in waste["Pair.answer"].reasons()]
+    assert 3 == run.usage.calls
+    assert tokens(provider.total) == tokens(run.usage)
+
+
+def test_no_answer_can_be_read(provider):
+    """Whatever the module paid for was for nothing: the exception comes as ever."""
+    with token_scope("run") as run, pytest.raises(dspy.utils.exceptions.AdapterParseError):
+        dspy.Predict("question -> answer")(question="Why? <<bill a>> <<garble>>")
+    waste = run.report().waste()["Predict(question -> answer)"]
+
+    assert paid(provider.bill["a"]) == paid(waste.failed_parses) == paid(waste.total)
+    assert 2 <= waste.failed_parses.calls
+
+
+def test_a_cached_answer_costs_nothing():
+    """One that DSPy's cache keeps giving, and that cannot be read, is no waste."""
+    with LoopbackProvider() as provider, dspy.context(lm=provider.lm(cache=True)):
+        for _ in range(2):
+            with token_scope("run") as run, pytest.raises(dspy.utils.exceptions.AdapterParseError):
+                dspy.Predict("question -> answer")(question=f"Why? <<garble>> {id(provider)}")
+
+    assert run.usage.calls == run.usage.cached_calls
+    assert {} == run.report().waste()
+
+
+def test_answers_in_many_threads(provider):
+    """Each module is charged with what it wasted itself, however many run at once."""
+    questions = [f"Why? <<bill {n}>>{' <<garble once>>' if n % 3 == 0 else ''}" for n in range(30)]
+    with token_scope("run") as run:
+        dspy.Parallel(num_threads=8, disable_progress_bar=True)([(Pair(), {"question": each}) for each in questions])
+    waste = run.report().waste()
+
+    assert ["Pair.answer"] == list(waste)
+    assert paid(sum(provider.garbled.values(), Usage())) == paid(waste.total.failed_parses)
+    assert 10 == waste.total.total.calls
+    assert tokens(provider.total) == tokens(run.usage)
+
+
+def test_the_provider_fails(provider):
+    """A call that fails bought nothing; that it spent nothing either is told, too."""
+    with token_scope("run") as run:
+        for status in (500, 429, 401):
+            with pytest.raises(Exception, match="failing with"):
+                dspy.Predict("question -> answer")(question=f"Why? <<fail {status}>>")
+    waste = run.report().waste()["Predict(question -> answer)"]
+
+    assert run.usage.failed_calls == waste.provider_errors.calls == waste.provider_errors.failed_calls
+    assert 3 <= waste.provider_errors.calls
+    assert waste.provider_errors == waste.total
+
+
+def test_a_cancelled_call_is_no_error(provider):
+    """Somebody wanted its answer no more."""
+
+    async def main() -> None:
+        task = asyncio.create_task(dspy.Predict("question -> answer").acall(question="Why? <<wait 5>>"))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with token_scope("run") as run:
+        asyncio.run(main())
+
+    assert 1 == run.usage.failed_calls
+    assert {} == run.report().waste()
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_requests_that_are_repeated(provider, how):
+    """DSPy repeats a request that failed: it is told, as a request without tokens, and the call's own tokens are no waste."""
+    lm = model(provider, "litellm" if dspy.settings.lm.kwargs.get("engine") else "native", num_retries=3)
+    predict = dspy.Predict("question -> answer")
+    with dspy.context(lm=lm), token_scope("run") as run:
+        if how == "sync":
+            predict(question="Why? <<bill a>> <<fail 500 once>>")
+        else:
+            asyncio.run(predict.acall(question="Why? <<bill a>> <<fail 500 once>>"))
+    waste = run.report().waste()["Predict(question -> answer)"]
+
+    assert 1 == waste.retries.calls
+    assert 0 == waste.retries.total_tokens
+    assert waste.retries == waste.total
+    assert 1 == run.usage.calls
+    assert tokens(provider.total) == tokens(run.usage)
+
+
+def reward(sequence: list[float]) -> Any:
+    given = iter(sequence)
+    return lambda inputs, prediction: next(given)
+
+
+@pytest.mark.parametrize("trying", [dspy.BestOfN, dspy.Refine])
+@pytest.mark.parametrize(
+    ("rewards", "kept"), [([1.0], 0), ([0.1, 1.0], 1), ([0.4, 0.1, 0.2], 0), ([0.1, 0.3, 0.2], 1)], ids=str
+)
+def test_attempts_that_are_thrown_away(provider, trying, rewards, kept):
+    """All but the attempt that is returned was for nothing, and so was the advice for the next one."""
+    module = Pair()
+    best = trying(module=module, N=3, reward_fn=reward(rewards), threshold=0.9)
+    with token_scope("run") as run:
+        best(question="Why? <<bill a>>")
+    report = run.report()
+    attempts = len(rewards)
+    advice = attempts - 1 if trying is dspy.Refine else 0
+    waste = report.waste().total
+
+    assert attempts * 2 + advice == report.total.calls
+    assert (attempts - 1) * 2 + advice == waste.retries.calls
+    assert waste.retries == waste.total
+    assert tokens(provider.total) == tokens(report.total)
+    if trying is dspy.BestOfN:  # whose attempts all ask the same
+        assert waste.total.input_tokens * attempts == report.total.input_tokens * (attempts - 1)
+
+
+def test_who_judges_attempts_wastes_nothing(provider):
+    """A judge of the same class as what it judges is no attempt."""
+    judge = dspy.Predict("question, answer -> verdict")
+    given = iter([0.1, 0.2, 1.0])
+
+    def judged(inputs: Any, prediction: Any) -> float:
+        judge(question=inputs["question"], answer=prediction.answer)
+        return next(given)
+
+    with token_scope("run") as run:
+        dspy.BestOfN(dspy.Predict("question -> answer"), N=3, reward_fn=judged, threshold=1.0)(question="Why?")
+    report = run.report()
+
+    assert 6 == report.total.calls
+    assert ["BestOfN.Predict(question -> answer)"] == list(report.waste())
+    assert 2 == report.waste().total.retries.calls
+
+
+def test_attempts_that_fail(provider):
+    """What a failing attempt paid for answers that could not be read is told as such, and the rest of it as a retry."""
+    given = iter([1.0])
+    failing = iter(["<<garble>>", ""])
+
+    class Flaky(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.draft = dspy.Predict("question -> draft")
+            self.answer = dspy.Predict("question -> answer")
+
+        def forward(self, question: str) -> Any:
+            self.draft(question=question + " <<bill draft>>")
+            return self.answer(question=question + f" <<bill answer>> {next(failing)}")
+
+    with token_scope("run") as run:
+        dspy.BestOfN(Flaky(), N=2, reward_fn=lambda *_: next(given), threshold=1.0)(question="Why?")
+    report = run.report()
+    waste = report.waste()
+
+    assert paid(provider.garbled["answer"]) == paid(waste["BestOfN.Flaky.answer"].failed_parses)
+    assert Usage() == waste["BestOfN.Flaky.answer"].retries
+    assert 1 == waste["BestOfN.Flaky.draft"].retries.calls
+    assert 2 * waste["BestOfN.Flaky.draft"].retries.input_tokens == provider.bill["draft"].input_tokens
+    assert tokens(provider.total) == tokens(report.total)
+
+
+class Interpreter:
+    """Runs no code, and likes none but the third that it is given."""
+
+    tools: dict[str, Any] = {}
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def execute(self, code: str, variables: Any = None) -> str:
+        self.runs += 1
+        if self.runs < 3:
+            raise SyntaxError("no such name")
+        return "42"
+
+    def start(self) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        pass
+
+
+def test_code_that_does_not_run():
+    """`ProgramOfThought` writes its code anew: what did not run was for nothing."""
+    interpreter = Interpreter()
+    takes_factory = "interpreter_factory" in dspy.ProgramOfThought.__init__.__code__.co_varnames
+    given: Any = {"interpreter_factory": lambda: interpreter} if takes_factory else {"interpreter": interpreter}
+    program = dspy.ProgramOfThought("question -> answer", **given)
+
+    def answer(field: str, prompt: str) -> str | None:
+        return "```python\nx = 42\n```" if field == "generated_code" else None
+
+    with LoopbackProvider(answer) as coder, dspy.context(lm=coder.lm()), token_scope("run") as run:
+        program(question="Why?")
+    report = run.report()
+    names = {"ProgramOfThought.code_generate": 1, "ProgramOfThought.code_regenerate": 1}
+
+    assert 3 == interpreter.runs
+    assert 4 == report.total.calls
+    assert names == {name: each.retries.calls for name, each in report.waste().items()}
+    assert tokens(coder.total) == tokens(report.total)
+
+
+@pytest.mark.parametrize("loser", ["first", "second"])
+def test_stragglers(provider, loser):
+    """What DSPy runs twice, because it takes it for stuck: the run that comes second was for nothing."""
+    waits = {"first": 4.0, "second": 0.0} if loser == "first" else {"first": 2.5, "second": 3.0}
+    runs = iter(waits)
+    predict = dspy.Predict("question -> answer")
+
+    def work(item: dict[str, str]) -> Any:
+        if item["name"] == "other":
+            return predict(question="Why? <<bill other>>")
+        run = next(runs)
+        return predict(question=f"Why? <<bill {run}>> <<wait {waits[run]}>>")
+
+    executor = ParallelExecutor(num_threads=4, timeout=1, straggler_limit=3, disable_progress_bar=True)
+    with token_scope("run") as run:
+        results = executor.execute(work, [{"name": "stuck"}, {"name": "other"}])
+        deadline = time.monotonic() + 20
+        while not run.report().waste() and time.monotonic() < deadline:  # DSPy has left it to itself
+            time.sleep(0.05)
+    waste = run.report().waste()
+
+    assert all(results)
+    assert next(runs, None) is None
+    assert paid(provider.bill[loser]) == paid(waste.total.stragglers)
+    assert waste.total.stragglers == waste.total.total
+    assert tokens(provider.total) == tokens(run.report().total)
+
+
+def test_the_same_item_several_times(provider):
+    """Items that are one and the same object are each worked through, and none of them in vain."""
+    item = dspy.Example(question="Why?").with_inputs("question")
+    with token_scope("run") as run:
+        dspy.Parallel(num_threads=3, disable_progress_bar=True)([(dspy.Predict("question -> answer"), item)] * 6)
+
+    assert 6 == run.usage.calls
+    assert {} == run.report().waste()
+
+
+def test_waste_is_told_apart_once(provider):
+    """What is wasted in an attempt that is thrown away is not told a second time, and the total holds it once."""
+    given = iter([0.1, 1.0])
+    with token_scope("run") as run:
+        dspy.BestOfN(Pair(), N=2, reward_fn=lambda *_: next(given), threshold=1.0)(
+            question="Why? <<bill a>> <<garble once>>"
+        )
+    report = run.report()
+    waste = report.waste().total
+
+    assert 5 == report.total.calls  # two attempts of two, and an answer that had to be asked for again
+    assert 1 == waste.failed_parses.calls
+    assert 2 == waste.retries.calls
+    assert 3 == waste.total.calls
+    assert tokens(provider.total) == tokens(report.total)
+
+
+def test_it_travels(provider, tmp_path):
+    """It is saved and loaded, added up and priced anew like all else."""
+    with token_scope("run") as run:
+        Pair()(question="Why? <<bill a>> <<garble once>>")
+    report = run.report()
+    waste = report.waste()["Pair.answer"].failed_parses
+    report.save(tmp_path / "run.json")
+    loaded = Report.load(tmp_path / "run.json")
+
+    assert report == loaded
+    assert report.waste() == loaded.waste()
+    assert waste + waste == (loaded + report).waste()["Pair.answer"].failed_parses
+    assert waste.cost
+    dearer = report.reprice("openai/gpt-4o").waste()["Pair.answer"].failed_parses
+    assert waste.cost < dearer.cost < report.reprice("openai/gpt-4o").total.cost
+    assert report.total == process_report().find("run").usage
+
+
+def test_it_comes_home_with_a_shipment(provider):
+    """What a shipped function wasted is told where the shipment is received, once."""
+    with token_scope("run") as run:
+        receive(ship(Pair())(question="Why? <<bill a>> <<garble once>>"))
+
+    assert paid(provider.garbled["a"]) == paid(run.report().waste()["Pair.answer"].total)
+    assert tokens(provider.total) == tokens(run.usage)
+
+
+def test_no_such_module():
+    """A name that is not there is an error that shows the nearest ones."""
+    with pytest.raises(KeyError, match="no 'planner'; there is nothing"):
+        Report().waste()["planner"]
+
+
+PROGRAM = """
+import atexit, dspy
+from tokenscope._report.waste import Waste
+from tokenscope.testing import LoopbackProvider
+
+provider = LoopbackProvider().__enter__()
+dspy.configure(lm=provider.lm())
+
+class Agent(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.planner = dspy.Predict("question -> plan")
+        self.writer = dspy.Predict("plan -> answer")
+
+    def forward(self, question):
+        return self.writer(plan=self.planner(question=question + " <<bill a>> GARBLE").plan + "ONCE")
+
+try:
+    Agent()(question="Why?")
+except Exception:
+    pass
+print(sum(usage.total_tokens for usage in provider.garbled.values()), provider.total.total_tokens)
+"""
+
+
+@pytest.mark.parametrize(
+    ("garbled", "failing", "said"),
+    [
+        ("", "", None),
+        (
+            "<<garble once>>",
+            "",
+            r"wasted: {} tokens \({}%\), \$0\.0\d+: failed parses 1 call with {} tokens, in Agent.planner",
+        ),
+        (
+            "<<garble once>>",
+            " <<fail 500 once>> <<bill b>>",
+            r"wasted: {} tokens \({}%\), \$0\.0\d+: failed parses 1 call with {} tokens; provider errors 1 call, .*planner",
+        ),
+        (
+            "",
+            " <<fail 500 once>> <<bill b>>",
+            r"wasted: 0 tokens \(0\.0%\), \$0\.00: provider errors 1 call, in Agent.writer",
+        ),
+    ],
+    ids=["nothing", "a failed parse", "and an error", "an error"],
+)
+def test_a_line_of_run(tmp_path, garbled, failing, said):
+    """`tokenscope run` tells of it in one line, where there is any."""
+    source = PROGRAM.replace("GARBLE", garbled).replace("ONCE", failing)
+    done = run(program(tmp_path, source))
+    wasted, total = map(int, done.stdout.split())
+    lines = [line for line in done.told.splitlines() if line.startswith("wasted: ")]
+
+    assert 0 == done.status
+    if said is None:
+        assert [] == lines
+    else:
+        (line,) = lines
+        assert re.fullmatch(said.format(f"{wasted:,}", f"{100 * wasted / total:.1f}", f"{wasted:,}"), line)
+
+
+def test_workers_are_in_the_scope_that_called(provider):
+    """What a worker runs is told apart, and yet its scope is the one that it was called in, or none."""
+    found: list[Any] = []
+
+    def work(item: str) -> None:
+        scope = current_scope()
+        found.append(scope)
+        with token_scope("inside") as inside:
+            assert scope is inside.parent
+
+    executor = ParallelExecutor(num_threads=2, disable_progress_bar=True)
+    with token_scope("run") as run:
+        executor.execute(work, ["a", "b"])
+    executor.execute(work, ["c"])
+
+    assert [run, run, None] == found
+
+
+def test_it_says_what_it_is():
+    """Its text tells the reasons."""
+    waste = Waste(failed_parses=Usage(calls=2, input_tokens=1_000), retries=Usage(calls=1))
+
+    assert "<Waste failed_parses: 1,000 tokens; retries: 0 tokens>" == repr(waste)
+    assert "<Waste of nothing>" == repr(Waste())

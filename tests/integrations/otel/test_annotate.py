@@ -1,0 +1,165 @@
+"""Annotated spans: what a DSPy call spends is written on the span that is current when DSPy makes it, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+
+import dspy
+import pytest
+from opentelemetry import trace
+from support.dspy_support import ENGINES
+from support.otel_support import usage
+
+from tokenscope.integrations.otel import annotate_spans
+from tokenscope.testing import LoopbackProvider
+
+pytest_plugins = ["otel_support"]
+
+
+@pytest.fixture(autouse=True)
+def annotated(tracing):  # the watchers are taken away with it
+    return annotate_spans()
+
+
+@pytest.fixture
+def provider():
+    with LoopbackProvider() as found:
+        yield found
+
+
+def lm_on(provider, engine):
+    return provider.lm(**({"engine": "litellm"} if len(ENGINES) > 1 and engine == "litellm" else {}))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_current_span(tracing, provider, engine):
+    """A span of one's own around a call gets the counts in OpenTelemetry's names, parts among them, and the model."""
+    with tracing.tracer().start_as_current_span("mine"):
+        lm_on(provider, engine)("Why? <<cached 3>> <<reasoning 5>>")
+    bill = provider.total
+
+    assert {
+        "gen_ai.usage.input_tokens": bill.input_tokens,
+        "gen_ai.usage.output_tokens": bill.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": 3,
+        "gen_ai.usage.reasoning.output_tokens": 5,
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o-mini",
+    } == tracing.attributes("mine")
+
+
+def test_several_calls(tracing, provider):
+    """A span that holds several calls gets their sum; a span around it nothing: each token is written once."""
+    lm = provider.lm()
+    with tracing.tracer().start_as_current_span("around"), tracing.tracer().start_as_current_span("mine"):
+        lm("Why?")
+        asyncio.run(lm.acall("Why not?"))
+
+    assert provider.total.input_tokens == tracing.attributes("mine")["gen_ai.usage.input_tokens"]
+    assert provider.total.output_tokens == tracing.attributes("mine")["gen_ai.usage.output_tokens"]
+    assert {} == tracing.attributes("around")
+
+
+def test_a_span_that_tells_already(tracing, provider):
+    """What an instrumentor has written stays as it is."""
+    with tracing.tracer().start_as_current_span("theirs", attributes=usage(1, 2)):
+        provider.lm()("Why?")
+
+    assert usage(1, 2) == tracing.attributes("theirs")
+
+
+def test_no_span(provider):
+    """Without a span, nothing happens."""
+    assert not trace.get_current_span().is_recording()
+    provider.lm()("Why?")
+
+    assert 1 == provider.total.calls
+
+
+def test_stopping(tracing, provider, annotated):
+    """Afterwards, nothing is written any more; to stop twice is fine."""
+    annotated()
+    annotated()
+    with tracing.tracer().start_as_current_span("mine"):
+        provider.lm()("Why?")
+
+    assert {} == tracing.attributes("mine")
+
+
+def test_an_answer_from_the_cache(tracing, provider):
+    """A hit in DSPy's cache spends nothing, and nothing is written."""
+    lm = provider.lm(cache=True)
+    question = f"Why {uuid.uuid4()}?"  # new to DSPy's cache, on disk too
+    lm(question)
+    with tracing.tracer().start_as_current_span("mine"):
+        lm(question)
+
+    assert 1 == provider.total.calls
+    assert {} == tracing.attributes("mine")
+
+
+def test_an_embedding(tracing, provider):
+    """What litellm embeds is written, too."""
+    litellm = pytest.importorskip("litellm")
+    with tracing.tracer().start_as_current_span("mine"):
+        litellm.embedding("openai/text-embedding-3-small", input=["Hello"], api_base=provider.url, api_key="x")
+
+    assert provider.total.input_tokens == tracing.attributes("mine")["gen_ai.usage.input_tokens"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_openinference(tracing, provider, engine):
+    """OpenInference's spans of LM calls, which Phoenix, Langfuse and Logfire show, tell what was billed; other spans nothing."""
+    pytest.importorskip("openinference.instrumentation.dspy")
+    from integrations.otel.test_instrumentors import DSPY, Instruments
+
+    instruments = Instruments(tracing)
+    instruments.add(DSPY)
+    try:
+        with dspy.context(lm=lm_on(provider, engine)):
+            dspy.ChainOfThought("question -> answer")(question="Why? <<cached 3>> <<reasoning 5>>")
+            asyncio.run(dspy.ChainOfThought("question -> answer").acall(question="Why? <<cached 3>>"))
+    finally:
+        instruments.stop()
+    told = [dict(span.attributes) for span in tracing.ended if "llm.token_count.total" in span.attributes]
+    bill = provider.total
+
+    assert ["LLM", "LLM"] == [each["openinference.span.kind"] for each in told]
+    for expected, name in (
+        (bill.input_tokens, "llm.token_count.prompt"),
+        (bill.output_tokens, "llm.token_count.completion"),
+        (bill.total_tokens, "llm.token_count.total"),
+        (6, "llm.token_count.prompt_details.cache_read"),
+        (5, "llm.token_count.completion_details.reasoning"),
+        (bill.input_tokens, "gen_ai.usage.input_tokens"),
+        (bill.output_tokens, "gen_ai.usage.output_tokens"),
+    ):
+        assert expected == sum(each.get(name, 0) for each in told), name
+    for each in told:
+        assert ("openai", "gpt-4o-mini") == (each["gen_ai.provider.name"], each["gen_ai.request.model"])
+
+
+@pytest.mark.parametrize("isolated", ["true", "false"])
+def test_mlflow(provider, tmp_path, monkeypatch, isolated):
+    """MLflow's own spans of LM calls tell what was billed, whether its context is its own or OpenTelemetry's."""
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("mlflow.dspy")
+    monkeypatch.setenv("MLFLOW_USE_DEFAULT_TRACER_PROVIDER", isolated)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.tracing.reset()
+    mlflow.dspy.autolog()
+    try:
+        with dspy.context(lm=provider.lm()):
+            dspy.ChainOfThought("question -> answer")(question="Why?")
+        trace_ = mlflow.get_trace(mlflow.get_last_active_trace_id(), flush=True)
+    finally:
+        mlflow.dspy.autolog(disable=True)
+        mlflow.tracing.reset()
+    (call,) = [span for span in trace_.data.spans if span.span_type == "CHAT_MODEL"]
+    told = call.attributes["mlflow.chat.tokenUsage"]
+    bill = provider.total
+
+    assert (bill.input_tokens, bill.output_tokens) == (told["input_tokens"], told["output_tokens"])
+    assert bill.total_tokens == trace_.info.token_usage["total_tokens"], json.dumps(trace_.info.token_usage)

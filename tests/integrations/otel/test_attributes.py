@@ -1,0 +1,214 @@
+"""Span attributes: every convention that instrumentors write is read as what it means."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenscope import Usage
+from tokenscope.integrations.otel.attributes import is_model_call, model_of, read
+from tokenscope.integrations.otel.names import report_name, request_attributes
+
+WHOLE = {"input_tokens": 100, "output_tokens": 40}
+PARTS = {**WHOLE, "cache_read_tokens": 60, "cache_write_tokens": 30, "reasoning_tokens": 25}
+
+CONVENTIONS = {
+    "GenAI": (
+        {
+            "gen_ai.usage.input_tokens": 100,
+            "gen_ai.usage.output_tokens": 40,
+            "gen_ai.usage.cache_read.input_tokens": 60,
+            "gen_ai.usage.cache_write.input_tokens": 30,
+            "gen_ai.usage.reasoning.output_tokens": 25,
+        },
+        PARTS,
+    ),
+    "GenAI, cache creation": (
+        {
+            "gen_ai.usage.input_tokens": 100,
+            "gen_ai.usage.output_tokens": 40,
+            "gen_ai.usage.cache_read.input_tokens": 60,
+            "gen_ai.usage.cache_creation.input_tokens": 30,
+        },
+        {**PARTS, "reasoning_tokens": 0},
+    ),
+    "GenAI, old": ({"gen_ai.usage.prompt_tokens": 100, "gen_ai.usage.completion_tokens": 40}, WHOLE),
+    "Traceloop": (
+        {
+            "gen_ai.usage.input_tokens": 100,
+            "gen_ai.usage.output_tokens": 40,
+            "llm.usage.total_tokens": 140,
+            "gen_ai.usage.cache_read_input_tokens": 60,
+            "gen_ai.usage.cache_creation_input_tokens": 30,
+            "llm.usage.reasoning_tokens": 25,
+        },
+        PARTS,
+    ),
+    "Traceloop, old": ({"llm.usage.prompt_tokens": 100, "llm.usage.completion_tokens": 40}, WHOLE),
+    "OpenInference": (
+        {
+            "llm.token_count.prompt": 100,
+            "llm.token_count.completion": 40,
+            "llm.token_count.total": 140,
+            "llm.token_count.prompt_details.cache_read": 60,
+            "llm.token_count.prompt_details.cache_write": 30,
+            "llm.token_count.prompt_details.audio": 7,
+            "llm.token_count.completion_details.reasoning": 25,
+            "llm.token_count.completion_details.audio": 8,
+        },
+        {**PARTS, "input_audio_tokens": 7, "output_audio_tokens": 8},
+    ),
+    "OpenInference, decisions": ({"decision.token_count.input": 100, "decision.token_count.output": 40}, WHOLE),
+    "MLflow": (
+        {
+            "mlflow.chat.tokenUsage": json.dumps(
+                {
+                    "input_tokens": 100,
+                    "output_tokens": 40,
+                    "total_tokens": 140,
+                    "cache_read_input_tokens": 60,
+                    "cache_creation_input_tokens": 30,
+                }
+            )
+        },
+        {**PARTS, "reasoning_tokens": 0},
+    ),
+    "embeddings": ({"gen_ai.usage.input_tokens": 100}, {"input_tokens": 100}),
+    "two conventions at once": (
+        {
+            "gen_ai.usage.input_tokens": 100,
+            "gen_ai.usage.output_tokens": 40,
+            "llm.token_count.prompt": 100,
+            "llm.token_count.completion": 40,
+        },
+        WHOLE,
+    ),
+    "reasoning beside the output, as the total shows": (
+        {
+            "llm.token_count.prompt": 100,
+            "llm.token_count.completion": 15,
+            "llm.token_count.total": 140,
+            "llm.token_count.completion_details.reasoning": 25,
+        },
+        {**WHOLE, "reasoning_tokens": 25},
+    ),
+    "cached beside the input, as the total shows": (
+        {
+            "llm.token_count.prompt": 40,
+            "llm.token_count.completion": 40,
+            "llm.token_count.total": 140,
+            "llm.token_count.prompt_details.cache_read": 60,
+        },
+        {**WHOLE, "cache_read_tokens": 60},
+    ),
+    "cached beside the input, as they are more": (
+        {
+            "gen_ai.usage.input_tokens": 10,
+            "gen_ai.usage.output_tokens": 40,
+            "gen_ai.usage.cache_read.input_tokens": 60,
+            "gen_ai.usage.cache_creation.input_tokens": 30,
+        },
+        {**PARTS, "reasoning_tokens": 0},
+    ),
+}
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_conventions(convention):
+    """Each convention's counts are whole, with their parts."""
+    attributes, expected = CONVENTIONS[convention]
+
+    reading = read(attributes, "an-instrumentor")
+
+    assert reading is not None
+    assert Usage(**expected) == Usage.from_counts(reading.values)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"http.request.method": "POST"}, {"gen_ai.request.model": "m"}, {"mlflow.chat.tokenUsage": "[1]"}],
+)
+def test_no_usage(attributes):
+    """A span that tells no usage is read as none."""
+    assert read(attributes, "") is None
+
+
+def test_bedrock_instrumentors_leave_cached_tokens_out():
+    """Of those that are known to write Bedrock's own numbers, cached tokens come on top also where they are few."""
+    attributes = {
+        "gen_ai.usage.input_tokens": 90,
+        "gen_ai.usage.output_tokens": 40,
+        "gen_ai.usage.cache_read.input_tokens": 10,
+    }
+    reading = read(attributes, "opentelemetry.instrumentation.botocore.bedrock-runtime")
+
+    assert reading is not None
+    assert Usage(**WHOLE, cache_read_tokens=10) == Usage.from_counts(reading.values)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted({name for attributes, _ in CONVENTIONS.values() for name in attributes})),
+        st.one_of(
+            st.integers(-5, 2**70), st.floats(), st.text(max_size=5), st.booleans(), st.none(), st.lists(st.integers())
+        ),
+    )
+)
+@pytest.mark.filterwarnings("ignore::tokenscope.errors.TokenScopeWarning")
+def test_nothing_that_a_span_tells_can_break_anything(attributes):
+    """Whatever the attributes hold, what is read is a usage whose parts are at most their wholes."""
+    reading = read(attributes, "opentelemetry.instrumentation.bedrock")
+
+    if reading is not None:
+        spent = Usage.from_counts(reading.values)
+        assert spent.cache_read_tokens + spent.cache_write_tokens <= spent.input_tokens
+        assert spent.reasoning_tokens <= spent.output_tokens
+
+
+@pytest.mark.parametrize(
+    ("expected", "attributes"),
+    [
+        ("openai/gpt-4o", {"gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4o"}),
+        ("openai/gpt-4o", {"gen_ai.system": "OpenAI", "gen_ai.request.model": "gpt-4o", "gen_ai.response.model": "x"}),
+        ("azure/mine", {"gen_ai.provider.name": "azure.ai.openai", "gen_ai.response.model": "mine"}),
+        ("bedrock/nova", {"gen_ai.system": "aws.bedrock", "gen_ai.request.model": "nova"}),
+        ("openai/gpt-4o", {"llm.provider": "openai", "llm.model_name": "openai/gpt-4o"}),
+        ("openrouter/openai/gpt-4o", {"llm.provider": "openrouter", "llm.model_name": "openai/gpt-4o"}),
+        ("anthropic/claude", {"llm.system": "anthropic", "llm.model_name": "claude"}),
+        ("openai/gpt-4o", {"mlflow.llm.provider": '"openai"', "mlflow.llm.model": '"gpt-4o"'}),
+        ("gpt-4o", {"gen_ai.request.model": "gpt-4o"}),
+        ("(unknown)", {"gen_ai.request.model": 7}),
+    ],
+)
+def test_models(expected, attributes):
+    """The model is named as DSPy would, with its provider."""
+    assert expected == model_of(attributes)
+
+
+@pytest.mark.parametrize(
+    "provider", ["azure.ai.openai", "aws.bedrock", "gcp.vertex_ai", "gcp.gemini", "x_ai", "openai"]
+)
+def test_names_come_back(provider):
+    """A provider's name is the convention's again on the way out."""
+    assert {"gen_ai.provider.name": provider, "gen_ai.request.model": "m"} == request_attributes(
+        report_name(provider, "m")
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "attributes"),
+    [
+        (True, {"gen_ai.operation.name": "chat"}),
+        (False, {"gen_ai.operation.name": "invoke_agent", "openinference.span.kind": "LLM"}),
+        (True, {"openinference.span.kind": "EMBEDDING"}),
+        (True, {"llm.request.type": "completion"}),
+        (False, {"openinference.span.kind": "CHAIN"}),
+        (False, {}),
+    ],
+)
+def test_model_calls(expected, attributes):
+    """A model call is told from other spans also where it has no usage."""
+    assert expected is is_model_call(attributes)

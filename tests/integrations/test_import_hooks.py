@@ -1,0 +1,235 @@
+"""Importing: what `import tokenscope` loads, and hooks that fire whichever package is imported first."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from types import ModuleType
+
+import pytest
+from support.spending import python
+
+from tokenscope.integrations import import_hooks as _imports
+
+HEAVY = {"dspy", "litellm", "rich", "click", "genai_prices", "asyncio", "wrapt", "numpy", "json", "tempfile"}
+
+
+def test_importing_tokenscope_loads_nothing_heavy():
+    """Neither DSPy nor what renders, prices or schedules is loaded, nor when scopes are used."""
+    code = """if True:
+        import sys
+        from tokenscope import token_scope, track_tokens, record_tokens
+        with token_scope("a"):
+            track_tokens(record_tokens)("m", "o", "x", None, 1, 1)
+        print(*sys.modules)
+    """
+
+    # Without coverage: what measures it loads modules of its own.
+    loaded = python(code, TOKENSCOPE_DISABLED="", COVERAGE_PROCESS_START="", COVERAGE_PROCESS_CONFIG="").split()
+
+    assert set() == HEAVY & set(loaded)
+
+
+ORDERS = {
+    "tokenscope first": "import tokenscope; import concurrent.futures.thread, asyncio",
+    "tokenscope last": "import concurrent.futures.thread, asyncio; import tokenscope",
+    "inside a scope": "import tokenscope; tokenscope.token_scope('a').__enter__().leave(); "
+    "import concurrent.futures; concurrent.futures.ThreadPoolExecutor; import asyncio",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_hooks_fire_in_any_order(order):
+    """Pools and tasks carry the scope, whichever of tokenscope and they is imported first."""
+    code = (
+        ORDERS[order]
+        + """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from tokenscope import current_scope, token_scope
+from tokenscope.integrations import applied
+assert {"Thread.start", "ThreadPoolExecutor.submit", "BaseEventLoop.create_task"} <= {patch.name for patch in applied()}
+with token_scope("a"), ThreadPoolExecutor(1) as pool:
+    print(pool.submit(lambda: current_scope().name).result())
+def generator():
+    with token_scope("paused"):
+        yield
+async def main():
+    items = generator()
+    next(items)
+    async def task():
+        return current_scope()
+    print(await asyncio.create_task(task()))
+asyncio.run(main())
+"""
+    )
+    assert ["a", "None"] == python(code).split()
+
+
+def test_modules_are_as_they_were():
+    """A module that was waited for has its own loader, spec and source, as everything else."""
+    code = """if True:
+        import importlib.machinery, inspect, tokenscope, concurrent.futures.thread as thread
+        assert type(thread.__spec__.loader) is importlib.machinery.SourceFileLoader, thread.__spec__
+        assert thread.__loader__ is thread.__spec__.loader
+        assert "class ThreadPoolExecutor" in inspect.getsource(thread)
+        import importlib
+        spec = importlib.util.find_spec("asyncio.base_events")
+        assert spec.loader.get_source("asyncio.base_events")
+        assert tokenscope.integrations.applied()
+    """
+    python(code)
+
+
+@pytest.fixture
+def waiting(tmp_path, monkeypatch):
+    """Make a module that can be imported, and forget it afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    calls = []
+
+    def make(name, source="X = 1"):
+        (tmp_path / f"{name}.py").write_text(source)
+        _imports.after(name, calls.append)
+        return calls
+
+    yield make
+    for name in [path.stem for path in tmp_path.glob("*.py")]:
+        sys.modules.pop(name, None)
+        _imports._finder.hooks.pop(name, None)
+
+
+def test_the_hook_gets_the_complete_module(waiting):
+    """It is called once the module's code has run, each time."""
+    calls = waiting("tokenscope_test_complete", "import sys\nX = 1\nSPEC = __spec__.loader\nLOADER = __loader__")
+    module = __import__("tokenscope_test_complete")
+
+    assert [module] == calls
+    assert 1 == module.X
+    assert module.SPEC is module.LOADER is module.__loader__
+    assert type(module.SPEC).__module__ == "_frozen_importlib_external"
+    del sys.modules["tokenscope_test_complete"]
+    assert [module, __import__("tokenscope_test_complete")] == calls
+
+
+def test_a_module_that_fails_to_import(waiting):
+    """Its error is its own, the hook is not called, and a later import works."""
+    calls = waiting("tokenscope_test_failing", "raise ZeroDivisionError")
+    with pytest.raises(ZeroDivisionError):
+        __import__("tokenscope_test_failing")
+
+    assert [] == calls
+    assert "tokenscope_test_failing" not in sys.modules
+
+
+def test_a_module_that_is_not_there(waiting):
+    """It is as missing as ever, and the hook goes on waiting."""
+    _imports.after("tokenscope_test_missing", print)
+    try:
+        with pytest.raises(ModuleNotFoundError):
+            __import__("tokenscope_test_missing")
+        assert "tokenscope_test_missing" in _imports._finder.hooks
+    finally:
+        del _imports._finder.hooks["tokenscope_test_missing"]
+
+
+def test_namespace_packages_are_left_alone(tmp_path, monkeypatch):
+    """A package without code has nothing to patch, and imports as it did."""
+    (tmp_path / "tokenscope_test_namespace").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    calls = []
+    _imports.after("tokenscope_test_namespace", calls.append)
+    try:
+        module = __import__("tokenscope_test_namespace")
+        assert module.__path__
+    finally:
+        del _imports._finder.hooks["tokenscope_test_namespace"]
+        del sys.modules["tokenscope_test_namespace"]
+
+
+def test_who_looks_for_a_module_sees_its_loader(waiting):
+    """Between finding and loading, the real loader's attributes are there."""
+    waiting("tokenscope_test_found", "X = 1")
+    loader = find_spec("tokenscope_test_found").loader
+
+    assert "X = 1" == loader.get_source("tokenscope_test_found")
+    assert loader.is_package("tokenscope_test_found") is False
+    with pytest.raises(AttributeError):
+        loader.no_such_thing  # noqa: B018
+
+
+def test_a_loader_used_by_hand(waiting):
+    """Whoever runs a loader on a module made without a spec has the module's code, and the hook is called."""
+    calls = waiting("tokenscope_test_by_hand", "X = 1")
+    module = ModuleType("tokenscope_test_by_hand")
+    find_spec(module.__name__).loader.exec_module(module)
+
+    assert 1 == module.X
+    assert [module] == calls
+
+
+def test_names_of_the_package():
+    """`Report` is loaded when it is touched; what is not there is an AttributeError."""
+    import tokenscope
+    from tokenscope._report.report import Report
+
+    assert Report is tokenscope.Report
+    with pytest.raises(AttributeError, match="module 'tokenscope' has no attribute 'nothing'"):
+        tokenscope.nothing  # noqa: B018
+
+
+def test_a_missing_name_is_one_warning(monkeypatch, waiting):
+    """Where a package lacks what is to be patched, one warning says so, and the import goes on."""
+    from tokenscope import errors, integrations
+
+    monkeypatch.setattr(errors, "_warned", set())
+    name = "tokenscope_test_lacking"
+    waiting(name, "class Present:\n    pass")
+    module = __import__(name)
+    with pytest.warns(errors.TokenScopeWarning, match=f"no {name}.Present.method") as caught:
+        for _ in range(2):
+            integrations._apply(integrations.Patch(name, "Present.method", "tokenscope:carry"), module)
+            integrations._apply(integrations.Patch(name, "Absent.method", "tokenscope:carry", True), module)
+
+    assert 1 == len(caught)
+    assert not [patch for patch in integrations.applied() if patch.module == name]
+
+
+def test_inherited_methods_are_taken_away_again(waiting):
+    """A method patched where it is only inherited is inherited again when the patch is undone."""
+    from tokenscope import integrations
+
+    name = "tokenscope_test_inherits"
+    source = """
+class Base:
+    def method(self): return 1
+class Derived(Base): pass
+def hook(wrapped, instance, args, kwargs): return 10 * wrapped(*args, **kwargs)
+"""
+    waiting(name, source)
+    module = __import__(name)
+    patch = integrations.Patch(name, "Derived.method", f"{name}:hook")
+    integrations._apply(patch, module)
+    assert [1, 10] == [module.Base().method(), module.Derived().method()]
+    integrations._undo(integrations._applied.pop(patch))
+
+    assert "method" not in vars(module.Derived)
+    assert 1 == module.Derived().method()
+
+
+def test_a_fault_while_patching_does_not_break_the_import(monkeypatch, waiting):
+    """Under pytest it is raised; elsewhere it is one warning, with its traceback."""
+    from tokenscope import errors, integrations
+
+    name = "tokenscope_test_fault"
+    waiting(name, "def function(): return 1")
+    module = __import__(name)
+    patch = integrations.Patch(name, "function", "tokenscope:no_such_hook")
+    monkeypatch.setattr(integrations, "PATCHES", (patch,))
+    monkeypatch.setattr(errors, "_warned", set())
+    with pytest.raises(AttributeError, match="no_such_hook"):
+        integrations._on_import(module)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    with pytest.warns(errors.TokenScopeWarning, match="(?s)could not do its work in patching.*no_such_hook"):
+        integrations._on_import(module)
+
+    assert 1 == module.function()

@@ -1,0 +1,398 @@
+"""ship and receive: what a function spends elsewhere is counted where its shipment is received."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import multiprocessing
+import os
+import pickle
+import random
+import threading
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import cloudpickle
+import dspy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import asking, tasks
+from support.dspy_support import assert_billed
+from support.spending import python, spend, spent
+
+import tokenscope
+from tokenscope import (
+    Budget,
+    BudgetExceeded,
+    Report,
+    Shipment,
+    TokenScopeError,
+    current_scope,
+    receive,
+    ship,
+    token_scope,
+)
+from tokenscope._processes.shipment import _received, _Seen
+from tokenscope.testing import LoopbackProvider
+
+
+@ship
+def decorated(tokens):
+    """A function that is shipped wherever it is called."""
+    spend(tokens)
+    return tokens
+
+
+class Worker:
+    """Has methods."""
+
+    def work(self, tokens):
+        spend(tokens)
+        return tokens
+
+    @ship
+    def shipped(self, tokens):
+        spend(tokens)
+        return tokens
+
+    def __call__(self, tokens):
+        spend(tokens)
+        return tokens
+
+
+def test_a_shipment():
+    """Holds value and report; what was spent counts where it is received, not where it was spent."""
+    with token_scope("there") as there:
+        shipment = ship(tasks.scoped)(3)
+    assert isinstance(shipment, Shipment)
+    assert 3 == shipment.value
+    assert ["inner", "m", "o"] == [row.frame.name for row in shipment.report.rows]
+    assert 3 == spent(shipment.report)
+    assert [0, 0] == [spent(there), spent(tokenscope.report())]
+
+    with token_scope("here") as here:
+        assert 3 == receive(shipment)
+    assert 3 == here.report().find("here/inner/m/o").usage.input_tokens
+    assert 1 == here.report().find("here/inner").entries
+    assert 3 == spent(tokenscope.report())
+
+
+def test_received_in_no_scope():
+    """Counts at the top level."""
+    receive(ship(tasks.scoped)(3))
+
+    assert 3 == tokenscope.report().find("inner/m/o").usage.input_tokens
+
+
+def test_calls_in_no_module():
+    """An LM that is called in no scope is the receiving scope's own."""
+    with LoopbackProvider() as provider:
+        lm = provider.lm()
+        shipments = [ship(lm)("Why? <<bill a>>") for _ in range(2)]
+        assert ["(no scope)"] == [row.frame.name for row in shipments[0].report.rows]
+        with token_scope("a") as a:
+            receive(shipments[0])
+        receive(shipments[1])
+
+        assert ["a"] == [row.frame.name for row in a.report().rows]
+        assert_billed(provider, {"a": a.usage + tokenscope.report().find("(no scope)").usage})
+        assert a.usage.cost == shipments[0].report.total.cost > 0
+
+
+def test_received_twice():
+    """Counts once, where it was received first; copies are the same shipment."""
+    shipment = ship(tasks.scoped)(3)
+    copies = [pickle.loads(pickle.dumps(shipment)) for _ in range(2)]
+    with token_scope("a") as a:
+        assert [3, 3] == [receive(shipment), receive(copies[0])]
+    with token_scope("b") as b:
+        assert 3 == receive(copies[1])
+
+    assert [3, 0] == [spent(a), spent(b)]
+
+
+def test_receiving_in_threads():
+    """However many threads receive one shipment, it counts once."""
+    shipment = ship(tasks.scoped)(3)
+    with token_scope("a") as a:
+        threads = [threading.Thread(target=receive, args=(shipment,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert 3 == spent(a)
+
+
+@pytest.mark.parametrize("error", [ValueError, tasks.Unpicklable, tasks.Unloadable, tasks.Stubborn])
+def test_what_a_function_raises(error):
+    """Travels in the shipment, is raised by `receive`, and what was spent until then counts."""
+    shipment = pickle.loads(pickle.dumps(ship(tasks.fail)(3, error)))
+    assert f"that failed: {error.__name__ if error is ValueError else 'tasks.' + error.__name__}: " in repr(shipment)
+    travels = error in (ValueError, tasks.Stubborn)
+    with token_scope("a") as a:
+        with pytest.raises(error if travels else TokenScopeError) as caught:
+            receive(shipment)
+        with pytest.raises(error if travels else TokenScopeError):
+            shipment.value  # noqa: B018
+    assert 3 == spent(a) == spent(shipment.report)
+    assert 'raise error("failed", tokens)' in str(caught.value.__cause__)
+    if not travels:
+        assert "that exception cannot be brought here, only what was spent" in str(caught.value)
+
+
+def test_exits_are_not_caught():
+    """What ends more than the call ends it; what was spent is then this process's."""
+    with token_scope("a") as a, pytest.raises(SystemExit):
+        ship(tasks.leave)(3)
+
+    assert [0, 3] == [spent(a), spent(tokenscope.report())]
+
+
+async def test_coroutines():
+    """A coroutine function stays one; one that is cancelled is, and what it spent is this process's."""
+
+    async def wait():
+        spend(1)
+        await asyncio.sleep(10)
+
+    shipped = ship(tasks.spend_async)
+    assert inspect.iscoroutinefunction(shipped)
+    with token_scope("a") as a:
+        assert [1, 2, 3] == [receive(each) for each in await asyncio.gather(*map(shipped, (1, 2, 3)))]
+        task = asyncio.create_task(ship(wait)())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    assert [6, 7] == [spent(a), spent(tokenscope.report())]
+
+
+async def test_what_a_coroutine_raises():
+    """Travels, too."""
+
+    async def fail():
+        await asyncio.sleep(0)
+        tasks.fail(3)
+
+    with token_scope("a") as a, pytest.raises(ValueError, match="failed"):
+        receive(await ship(fail)())
+    assert 3 == spent(a)
+
+
+CALLABLES = {
+    "function": lambda: ship(spend),
+    "decorated": lambda: decorated,
+    "method": lambda: ship(Worker().work),
+    "decorated method": lambda: Worker().shipped,
+    "object": lambda: ship(Worker()),
+    "partial": lambda: ship(partial(tasks.scoped)),
+    "built-in": lambda: ship(len),
+    "module": lambda: ship(dspy.Predict("question -> answer")),
+    "coroutine": lambda: ship(tasks.spend_async),
+}
+
+
+@pytest.mark.parametrize("pickler", [pickle, cloudpickle])
+@pytest.mark.parametrize("kind", CALLABLES)
+def test_pickles(kind, pickler):
+    """Whatever can be pickled can be shipped by pickle and by cloudpickle, any number of times."""
+    if kind == "module" and pickler is pickle:
+        pytest.skip("a signature that is made of text is pickled by cloudpickle only")
+    function = CALLABLES[kind]()
+    assert inspect.isroutine(function)
+    copy = pickler.loads(pickler.dumps(pickler.loads(pickler.dumps(function))))
+
+    assert inspect.iscoroutinefunction(copy) == (kind == "coroutine")
+    if kind not in ("module", "coroutine"):
+        assert isinstance(copy([] if kind == "built-in" else 3), Shipment)
+
+
+def test_by_value():
+    """cloudpickle takes functions of `__main__`, inline and decorated, to where there are no such functions."""
+    code = """
+import cloudpickle
+from tokenscope import record_tokens, ship
+def spend(tokens):
+    record_tokens("m", "o", "model", "provider", tokens, 0)
+    return tokens
+@ship
+def decorated(tokens):
+    return spend(tokens)
+print(cloudpickle.dumps([ship(spend), decorated, ship(lambda tokens: spend(tokens))]))
+"""
+    functions = pickle.loads(ast.literal_eval(python(code)))
+    with token_scope("a") as a:
+        assert [1, 2, 4] == [receive(function(n)) for function, n in zip(functions, (1, 2, 4), strict=True)]
+
+    assert 7 == spent(a)
+
+
+def test_looks_like_the_function():
+    """Name, docstring, signature, module and kind are the function's."""
+    shipped = ship(tasks.threads)
+    assert ("threads", "tasks", tasks.threads.__doc__) == (shipped.__name__, shipped.__module__, shipped.__doc__)
+    assert inspect.signature(tasks.threads) == inspect.signature(shipped)
+    assert inspect.isfunction(shipped)
+    assert inspect.unwrap(shipped) is tasks.threads
+    assert f"ship({tasks.threads!r})" == repr(shipped)
+    assert "<Shipment of int>" == repr(ship(tasks.scoped)(1))
+
+
+def test_what_a_worker_sees():
+    """A shipped function is in no scope; its own scopes have nothing above."""
+
+    def look():
+        assert current_scope() is None
+        with token_scope("inner") as inner:
+            assert inner.parent is None
+            spend(1)
+        return inner
+
+    with token_scope("a") as a:
+        inner = receive(ship(look)())
+        assert current_scope() is a
+    assert [1, 1] == [spent(a), spent(inner)]
+
+
+def test_a_thread_that_outlives_the_call():
+    """What it spends late is the process's in which it runs."""
+    tasks.over.clear()
+    with token_scope("a") as a:
+        receive(ship(tasks.threads)(1))
+        receive(ship(tasks.outlive)(2))
+        tasks.end_it()
+
+    assert [1, 3] == [spent(a), spent(tokenscope.report())]
+
+
+def test_shipments_in_shipments():
+    """A shipped function that receives a shipment brings it along."""
+
+    def outer():
+        with token_scope("outer"):
+            return receive(ship(tasks.scoped)(3))
+
+    with token_scope("a") as a:
+        receive(ship(outer)())
+    assert 3 == a.report().find("a/outer/inner/m/o").usage.input_tokens
+
+
+def test_threads_at_once():
+    """Calls in threads of one process are each in their own shipment."""
+    with token_scope("a") as a, ThreadPool(8) as pool:
+        shipments = pool.map(ship(tasks.scoped), range(200))
+        assert list(range(200)) == [spent(shipment.report) for shipment in shipments]
+        assert list(range(200)) == [receive(shipment) for shipment in shipments]
+
+    assert sum(range(200)) == spent(a)
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_multiprocessing_pools(method):
+    """`multiprocessing.Pool`, with DSPy in the workers: the tree is the bill, also of what raises."""
+    with LoopbackProvider() as provider, multiprocessing.get_context(method).Pool(2) as pool:
+        with token_scope("a") as a:
+            results = [pool.apply_async(ship(asking.ask), (provider.url, "a")) for _ in range(3)]
+            assert all(receive(result.get(60)) for result in results)
+            with pytest.raises(LookupError, match="a"):
+                receive(pool.apply(ship(asking.ask_and_fail), (provider.url, "a")))
+
+        assert 4 == a.report().find("a/Agent/planner").usage.calls
+        assert_billed(provider, {"a": a.usage})
+
+
+def test_budgets():
+    """What is received is taken out of the budgets around."""
+    with pytest.raises(BudgetExceeded, match="is spent: 12 tokens"), token_scope("a", budget=Budget(tokens=10)):
+        for _ in range(10):
+            with token_scope("step"):
+                receive(ship(tasks.scoped)(4))
+    with token_scope("b") as b, pytest.raises(BudgetExceeded, match="'limited', 10 tokens, is spent: 11 tokens"):
+        receive(ship(tasks.over_budget)(10))
+
+    assert 11 == spent(b)
+
+
+def test_reports_add_up_to_what_is_received():
+    """The reports of shipments, added up, are the report of the scope that received them, below its name."""
+    shipments = [ship(random.choice([tasks.scoped, spend]))(n) for n in range(20)]
+    with token_scope("a") as a:
+        for shipment in shipments:
+            receive(shipment)
+
+    whole = sum((shipment.report for shipment in shipments), Report())
+    assert whole.total == a.report().total
+    assert [(row.frame, row.entries, row.nanoseconds, row.tallies) for row in whole.rows] == [
+        (row.frame, row.entries, row.nanoseconds, row.tallies) for row in a.report().rows[1:]
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, 7, "text", [1], tasks.scoped], ids=lambda value: repr(value).partition(" at 0x")[0]
+)
+def test_receiving_something_else(wrong):
+    """Is a TypeError that says what to do."""
+    with pytest.raises(TypeError, match=r"^receive takes a Shipment, what a function from ship\(\) returns, not \w+ "):
+        receive(wrong)
+
+
+def test_shipping_something_else():
+    """Is a TypeError: what cannot be called, a class, and what spends while it is read."""
+    with pytest.raises(TypeError, match="ship takes a function, not int: 7"):
+        ship(7)
+    with pytest.raises(TypeError, match="ship takes a function, not a class: <class"):
+        ship(Worker)
+    for function in (tasks.generator, tasks.async_generator):
+        with pytest.raises(TypeError, match=r"ship takes no generator function, and <function .* is one"):
+            ship(function)
+
+
+@given(st.lists(st.integers(0, 30)))
+def test_numbers_that_were_seen(numbers):
+    """In whatever order they come, each is new once; and as many runs are remembered as there are gaps."""
+    seen = _Seen()
+    before = set()
+    for number in numbers:
+        assert (number not in before) == seen.add(number)
+        before.add(number)
+    assert sorted(before) == [n for run in zip(seen.starts, seen.ends, strict=True) for n in range(*run)]
+    assert sum(number - 1 not in before for number in before) == len(seen.starts)
+
+
+def test_memory():
+    """Receiving any number of shipments leaves nothing behind, though some get lost on the way."""
+    before = sum(len(seen.starts) for seen in _received.values())
+    for n in range(1_000):
+        shipment = ship(tasks.nothing)()
+        if n % 500:
+            receive(shipment)
+    assert sum(len(seen.starts) for seen in _received.values()) <= before + 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_children_number_their_own():
+    """A shipment of a forked child is another one than the parent's of the same number."""
+    ours = ship(tasks.scoped)(1)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        theirs = pool.map(ship(tasks.scoped), [2, 4, 8, 16], chunksize=1)
+    with token_scope("a") as a:
+        for shipment in [ours, *theirs]:
+            receive(shipment)
+
+    assert 31 == spent(a)
+
+
+def test_disabled():
+    """With TOKENSCOPE_DISABLED=1 functions ship and receive, and nothing is counted."""
+    code = """
+from support import tasks
+from tokenscope import receive, ship
+shipment = ship(tasks.scoped)(7)
+print(shipment.value, receive(shipment), shipment.report.total.calls)
+"""
+    assert "7 7 0\n" == python(code, TOKENSCOPE_DISABLED="1", PYTHONPATH=str(Path(__file__).parents[1]))

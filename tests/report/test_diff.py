@@ -1,0 +1,523 @@
+"""Diff: what grew and what shrank, path by path; its algebra; how it is drawn."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from law.test_properties import QUICK, reports
+from markdown_it import MarkdownIt
+from rich.cells import cell_len
+from rich.console import Console
+from support.formats import HOSTILE, HUGE, PRICED, deep, hostile, huge, usage
+from support.reports import made
+from support.spending import python
+
+from tokenscope import Report, Usage
+from tokenscope._report.formats.text import printable
+from tokenscope._report.report import build
+from tokenscope._usage.calls import Frame
+
+OLD = build(
+    [
+        (-1, Frame("scope", "pipeline"), 1, 10**9, {}),
+        (0, Frame("dspy", "Agent"), 1, 10**9, {"p/x": usage(1, 100, 20, "0.0012")}),
+        (1, Frame("dspy", "planner"), 1, 10**9, {"p/x": usage(2, 1000, 200, "0.012")}),
+        (1, Frame("dspy", "same"), 1, 10**9, {"p/x": usage(1, 70, 7, "0.0007")}),
+        (0, Frame("module", "ingest"), 1, 10**9, {"p/x": usage(3, 900, 0, "0.009")}),
+    ],
+    scoped=True,
+)
+NEW = build(
+    [
+        (-1, Frame("scope", "pipeline"), 9, 9 * 10**9, {}),
+        (0, Frame("dspy", "Agent"), 9, 9 * 10**9, {"p/x": usage(1, 100, 20, "0.0012")}),
+        (1, Frame("dspy", "planner"), 9, 9 * 10**9, {"p/x": usage(3, 2000, 310, "0.0231")}),
+        (1, Frame("dspy", "same"), 9, 9 * 10**9, {"p/x": usage(1, 70, 7, "0.0007")}),
+        (1, Frame("dspy", "研究\n"), 1, 10**9, {"p/x": usage(4, 500, 90, "0.0059")}),
+    ],
+    scoped=True,
+)
+DIFF = OLD.diff(NEW)
+
+TEXT = """\
+scope           before  after  change   growth  calls      cost
+pipeline         2,297  3,097    +800   +34.8%     +2  +$0.0080
+├─ Agent         1,397  3,097  +1,700  +121.7%     +5   +$0.017
+│  ├─ planner    1,200  2,310  +1,110   +92.5%     +1   +$0.011
+│  └─ + 研究\\n       0    590    +590      new     +4  +$0.0059
+└─ - ingest        900      0    -900     gone     -3  -$0.0090
+tokens 2,297 -> 3,097 (+800, +34.8%); calls 7 -> 9 (+2); cost $0.023 -> $0.031 (+$0.0080, +34.9%)"""
+
+NARROW = """\
+scope         before  after  change   growth  calls      cost
+pipeline       2,297  3,097    +800   +34.8%     +2  +$0.0080
+|- Agent       1,397  3,097  +1,700  +121.7%     +5   +$0.017
+|  |- pla...   1,200  2,310  +1,110   +92.5%     +1   +$0.011
+|  `- +...         0    590    +590      new     +4  +$0.0059
+`- - ingest      900      0    -900     gone     -3  -$0.0090
+tokens 2,297 -> 3,097 (+800, +34.8%); calls 7 -> 9 (+2); cost $0.023 -> $0.031 (+$0.0080, +34.9%)"""
+
+
+def deltas(diff) -> dict[tuple[str, ...], int]:
+    """Return how many tokens more there are, by path."""
+    return {change.path: change.tokens for change in diff.changes}
+
+
+# -- what changed -----------------------------------------------------------------------------------------------------------
+
+
+def test_changes():
+    """Each path below which something changed has its subtree's usage before and after, what changed most first."""
+    assert [
+        (("pipeline",), "scope", "changed", 800, 2, Decimal("0.0080")),
+        (("pipeline", "Agent"), "dspy", "changed", 1700, 5, Decimal("0.0170")),
+        (("pipeline", "Agent", "planner"), "dspy", "changed", 1110, 1, Decimal("0.0111")),
+        (("pipeline", "Agent", "研究\n"), "dspy", "new", 590, 4, Decimal("0.0059")),
+        (("pipeline", "ingest"), "module", "gone", -900, -3, Decimal("-0.009")),
+    ] == [(each.path, each.kind, each.status, each.tokens, each.calls, each.cost) for each in DIFF.changes]
+    assert [(2297, 3097), (1397, 3097), (1200, 2310), (0, 590), (900, 0)] == [
+        (each.before.total_tokens, each.after.total_tokens) for each in DIFF.changes
+    ]
+    assert ["pipeline", "Agent", "planner", "研究\n", "ingest"] == [each.name for each in DIFF.changes]
+    assert (OLD, NEW) == (DIFF.before, DIFF.after)
+
+
+def test_times_are_no_change():
+    """How often and how long scopes were open always differs, and is left out."""
+    again = build([(row.parent, row.frame, 7, 7, dict(row.models)) for row in OLD.rows], scoped=True)
+
+    assert not OLD.diff(again)
+    assert () == OLD.diff(again).changes
+
+
+def test_the_total():
+    """Everything together has a change too."""
+    assert (800, 2, Decimal("0.0080"), ()) == (
+        DIFF.total.tokens,
+        DIFF.total.calls,
+        DIFF.total.cost,
+        DIFF.total.path,
+    )
+
+
+def test_growth():
+    """Percents of the totals, exact to the float."""
+    assert (100 * 800 / 2297, 100 * 0.008 / 0.0229) == pytest.approx(DIFF.growth)
+    assert (-50.0, -50.0) == (OLD + OLD).diff(OLD).growth
+
+
+def test_growth_from_nothing():
+    """From nothing there is no percentage."""
+    assert (None, None) == Report().diff(OLD).growth == Report().diff(Report()).growth
+    assert (-100.0, -100.0) == OLD.diff(Report()).growth
+
+
+@pytest.mark.parametrize(("old", "new"), [(None, "1"), ("1", None), (None, None)], ids=str)
+def test_an_unknown_cost(old, new):
+    """Where a call on either side has no known price, neither the difference nor the growth is known."""
+    before, after = (
+        build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(1, tokens, 0, cost)})], scoped=True)
+        for tokens, cost in ((10, old), (20, new))
+    )
+    diff = before.diff(after)
+
+    assert (None, None) == (diff.total.cost, diff.changes[0].cost)
+    assert (100.0, None) == diff.growth
+
+
+def test_a_lower_bound_is_no_cost():
+    """A sum of which a part is unknown is not compared."""
+    assert PRICED.total.cost > 0
+    assert PRICED.diff(PRICED + PRICED).growth == (100.0, None)
+
+
+def test_names_of_different_kinds():
+    """Two scopes of one name and different kinds are different paths."""
+    diff = made((-1, "scope", "x", 1, 1, 10)).diff(made((-1, "module", "x", 1, 1, 10)))
+
+    assert {("scope", "gone", -11), ("module", "new", 11)} == {(c.kind, c.status, c.tokens) for c in diff.changes}
+    assert 0 == diff.total.tokens
+    assert 2 == len({change.where for change in diff.changes})
+
+
+def test_what_moved_below_a_sum_that_stayed():
+    """A level whose sum is the same is there where levels below it changed."""
+    old = made((-1, "scope", "s", 1, 1, 0), (0, "scope", "a", 1, 1, 10), (0, "scope", "b", 1, 1, 20))
+    new = made((-1, "scope", "s", 1, 1, 0), (0, "scope", "a", 1, 1, 20), (0, "scope", "b", 1, 1, 10))
+
+    assert {("s",): 0, ("s", "a"): 11, ("s", "b"): -11} == deltas(old.diff(new))
+    assert ["scope", "s", "├─ a", "└─ b"] == [line[:5].strip() for line in str(old.diff(new)).splitlines()[:4]]
+
+
+def test_scopes_that_spent_nothing():
+    """A scope that appeared or vanished is a change, even where it spent nothing."""
+    old = made((-1, "scope", "s", 1, 1, 10))
+    new = made((-1, "scope", "s", 1, 1, 10), (0, "scope", "idle", 1, 1, 0))
+
+    assert [("s", "changed"), ("idle", "new")] == [(each.name, each.status) for each in old.diff(new).changes]
+    assert "idle" in str(new.diff(old))
+
+
+def test_a_report_of_a_process():
+    """Its top-level names stand beside each other; a scope's report is compared by the scope's name."""
+    process = made((-1, "scope", "a", 1, 1, 10), (-1, "scope", "b", 1, 1, 20), scoped=False)
+    scope = made((-1, "scope", "a", 1, 1, 10))
+
+    assert {("b",): 22} == deltas(scope.diff(process))
+    assert ["scope", "+ b"] == [line[:5].strip() for line in scope.diff(process).render().splitlines()[:2]]
+
+
+@pytest.mark.parametrize("other", [1, "x", None, Usage()])
+def test_a_report_differs_from_reports_only(other):
+    """Anything else is a TypeError."""
+    with pytest.raises(TypeError, match="a report is compared with a Report, not with " + type(other).__name__):
+        OLD.diff(other)
+
+
+def test_a_diff_is_frozen():
+    """It is a value, and equal to another one of the same reports."""
+    with pytest.raises(AttributeError):
+        DIFF.changes = ()  # type: ignore[misc]
+    assert OLD.diff(NEW) == DIFF
+    assert hash(OLD.diff(NEW)) == hash(DIFF)
+    assert "<Diff of 5 changes, +800 tokens>" == repr(DIFF)
+
+
+# -- algebra ----------------------------------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(reports())
+def test_no_difference_to_itself(a):
+    """A report differs in nothing from itself."""
+    assert not a.diff(a)
+    assert () == a.diff(a).changes
+    assert (0, 0) == (a.diff(a).total.tokens, a.diff(a).total.calls)
+
+
+@QUICK
+@given(reports(), reports())
+def test_adding_is_what_changed(a, b):
+    """From a to a + b, exactly b's usage was added, at b's paths."""
+    diff = a.diff(a + b)
+    added = {}
+    stack = [((), (b + Report()).tree())]
+    while stack:
+        path, node = stack.pop()
+        if node.kind != "root":
+            path = (*path, (node.kind, node.name))
+            added[path] = node.usage
+        stack += [(path, child) for child in node.children]
+
+    assert b.total.total_tokens == diff.total.tokens
+    for change in diff.changes:
+        path = tuple((frame.kind, frame.name) for frame in change.where)
+        assert change.after == change.before + added.pop(path)
+        assert change.tokens == change.after.total_tokens - change.before.total_tokens
+        assert change.status in ("new", "changed")
+    assert not any(added.values())  # what is not in the diff had spent nothing, and was there before
+
+
+@QUICK
+@given(reports(), reports())
+def test_the_other_way_round(a, b):
+    """Swapping the sides swaps before and after, new and gone, and nothing else."""
+    there, back = a.diff(b), b.diff(a)
+    swapped = {"new": "gone", "gone": "new", "changed": "changed"}
+
+    assert bool(there) == bool(back)
+    assert -there.total.tokens == back.total.tokens
+    assert [
+        (each.where, swapped[each.status], each.after, each.before, -each.tokens, -each.calls) for each in there.changes
+    ] == [(each.where, each.status, each.before, each.after, each.tokens, each.calls) for each in back.changes]
+    assert [None if each.cost is None else -each.cost for each in there.changes] == [each.cost for each in back.changes]
+
+
+@QUICK
+@given(reports(), reports())
+def test_changes_add_up(a, b):
+    """The top level's changes add up to the total's; those above come before those below; what changed most comes first."""
+    diff = a.diff(b)
+    top = [change for change in diff.changes if change.where.depth == 1]
+    below = {}
+
+    assert b.total.total_tokens - a.total.total_tokens == diff.total.tokens == sum(change.tokens for change in top)
+    assert bool(diff) == bool(diff.changes)
+    for change in diff.changes:
+        assert change.where.parent in {None, *(above.where for above in diff.changes)} or change.where.depth == 1
+        below.setdefault(change.where.parent, []).append(abs(change.tokens))
+    for siblings in below.values():
+        assert all(first >= second for first, second in pairwise(siblings))
+
+
+@QUICK
+@given(reports(), reports())
+def test_any_diff_can_be_drawn(a, b):
+    """A line for each change at least, no control character in any, and JSON that says the same."""
+    diff = a.diff(b)
+    lines = diff.render().split("\n")
+
+    assert len(lines) >= len(diff.changes)
+    assert all(line.isprintable() for line in lines + diff.render("markdown").split("\n"))
+    assert [list(change.path) for change in diff.changes] == [
+        each["path"] for each in json.loads(diff.render("json"))["changes"]
+    ]
+
+
+# -- text -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_text():
+    """Numbers are signed, grouped and lined up, behind wide characters too; what was equal is left out."""
+    assert TEXT == DIFF.render() == DIFF.render("text", width=100)
+    assert TEXT == f"{DIFF}"
+    assert {cell_len(TEXT.splitlines()[0])} == {cell_len(line) for line in TEXT.splitlines()[:-1]}
+
+
+def test_a_narrow_text_in_ascii():
+    """Without room names are cut, numbers never are."""
+    assert NARROW == DIFF.render(width=40, ascii_only=True)
+
+
+def test_columns_of_nothing_are_left_out():
+    """Where calls and costs are the same, or not known at all, they have no column."""
+    old, new = made((-1, "scope", "s", 1, 1, 10)), made((-1, "scope", "s", 1, 1, 20))
+    unknown = build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(1, 30, 0, None)})], scoped=True)
+
+    assert ["scope", "before", "after", "change", "growth"] == old.diff(new).render().split("\n")[0].split()
+    assert "tokens 11 -> 22 (+11, +100.0%); calls 1 -> 1 (0)" == old.diff(new).render().split("\n")[-1]
+    assert ["scope", "before", "after", "change", "growth"] == new.diff(unknown).render().split("\n")[0].split()
+    assert "No price is known for 1 call of x." == new.diff(unknown).render().split("\n")[-1]
+    assert "No price is known for 1 call of x." == unknown.diff(new).render().split("\n")[-1]
+
+
+def test_costs_that_are_not_wholly_known():
+    """They are shown as the bounds they are, and their difference as unknown."""
+    text = PRICED.diff(PRICED + PRICED).render().splitlines()
+
+    assert "\N{EN DASH}" == text[1].split()[-1]
+    assert text[-2].endswith("cost ≥ $0.054 -> ≥ $0.10")
+    assert "No price is known for 18 calls of local/rerank, local/embed." == text[-1]
+
+
+def test_nothing_changed():
+    """That is said in words, in each format."""
+    same = OLD.diff(OLD)
+
+    assert "nothing changed: 7 calls; 2,070 in + 227 out = 2,297 tokens; $0.023" == str(same)
+    assert f"**{same}**\n" == same.render("markdown")
+    assert [] == json.loads(same.render("json"))["changes"]
+
+
+def test_a_new_cost_from_nothing():
+    """A growth from nothing has no percentage."""
+    text = Report().diff(OLD).render()
+
+    assert "tokens 0 -> 2,297 (+2,297); calls 0 -> 7 (+7); cost $0.00 -> $0.023 (+$0.023)" == text.split("\n")[-1]
+    assert "0  2,297  +2,297     new" in text
+
+
+def test_a_scope_that_began_to_spend():
+    """A path that was there, and spent nothing, has no percentage either."""
+    diff = made((-1, "scope", "s", 1, 1, 0)).diff(made((-1, "scope", "s", 1, 1, 10)))
+
+    assert ["s", "0", "11", "+11", "+1"] == diff.render().split("\n")[1].split()
+
+
+def test_guides():
+    """A line leads from each level to its last child, and no further."""
+    empty = made((-1, "scope", "r", 1, 1, 0))
+    report = made(
+        (-1, "scope", "r", 1, 1, 0),
+        (0, "scope", "a", 1, 1, 900),
+        (1, "scope", "a1", 1, 1, 800),
+        (2, "scope", "a11", 1, 1, 700),
+        (1, "scope", "a2", 1, 1, 90),
+        (0, "scope", "b", 1, 1, 100),
+        (5, "scope", "b1", 1, 1, 10),
+    )
+    lines = empty.diff(report).render().splitlines()[1:-1]
+
+    assert ["r", "├─ + a", "│  ├─ + a1", "│  │  └─ + a11", "│  └─ + a2", "└─ + b", "   └─ + b1"] == [
+        re.split(r"  +\d", line)[0].rstrip() for line in lines
+    ]
+
+
+def test_formats():
+    """There are three, and another is an error that names them."""
+    with pytest.raises(ValueError, match="there is no diff format 'html'; there are text, markdown, json"):
+        DIFF.render("html")
+
+
+def test_rich_prints_it_in_colour():
+    """What grew is red, what shrank is green; it says the same as the plain text."""
+    console = Console(force_terminal=True, color_system="standard", width=100, file=io.StringIO(), _environ={})
+    console.print(DIFF)
+    lines = console.file.getvalue().splitlines()
+
+    assert TEXT == re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue()).rstrip("\n")
+    assert "\x1b[31m    +800\x1b[0m" in lines[1]
+    assert "\x1b[32m    -900\x1b[0m" in lines[5]
+    assert not any("\x1b[31m" in line for line in lines[5:])
+
+
+def test_a_change_of_cost_alone_has_a_colour():
+    """Where tokens are the same, what grew is told by the cost, then by the calls."""
+    old, dear, often, both = (
+        build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(calls, 10, 0, cost)})], scoped=True)
+        for calls, cost in ((2, "1"), (2, "2"), (3, "1"), (2, None))
+    )
+    shown = []
+    for new in (dear, often, both):
+        console = Console(force_terminal=True, color_system="standard", width=100, file=io.StringIO(), _environ={})
+        console.print(old.diff(new))
+        shown.append("\x1b[31m" in console.file.getvalue())
+        assert "10     10" in console.file.getvalue()
+
+    assert [True, True, False] == shown
+
+
+PRINT = "import sys; sys.path.insert(0, {tests!r}); from test_diff import DIFF; print(DIFF)"
+
+
+def test_plain_in_a_pipe():
+    """In a pipe there are no colours; an encoding without guides gets ASCII."""
+    code = PRINT.format(tests=str(Path(__file__).parents[1]))
+
+    assert TEXT + "\n" == python(code, COLUMNS="40", FORCE_COLOR="", NO_COLOR="")
+    assert r"`- + \u7814\u7a76\n" in python(code, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+
+
+# -- markdown, JSON ---------------------------------------------------------------------------------------------------------
+
+MARKDOWN = """\
+**tokens 2,297 -> 3,097 (+800, +34.8%); calls 7 -> 9 (+2); cost $0.023 -> $0.031 (+$0.0080, +34.9%)**
+
+| Scope | Before | After | Change | Growth | Calls | Cost |
+|:--|--:|--:|--:|--:|--:|--:|
+| `pipeline` | 2,297 | 3,097 | +800 | +34.8% | +2 | +$0.0080 |
+| &nbsp;&nbsp;`Agent` | 1,397 | 3,097 | +1,700 | +121.7% | +5 | +$0.017 |
+| &nbsp;&nbsp;&nbsp;&nbsp;`planner` | 1,200 | 2,310 | +1,110 | +92.5% | +1 | +$0.011 |
+| &nbsp;&nbsp;&nbsp;&nbsp;<code>研究&#92;n</code> | 0 | 590 | +590 | new | +4 | +$0.0059 |
+| &nbsp;&nbsp;`ingest` | 900 | 0 | -900 | gone | -3 | -$0.0090 |
+"""
+
+
+def test_the_whole_markdown():
+    """A sentence, and a table of what changed."""
+    assert MARKDOWN == DIFF.render("markdown")
+
+
+def test_hostile_names_in_markdown():
+    """No name becomes a tag, a link or emphasis, nor breaks the table."""
+    document = MarkdownIt("commonmark").enable("table").render(Report().diff(hostile()).render("markdown"))
+
+    assert {"p", "strong", "table", "thead", "tbody", "tr", "th", "td", "code"} == set(
+        re.findall(r"<([a-z0-9]+)", document)
+    )
+    assert 2 + 2 * len(HOSTILE) == document.count("<tr>")
+
+
+def test_unpriced_models_in_markdown():
+    """Their names are code, too."""
+    last = PRICED.diff(PRICED + PRICED).render("markdown").splitlines()[-1]
+
+    assert "No price is known for 18 calls of `local/rerank`, `local/embed`." == last
+
+
+def test_the_whole_json():
+    """Totals, growth and changes, each with the counts before and after."""
+    read = json.loads(DIFF.render("json"))
+
+    assert ["diff", "generator", "before", "after", "growth", "changes"] == list(read)
+    assert (1, OLD.total.to_dict(), NEW.total.to_dict()) == (read["diff"], read["before"], read["after"])
+    assert DIFF.growth._asdict() == read["growth"]
+    assert {
+        "path": ["pipeline", "Agent", "研究\n"],
+        "kind": "dspy",
+        "status": "new",
+        "tokens": 590,
+        "calls": 4,
+        "cost": 0.0059,
+        "before": Usage().to_dict(),
+        "after": NEW.find("pipeline/Agent/研究\n").usage.to_dict(),
+    } == read["changes"][3]
+
+
+def test_an_unknown_cost_in_json():
+    """It is null."""
+    read = json.loads(PRICED.diff(PRICED + PRICED).render("json"))
+
+    assert {"tokens": 100.0, "cost": None} == read["growth"]
+    assert None is read["changes"][0]["cost"]
+
+
+def test_a_diff_is_no_report(tmp_path):
+    """Loading it as a report says so."""
+    from tokenscope import ReportFormatError
+
+    (tmp_path / "diff.json").write_text(DIFF.render("json"))
+    with pytest.raises(ReportFormatError, match="this is JSON, but no tokenscope report"):
+        Report.load(tmp_path / "diff.json")
+
+
+# -- extremes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_deep_reports():
+    """10,000 levels are compared and drawn without recursion, and fast."""
+    old = deep()
+    new = old + old
+    began = time.perf_counter()
+    diff = old.diff(new)
+    lines = diff.render().splitlines()
+    rows = diff.render("markdown").splitlines()
+    read = json.loads(diff.render("json"))
+
+    assert time.perf_counter() - began < 60
+    assert old.diff(new) == diff
+    assert (10_000, 10_002, 10_004) == (len(diff.changes), len(lines), len(rows))
+    assert ("level 9999", 1) == (diff.changes[-1].path[-1], diff.changes[-1].tokens)
+    assert lines[-2].startswith("9,999> level 9999 ")
+    assert rows[-1].startswith("| 9,999&gt; `level 9999` |")
+    # Paths down to the 1,000th level: all of them would grow with the square of the depth.
+    assert [f"level {n}" for n in range(1_000)] == read["changes"][-1]["path"]
+
+
+def test_hostile_names():
+    """Every line is as wide as the head, and no control character is left."""
+    lines = Report().diff(hostile()).render().splitlines()
+
+    assert {cell_len(lines[0])} == {cell_len(line) for line in lines[1:-2]}
+    assert all(line.isprintable() for line in lines)
+    assert 1 == sum(f"├─ + {printable(HOSTILE[6])}  " in line for line in lines)
+
+
+def test_huge_numbers():
+    """Differences of counts and costs are exact at any size."""
+    diff = huge().diff(huge() + huge())
+
+    assert 2 * HUGE + 1 == diff.total.tokens
+    assert f"+{2 * HUGE + 1:,}" in str(diff)
+    assert (100.0, 100.0) == pytest.approx(diff.growth)
+    one = build([(-1, Frame("scope", "huge"), 1, 1, {"x": usage(1, 1, 0, "1E-30")})], scoped=True)
+    assert one.diff(huge()).growth.cost > 1e70
+    assert "e+" in one.diff(huge()).render("markdown")
+
+
+def test_importing_reports_loads_no_diff():
+    """A report's diff is loaded when somebody asks for one."""
+    code = "import sys; from tokenscope import Report; print('tokenscope._report.diff' in sys.modules, 'rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "False False\n" == done.stdout

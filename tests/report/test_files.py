@@ -1,0 +1,159 @@
+"""Writing files: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+
+import pytest
+from support.reports import made
+
+from tokenscope import Report
+from tokenscope._report.files import write_whole
+from tokenscope._report.formats import format_of
+
+REPORT = made((-1, "scope", "pipeline", 1, 1234, 10))
+
+
+def test_the_format_is_that_of_the_suffix(tmp_path):
+    """`.json` loads again, `.txt` is the tree."""
+    REPORT.save(tmp_path / "r.json")
+    REPORT.save(str(tmp_path / "R.TXT"))
+
+    assert REPORT == Report.load(tmp_path / "r.json")
+    assert REPORT.render("tree") == (tmp_path / "R.TXT").read_text("utf-8")
+    assert ["R.TXT", "r.json"] == sorted(os.listdir(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["report", "report.pdf", "json", ".jsonl"])
+def test_other_suffixes(name, tmp_path):
+    """The error names the suffixes there are, and nothing is written."""
+    with pytest.raises(ValueError, match=r"must be one of .*\.json \(json\)"):
+        REPORT.save(tmp_path / name)
+    with pytest.raises(ValueError, match="the suffix says the format"):
+        format_of(name)
+    assert [] == os.listdir(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    """What cannot be encoded does not damage what is there, and leaves no temporary file."""
+    file = tmp_path / "report.txt"
+    file.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(file, "new " * 100_000 + "\ud800")
+
+    assert "old" == file.read_text()
+    assert ["report.txt"] == os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["replace", "fsync", "chmod"])
+def test_a_system_that_fails(fault, tmp_path, monkeypatch):
+    """A full disk, or an interrupt, at whichever step: the old file is whole, nothing else is left."""
+    file = tmp_path / "report.txt"
+    file.write_text("old")
+
+    def fail(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, fault, fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(file, "new")
+
+    assert "old" == file.read_text()
+    assert ["report.txt"] == os.listdir(tmp_path)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    """That is a plain OSError."""
+    with pytest.raises(FileNotFoundError):
+        REPORT.save(tmp_path / "missing" / "report.json")
+
+
+def test_a_folder_in_the_way(tmp_path):
+    """A folder is not overwritten, and no temporary file is left."""
+    (tmp_path / "report.txt").mkdir()
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "report.txt", "new")
+
+    assert ["report.txt"] == os.listdir(tmp_path)
+
+
+def test_symbolic_links_are_written_through(tmp_path):
+    """A link stays a link; what it points to is replaced, or made."""
+    real = tmp_path / "real.txt"
+    real.write_text("old")
+    (tmp_path / "link.txt").symlink_to(real)
+    (tmp_path / "dangling.txt").symlink_to(tmp_path / "made.txt")
+    write_whole(tmp_path / "link.txt", "new")
+    write_whole(tmp_path / "dangling.txt", "new")
+
+    assert (tmp_path / "link.txt").is_symlink()
+    assert "new" == real.read_text() == (tmp_path / "made.txt").read_text()
+
+
+def mode(file):
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+@pytest.mark.parametrize("permissions", [0o600, 0o640, 0o664, 0o755])
+def test_permissions_are_kept(permissions, tmp_path):
+    """A file that is there keeps its permissions."""
+    file = tmp_path / "report.txt"
+    file.write_text("old")
+    file.chmod(permissions)
+    write_whole(file, "new")
+
+    assert oct(permissions) == oct(mode(file))
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_new_file_has_the_usual_permissions(mask, tmp_path):
+    """A new file has those that `open` would have given it, and the umask is as it was."""
+    before = os.umask(mask)
+    try:
+        write_whole(tmp_path / "ours.txt", "x")
+        (tmp_path / "theirs.txt").write_text("x")
+        assert mask == os.umask(mask)
+    finally:
+        os.umask(before)
+
+    assert oct(mode(tmp_path / "theirs.txt")) == oct(mode(tmp_path / "ours.txt"))
+
+
+def test_line_ends_are_not_translated(tmp_path):
+    """A file is the same on every system."""
+    write_whole(tmp_path / "r.txt", "a\nb\n")
+
+    assert b"a\nb\n" == (tmp_path / "r.txt").read_bytes()
+
+
+def test_many_writers_at_once(tmp_path):
+    """Whoever comes last wins, and nobody reads half a file."""
+    file = tmp_path / "report.json"
+    REPORT.save(file)
+    stop = threading.Event()
+
+    def save():
+        while not stop.is_set():
+            REPORT.save(file)
+
+    threads = [threading.Thread(target=save) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    loaded = [Report.load(file) for _ in range(100)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    assert {REPORT} == set(loaded)
+    assert ["report.json"] == os.listdir(tmp_path)
+
+
+def test_suffixes_of_other_formats():
+    """What is no report has formats, and suffixes, of its own."""
+    formats = {"text": ".txt", "markdown": ".md", "plain": ""}
+
+    assert ["text", "markdown"] == [format_of(name, formats) for name in ("a.TXT", "b.md")]
+    with pytest.raises(ValueError, match=r"'a.json': the suffix .* must be one of \.txt \(text\), \.md \(markdown\)$"):
+        format_of("a.json", formats)

@@ -1,0 +1,50 @@
+"""Folded stacks: what flamegraph.pl reads."""
+
+from __future__ import annotations
+
+import re
+
+from support.formats import HOSTILE, HUGE, PRICED, deep, golden, hostile, huge
+
+from tokenscope import Report
+from tokenscope._report.formats.text import printable
+
+LINE = re.compile(r"^(.*)\s+(\d+(?:\.\d*)?)$")  # flamegraph.pl's
+
+
+def read(text: str) -> list[tuple[list[str], int]]:
+    """Read stacks as flamegraph.pl does."""
+    matches = [LINE.match(line) for line in text.split("\n")[:-1]]
+    return [(match[1].split(";"), int(match[2])) for match in matches if match]
+
+
+def test_the_whole_file():
+    """A line a stack in which something was spent."""
+    golden("report.folded", PRICED.render("folded"))
+
+
+def test_the_lines_add_up():
+    """Own tokens only: together they are the total."""
+    assert PRICED.total.total_tokens == sum(weight for _, weight in read(PRICED.render("folded")))
+
+
+def test_hostile_names():
+    """No name adds a level or a line."""
+    stacks = read(hostile().render("folded"))
+
+    assert 2 * len(HOSTILE) == len(stacks)
+    assert {2, 3} == {len(names) for names, _ in stacks}
+    assert {printable(name).replace(";", ",") for name in HOSTILE} == {names[-1] for names, _ in stacks}
+
+
+def test_huge_numbers_and_deep_trees():
+    """Numbers are whole; what lies below 1,000 levels is one line."""
+    assert [(["huge"], 2 * HUGE + 1)] == read(huge().render("folded"))
+    stacks = read(deep().render("folded"))
+    assert (1_001, 10_000) == (len(stacks), sum(weight for _, weight in stacks))
+    assert ("(deeper)", 9_000) == (stacks[-1][0][-1], stacks[-1][1])
+
+
+def test_nothing():
+    """Nothing spent is an empty file."""
+    assert "" == Report().render("folded")

@@ -1,0 +1,131 @@
+"""The page as a file: what is in it, and what is not; `test_render_html_page.py` opens it in a browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from support.formats import HOSTILE, HUGE, PRICED, deep, golden, hostile, huge
+from support.reports import made
+
+from tokenscope import Report
+from tokenscope._report.formats.text import printable
+
+
+class Page(HTMLParser):
+    """The parts of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: dict[str, list[str]] = {}
+        self._open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._open = tag if tag in ("script", "style") else ""
+        if self._open:
+            self.inside.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag):
+        self._open = ""
+
+    def handle_data(self, data):
+        if self._open:
+            self.inside[self._open][-1] += data
+
+    def content(self):
+        return json.loads(self.inside["script"][0])
+
+
+def page(report: Report) -> Page:
+    return Page(report.render("html"))
+
+
+def test_what_the_page_shows():
+    """Totals, rows with their shares, modules, models and the models without a price."""
+    golden("report.html.json", json.dumps(page(PRICED).content(), indent=1, ensure_ascii=False) + "\n")
+
+
+def test_the_page_stands_alone():
+    """No tag loads anything, no address is in it, and its policy allows its own script and style only."""
+    text = PRICED.render("html")
+    parts = page(PRICED)
+    policy = next(attrs["content"] for tag, attrs in parts.tags if "http-equiv" in attrs)
+
+    assert not {"link", "img", "iframe", "object", "embed", "base", "form", "a"} & {tag for tag, _ in parts.tags}
+    assert not {"src", "href", "style", "onload", "onclick"} & {name for _, attrs in parts.tags for name in attrs}
+    assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttp|import\(", text)
+    for tag in ("style", "script"):
+        digest = base64.b64encode(hashlib.sha256(parts.inside[tag][-1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+
+
+def test_the_script_makes_text_only():
+    """Nothing in it turns a string into HTML or into code."""
+    script = page(PRICED).inside["script"][1]
+
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|\.href|DOMParser", script)
+
+
+@pytest.mark.parametrize("report", [hostile(), huge(), deep(), PRICED], ids=["hostile", "huge", "deep", "priced"])
+def test_the_page_has_the_same_tags_whatever_is_in_it(report):
+    """No name adds a tag; the data is one block in which no character of HTML stands."""
+    parts = page(report)
+
+    assert [tag for tag, _ in page(Report()).tags] == [tag for tag, _ in parts.tags]
+    assert not set("<>&\u2028\u2029") & set(parts.inside["script"][0])
+
+
+def test_hostile_names():
+    """Each name is there, visible and whole."""
+    nodes = page(hostile()).content()["nodes"]
+
+    assert {"top", "[self]", *map(printable, HOSTILE)} == {node[2] for node in nodes}
+    assert 1 + 3 * len(HOSTILE) == len(nodes)
+
+
+def test_huge_numbers():
+    """Numbers are whole: the page shows text, and sorts by shares."""
+    content = page(huge()).content()
+
+    assert f"{2 * HUGE + 1:,}" == content["facts"][0][1]
+    assert [1.0, 1.0, 1.0, 1.0] == content["nodes"][0][5]
+
+
+def test_deep_trees():
+    """Rows are flat: each says the row above it."""
+    nodes = page(deep()).content()["nodes"]
+
+    assert [-1, 0, 1, 2] == [node[0] for node in nodes if node[1] != "self"][:4]
+    assert 10_000 == sum(node[1] == "scope" for node in nodes)
+    assert all(node[0] < index for index, node in enumerate(nodes))
+
+
+def test_an_unknown_cost_is_no_zero():
+    """It is a dash, and sorts below nothing."""
+    rows = {node[2]: node for node in page(PRICED).content()["nodes"]}
+
+    assert ("\N{EN DASH}", -1.0) == (rows["search_web"][4][4], rows["search_web"][5][1])
+    assert "≥ $0.011" == rows["searcher"][4][4]
+
+
+def test_the_title():
+    """A scope's report bears its name, the process's is of all scopes."""
+    several = made((-1, "scope", "a", 1, 1, 10), (-1, "dspy", "B", 1, 1, 20), scoped=False)
+
+    assert "pipeline" == page(PRICED).content()["title"]
+    assert "All scopes" == page(several).content()["title"]
+    assert ["B", "a"] == [node[2] for node in page(several).content()["nodes"]]
+
+
+def test_an_empty_report():
+    """Nothing counted is said in words."""
+    assert "Nothing was counted yet." == page(Report()).content()["empty"]

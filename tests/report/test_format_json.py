@@ -1,0 +1,228 @@
+"""JSON, format 1: what is saved loads again, and whatever else is no report is said to be none."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+from support.reports import chain, made
+
+from tokenscope import Report, ReportFormatError, Usage
+from tokenscope._report.formats.json import parse, render
+from tokenscope._report.report import build
+from tokenscope._usage.calls import Frame
+from tokenscope._usage.keys import FREE, OWN_PRICE, SAVED, bracket_of
+from tokenscope._usage.model_usage import Tally
+from tokenscope._usage.usage import FIELDS
+
+REPORT = made(
+    (-1, "scope", 'a "quoted" 研究\n\x1b\ud800 name', 1, 1234, 10),
+    (0, "dspy", "Agent", 2, 900, 1000),
+    (1, "dspy", "planner", 2, 500, 20000),
+)
+FULL = build([(-1, Frame("scope", "s"), 3, 7, {"p/x": Usage.from_counts(range(1, len(FIELDS) + 1))})], scoped=False)
+
+
+@pytest.mark.parametrize("report", [REPORT, FULL, Report(), Report((), scoped=False), chain(10_000)], ids=repr)
+def test_what_is_saved_loads_again(report, tmp_path):
+    """A round trip changes nothing, through text and through a file."""
+    file = tmp_path / "report.json"
+    report.save(file)
+
+    assert report == parse(render(report)) == Report.load(file) == Report.load(str(file))
+
+
+def test_format_1():
+    """What scripts read: format, generator, totals at the top level, rows."""
+    data = json.loads(render(REPORT))
+
+    assert 1 == data["format"]
+    assert data["generator"].startswith("tokenscope ")
+    assert REPORT.statistics() == {name: data[name] for name in ("summary", "by_module", "by_model")}
+    assert [None, 0, 1] == [row["parent"] for row in data["rows"]]
+    assert {
+        "parent": 0,
+        "kind": "dspy",
+        "name": "Agent",
+        "entries": 2,
+        "nanoseconds": 900_000_000,
+        "tallies": [{"model": "p/x", "own_price": True, "calls": 1, "input_tokens": 1000, "output_tokens": 100}],
+    } == data["rows"][1]
+
+
+def test_calls_stay_apart_where_prices_need_it():
+    """Long prompts, prices of the provider's own, answers from the cache and calls without tokens load as they were."""
+    tallies = [
+        Tally("m", FREE, Usage(calls=1)),
+        Tally("m", 0, Usage(calls=2, input_tokens=30_000, output_tokens=1)),
+        *(
+            Tally("m", bracket_of(n), Usage(calls=1, input_tokens=n, cost=Decimal("0.1")))
+            for n in (16_000, 200_001, 9**9)
+        ),
+        Tally("m", OWN_PRICE, Usage(calls=1, cost=Decimal(3))),
+        Tally("m", OWN_PRICE - bracket_of(200_001), Usage(calls=1, input_tokens=200_001)),
+        Tally("m", SAVED, Usage(calls=1, cached_calls=1, input_tokens=7, output_tokens=2, unpriced_calls=1)),
+        Tally("m", SAVED - bracket_of(128_001), Usage(calls=1, cached_calls=1, input_tokens=128_001, cost=Decimal(1))),
+    ]
+    report = build([(-1, Frame("scope", "s"), 1, 1, tallies)], scoped=True)
+    text = render(report)
+
+    assert report == parse(text)
+    assert sorted(tallies) == list(parse(text).rows[0].tallies)
+    assert 128_010 == report.total.saved_tokens
+    assert [True, True] == [
+        tally["own_price"] for tally in json.loads(text)["rows"][0]["tallies"] if "own_price" in tally
+    ]
+
+
+def test_the_text_is_ascii_and_has_a_line_a_row():
+    """A saved report can be compared line by line."""
+    text = render(REPORT)
+
+    assert text.isascii()
+    assert text.endswith("}\n")
+    assert 3 == sum('"parent"' in line for line in text.splitlines())
+
+
+def test_rows_in_any_order_of_siblings():
+    """A file that was put together by hand loads into the canonical form."""
+    data = json.loads(render(made((-1, "scope", "a", 1, 1, 1), (0, "scope", "b", 1, 1, 1), (0, "scope", "c", 1, 1, 1))))
+    data["rows"][1:] = reversed(data["rows"][1:])
+    data["rows"].append({**data["rows"][1]})
+    loaded = parse(json.dumps(data))
+
+    assert ["a", "b", "c"] == [row.frame.name for row in loaded.rows]
+    assert 2 == loaded.find("a/c").usage.input_tokens
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    """Editors on some systems write one."""
+    file = tmp_path / "report.json"
+    file.write_bytes(b"\xef\xbb\xbf" + render(REPORT).encode())
+
+    assert REPORT == Report.load(file)
+
+
+def changed(**row):
+    """Return a saved report with one row's entries changed."""
+    data = json.loads(render(REPORT))
+    data["rows"][1].update(row)
+    return json.dumps(data)
+
+
+def without(name, *, row=False):
+    """Return a saved report that lacks something."""
+    data = json.loads(render(REPORT))
+    del (data["rows"][1] if row else data)[name]
+    return json.dumps(data)
+
+
+def usage(**counts):
+    """Return a saved report with a row of such counts."""
+    return changed(tallies=[{"model": "x", **counts}])
+
+
+WRONG = {
+    "empty": ("", "it is empty"),
+    "blank": (" \n\t", "it is empty"),
+    "no JSON": ("pipeline 3 calls", "line 1, column 1"),
+    "NUL": ("\0\0\0", "line 1, column 1"),
+    "a number": ("17", "no 'format'"),
+    "a list": ("[]", "no 'format'"),
+    "other JSON": ('{"name": "package", "version": "1.0"}', "no 'format'"),
+    "format 2": ('{"format": 2}', "format 2; this tokenscope .* reads format 1"),
+    "format true": ('{"format": true}', "format True"),
+    "format 1.0": ('{"format": 1.0}', "format 1.0"),
+    "format text": ('{"format": "1"}', "format '1'"),
+    "no rows": (without("rows"), "incomplete"),
+    "no scoped": (without("scoped"), "incomplete"),
+    "scoped text": ('{"format": 1, "rows": [], "scoped": "yes"}', "incomplete"),
+    "rows an object": ('{"format": 1, "rows": {}, "scoped": true}', "incomplete"),
+    "row a number": ('{"format": 1, "rows": [3], "scoped": true}', "row 0 of the report is damaged"),
+    "row a text": ('{"format": 1, "rows": ["x"], "scoped": true}', "row 0 of the report is damaged"),
+    "row null": ('{"format": 1, "rows": [null], "scoped": true}', "row 0 of the report is damaged"),
+    **{
+        f"no {name}": (without(name, row=True), f"row 1 of the report lacks '{name}'") for name in ("parent", "tallies")
+    },
+    **{f"no {name}": (without(name, row=True), f"lacks '{name}'") for name in ("kind", "name", "entries")},
+    **{
+        f"parent {value!r}": (changed(parent=value), "'parent' must be null or the index of an earlier row")
+        for value in (1, 2, 99, -1, -2, True, 0.0, "0", [0])
+    },
+    **{f"name {value!r}": (changed(name=value), "'name' must be text") for value in (None, 3, ["x"], True)},
+    "kind 3": (changed(kind=3), "'kind' must be text"),
+    **{
+        f"entries {value!r}": (changed(entries=value), "row 1 of the report is damaged")
+        for value in (-1, 1.5, True, "3", None, [])
+    },
+    "nanoseconds -1": (changed(nanoseconds=-1), "row 1 of the report is damaged"),
+    **{f"tallies {value!r}": (changed(tallies=value), "'tallies' must be a list") for value in (None, {}, 3, "x")},
+    **{f"tally {value!r}": (changed(tallies=[value]), "must be an object") for value in (None, 3, ["calls"], "calls")},
+    "no model": (changed(tallies=[{"calls": 1}]), "lacks 'model'"),
+    "model 3": (usage(model=3), "'model' must be text"),
+    **{
+        f"{name} {value!r}": (usage(**{name: value}), "true or false")
+        for name in ("own_price", "cached")
+        for value in (1, None)
+    },
+    **{f"prompts_over {value!r}": (usage(prompts_over=value), "prompts_over must") for value in (-1, 0.5, None, "1")},
+    **{f"calls {value!r}": (usage(calls=value), "damaged: calls must") for value in (-1, 1.0, True, None, "1", [1])},
+    **{f"cost {value!r}": (usage(cost=value), "'cost' must be text") for value in (1, 0.5, True, None)},
+    **{f"cost {value!r}": (usage(cost=value), "damaged: cost must") for value in ("x", "", "-1", "NaN", "Infinity")},
+    "unknown count": (usage(calls=1, euros=3), "unknown counts"),
+    "NaN": (changed(entries=7).replace('"entries": 7', '"entries": NaN'), "NaN is no number of JSON"),
+    **{f"wasted {value!r}": (usage(wasted=value), "damaged: 'wasted' must be one of failed") for value in ("x", 1, [])},
+    "wasted and cached": (usage(wasted="retries", cached=True), "damaged: 'wasted' must be one of failed"),
+    "infinite": (changed(entries=7).replace('"entries": 7', '"entries": 1e999'), "damaged"),
+    "a huge number": ('{"format": ' + "1" * 10_000 + "}", "no tokenscope report"),
+    "nested lists": ("[" * 200_000, "no tokenscope report"),
+    "nested objects": ('{"a":' * 200_000, "no tokenscope report"),
+    "nested format": (
+        '{"format": 1, "scoped": true, "rows": ' + "[" * 50_000 + "]" * 50_000 + "}",
+        "tokenscope report",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_whatever_else_is_no_report(wrong, tmp_path):
+    """The error names the file and says what is wrong with it."""
+    text, said = WRONG[wrong]
+    file = tmp_path / "wrong.json"
+    file.write_text(text)
+
+    with pytest.raises(ReportFormatError, match=said) as raised:
+        Report.load(file)
+    assert str(raised.value).startswith(f"{file}: ")
+    assert raised.value.__cause__ is None
+    with pytest.raises(ReportFormatError, match="<string>"):
+        parse(text)
+
+
+def test_truncated_files(tmp_path):
+    """A report cut off anywhere is no report."""
+    text = render(REPORT).rstrip()
+    file = tmp_path / "cut.json"
+    for length in range(len(text)):
+        file.write_text(text[:length])
+        with pytest.raises(ReportFormatError, match=r"cut\.json"):
+            Report.load(file)
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\xff\xfe", b"\xff\xfe{\x00}\x00", bytes(range(256))], ids=repr)
+def test_binary_files(content, tmp_path):
+    """What is not text is no report."""
+    file = tmp_path / "image.json"
+    file.write_bytes(content)
+
+    with pytest.raises(ReportFormatError, match=r"image\.json: this is no tokenscope report: it is not text"):
+        Report.load(file)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    """That is an OSError, not a format's fault."""
+    with pytest.raises(FileNotFoundError):
+        Report.load(tmp_path / "missing.json")
+    with pytest.raises(IsADirectoryError):
+        Report.load(tmp_path)

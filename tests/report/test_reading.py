@@ -1,0 +1,306 @@
+"""Reading reports: JSON with and without records, and lines of records that are added up."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+from decimal import Decimal
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.formats import HOSTILE, HUGE
+
+from tokenscope import Report, ReportFormatError, get_tracker, record_tokens, token_scope
+from tokenscope._report.formats import json as json_format
+from tokenscope._report.reading import read
+from tokenscope._scopes.ledger import PROCESS
+from tokenscope._scopes.recent import forget, recent
+from tokenscope._scopes.recording import count
+from tokenscope._tracker.record import Record
+from tokenscope._usage.usage import Usage, counts
+from tokenscope.cli import main
+from tokenscope.errors import TokenScopeWarning, _warned
+
+LINE = {"module": "m", "operation": "o", "model": "x", "provider": "p", "input_tokens": 3, "output_tokens": 4}
+
+
+def spent(report):
+    """Return what a report's rows hold, without times and entries, and scopes that spent nothing, which no record tells of."""
+    return [(row.frame, row.tallies) for row in report.rows if row.tallies]
+
+
+def read_lines(*lines):
+    """Read lines of records."""
+    text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
+    return read(io.BytesIO(text.encode("utf-8", "surrogatepass")), "calls.jsonl")
+
+
+def lines_of_process():
+    """Return the records of what was counted as a sink writes them."""
+    return [json_format.line(Record(call).to_dict()) + "\n" for call in recent()]
+
+
+NAMES = st.one_of(st.sampled_from(["a", "b", *(name for name in HOSTILE if name.strip())]))
+TOKENS = st.one_of(st.integers(0, 300_000), st.sampled_from([0, HUGE]))
+
+
+@settings(deadline=None)
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.lists(NAMES, max_size=3),
+            NAMES,
+            st.sampled_from([None, "p", "p/q"]),
+            TOKENS,
+            TOKENS,
+            st.sampled_from([None, Decimal("0.25"), Decimal(3)]),
+            st.booleans(),
+        ),
+        max_size=8,
+    )
+)
+def test_records_add_up_to_the_report(calls):
+    """Whatever was counted, its lines load to the rows of the report itself."""
+    PROCESS.clear()
+    forget()
+    for scopes, name, provider, spent_tokens, gained, cost, cached in calls:
+        opened = [token_scope(scope) for scope in scopes]
+        for scope in opened:
+            scope.__enter__()
+        if cached:
+            saved = counts(Usage(input_tokens=spent_tokens, output_tokens=gained))
+            count(PROCESS, name, counts(Usage(calls=1, cached_calls=1)), saved=saved)
+        else:
+            record_tokens(
+                name, name, name, provider, spent_tokens, gained, cost=cost, cache_read_tokens=spent_tokens // 3
+            )
+        for scope in reversed(opened):
+            scope.__exit__(None, None, None)
+    report = get_tracker().report()
+    loaded = read_lines(*lines_of_process())
+
+    assert report.total == loaded.total
+    assert spent(report) == spent(loaded)
+
+
+def test_lines_by_hand():
+    """What a script of one's own has written needs no more than model and tokens under a module."""
+    report = read_lines(
+        LINE, {**LINE, "operation": "", "extra": [1]}, {**LINE, "provider": None, "model": "p/x"}, "\n", LINE
+    )
+
+    assert 4 == report.total.calls
+    assert 28 == report.total.total_tokens
+    assert {"p/x": 28} == {model: usage.total_tokens for model, usage in report.by_model().items()}
+    assert 3 == report.find("m/o").usage.calls
+
+
+def test_failed_and_cached_calls():
+    """Are told apart."""
+    total = read_lines(
+        {**LINE, "error": "TimeoutError"},
+        {
+            **LINE,
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "cached": True,
+            "saved": {"input_tokens": 8, "output_tokens": 1},
+        },
+        {**LINE, "input_tokens": 0, "output_tokens": 0, "cached": True},
+    ).total
+
+    assert (3, 1, 2, 7, 9) == (
+        total.calls,
+        total.failed_calls,
+        total.cached_calls,
+        total.total_tokens,
+        total.saved_tokens,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[1]\n", "line 2 is damaged: a record must be an object"),
+        ("{\n", "line 2 is damaged: .*; it begins '{'"),
+        ("nonsense " * 50 + "\n", "it begins 'nonsense nonsense nonsense nonsense non…'"),
+        ({"module": "m"}, "line 2 lacks 'model'"),
+        ({"model": "x", "input_tokens": 3}, "line 2 lacks 'module'"),
+        ({**LINE, "model": 3}, "model must be a str, not int 3"),
+        ({**LINE, "model": ["x"]}, "model must be a str, not list"),
+        ({**LINE, "provider": 3}, "provider must be a str"),
+        ({**LINE, "input_tokens": -3}, "input_tokens must not be negative, but is -3"),
+        ({**LINE, "input_tokens": 1.5}, "input_tokens must be a whole number"),
+        ({**LINE, "input_tokens": True}, "input_tokens must be a whole number"),
+        ({**LINE, "input_tokens": "3"}, "input_tokens must be a whole number"),
+        ({**LINE, "output_tokens": float("nan")}, "output_tokens must be a whole number"),
+        ({**LINE, "cost": -1}, "cost must be dollars, 0 or more"),
+        ({**LINE, "cost": "x"}, "line 2 is damaged"),
+        ({**LINE, "cost": [1]}, "line 2 is damaged"),
+        ({**LINE, "cost": float("inf")}, "cost must be dollars, 0 or more"),
+        ({**LINE, "saved": 3}, "line 2 is damaged"),
+        ({**LINE, "saved": {"input_tokens": -1}}, "input_tokens must not be negative"),
+        ({**LINE, "frames": 3}, "line 2 is damaged"),
+        ({**LINE, "frames": [3]}, "line 2 is damaged"),
+        ({**LINE, "frames": [["scope"]]}, "line 2 is damaged"),
+        ({**LINE, "frames": [["scope", ""]]}, "name must not be empty"),
+        ({**LINE, "frames": [["scope", {"a": 1}]]}, "line 2 is damaged"),
+        ({**LINE, "frames": [["scope", 3]]}, "name must be a str, not int 3"),
+        ({**LINE, "module": ""}, "name must not be empty"),
+        ("[" * 100_000 + "\n", "line 2 is damaged"),
+        ("\xff\udcff\n", "line 2 is damaged"),
+        ('{"format": 1}\n', "line 2 lacks 'module'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_damaged_lines(line, said):
+    """The error names the file, the line and what is wrong with it."""
+    with pytest.raises(ReportFormatError, match=f"^calls.jsonl: .*{said}") as raised:
+        read_lines(LINE, line, LINE)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_last_line_that_is_cut_off():
+    """As its killed writer left it: the others count, and a warning tells."""
+    text = json.dumps(LINE) + "\n"
+    for length in range(1, len(text) - 1):
+        _warned.clear()
+        with pytest.warns(TokenScopeWarning, match=r"calls\.jsonl: line 3, the last one, is cut off"):
+            assert 2 == read_lines(LINE, LINE, text[:length]).total.calls
+    _warned.clear()
+    assert 3 == read_lines(LINE, LINE, text[:-1]).total.calls
+
+
+def test_a_sink_that_was_told_of_nothing(tmp_path):
+    """Its file is empty, and so is the report; any other empty file is none."""
+    (tmp_path / "calls.jsonl").touch()
+    (tmp_path / "report.json").write_text("\n \n")
+
+    assert Report() == Report.load(tmp_path / "calls.jsonl")
+    with pytest.raises(ReportFormatError, match=r"report\.json: this is no tokenscope report: it is empty"):
+        Report.load(tmp_path / "report.json")
+
+
+def test_a_byte_order_mark():
+    """Is no fault in lines of records."""
+    assert 1 == read(io.BytesIO(b"\xef\xbb\xbf" + json.dumps(LINE).encode()), "calls.jsonl").total.calls
+
+
+def exported(tmp_path, calls=5):
+    """Return a file with a report and its records."""
+    tracker = get_tracker()
+    tracker.reset()
+    for n in range(calls):
+        tracker.record("m", f'o{n} "records": [', "x", "p", n, 1, metadata={"text": '\n "records": [\n]}'})
+    file = tmp_path / "report.json"
+    tracker.export_to_file(file)
+    return file, tracker.report()
+
+
+def test_records_in_a_report_are_passed_by(tmp_path):
+    """The rows tell everything; records are read by nobody, in whatever layout."""
+    file, report = exported(tmp_path)
+
+    assert report == Report.load(file)
+    for indent in (None, 0, 3, "\t"):
+        file.write_text(json.dumps(json.loads(file.read_text()), indent=indent))
+        assert report == Report.load(file)
+    file.write_text(file.read_text().replace("\n", "\r\n"))
+    assert report == Report.load(file)
+
+
+def test_a_report_truncated_in_its_records(tmp_path):
+    """Is no report, wherever it was cut."""
+    file, _ = exported(tmp_path)
+    text = file.read_text().rstrip()
+    for length in range(text.index('"records"'), len(text), 5):
+        file.write_text(text[:length])
+        with pytest.raises(ReportFormatError, match=r"report\.json: .*truncated"):
+            Report.load(file)
+
+
+def test_memory_is_bounded_by_paths(tmp_path):
+    """20,000 records take as much memory as 1,000."""
+    peaks = []
+    for calls in (1_000, 20_000):
+        line = json.dumps({**LINE, "metadata": {"text": "x" * 50}}) + "\n"
+        jsonl, report = tmp_path / "calls.jsonl", tmp_path / "report.json"
+        with open(jsonl, "w") as file:
+            file.writelines(line for _ in range(calls))
+        with open(report, "w") as file:
+            file.writelines(json_format.written(read_lines(LINE), (line[:-1] for _ in range(calls))))
+        Report.load(jsonl)
+        for path, expected in ((jsonl, calls), (report, 1)):
+            tracemalloc.start()
+            assert expected == Report.load(path).total.calls
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+
+    assert peaks[2] < 2 * peaks[0]
+    assert peaks[3] < 2 * peaks[1]
+
+
+def test_a_call_10_000_levels_down():
+    """A path of any depth is read without recursion, and every format shows it."""
+    frames = [["scope", f"level {n}"] for n in range(10_000)]
+    report = read_lines({**LINE, "frames": frames}, LINE)
+
+    assert 14 == report.total.total_tokens
+    assert 10_002 == len(report.rows)
+    assert report == json_format.parse(json_format.render(report))
+
+
+def test_records_of_very_many_names():
+    """A level holds as many names as in the program itself; the rest is added up, with a warning, and none is dropped."""
+    _warned.clear()
+    with pytest.warns(TokenScopeWarning, match="more than 2,000 distinct names below 'm'"):
+        report = read_lines(*({**LINE, "operation": f"request {n}"} for n in range(3_000)))
+    _warned.clear()
+
+    assert 3_000 == report.total.calls
+    assert 1_000 == report.find("m/(other)").usage.calls
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_merging_keeps_records_where_asked(tmp_path, suffix):
+    """Every record of every file is in the report's file, as it was; without asking, none is."""
+    file, report = exported(tmp_path)
+    records = json.loads(file.read_text())["records"]
+    if suffix == "jsonl":
+        file = tmp_path / "calls.jsonl"
+        file.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"module": "cut o')
+    indented = tmp_path / "indented.json"
+    indented.write_text(json.dumps({**json_format.to_dict(report), "records": records}, indent=3))
+    plain = tmp_path / "plain.json"
+    report.save(plain)
+    output = tmp_path / "merged.json"
+    for arguments, expected in ((["--records"], 2 * records), ([], None)):
+        done = CliRunner().invoke(main, ["merge", str(file), str(indented), str(plain), "-o", str(output), *arguments])
+        assert 0 == done.exit_code, done.output
+        assert expected == json.loads(output.read_text()).get("records")
+        assert 15 == Report.load(output).total.calls
+        _warned.clear()
+
+
+def test_a_cut_line_on_the_command_line(tmp_path):
+    """The warning is one line on standard error."""
+    file = tmp_path / "calls.jsonl"
+    file.write_text(json.dumps(LINE) + "\n" + json.dumps(LINE)[:30])
+    done = CliRunner().invoke(main, ["show", str(file)])
+    _warned.clear()
+
+    assert 0 == done.exit_code
+    assert done.stderr == (
+        f"tokenscope: {file}: line 2, the last one, is cut off, as where its writer was killed; those before it are read\n"
+    )
+
+
+def test_records_of_standard_input_cannot_be_kept():
+    """It can be read only once."""
+    done = CliRunner().invoke(main, ["merge", "--records", "-", "-o", "-"], input="")
+
+    assert 2 == done.exit_code
+    assert "standard input can be read only once; name files." in done.stderr

@@ -1,0 +1,285 @@
+"""Report: the tree and its partitions, finding, adding up."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from support.reports import chain, made
+from support.spending import spend
+
+import tokenscope
+from tokenscope import Report, Usage, record_tokens, token_scope, track_tokens
+from tokenscope._report.tree import Breakdown
+from tokenscope._usage.calls import ROOT, Frame
+from tokenscope._usage.table import Row
+from tokenscope._usage.usage import NOTHING
+
+AGENT = made(
+    (-1, "scope", "pipeline", 1, 1000, 0),
+    (0, "dspy", "Agent", 1, 900, 10),
+    (1, "dspy", "planner", 2, 300, 100),
+    (1, "tool", "search", 1, 300, 0),
+    (3, "dspy", "Predict(q -> a)", 1, 200, 1000),
+    (0, "module", "ingest", 0, 0, 0),
+    (5, "operation", "ocr", 1, 20, 500),
+    (0, "scope", "plain", 1, 20, 30),
+)
+
+
+def tokens(breakdown):
+    """Return input tokens by name."""
+    return {name: usage.input_tokens for name, usage in breakdown.items()}
+
+
+def test_the_tree():
+    """A node has what was spent in it and below, its own, and the costliest child first."""
+    root = AGENT.tree()
+
+    assert ("pipeline", "scope", 1640, 0) == (root.name, root.kind, root.usage.input_tokens, root.own.input_tokens)
+    assert ["Agent", "ingest", "plain"] == [node.name for node in root.children]
+    assert [1110, 10] == [root.children[0].usage.input_tokens, root.children[0].own.input_tokens]
+    assert {"p/x": 1640} == tokens(root.by_model)
+    assert 1.0 == root.seconds
+    assert "<Node 'Agent', 1,221 tokens, 2 below>" == repr(root.children[0])
+
+
+def test_walking_the_tree():
+    """`walk` goes through the tree in its order, with depths."""
+    found = [(depth, node.name) for depth, node in AGENT.tree().walk()]
+
+    assert [(0, "pipeline"), (1, "Agent"), (2, "search"), (3, "Predict(q -> a)"), (2, "planner")] == found[:5]
+    assert 8 == len(found)
+
+
+def test_the_process_tree_has_a_nameless_root():
+    """The process's report starts at the top-level names."""
+    spend(1, "a")
+    spend(2, "b")
+    root = tokenscope.report().tree()
+
+    assert ("", "root", ["b", "a"]) == (root.name, root.kind, [node.name for node in root.children])
+    assert 3 == root.usage.input_tokens
+
+
+def test_partitions():
+    """Modules, operations, models and predictors each add up to what they partition."""
+    assert {"ingest": 500, "Agent": 10, "Agent.planner": 100, "Agent.Predict(q -> a)": 1000, "plain": 30} == tokens(
+        AGENT.by_module()
+    )
+    assert {"ingest.ocr": 500} == {
+        name: count for name, count in tokens(AGENT.by_operation()).items() if name.startswith("ingest")
+    }
+    assert {"Agent": 10, "Agent.planner": 100, "Agent.Predict(q -> a)": 1000} == tokens(AGENT.predictors())
+    assert {"p/x": 1640} == tokens(AGENT.by_model())
+    for breakdown in (AGENT.by_module(), AGENT.by_operation(), AGENT.by_model()):
+        assert AGENT.total == sum(breakdown.values())
+
+
+def test_partitions_are_costliest_first():
+    """The order is that of the tree."""
+    assert ["Agent.Predict(q -> a)", "ingest", "Agent.planner", "plain", "Agent"] == list(AGENT.by_module())
+
+
+def test_a_call_without_any_scope_has_a_name():
+    """`(no scope)` stands for it."""
+    report = made((-1, "none", "(no scope)", 0, 0, 7), scoped=False)
+
+    assert {"(no scope)": 7} == tokens(report.by_module()) == tokens(report.by_operation())
+
+
+def test_operations_without_a_module():
+    """An operation by itself stands under its own name, calls beside an operation under their module."""
+    report = made(
+        (-1, "operation", "lone", 1, 1, 5),
+        (-1, "module", "m", 1, 1, 7),
+        (1, "operation", "o", 1, 1, 11),
+        (2, "module", "inner", 1, 1, 13),
+        scoped=False,
+    )
+
+    assert {"lone": 5, "m": 7, "m.o": 11, "inner": 13} == tokens(report.by_operation())
+
+
+def test_a_missing_name_shows_the_nearest():
+    """Both breakdowns and `find` say what there is."""
+    with pytest.raises(KeyError, match=r"no 'Agent\.plannner'; the nearest: 'Agent\.planner'"):
+        AGENT.by_module()["Agent.plannner"]
+    with pytest.raises(KeyError, match="no 'x'; there is nothing"):
+        Breakdown()["x"]
+    with pytest.raises(KeyError, match="no 'serch' below 'pipeline/Agent'; the nearest: 'search'"):
+        AGENT.find("pipeline/Agent/serch")
+    with pytest.raises(KeyError, match="no 'nothing'; the nearest: 'pipeline'"):
+        AGENT.find("nothing")
+    with pytest.raises(KeyError, match="there is nothing"):
+        Report().find("x")
+
+
+def test_finding_nodes():
+    """A path of names; a signature may be left out, and names may hold slashes."""
+    assert 100 == AGENT.find("pipeline/Agent/planner").usage.input_tokens
+    assert 1000 == AGENT.find("pipeline/Agent/search/Predict").usage.input_tokens
+    assert 1000 == AGENT.find("pipeline/Agent/search/Predict(q -> a)").usage.input_tokens
+    assert "root" == AGENT.find("").kind
+    slashes = made((-1, "scope", "a/b", 1, 1, 3), (0, "scope", "c", 1, 1, 5), (-1, "scope", "a", 1, 1, 7), scoped=False)
+    assert 5 == slashes.find("a/b/c").usage.input_tokens
+    assert 7 == slashes.find("a").usage.input_tokens
+
+
+def test_adding_up():
+    """Reports add up path by path; what only one has is kept."""
+    other = made((-1, "scope", "pipeline", 1, 500, 0), (0, "dspy", "Agent", 1, 100, 5), (0, "scope", "new", 1, 1, 7))
+    both = AGENT + other
+
+    assert both == other + AGENT
+    assert 15 == both.find("pipeline/Agent").own.input_tokens
+    assert 7 == both.find("pipeline/new").usage.input_tokens
+    assert (2, 1.5) == (both.tree().entries, both.tree().seconds)
+    assert AGENT.total + other.total == both.total
+    assert both == sum([AGENT, other])
+
+
+def test_the_sum_of_different_scopes():
+    """Reports of two scopes stand side by side below a nameless root."""
+    both = made((-1, "scope", "a", 1, 1000, 3)) + made((-1, "scope", "b", 1, 2000, 4))
+
+    assert ("root", ["b", "a"], 3.0) == (both.tree().kind, [n.name for n in both.tree().children], both.tree().seconds)
+    assert 3 == both.find("a").usage.input_tokens
+
+
+@pytest.mark.parametrize("other", [1, "x", None, Usage(), True, False])
+def test_adds_to_nothing_else(other):
+    """Only reports add to reports; 0 may stand on the left, for `sum`."""
+    with pytest.raises(TypeError):
+        AGENT + other
+    with pytest.raises(TypeError):
+        other + AGENT
+
+
+def test_the_empty_report():
+    """It is false, is the neutral element, and every view of it is empty."""
+    empty = Report()
+
+    assert not empty
+    assert empty == tokenscope.report()
+    assert AGENT == AGENT + empty == empty + AGENT
+    assert Usage() == empty.total
+    assert {} == empty.by_module() == empty.by_model() == empty.predictors()
+    assert () == empty.tree().children
+    assert "<Report of 0 scopes, 0 tokens>" == repr(empty)
+    assert 0 == empty.statistics()["summary"]["total_calls"]
+
+
+def test_equal_reports_are_equal_and_hash_alike():
+    """However siblings came in, a report has one canonical form."""
+    one = made((-1, "scope", "a", 1, 1, 1), (0, "scope", "b", 1, 1, 1), (0, "scope", "c", 1, 1, 1))
+    other = made((-1, "scope", "a", 1, 1, 1), (0, "scope", "c", 1, 1, 1), (0, "scope", "b", 1, 1, 1))
+
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+def test_statistics():
+    """The keys that scripts rely on."""
+    with token_scope("s") as scope:
+        record_tokens("m", "o", "x", "p", 10, 5, cache_read_tokens=4)
+    found = scope.report().statistics()
+
+    assert {"summary", "by_module", "by_model"} == set(found)
+    assert 1 == found["summary"]["total_calls"]
+    assert (10, 5, 15) == tuple(found["summary"][f"total_{name}_tokens"] for name in ("input", "output")) + (
+        found["summary"]["total_tokens"],
+    )
+    assert 4 == found["summary"]["total_cache_read_tokens"]
+    assert ["input_tokens", "output_tokens", "total_tokens", "call_count"] == list(found["by_module"]["m"])[:4]
+    assert 1 == found["by_model"]["p/x"]["call_count"]
+
+
+def test_a_report_is_a_snapshot():
+    """What is spent later is not in it."""
+    with token_scope("s") as scope:
+        spend(1)
+        report = scope.report()
+        spend(2)
+
+    assert 1 == report.total.input_tokens
+    with pytest.raises(AttributeError):
+        report.rows = ()  # type: ignore[misc]
+
+
+def test_tools_that_spent_nothing_are_left_out():
+    """Tool, evaluate and compile frames show only where something was spent below them."""
+    rows = {}
+    top = ROOT.child(Frame("scope", "report test"))
+    for kind, name, spent in (
+        ("tool", "idle", 0),
+        ("tool", "busy", 5),
+        ("evaluate", "outer", 0),
+        ("scope", "empty", 0),
+    ):
+        path = top.child(Frame(kind, name))
+        rows[path] = Row()
+        rows[path].entries = 1
+        if kind == "evaluate":
+            path = path.child(Frame("dspy", "Predict"))
+            rows[path] = Row()
+        if spent:
+            rows[path].add(("x", 0), (1, 0, 0, spent, *NOTHING[4:]))
+    names = [node.name for _, node in Report.from_rows(rows, ROOT, scoped=True).tree().walk()]
+
+    assert ["report test", "busy", "empty"] == names
+    only = {ROOT.child(Frame("tool", "idle")): Row()}
+    assert Report() == Report.from_rows(only, ROOT, scoped=False)
+
+
+def test_deep_reports():
+    """10,000 levels: the tree, finding, adding up and the partitions need no recursion and no time."""
+    began = time.perf_counter()
+    report = chain(10_000)
+    deepest = list(report.tree().walk())[-1]
+
+    assert (9_999, "level 9999") == (deepest[0], deepest[1].name)
+    assert 100_000 == (report + Report()).total.input_tokens
+    assert 10 == report.find("/".join(f"level {n}" for n in range(10_000))).usage.input_tokens
+    assert 100_000 == sum(usage.input_tokens for usage in report.by_module().values())
+    assert time.perf_counter() - began < 60
+
+
+def test_formats():
+    """`render` knows its formats, and says so."""
+    assert AGENT.render() == AGENT.render("tree")
+    assert AGENT.render("json").startswith("{")
+    with pytest.raises(ValueError, match="there is no report format 'pdf'; there are tree, json"):
+        AGENT.render("pdf")
+
+
+def test_format_strings():
+    """In an f-string, a report is its tree in plain text."""
+    assert AGENT.render("tree") == f"{AGENT}"
+
+
+def test_decorated_functions_in_a_report():
+    """Module and operation are two levels, entered together."""
+
+    @track_tokens("module", "operation")
+    def function():
+        spend(1)
+
+    with token_scope("s") as scope:
+        function()
+        function()
+
+    report = scope.report()
+    assert [2, 2] == [report.find(path).entries for path in ("s/module", "s/module/operation")]
+
+
+def test_a_predictor_names_a_thousand_modules_at_most():
+    """Modules that call each other ever deeper have one path from the 1,000th on, or the names would fill gigabytes."""
+    path = ROOT
+    for _ in range(1_200):
+        path = path.child(Frame("dspy", "M"))
+    rows = {path: Row()}
+    rows[path].add(("x", 0), (1, 0, 0, 5, *NOTHING[4:]))
+
+    (name,) = Report.from_rows(rows, ROOT, scoped=False).predictors()
+    assert ".".join(["M"] * 1_000) == name

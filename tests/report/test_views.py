@@ -1,0 +1,231 @@
+"""Views: reports flat by a breakdown, or cut at a depth, that lose nothing and that every format shows."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from law.test_properties import QUICK, reports
+from support.formats import HOSTILE, HUGE, PRICED, deep, empty_and_free, hostile, huge
+from support.reports import made
+
+from tokenscope import Report, Usage, record_tokens, token_scope
+from tokenscope._report.formats import FORMATS
+from tokenscope._report.formats.json import parse
+from tokenscope._report.views import cut, pivot
+
+BREAKDOWNS = {
+    "module": Report.by_module,
+    "model": Report.by_model,
+    "predictor": Report.predictors,
+    "operation": Report.by_operation,
+}
+
+
+def rows(report: Report) -> list[tuple[int, str, str]]:
+    """Return level, kind and name of each line of a report's tree."""
+    root = report.tree()
+    found = [(depth, node.kind, node.name) for depth, node in root.walk()]
+    return found[1:] if root.kind == "root" else [(depth + 1, kind, name) for depth, kind, name in found]
+
+
+# -- flat -------------------------------------------------------------------------------------------------------------------
+
+
+def test_by_module():
+    """A row a module, the costliest first, each with its models."""
+    flat = pivot(PRICED, "module")
+
+    assert [(1, "module", name) for name in PRICED.by_module()] == rows(flat)
+    assert ["openai/gpt-5-mini", "local/rerank"] == list(flat.find("ResearchAgent.searcher").by_model)
+    assert (0, 0.0) == (flat.find("ingest").entries, flat.find("ingest").seconds)
+
+
+def test_by_model():
+    """A row a model."""
+    assert [(1, "scope", name) for name in PRICED.by_model()] == rows(pivot(PRICED, "model"))
+
+
+def test_by_predictor():
+    """A row a DSPy path, which is what DSPy's modules spent and no more."""
+    flat = pivot(PRICED, "predictor")
+
+    assert [(1, "dspy", name) for name in PRICED.predictors()] == rows(flat)
+    assert PRICED.find("pipeline/ResearchAgent").usage == flat.total
+    assert Report() == pivot(made((-1, "scope", "s", 1, 1, 10)), "predictor")
+
+
+def test_by_operation():
+    """A row an operation, with its module's name."""
+    flat = pivot(PRICED, "operation")
+
+    assert ["ingest.chunk", "ingest.title"] == [name for _, _, name in rows(flat) if name.startswith("ingest")]
+
+
+def test_a_breakdown_that_is_not_there():
+    """The error names those there are."""
+    with pytest.raises(ValueError, match="no breakdown by 'size'; there are model, module, predictor, operation"):
+        pivot(PRICED, "size")
+
+
+@QUICK
+@given(reports(), st.sampled_from(list(BREAKDOWNS)))
+def test_flat_reports_are_partitions(report, by):
+    """The top-level rows are the breakdown, whatever it is; nothing is lost, models neither."""
+    flat = pivot(report, by)
+    expected = BREAKDOWNS[by](report)
+
+    assert expected == {node.name: node.usage for node in flat.tree().children}
+    assert flat.total == sum(expected.values(), Usage())
+    assert all(not node.children for node in flat.tree().children)
+    assert list(expected) == [node.name for node in flat.tree().children]
+    if by != "predictor":
+        assert report.by_model() == flat.by_model()
+        assert expected == flat.by_module()  # so that the table's rows are these, too
+    else:
+        assert expected == flat.predictors()
+
+
+@QUICK
+@given(reports(), reports(), st.sampled_from(list(BREAKDOWNS)))
+def test_adding_up_flat_reports(a, b, by):
+    """It makes no difference whether reports are added up before or after."""
+    assert pivot(a + b, by) == pivot(a, by) + pivot(b, by)
+
+
+# -- cut --------------------------------------------------------------------------------------------------------------------
+
+
+def test_cut():
+    """What lies deeper is in the level above; times are those of the levels that are left."""
+    two = cut(PRICED, 2)
+
+    assert [
+        (1, "scope", "pipeline"),
+        (2, "dspy", "ResearchAgent"),
+        (2, "module", "ingest"),
+        (2, "scope", "研究エージェント"),
+    ] == rows(two)
+    for path in ("pipeline", "pipeline/ResearchAgent", "pipeline/ingest"):
+        whole, left = PRICED.find(path), two.find(path)
+        assert (whole.usage, whole.by_model, whole.entries, whole.seconds) == (
+            left.usage,
+            left.by_model,
+            left.entries,
+            left.seconds,
+        )
+    assert two.find("pipeline/ResearchAgent").own == PRICED.find("pipeline/ResearchAgent").usage
+
+
+def test_one_level():
+    """One level is the scope itself, or the top-level names of a process."""
+    process = made((-1, "scope", "a", 1, 1, 10), (0, "dspy", "B", 1, 1, 5), (-1, "scope", "c", 1, 1, 2), scoped=False)
+
+    assert [(1, "scope", "pipeline")] == rows(cut(PRICED, 1))
+    assert [(1, "scope", "a"), (1, "scope", "c")] == rows(cut(process, 1))
+    assert not cut(process, 1).scoped
+
+
+@pytest.mark.parametrize("depth", [0, -1])
+def test_no_level(depth):
+    """Less than one level is an error."""
+    with pytest.raises(ValueError, match=f"depth must be 1 or more, but is {depth}"):
+        cut(PRICED, depth)
+
+
+@QUICK
+@given(reports(), st.integers(1, 9))
+def test_cutting_loses_nothing(report, depth):
+    """Totals stay, models too; every level that is left has what it had with all below; no level is deeper."""
+    left = cut(report, depth)
+    whole = {}
+    for source, into in ((report, whole), (left, found := {})):
+        stack = [((), source.tree())]
+        while stack:
+            path, node = stack.pop()
+            path = path if node.kind == "root" else (*path, (node.kind, node.name))
+            if node.kind != "root":
+                into[path] = (node.usage, node.by_model, node.entries, node.seconds)
+            stack += [(path, child) for child in node.children]
+
+    assert report.total == left.total
+    assert report.by_model() == left.by_model()
+    assert {path: said for path, said in whole.items() if len(path) <= depth} == found
+
+
+@QUICK
+@given(reports(), st.integers(1, 9), st.integers(1, 9))
+def test_cutting_twice(report, one, other):
+    """It is the shorter cut that counts, and cutting at the depth or beyond changes nothing."""
+    assert cut(report, min(one, other)) == cut(cut(report, one), other)
+    assert report == cut(report, 9)
+
+
+@QUICK
+@given(reports(), reports(), st.integers(1, 9))
+def test_adding_up_cut_reports(a, b, depth):
+    """It makes no difference whether reports are added up before or after."""
+    assert cut(a + b, depth) == cut(a, depth) + cut(b, depth)
+
+
+def test_views_keep_calls_apart_as_prices_need():
+    """Long and short prompts in one row are priced by another model as they were asked."""
+    with token_scope("run") as scope:
+        for tokens in (1_000, 300_000):
+            record_tokens("m", "o", "gpt-4o", "openai", input_tokens=tokens, output_tokens=10)
+    report = scope.report()
+    dearer = report.reprice("google/gemini-2.5-pro").total
+
+    assert dearer == cut(report, 1).reprice("google/gemini-2.5-pro").total
+    for by in ("module", "model", "operation"):
+        assert dearer == pivot(report, by).reprice("google/gemini-2.5-pro").total
+
+
+# -- extremes ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("by", BREAKDOWNS)
+def test_every_format_shows_them(form, by):
+    """Names made to do harm and huge numbers, flat and cut, in each format."""
+    for report in (hostile(), huge(), PRICED, *empty_and_free()):
+        for view in (pivot(report, by), cut(report, 1)):
+            assert isinstance(view.render(form), str)
+            if form == "json":
+                assert view == parse(view.render("json"))
+
+
+def test_hostile_names():
+    """Names stay as they are."""
+    assert set(HOSTILE) == {name for _, _, name in rows(pivot(hostile(), "model"))}
+    assert {"top", *HOSTILE} == {name for _, _, name in rows(cut(hostile(), 2))}
+
+
+def test_huge_numbers():
+    """Sums are exact at any size."""
+    assert HUGE + 1 == pivot(huge(), "model").total.input_tokens == cut(huge(), 1).total.input_tokens
+
+
+@pytest.mark.parametrize("kind", ["scope", "dspy"])
+def test_deep_reports(kind):
+    """10,000 levels are flattened and cut without recursion."""
+    report = deep(kind)
+    began = time.perf_counter()
+
+    assert 10_000 == pivot(report, "module").total.input_tokens
+    assert 10_000 == cut(report, 5).total.input_tokens
+    assert 5 == len(rows(cut(report, 5)))
+    assert 9_996 == cut(report, 5).find("/".join(f"level {n}" for n in range(5))).own.input_tokens
+    assert time.perf_counter() - began < 60
+
+
+def test_many_rows():
+    """A long run is flattened in seconds."""
+    wide = made((-1, "scope", "s", 1, 1, 0), *((0, "scope", f"n{n}", 1, 1, n + 1) for n in range(20_000)))
+    began = time.perf_counter()
+
+    assert 20_000 == len(json.loads(pivot(wide, "module").render("json"))["rows"])
+    assert time.perf_counter() - began < 30

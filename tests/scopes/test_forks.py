@@ -1,0 +1,226 @@
+"""Forks: a child never waits for its parent's locks, and begins to count with nothing of its parent's."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+
+import pytest
+from support.spending import python
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+# In processes of their own, without coverage: what measures coverage has locks of its own, which a fork may break.
+CHILD = """
+import json, os, signal, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+import tokenscope
+from tokenscope import get_tracker, record_tokens, token_scope
+
+def spend(tokens=1, module="m"):
+    record_tokens(module, "o", "model", "provider", tokens, 0)
+
+# Python's own locks of modules stay locked in a child that is forked while another thread imports: so import before.
+spend()
+str(tokenscope.report())
+get_tracker().reset()
+
+def spent(report):
+    return report.total.input_tokens
+
+def in_child(function, seconds=10):
+    # Return what a function returns in a forked child, or None where that hangs.
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writer, json.dumps(function()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    deadline = time.monotonic() + seconds
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None
+        time.sleep(0.002)
+    with os.fdopen(reader) as file:
+        return json.loads(file.read())
+"""
+
+
+def run(code: str, *arguments: str, **environment: str) -> str:
+    """Run code behind what is above."""
+    return python(
+        CHILD + textwrap.dedent(code), *arguments, COVERAGE_PROCESS_START="", COVERAGE_PROCESS_CONFIG="", **environment
+    )
+
+
+def test_a_child_counts_its_own():
+    """Report, records, statistics and open scopes hold nothing of the parent's, and all of the child's."""
+    code = """
+    spend(1)
+    with token_scope("closed"):
+        spend(2)
+    with token_scope("a") as a, token_scope("b") as b:
+        spend(4)
+        with token_scope("inner"):
+            spend(8)
+
+        def child():
+            begun = [spent(each.report()) for each in (tokenscope, a, b)]
+            begun += [len(get_tracker().records), tokenscope.current_scope().name]
+            spend(16)
+            with token_scope("inner"):
+                spend(32)
+            b.leave()
+            spend(64)
+            return begun, [spent(each.report()) for each in (tokenscope, a, b)], len(get_tracker().records)
+
+        print(in_child(child))
+    print([spent(each.report()) for each in (tokenscope, a, b)], len(get_tracker().records))
+    """
+    assert "[[0, 0, 0, 0, 'b'], [112, 112, 48], 3]\n[15, 12, 12] 4\n" == run(code)
+
+
+def test_calls_that_were_not_read_yet():
+    """Calls of DSPy's that have ended, and that nobody has asked for, are the parent's alone."""
+    code = """
+    import dspy
+    from tokenscope.testing import LoopbackProvider
+    with LoopbackProvider() as provider, dspy.context(lm=provider.lm()):
+        program = dspy.Predict("question -> answer")
+        program(question="Why?")
+        counts = in_child(lambda: tokenscope.report().total.calls)
+        program(question="Why?")
+        print(counts, tokenscope.report().total.calls, provider.total.calls)
+    """
+    assert "0 2 2\n" == run(code)
+
+
+def test_a_lock_held_in_another_thread():
+    """A child does not wait for it, nor for a change that nobody will end, and counts as ever."""
+    code = """
+    from tokenscope._scopes.changes import write
+    inside, done = threading.Event(), threading.Event()
+    def hold():
+        inside.set()
+        done.wait()
+    thread = threading.Thread(target=write, args=(hold,))
+    thread.start()
+    inside.wait()
+    def child():
+        with token_scope("child") as scope:
+            spend(3)
+        return spent(scope.report()), spent(tokenscope.report())
+    print(in_child(child))
+    done.set()
+    thread.join()
+    spend(1)
+    print(spent(tokenscope.report()))
+    """
+    assert "[3, 3]\n1\n" == run(code)
+
+
+def test_a_signal_that_forks_in_the_midst_of_a_change():
+    """The child ends that change itself, and begins anew then."""
+    code = """
+    from tokenscope._scopes.changes import write
+    found = []
+    def change():
+        child = os.fork()
+        found.append(child)
+    spend(1)
+    write(change)
+    if not found[0]:
+        spend(3)
+        print(spent(tokenscope.report()), flush=True)
+        os._exit(0)
+    os.waitpid(found[0], 0)
+    print(spent(tokenscope.report()))
+    """
+    assert "3\n1\n" == run(code)
+
+
+def test_forks_under_load():
+    """Threads open and close scopes, spend and ask meanwhile: of many children none hangs, and each counts what it spends."""
+    code = """
+    stop = threading.Event()
+    shared = token_scope("shared")
+    totals = [0] * 6
+    def work(n):
+        while not stop.is_set():
+            with shared, token_scope(f"thread {n}"):
+                for step in range(40):
+                    with token_scope(f"step {step}"):
+                        spend()
+                    totals[n] += 1
+                time.sleep(0.0001)
+            if n == 0:
+                tokenscope.report()
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    def child():
+        with token_scope("child") as scope:
+            for n in range(50):
+                with token_scope(f"step {n}"):
+                    spend(2)
+        return spent(scope.report()), spent(tokenscope.report()), len(tokenscope.report().rows)
+    found = []
+    with token_scope("main") as main:
+        for _ in range(40):
+            found.append(in_child(child))
+            if found[-1] is None:
+                break
+    stop.set()
+    for thread in threads:
+        thread.join()
+    print(len(found), {tuple(each or ()) for each in found}, sum(totals) == spent(tokenscope.report()), spent(main.report()))
+    """
+    assert "40 {(100, 100, 152)} True 0\n" == run(code)
+
+
+def test_a_sink_in_a_child(tmp_path):
+    """It is handed the child's records alone; what the parent's threads were about to write is theirs."""
+    code = """
+    import sys
+    from tokenscope import JSONLSink, Report
+    sink = JSONLSink(sys.argv[1])
+    get_tracker().add_sink(sink)
+    stop = threading.Event()
+    def work():
+        while not stop.is_set():
+            spend(1, "parent")
+            time.sleep(0.0001)
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    children = [in_child(lambda: [spend(1, "child") for _ in range(20)] and spent(tokenscope.report())) for _ in range(20)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    found = Report.load(sink.path).by_module()
+    print(set(children), found["child"].input_tokens, found["parent"] == tokenscope.report().by_module()["parent"])
+    """
+    assert "{20} 400 True\n" == run(code, str(tmp_path / "calls.jsonl"))
+
+
+def test_processes_of_multiprocessing():
+    """A process that nobody brings home counts for itself; its parent's report has none of it, and it none of its parent's."""
+    code = """
+    import multiprocessing
+    context = multiprocessing.get_context("fork")
+    def child(queue):
+        spend(3)
+        queue.put(spent(tokenscope.report()))
+    with token_scope("a") as a:
+        spend(1)
+        queue = context.SimpleQueue()
+        process = context.Process(target=child, args=(queue,))
+        process.start()
+        print(queue.get(), spent(a.report()))
+        process.join()
+    """
+    assert "3 1\n" == run(code)

@@ -1,0 +1,713 @@
+"""Pausing: a generator's scope is out of force while the generator is suspended, whoever drives it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import sys
+from contextlib import (
+    AsyncExitStack,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
+
+import pytest
+from support.spending import spend, spent
+
+import tokenscope
+from tokenscope import current_scope, token_scope
+from tokenscope._scopes.generators import is_suspended, suspending_frame
+from tokenscope._scopes.scope import _current
+
+
+def produce(name="generator", steps=2):
+    """Spend 10 in a scope of its own before each item, and after the last."""
+    with token_scope(name):
+        for _ in range(steps):
+            spend(10)
+            yield current_scope()
+        spend(10)
+
+
+async def aproduce(name="generator", steps=2):
+    """Do the same in an async generator."""
+    async with token_scope(name):
+        for _ in range(steps):
+            spend(10)
+            await asyncio.sleep(0)
+            yield current_scope()
+        spend(10)
+
+
+def own(report, path):
+    """Return the input tokens at and below a path."""
+    return report.find(path).usage.input_tokens
+
+
+def test_between_items_the_consumer_spends():
+    """What the consumer does between two items is the consumer's."""
+    with token_scope("consumer") as consumer:
+        for scope in produce():
+            spend(1)
+            assert consumer is current_scope()
+            assert scope.parent is consumer
+
+    report = consumer.report()
+    assert 30 == own(report, "consumer/generator")
+    assert 2 == own(report, "consumer/m")
+    assert 1 == report.find("consumer/generator").entries
+
+
+async def test_between_async_items_the_consumer_spends():
+    """The same for async generators."""
+    with token_scope("consumer") as consumer:
+        async for _ in aproduce():
+            spend(1)
+            await asyncio.sleep(0)
+            assert consumer is current_scope()
+
+    assert 30 == own(consumer.report(), "consumer/generator")
+    assert 2 == own(consumer.report(), "consumer/m")
+
+
+def test_without_any_scope_around():
+    """A paused generator's scope leaves none in force where there was none."""
+    for _ in produce():
+        assert current_scope() is None
+        spend(1)
+
+    assert 30 == own(tokenscope.report(), "generator")
+    assert 2 == own(tokenscope.report(), "m")
+
+
+def test_scopes_the_consumer_opens_between_items():
+    """They lie in the consumer's scope, and stay open beside the generator's."""
+    with token_scope("consumer") as consumer:
+        items = produce()
+        next(items)
+        with token_scope("between") as between:
+            assert consumer is between.parent
+            spend(1)
+            next(items)
+            assert between is current_scope()
+            spend(1)
+        assert consumer is current_scope()
+        assert [] == list(items)
+
+    assert 30 == own(consumer.report(), "consumer/generator")
+    assert 2 == own(consumer.report(), "consumer/between")
+
+
+def test_what_a_resumed_generator_opens_lies_in_its_own_scope():
+    """Scopes and calls of a generator resumed inside another scope are the generator's."""
+
+    def generator():
+        with token_scope("generator"):
+            yield
+            spend(10)
+            with token_scope("inner") as inner:
+                spend(100)
+                yield inner
+                spend(1000)
+            yield
+            spend(10_000)
+
+    with token_scope("consumer") as consumer:
+        items = generator()
+        next(items)
+        with token_scope("between"):
+            inner = next(items)
+            spend(1)
+            assert "between" == current_scope().name
+        assert "generator" == inner.parent.name
+        spend(2)
+        with token_scope("again"), token_scope("deeper"):
+            next(items)
+            spend(3)
+            list(items)
+
+    report = consumer.report()
+    assert 11_110 == own(report, "consumer/generator")
+    assert 1_100 == own(report, "consumer/generator/inner")
+    assert [1, 2, 3] == [own(report, f"consumer/{path}") for path in ("between", "m", "again/deeper")]
+
+
+def test_interleaved_generators():
+    """Generators that take turns do not pay for one another."""
+    with token_scope("consumer") as consumer:
+        for _ in zip(produce("a"), produce("b", 3), produce("c"), strict=False):
+            spend(1)
+
+    report = consumer.report()
+    assert [30, 20, 20, 2] == [own(report, f"consumer/{name}") for name in ("a", "b", "c", "m")]
+
+
+def test_a_generator_in_a_generator():
+    """A generator that consumes another spends for itself between its items."""
+
+    def outer():
+        with token_scope("outer"):
+            for _ in produce("inner"):
+                spend(1)
+                yield
+                spend(1)
+
+    with token_scope("consumer") as consumer:
+        for _ in outer():
+            spend(5)
+
+    report = consumer.report()
+    assert 30 == own(report, "consumer/outer/inner")
+    assert 4 == own(report, "consumer/outer/m")
+    assert 10 == own(report, "consumer/m")
+
+
+def test_yield_from():
+    """A generator that delegates is suspended with the one that it delegates to."""
+
+    def outer():
+        with token_scope("outer"):
+            spend(1)
+            yield from produce("inner")
+            spend(1)
+
+    with token_scope("consumer") as consumer:
+        for _ in outer():
+            assert consumer is current_scope()
+            spend(5)
+
+    assert 30 == own(consumer.report(), "consumer/outer/inner")
+    assert 2 == own(consumer.report(), "consumer/outer/m")
+    assert 10 == own(consumer.report(), "consumer/m")
+
+
+def test_a_generator_closed_half_way():
+    """`close` leaves the scope; what it spends on its way is its own."""
+
+    def generator():
+        with token_scope("generator"):
+            try:
+                yield
+            finally:
+                spend(10)
+
+    with token_scope("consumer") as consumer:
+        items = generator()
+        next(items)
+        spend(1)
+        items.close()
+        assert consumer is current_scope()
+
+    assert 10 == own(consumer.report(), "consumer/generator")
+    assert 1 == own(consumer.report(), "consumer/m")
+
+
+def test_a_generator_left_to_the_collector():
+    """An abandoned generator, in a cycle, leaves its scope when it is collected, and nothing else."""
+    with token_scope("consumer") as consumer:
+        items = produce()
+        next(items)
+        cycle = [items]
+        cycle.append(cycle)
+        del items, cycle
+        spend(1)
+        with token_scope("later") as later:
+            gc.collect()
+            assert later is current_scope()
+        assert consumer is current_scope()
+
+    assert 10 == own(consumer.report(), "consumer/generator")
+    assert current_scope() is None
+    assert _current.get() is None
+
+
+def test_a_generator_that_outlives_the_scope_around_it():
+    """Its late spending is its own, and that of the scope in which it began."""
+    with token_scope("consumer") as consumer:
+        items = produce()
+        next(items)
+    assert current_scope() is None
+    spend(1)
+    with token_scope("another") as another:
+        list(items)
+        spend(2)
+
+    assert 30 == own(consumer.report(), "consumer/generator")
+    assert 2 == spent(another)
+    assert 33 == spent(tokenscope.report())
+
+
+def test_a_generator_resumed_in_another_thread():
+    """What it spends in another thread is its own; left there, its scope is stepped over here."""
+    import threading
+
+    items = produce()
+    next(items)
+    with token_scope("consumer") as consumer:
+        thread = threading.Thread(target=list, args=(items,))
+        thread.start()
+        thread.join()
+        spend(1)
+        assert consumer is current_scope()
+
+    assert 1 == spent(consumer)
+    assert 30 == own(tokenscope.report(), "generator")
+    assert current_scope() is None
+    with token_scope("tidy"):
+        pass
+
+
+async def test_an_async_generator_resumed_in_a_task():
+    """`wait_for` and the like drive a generator in a task of their own: it is in its scope all the same."""
+    with token_scope("consumer") as consumer:
+        items = aproduce()
+        await anext(items)
+        await asyncio.create_task(anext(items))
+        spend(1)
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.create_task(anext(items))
+
+    assert 30 == own(consumer.report(), "consumer/generator")
+    assert 1 == own(consumer.report(), "consumer/m")
+
+
+async def test_an_abandoned_async_generator():
+    """The event loop finalises it in another Context: here it is stepped over, and does not pile up."""
+    with token_scope("consumer") as consumer:
+        for _ in range(50):
+            async for _ in aproduce():
+                break
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert consumer is current_scope()
+            spend(1)
+            with token_scope("next") as scope:
+                assert scope.parent is consumer
+        chain, top = 0, _current.get()
+        while top is not consumer:
+            chain, top = chain + 1, top._below
+
+    assert chain < 3
+    assert 500 == own(consumer.report(), "consumer/generator")
+    assert 50 == own(consumer.report(), "consumer/m")
+    assert 50 == consumer.report().find("consumer/generator").entries
+    with token_scope("tidy"):
+        pass
+
+
+async def test_tasks_that_the_consumer_starts_between_items():
+    """They are the consumer's, also once the generator runs on."""
+    running = asyncio.Event()
+
+    async def work():
+        await running.wait()
+        spend(1)
+        with token_scope("task"):
+            spend(1)
+
+    with token_scope("consumer") as consumer:
+        items = aproduce()
+        await anext(items)
+        tasks = [asyncio.create_task(work()), asyncio.ensure_future(work())]
+        await anext(items)
+        running.set()
+        await asyncio.gather(*tasks)
+        assert [] == [item async for item in items]
+
+    assert 30 == own(consumer.report(), "consumer/generator")
+    assert 2 == own(consumer.report(), "consumer/task")
+    assert 2 == own(consumer.report(), "consumer/m")
+
+
+@pytest.mark.parametrize("means", ["gather", "TaskGroup", "to_thread", "executor", "wait_for"])
+async def test_tasks_of_an_async_generator_are_its_own(means):
+    """What a generator's body waits for counts in its scope, though the generator is suspended at an `await`."""
+
+    async def work():
+        await asyncio.sleep(0)
+        spend(10)
+
+    async def generator():
+        async with token_scope("generator"):
+            if means == "gather":
+                await asyncio.gather(work(), work())
+            elif means == "TaskGroup":
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(work())
+                    group.create_task(work())
+            elif means == "to_thread":
+                await asyncio.to_thread(spend, 10)
+                await asyncio.to_thread(spend, 10)
+            elif means == "executor":
+                await asyncio.get_running_loop().run_in_executor(None, spend, 10)
+                await asyncio.get_running_loop().run_in_executor(None, spend, 10)
+            else:
+                await asyncio.wait_for(work(), 10)
+                await asyncio.wait_for(work(), 10)
+            yield 1
+            await work()
+
+    with token_scope("consumer") as consumer:
+        async for _ in generator():
+            await asyncio.gather(work())
+
+    assert 30 == own(consumer.report(), "consumer/generator")
+    assert 10 == own(consumer.report(), "consumer/m")
+
+
+async def test_a_task_of_a_generator_goes_on_while_it_is_suspended():
+    """A task started in a generator's scope stays in it, whatever the generator does meanwhile."""
+    go = asyncio.Event()
+
+    async def work():
+        await go.wait()
+        spend(10)
+        with token_scope("task") as task:
+            assert "generator" == task.parent.name
+            spend(10)
+        await asyncio.create_task(asyncio.sleep(0))
+        assert "generator" == current_scope().name
+
+    async def generator():
+        with token_scope("generator"):
+            yield asyncio.create_task(work())
+
+    with token_scope("consumer") as consumer:
+        items = generator()
+        task = await anext(items)
+        go.set()
+        await task
+        assert consumer is current_scope()
+        spend(1)
+        await items.aclose()
+
+    assert 20 == own(consumer.report(), "consumer/generator")
+    assert 10 == own(consumer.report(), "consumer/generator/task")
+    assert 1 == own(consumer.report(), "consumer/m")
+
+
+async def test_a_context_given_to_create_task_is_used_as_it_is():
+    """`create_task(context=...)` runs in that Context, as without tokenscope."""
+
+    async def work():
+        return current_scope()
+
+    empty = contextvars.Context()
+    with token_scope("consumer"):
+        items = aproduce()
+        await anext(items)
+        assert await asyncio.get_running_loop().create_task(work(), context=empty) is None
+        await items.aclose()
+
+
+async def test_async_generators_in_many_tasks():
+    """One recipe in the generators of many tasks: each its own entry."""
+    recipe = token_scope("shared")
+
+    async def generator(tokens):
+        with recipe:
+            for _ in range(5):
+                spend(tokens)
+                await asyncio.sleep(0)
+                yield
+
+    async def consume(tokens):
+        with token_scope(f"consumer {tokens}") as scope:
+            async for _ in generator(tokens):
+                spend(1)
+                await asyncio.sleep(0)
+        return own(scope.report(), f"consumer {tokens}/shared"), spent(scope)
+
+    expected = [(5 * n, 5 * n + 5) for n in range(1, 20)]
+    assert expected == await asyncio.gather(*map(consume, range(1, 20)))
+
+
+def test_one_recipe_in_generator_and_consumer():
+    """Each leaves its own entry of a shared recipe, in whatever order."""
+    recipe = token_scope("shared")
+
+    def generator():
+        with recipe as scope:
+            yield scope
+            spend(10)
+
+    items = generator()
+    inner = next(items)
+    with ExitStack() as stack:
+        outer = stack.enter_context(recipe)
+        list(items)
+        spend(1)
+        assert outer is current_scope()
+
+    assert [10, 1] == [spent(inner), spent(outer)]
+    again = generator()
+    with recipe as outer:
+        inner = next(again)
+        spend(1)
+    list(again)
+    assert [10, 11] == [spent(inner), spent(outer)]
+
+
+def test_one_recipe_twice_in_a_generator():
+    """Nested entries by one generator are left from the inside out."""
+    recipe = token_scope("shared")
+
+    def generator():
+        with recipe as outer, recipe as inner:
+            yield outer, inner
+            spend(1)
+            assert inner is current_scope()
+
+    items = generator()
+    outer, inner = next(items)
+    assert current_scope() is None
+    list(items)
+    assert [1, 1] == [spent(outer), spent(inner)]
+    assert inner.parent is outer
+
+
+@contextmanager
+def phase(name):
+    """Open a scope in a context manager of one's own."""
+    with token_scope(name) as scope:
+        yield scope
+
+
+@asynccontextmanager
+async def aphase(name):
+    """Do so asynchronously."""
+    async with token_scope(name) as scope:
+        yield scope
+
+
+class Phase:
+    """A scope in a class of one's own."""
+
+    def __init__(self, name):
+        self.scope = token_scope(name)
+
+    def __enter__(self):
+        return self.scope.__enter__()
+
+    def __exit__(self, *error):
+        return self.scope.__exit__(*error)
+
+    async def __aenter__(self):
+        return await self.scope.__aenter__()
+
+    async def __aexit__(self, *error):
+        return await self.scope.__aexit__(*error)
+
+
+class Stacked(ExitStack):
+    """A scope on a stack."""
+
+    def __init__(self, name):
+        super().__init__()
+        self._name = name
+
+    def __enter__(self):
+        return self.enter_context(phase(self._name))
+
+
+@contextmanager
+def nested(name):
+    """Wrap one context manager in another."""
+    with phase(name) as scope:
+        yield scope
+
+
+WAYS = {
+    "scope": token_scope,
+    "contextmanager": phase,
+    "contextmanager in contextmanager": nested,
+    "class": Phase,
+    "stack": Stacked,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_contextlib_generator_does_not_pause(way):
+    """A block is in force in the body that it encloses, however it is made."""
+    with WAYS[way]("block") as block:
+        spend(1)
+        assert block is current_scope()
+
+    assert 1 == spent(block)
+    assert _current.get() is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ones_own_context_manager_inside_a_generator_pauses(way):
+    """What counts is whose `with` statement it is: here, the generator's."""
+
+    def generator():
+        with WAYS[way]("block"):
+            spend(10)
+            yield
+            spend(10)
+
+    with token_scope("consumer") as consumer:
+        for _ in generator():
+            spend(1)
+            assert consumer is current_scope()
+
+    assert 20 == own(consumer.report(), "consumer/block")
+    assert 1 == own(consumer.report(), "consumer/m")
+    assert _current.get() is None
+
+
+@pytest.mark.parametrize("way", [token_scope, aphase, Phase])
+async def test_ones_own_context_manager_inside_an_async_generator_pauses(way):
+    """The same, asynchronously."""
+
+    async def generator():
+        async with way("block"):
+            spend(10)
+            yield
+            await asyncio.sleep(0)
+            spend(10)
+
+    with token_scope("consumer") as consumer:
+        async with aclosing(generator()) as items:
+            async for _ in items:
+                spend(1)
+                assert consumer is current_scope()
+
+    assert 20 == own(consumer.report(), "consumer/block")
+    assert 1 == own(consumer.report(), "consumer/m")
+
+
+async def test_an_async_exit_stack_inside_an_async_generator_pauses():
+    """AsyncExitStack enters on behalf of the generator."""
+
+    async def generator():
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(token_scope("a"))
+            stack.enter_context(phase("b"))
+            spend(10)
+            yield
+
+    with token_scope("consumer") as consumer:
+        async for _ in generator():
+            spend(1)
+
+    assert 10 == own(consumer.report(), "consumer/a/b")
+    assert 1 == own(consumer.report(), "consumer/m")
+
+
+@pytest.fixture
+def fixture_scope():
+    """Open a scope around the test."""
+    with token_scope("fixture") as scope:
+        yield scope
+
+
+def test_a_fixture_does_not_pause(fixture_scope):
+    """A scope that a pytest fixture opens is in force in the test."""
+    spend(3)
+
+    assert fixture_scope is current_scope()
+    assert 3 == spent(fixture_scope)
+
+
+def test_a_suspended_frame():
+    """Suspended is: started, at a `yield`, and not running."""
+
+    def generator():
+        assert not is_suspended(sys._getframe())
+        yield
+        helper()
+
+    def helper():
+        assert not is_suspended(items.gi_frame)
+
+    items = generator()
+    next(items)
+    assert is_suspended(items.gi_frame)
+    list(items)
+
+
+async def test_suspended_at_an_await_is_not_suspended():
+    """An async generator that awaits is at work, though nobody is in its frame."""
+
+    async def generator():
+        await asyncio.sleep(0)
+        yield
+        await asyncio.sleep(0)
+
+    items = generator()
+    task = asyncio.ensure_future(anext(items))
+    await asyncio.sleep(0)
+    assert not is_suspended(items.ag_frame)
+    await task
+    assert is_suspended(items.ag_frame)
+    await items.aclose()
+
+
+def test_frames_that_are_no_generators():
+    """A plain function's `with` never pauses."""
+    assert suspending_frame(sys._getframe()) is None
+    assert suspending_frame(None) is None
+
+
+def test_a_collection_while_a_scope_is_left():
+    """A generator that is finalised at the very moment at which the scope upon its own is left takes nothing back."""
+    before = gc.get_threshold()
+    gc.disable()
+    try:
+        items = produce()
+        next(items)
+        over = token_scope("over").__enter__()
+        cycle = [items]
+        cycle.append(cycle)
+        del items, cycle
+        gc.set_threshold(1)
+        gc.enable()  # setting a ContextVar makes a token, at which the collection is due
+        over.leave()
+    finally:
+        gc.set_threshold(*before)
+        gc.enable()
+
+    assert current_scope() is None
+    assert _current.get() is None
+    spend(1)
+    assert 1 == own(tokenscope.report(), "m")
+
+
+def test_scopes_left_elsewhere_do_not_pile_up():
+    """Scopes that were left in another Context are forgotten, also below one that is still there."""
+    recipes = [token_scope(f"scope {n}") for n in range(5)]
+    scopes = [recipe.__enter__() for recipe in recipes]
+    for recipe in recipes[:4]:
+        contextvars.Context().run(recipe.__exit__, None, None, None)
+    items = produce()
+    next(items)
+    with token_scope("over"):
+        assert scopes[4] is _current.get()._below._below
+        assert scopes[4]._below is None or scopes[4]._below._twist.dropped
+    items.close()
+    contextvars.Context().run(recipes[4].__exit__, None, None, None)
+    with token_scope("tidy"):
+        pass
+
+    assert _current.get() is None
+
+
+def test_what_lies_below_a_generator_is_forgotten_too():
+    """A scope left elsewhere does not stay below a paused generator's."""
+    recipe = token_scope("left")
+    recipe.__enter__()
+    items = produce()
+    next(items)
+    contextvars.Context().run(recipe.__exit__, None, None, None)
+    assert "left" == _current.get()._below.name
+    with token_scope("next"):
+        assert "generator" == _current.get()._below.name
+        assert _current.get()._below._below is None
+    items.close()
+
+    assert _current.get() is None

@@ -1,0 +1,339 @@
+"""The ledger: what scopes inside hold is seen above, folded or linked, and memory is bounded by paths."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+from support.spending import spend, spent
+
+import tokenscope
+from tokenscope import current_scope, errors, token_scope
+from tokenscope._scopes.changes import write
+from tokenscope._scopes.ledger import PROCESS, Ledger, _below
+from tokenscope._usage.calls import MAX_NAMES, ROOT
+from tokenscope.errors import TokenScopeWarning
+
+
+@pytest.fixture
+def may_warn(monkeypatch):
+    """Let warnings that were given before be given again."""
+    monkeypatch.setattr(errors, "_warned", set())
+
+
+def linked() -> int:
+    """How many ledgers the process's holds on to."""
+    return len(_below(PROCESS)) - 1
+
+
+def test_closed_scopes_are_folded():
+    """When its scope has closed, nothing but rows is left of a ledger."""
+    for _ in range(1_000):
+        with token_scope("a"), token_scope("b"):
+            spend()
+
+    assert 0 == linked()
+    assert 1_000 == spent(tokenscope.report())
+    assert 1_000 == tokenscope.report().find("a/b").entries
+
+
+def test_entries_of_scopes_that_spend_nothing_are_counted():
+    """Empty scopes need no ledger, but are seen."""
+    with token_scope("outer") as outer:
+        for _ in range(300):
+            with token_scope("inner"):
+                pass
+        assert 300 == outer.report().find("outer/inner").entries
+
+    assert 300 == tokenscope.report().find("outer/inner").entries
+    assert 1 == tokenscope.report().find("outer").entries
+
+
+def test_time_adds_up():
+    """A path's seconds are those of all its entries."""
+    entries = []
+    for _ in range(5):
+        with token_scope("a") as scope:
+            spend()
+        entries.append(scope.seconds)
+
+    assert sum(entries) == pytest.approx(tokenscope.report().find("a").seconds)
+
+
+def test_what_is_open_is_seen_above():
+    """An open scope's calls are in the reports of all scopes around it."""
+    with token_scope("a") as a, token_scope("b") as b, token_scope("c"):
+        spend(3)
+        assert [3, 3] == [spent(a), spent(b)]
+        assert 3 == spent(tokenscope.report())
+        assert 1 == a.report().find("a/b/c").entries
+
+
+def test_late_calls_go_where_their_scope_went():
+    """A closed scope still counts, and so do those above it."""
+    with token_scope("a") as a:
+        with token_scope("b") as b:
+            spend(1)
+    before = spent(tokenscope.report())
+    b.add(b.path, ("late", 0), (1, 0, 0, 10, 0, 0, 0, 0, 0, 0))
+
+    assert 1 == before
+    assert [11, 11, 11] == [spent(b), spent(a), spent(tokenscope.report())]
+    assert 0 == linked()
+
+
+def test_late_calls_of_scopes_that_had_none_before():
+    """A scope that closed empty still takes late calls, and is not kept linked for it."""
+    with token_scope("a") as a:
+        with token_scope("b") as b:
+            pass
+    b.add(b.path, ("late", 0), (1, 0, 0, 10, 0, 0, 0, 0, 0, 0))
+
+    assert [10, 10, 10] == [spent(b), spent(a), spent(tokenscope.report())]
+    assert 0 == linked()
+
+
+def test_scopes_opened_late_are_folded_too():
+    """Empty scopes that open in a closed one, from a task that outlives it, leave nothing behind."""
+    with token_scope("a") as a:
+        visit = tokenscope.carry(lambda: [token_scope("late").__enter__().leave() for _ in range(500)])
+    visit()
+
+    assert 500 == a.report().find("a/late").entries
+    assert 500 == tokenscope.report().find("a/late").entries
+    assert 0 == linked()
+
+
+def test_an_outer_scope_that_closes_first():
+    """Out of order, each scope still has its own, and all is folded in the end."""
+    a, b = token_scope("a"), token_scope("b")
+    outer, inner = a.__enter__(), b.__enter__()
+    spend(1)
+    a.__exit__(None, None, None)
+    spend(2)
+    assert 2 == linked()
+    b.__exit__(None, None, None)
+
+    assert [3, 3, 3] == [spent(outer), spent(inner), spent(tokenscope.report())]
+    assert 0 == linked()
+    assert 3 == tokenscope.report().find("a/b").usage.input_tokens
+
+
+def test_large_closed_ledgers_are_kept_linked_for_a_while_only():
+    """Many scopes with many names inside: few stay linked, and none is lost."""
+    with token_scope("outer") as outer:
+        for _ in range(100):
+            with token_scope("large"):
+                for name in range(70):
+                    spend(1, operation=str(name))
+            assert linked() <= 12
+        assert 7_000 == spent(outer)
+
+    assert 7_000 == spent(tokenscope.report())
+    assert 100 == tokenscope.report().find("outer/large").entries
+
+
+def test_a_late_call_to_a_ledger_that_was_compacted():
+    """What was added up in a crowd still passes late calls on, to everyone above, once."""
+    kept = []
+    with token_scope("outer") as outer:
+        for _ in range(20):
+            with token_scope("large") as large, token_scope("larger") as larger:
+                for name in range(70):
+                    spend(1, operation=str(name))
+            kept += [large, larger]
+    for each in kept:
+        each.add(each.path, ("late", 0), (1, 0, 0, 1000, 0, 0, 0, 0, 0, 0))
+
+    assert 20 * 70 + 40 * 1000 == spent(outer) == spent(tokenscope.report())
+    assert {70 + 2000} == {spent(each) for each in kept[::2]}
+    assert {70 + 1000} == {spent(each) for each in kept[1::2]}
+
+
+def test_clear_forgets_what_was_counted():
+    """After `clear` the process begins anew; open scopes keep what they have."""
+    with token_scope("a") as a:
+        with token_scope("b") as b:
+            spend(1)
+            with token_scope("empty"):
+                pass
+            PROCESS.clear()
+            assert not tokenscope.report()
+            spend(2)
+            with token_scope("c"):
+                spend(4)
+                PROCESS.clear()
+                spend(8)
+        assert [15, 15] == [spent(a), spent(b)]
+
+    assert 8 == spent(tokenscope.report())
+    assert [15, 15] == [spent(a), spent(b)]
+    with pytest.raises(KeyError):
+        tokenscope.report().find("a/b/empty")
+    assert 1 == a.report().find("a/b/empty").entries
+
+
+def test_a_ledger_alone_has_nothing_above():
+    """The process's ledger cannot be closed."""
+    alone = Ledger(ROOT)
+    alone.close(5)
+
+    assert alone.ended is None
+
+
+def test_names_are_capped_and_no_token_is_lost(may_warn):
+    """The 2,001st name of a level is `(other)`: one warning, at the user's line, and every token is there."""
+    with warnings.catch_warnings(record=True) as caught, token_scope("outer") as outer:
+        warnings.simplefilter("always")
+        for number in range(MAX_NAMES + 50):
+            spend(1, module=f"m{number}")
+
+    (warning,) = caught
+    assert TokenScopeWarning is warning.category
+    assert "more than 2,000 distinct names below 'outer'" in str(warning.message)
+    assert warning.filename.endswith("spending.py")
+    tree = outer.report().tree()
+    assert MAX_NAMES + 1 == len(tree.children)
+    assert 50 == outer.report().find("outer/(other)/o").usage.input_tokens
+    assert MAX_NAMES + 50 == spent(outer) == spent(tokenscope.report())
+
+
+def test_capped_scopes_keep_what_is_below_them(may_warn):
+    """Scopes beyond the cap, and scopes in them, are counted under `(other)`, entries included."""
+    with warnings.catch_warnings(record=True) as caught, token_scope("outer") as outer:
+        warnings.simplefilter("always")
+        for number in range(MAX_NAMES + 30):
+            with token_scope(f"s{number}"), token_scope("inner"):
+                spend(2)
+        report = outer.report()
+
+    assert 1 == len(caught)
+    assert 30 == report.find("outer/(other)").entries
+    assert 30 == report.find("outer/(other)/inner").entries
+    assert 60 == report.find("outer/(other)").usage.input_tokens
+    assert 2 * (MAX_NAMES + 30) == spent(outer) == spent(tokenscope.report())
+
+
+def test_a_warning_made_an_error_loses_no_token(may_warn):
+    """Where warnings are errors, the call that has one too many names is counted all the same."""
+    with token_scope("outer") as outer:
+        with pytest.raises(TokenScopeWarning):
+            for number in range(MAX_NAMES + 1):
+                spend(1, module=f"m{number}")
+        spend(1, module="one more")
+
+    assert MAX_NAMES + 2 == spent(outer)
+
+
+def test_the_warning_is_given_outside_of_the_lock(may_warn, monkeypatch):
+    """What shows the warning may wait for a thread that counts."""
+    done = []
+
+    def show(*args, **kwargs):
+        thread = threading.Thread(target=spend)
+        thread.start()
+        thread.join(10)
+        done.append(not thread.is_alive())
+
+    with warnings.catch_warnings(), token_scope("outer"):
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", show)
+        for number in range(MAX_NAMES + 1):
+            spend(1, module=f"m{number}")
+
+    assert [True] == done
+
+
+def test_what_a_collection_counts_is_counted_once():
+    """Generators that a garbage collection finalises in the midst of anything count and leave their scopes, once."""
+    total = 0
+
+    def abandoned():
+        with token_scope("abandoned"):
+            spend(1)
+            try:
+                yield
+            finally:
+                spend(1)
+                assert current_scope().usage.input_tokens >= 1
+                with token_scope("last"):
+                    spend(1)
+
+    def abandon():
+        generator = abandoned()
+        next(generator)
+        cycle = [generator]
+        cycle.append(cycle)
+
+    before = gc.get_threshold()
+    try:
+        for threshold in [*range(1, 30), *range(1, 30)]:  # to be in the midst of everything, now and then
+            gc.set_threshold(threshold)
+            with token_scope("outer"):
+                with token_scope("inner"):
+                    abandon()
+                    total += 3
+                    for name in range(5):
+                        spend(1, operation=str(name))
+                        total += 1
+                    abandon()
+                    total += 3
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+
+    assert total == spent(tokenscope.report())
+
+
+def test_what_is_counted_in_the_midst_of_a_change_waits():
+    """A change inside of a change is made when that one is complete; who looks meanwhile sees what was before."""
+    with token_scope("a") as scope:
+        spend(1)
+        seen = []
+
+        def change():
+            spend(2)
+            seen.append(spent(scope))
+
+        write(change)
+
+    assert [1] == seen
+    assert 3 == spent(scope) == spent(tokenscope.report())
+
+
+FORKING = """
+import os, threading
+from tokenscope import record_tokens, token_scope
+stop = threading.Event()
+def count_on():
+    while not stop.is_set():
+        record_tokens("m", "o", "x", None, 1, 0)
+thread = threading.Thread(target=count_on)
+thread.start()
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        with token_scope("child") as scope:
+            record_tokens("m", "o", "x", None, 5, 0)
+        os._exit(0 if scope.usage.total_tokens == 5 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop.set()
+thread.join()
+print("counted")
+"""
+
+
+def test_a_forked_child_can_count():
+    """A child that is forked while a thread counts does not wait for that thread's lock."""
+    # In a process of its own, without coverage: what measures coverage has locks of its own, which a fork may break.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+
+    assert ("counted\n", 0) == (done.stdout, done.returncode), done.stderr

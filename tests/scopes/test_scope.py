@@ -1,0 +1,578 @@
+"""Scopes: which one is current, through entering and leaving in every order, in tasks, threads and Contexts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import pickle
+import threading
+import time
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+
+import pytest
+from support.spending import python, spend, spent
+
+import tokenscope
+from tokenscope import Scope, carry, current_scope, record_tokens, token_scope, track_tokens
+from tokenscope._scopes.context import Visit
+
+
+def test_a_call_is_counted_in_the_innermost_scope():
+    """Nested scopes: each has its own and what is inside."""
+    with token_scope("outer") as outer:
+        spend(1)
+        with token_scope("inner") as inner:
+            spend(2)
+        spend(4)
+
+    assert [7, 2] == [spent(outer), spent(inner)]
+    report = outer.report()
+    assert 5 == report.find("outer/m/o").usage.input_tokens
+    assert 2 == report.find("outer/inner/m/o").usage.input_tokens
+    assert 7 == spent(tokenscope.report())
+
+
+def test_current_scope_follows():
+    """The current scope is the innermost one that is open here; none at the top."""
+    assert current_scope() is None
+    with token_scope("outer") as outer:
+        assert outer is current_scope()
+        with token_scope("inner") as inner:
+            assert inner is current_scope()
+            assert outer is inner.parent
+        assert outer is current_scope()
+    assert current_scope() is None
+    assert outer.parent is None
+
+
+async def test_async_with():
+    """`async with` is the same."""
+    async with token_scope("a") as scope:
+        spend(2)
+        assert scope is current_scope()
+
+    assert 2 == spent(scope)
+    assert current_scope() is None
+
+
+def test_an_exception_passes_through():
+    """A scope that is left by an exception counts what was spent, and lets it pass."""
+    with pytest.raises(ZeroDivisionError), token_scope("a"):
+        spend(3)
+        1 / 0  # noqa: B018
+
+    assert 3 == spent(tokenscope.report())
+
+
+def test_each_entry_counts_by_itself():
+    """One recipe can be entered again; the entries' counts are apart, the process has their sum."""
+    recipe = token_scope("again")
+    found = []
+    for tokens in (1, 2):
+        with recipe as scope:
+            spend(tokens)
+        found.append(scope)
+
+    assert [1, 2] == [spent(scope) for scope in found]
+    assert 2 == tokenscope.report().find("again").entries
+    assert 3 == spent(tokenscope.report())
+
+
+def test_one_recipe_inside_itself():
+    """A recipe can be entered while it is entered."""
+    recipe = token_scope("r")
+    with recipe as outer:
+        with recipe as inner:
+            spend(1)
+            with recipe as innermost:
+                spend(2)
+        assert outer is current_scope()
+        spend(4)
+
+    assert [7, 3, 2] == [spent(outer), spent(inner), spent(innermost)]
+
+
+async def test_one_recipe_in_many_tasks():
+    """Tasks that interleave inside one recipe do not see each other."""
+    recipe = token_scope("shared")
+
+    async def work(tokens: int) -> int:
+        async with recipe as scope:
+            for _ in range(5):
+                spend(tokens)
+                await asyncio.sleep(0)
+                assert scope is current_scope()
+            return spent(scope)
+
+    assert [5 * n for n in range(20)] == await asyncio.gather(*map(work, range(20)))
+    assert 20 == tokenscope.report().find("shared").entries
+
+
+def test_one_recipe_in_many_threads():
+    """Threads inside one recipe do not see each other."""
+    recipe = token_scope("shared")
+    found: dict[int, int] = {}
+    barrier = threading.Barrier(8)
+
+    def work(tokens: int) -> None:
+        barrier.wait(10)
+        for _ in range(50):
+            with recipe as scope:
+                spend(tokens)
+        found[tokens] = spent(scope)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert {n: n for n in range(8)} == found
+    assert 50 * sum(range(8)) == spent(tokenscope.report())
+    assert 400 == tokenscope.report().find("shared").entries
+
+
+def test_left_out_of_order():
+    """The scope left first is stepped over; the other stays current until it is left too."""
+    one, two, three = (token_scope(name) for name in "abc")
+    a, b, c = one.__enter__(), two.__enter__(), three.__enter__()
+    two.__exit__(None, None, None)
+    assert c is current_scope()
+    spend(1)
+    three.__exit__(None, None, None)
+    assert a is current_scope()
+    spend(2)
+    one.__exit__(None, None, None)
+    assert current_scope() is None
+
+    assert [3, 1, 1] == [spent(a), spent(b), spent(c)]
+
+
+def test_one_recipe_left_below_another_scope():
+    """Where a recipe's entry is not on top, the last entry of this Context is left."""
+    recipe, other = token_scope("r"), token_scope("o")
+    first = recipe.__enter__()
+    last = recipe.__enter__()
+    over = other.__enter__()
+    recipe.__exit__(None, None, None)
+    assert "closed" in repr(last)
+    assert over is current_scope()
+    other.__exit__(None, None, None)
+    assert first is current_scope()
+    recipe.__exit__(None, None, None)
+    assert current_scope() is None
+
+
+def test_leaving_what_was_not_entered_does_nothing():
+    """An exit too many neither raises nor leaves somebody else's scope."""
+    recipe = token_scope("r")
+    with token_scope("outer") as outer:
+        recipe.__exit__(None, None, None)
+        with recipe:
+            pass
+        recipe.__exit__(None, None, None)
+        assert outer is current_scope()
+
+
+def test_left_in_another_context():
+    """A scope left in another Context is stepped over in its own from then on."""
+    recipe = token_scope("r")
+    with token_scope("outer") as outer:
+        scope = recipe.__enter__()
+        contextvars.Context().run(recipe.__exit__, None, None, None)
+        assert outer is current_scope()
+        spend(3)
+        with token_scope("later") as later:
+            assert outer is later.parent
+        contextvars.copy_context().run(lambda: spend(1))
+
+    assert 0 == spent(scope)
+    assert 4 == spent(outer)
+    assert current_scope() is None
+
+
+def test_left_in_a_copied_context():
+    """Left in a copy of its Context, a scope is gone from the copy and, there, from the lookups."""
+    recipe = token_scope("r")
+    with token_scope("outer") as outer:
+        scope = recipe.__enter__()
+
+        def leave() -> Scope | None:
+            recipe.__exit__(None, None, None)
+            return current_scope()
+
+        assert outer is contextvars.copy_context().run(leave)
+        spend(1)
+        assert 1 == spent(outer)
+        scope.leave()
+
+    assert current_scope() is None
+
+
+async def test_a_coroutine_finalised_elsewhere_leaves_its_own_entry():
+    """Of several entries of one recipe, an abandoned coroutine's is the one that its end leaves."""
+    recipe = token_scope("shared")
+
+    async def wait() -> None:
+        with recipe:
+            await asyncio.sleep(0)
+
+    abandoned = wait()
+    contextvars.Context().run(abandoned.send, None)
+    with recipe as scope:
+        contextvars.Context().run(abandoned.close)
+        spend(2)
+        assert scope is current_scope()
+
+    assert 2 == spent(scope)
+    assert current_scope() is None
+
+
+def test_exit_stacks():
+    """ExitStack enters and leaves scopes as `with` does."""
+    with ExitStack() as stack:
+        scopes = [stack.enter_context(token_scope(name)) for name in "abc"]
+        spend(2)
+        assert scopes[-1] is current_scope()
+
+    assert [2, 2, 2] == [spent(scope) for scope in scopes]
+    assert 2 == scopes[0].report().find("a/b/c").usage.input_tokens
+
+
+async def test_async_exit_stacks():
+    """AsyncExitStack enters and leaves scopes as `async with` does."""
+    async with AsyncExitStack() as stack:
+        outer = await stack.enter_async_context(token_scope("a"))
+        inner = stack.enter_context(token_scope("b"))
+        spend(2)
+
+    assert [2, 2] == [spent(outer), spent(inner)]
+
+
+def test_in_a_context_manager_of_ones_own():
+    """A scope inside a `@contextmanager`, or a class's `__enter__`, is that block's scope."""
+
+    @contextmanager
+    def phase(name):
+        with token_scope(name) as scope:
+            yield scope
+
+    class Phase:
+        def __enter__(self):
+            self.recipe = token_scope("class")
+            return self.recipe.__enter__()
+
+        def __exit__(self, *error):
+            return self.recipe.__exit__(*error)
+
+    with phase("generator") as one, Phase() as two:
+        spend(1)
+        assert two is current_scope()
+
+    assert [1, 1] == [spent(one), spent(two)]
+    assert current_scope() is None
+
+
+async def test_late_calls_of_tasks():
+    """A task that outlives the scope it was started in still counts there, and above."""
+    go = asyncio.Event()
+
+    async def late() -> None:
+        await go.wait()
+        spend(5)
+        with token_scope("later"):
+            spend(7)
+
+    with token_scope("outer") as outer:
+        with token_scope("inner") as inner:
+            task = asyncio.create_task(late())
+            await asyncio.sleep(0)
+    go.set()
+    await task
+
+    assert [12, 12, 12] == [spent(outer), spent(inner), spent(tokenscope.report())]
+    assert 7 == outer.report().find("outer/inner/later").usage.input_tokens
+
+
+def test_late_calls_of_threads():
+    """A thread that outlives the scope it was started in still counts there, and above."""
+    go = threading.Event()
+
+    def late() -> None:
+        go.wait(10)
+        spend(5)
+
+    with token_scope("outer") as outer, token_scope("inner") as inner:
+        thread = threading.Thread(target=late)
+        thread.start()
+    go.set()
+    thread.join()
+
+    assert [5, 5, 5] == [spent(outer), spent(inner), spent(tokenscope.report())]
+
+
+async def test_a_cancelled_task_leaves_its_scopes():
+    """Cancelling closes scopes as any exception does."""
+    found = []
+
+    async def work() -> None:
+        with token_scope("cancelled") as scope:
+            found.append(scope)
+            spend(1)
+            await asyncio.sleep(10)
+
+    with token_scope("outer") as outer:
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert outer is current_scope()
+
+    assert "closed" in repr(found[0])
+    assert 1 == spent(outer)
+
+
+def test_deep_nesting():
+    """10,000 levels: entering, counting, leaving and reporting need no recursion."""
+    recipes = [token_scope(f"level {n}") for n in range(10_000)]
+    scopes = [recipe.__enter__() for recipe in recipes]
+    spend(3)
+    assert 3 == spent(scopes[0])
+    for recipe in reversed(recipes):
+        recipe.__exit__(None, None, None)
+
+    assert [3, 3, 3] == [spent(scopes[0]), spent(scopes[5_000]), spent(scopes[-1])]
+    assert 10_002 == len(tokenscope.report().rows)
+
+
+def test_no_scope_at_all():
+    """Without a scope, calls are at the top level of the process's report."""
+    spend(3)
+    record_tokens("m2", "o2", "x", None, 1, 1)
+
+    assert 3 == tokenscope.report().find("m/o").usage.input_tokens
+    assert ["m", "m2"] == sorted(child.name for child in tokenscope.report().tree().children)
+
+
+def test_what_a_scope_tells_of_itself():
+    """Name, kind, attributes, parent, time."""
+    with token_scope("outer", run=7) as outer:
+        time.sleep(0.01)
+        with token_scope("inner") as inner:
+            pass
+        assert 0.01 <= outer.seconds
+        spend(1234)
+        assert "<Scope 'outer', open, 1,234 tokens>" == repr(outer)
+    closed = outer.seconds
+    time.sleep(0.01)
+
+    assert closed == outer.seconds
+    assert ("outer", "scope", {"run": 7}) == (outer.name, outer.kind, outer.attributes)
+    assert {} == inner.attributes
+    assert "<Scope 'outer', closed, 1,234 tokens>" == repr(outer)
+
+
+def test_attributes_differ_from_entry_to_entry():
+    """Attributes belong to the entry, not to the path."""
+    for run in (1, 2):
+        with token_scope("r", run=run) as scope:
+            spend()
+            assert {"run": run} == scope.attributes
+
+    assert 2 == tokenscope.report().find("r").entries
+
+
+def test_other_kinds_have_no_attributes():
+    """A decorated function's scope has none."""
+
+    @track_tokens("m", "o")
+    def function():
+        return current_scope()
+
+    scope = function()
+    assert "operation" == scope.kind
+    assert {} == scope.attributes
+
+
+def test_prints_its_tree():
+    """`str`, `print` and rich show the tree."""
+    from rich.console import Console
+
+    with token_scope("pipeline") as scope:
+        spend(12)
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(scope)
+
+    assert str(scope).splitlines()[1].startswith("pipeline")
+    assert str(scope) == str(scope.report())
+    assert capture.get().splitlines()[1].startswith("pipeline")
+
+
+def test_a_report_at_any_moment_from_any_thread():
+    """A scope's report can be taken by another thread while it counts."""
+    with token_scope("pipeline") as scope:
+        stop = threading.Event()
+
+        def count_on() -> None:
+            while not stop.is_set():
+                with token_scope("step"):
+                    spend(1)
+
+        thread = threading.Thread(target=count_on)
+        thread.start()
+        totals = [spent(scope.report()) for _ in range(100)]
+        stop.set()
+        thread.join()
+
+    assert sorted(totals) == totals
+    assert spent(scope.report()) == scope.report().find("pipeline/step").entries
+
+
+@pytest.mark.parametrize("name", [None, 3, b"x", ["x"], {"x"}, 1.5, True], ids=repr)
+def test_names_must_be_text(name):
+    """A name of another type is a TypeError at the caller's line."""
+    with pytest.raises(TypeError, match="the name of a token_scope must be a str"):
+        token_scope(name)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t\n"], ids=repr)
+def test_names_must_not_be_empty(name):
+    """A name of nothing but blanks is a ValueError."""
+    with pytest.raises(ValueError, match="the name of a token_scope must not be empty"):
+        token_scope(name)
+
+
+class Text(str):
+    """Text of a subclass, which does not hash alike from run to run."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_names_of_a_subclass_of_str():
+    """An unhashable subclass of str is text all the same, or refused: never a crash later on."""
+    with pytest.raises(TypeError):
+        token_scope(Text("x"))
+
+
+BAD = [
+    ({"module": ""}, ValueError),
+    ({"module": None}, TypeError),
+    ({"operation": " "}, ValueError),
+    ({"operation": 3}, TypeError),
+    ({"model": ""}, ValueError),
+    ({"model": None}, TypeError),
+    ({"provider": ""}, ValueError),
+    ({"provider": 7}, TypeError),
+    ({"metadata": [1]}, TypeError),
+    ({"input_tokens": -1}, ValueError),
+    ({"input_tokens": 1.0}, ValueError),
+    ({"input_tokens": float("nan")}, ValueError),
+    ({"output_tokens": True}, TypeError),
+    ({"output_tokens": "12"}, TypeError),
+    ({"output_tokens": None}, TypeError),
+    ({"cache_read_tokens": -1}, ValueError),
+    ({"cache_read_tokens": 11}, ValueError),
+    ({"cache_read_tokens": 6, "cache_write_tokens": 5}, ValueError),
+    ({"input_audio_tokens": 11}, ValueError),
+    ({"reasoning_tokens": 6}, ValueError),
+    ({"output_audio_tokens": 6}, ValueError),
+]
+
+
+@pytest.mark.parametrize(("wrong", "error"), BAD, ids=[str(wrong) for wrong, _ in BAD])
+def test_bad_input_changes_nothing(wrong, error):
+    """A bad name or count raises at the caller's line, and what was counted before is as it was."""
+    right = {"module": "m", "operation": "o", "model": "x", "provider": "p", "input_tokens": 10, "output_tokens": 5}
+    with token_scope("a") as scope:
+        record_tokens(**right)
+        before = scope.usage, tokenscope.report().total, [row[1:3] for row in tokenscope.report().rows]
+        with pytest.raises(error) as raised:
+            record_tokens(**{**right, **wrong})
+        assert before == (scope.usage, tokenscope.report().total, [row[1:3] for row in tokenscope.report().rows])
+
+    assert next(iter(wrong)) in str(raised.value).replace("token_scope", "")
+
+
+def test_the_parts_of_a_call_are_counted():
+    """Cache, reasoning and audio tokens are kept by name."""
+    with token_scope("a") as scope:
+        record_tokens(
+            "m",
+            "o",
+            "p/x",
+            "p",
+            100,
+            50,
+            cache_read_tokens=10,
+            cache_write_tokens=20,
+            reasoning_tokens=30,
+            input_audio_tokens=40,
+            output_audio_tokens=5,
+        )
+
+    assert tokenscope.Usage(
+        calls=1,
+        input_tokens=100,
+        output_tokens=50,
+        cache_read_tokens=10,
+        cache_write_tokens=20,
+        reasoning_tokens=30,
+        input_audio_tokens=40,
+        output_audio_tokens=5,
+        unpriced_calls=1,
+    ) == scope.report().by_model().get("p/x")
+
+
+def test_a_visit_is_empty_elsewhere():
+    """What carries a scope can be pickled, and carries none in the other process."""
+    with token_scope("a") as scope:
+        visit = Visit.here()
+        assert scope is visit.scope
+
+    assert pickle.loads(pickle.dumps(visit)).scope is None
+    assert copy.copy(visit).scope is None
+
+
+async def test_a_carried_coroutine_finalised_elsewhere_changes_nothing_there():
+    """An abandoned coroutine of `carry`, closed in another Context, leaves that one's scope alone."""
+    with token_scope("home"):
+
+        async def wait() -> None:
+            await asyncio.sleep(0)
+
+        abandoned = carry(wait)()
+    contextvars.Context().run(abandoned.send, None)
+    with token_scope("here") as here:
+        abandoned.close()
+        assert here is current_scope()
+
+
+def test_disabled():
+    """TOKENSCOPE_DISABLED=1: scopes can be used, and nothing is counted, patched or changed."""
+    code = """if True:
+        import threading, concurrent.futures, asyncio
+        start, submit, create = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit, None
+        import tokenscope, sys
+        from tokenscope import token_scope, track_tokens, record_tokens, integrations
+        def f(): record_tokens("m", "o", "x", None, 1, 2)
+        assert track_tokens("a", "b")(f) is f and token_scope("s")(f) is f
+        with token_scope("x") as scope:
+            f()
+        assert not tokenscope.report() and not scope.usage, scope.report()
+        assert not scope.report().total
+        assert threading.Thread.start is start and concurrent.futures.ThreadPoolExecutor.submit is submit
+        assert integrations.applied() == ()
+        assert not [f for f in sys.meta_path if type(f).__module__.startswith("tokenscope")]
+    """
+    python(code, TOKENSCOPE_DISABLED="1")
+
+
+def test_disabled_by_a_word_that_says_no():
+    """TOKENSCOPE_DISABLED=0 is not disabled."""
+    code = "from tokenscope import *; print(bool(instrument) and __import__('tokenscope').integrations.applied() != ())"
+
+    assert "True" == python(code, TOKENSCOPE_DISABLED="0").strip()

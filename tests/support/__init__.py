@@ -1,0 +1,1 @@
+"""What the tests share: programs, providers, reports, and ways of spending."""

@@ -1,0 +1,176 @@
+"""What tokens cost: the table, prices set by hand, and that a bracket's sum costs what its calls cost one by one."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from genai_prices import Usage as TheirUsage
+from genai_prices import calc_price
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import TieredPrices
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenscope import Usage
+from tokenscope._usage.keys import bracket_of, edges
+from tokenscope._usage.prices import forget_prices, price, set_price, split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def no_prices_by_hand() -> Iterator[None]:
+    forget_prices()
+    yield
+    forget_prices()
+
+
+def table_price(model: str, usage: Usage) -> Decimal:
+    """Ask genai-prices about one call."""
+    provider, name = split(model)
+    theirs = TheirUsage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        output_reasoning_tokens=usage.reasoning_tokens,
+    )
+    return calc_price(theirs, name, provider_id=provider).total_price
+
+
+NAMES = {
+    "openai/gpt-4o-mini": "openai",
+    "openai/gpt-4o-2024-08-06": "openai",
+    "gpt-5-mini": "openai",
+    "anthropic/claude-3-5-sonnet-latest": "anthropic",
+    "openrouter/anthropic/claude-3.5-haiku": "openrouter",
+    "gemini/gemini-2.5-pro": "google",
+    "vertex_ai/gemini-2.5-flash": "google",
+    "bedrock/us.anthropic.claude-sonnet-4-20250514-v1:0": "aws",
+    "bedrock/converse/us.anthropic.claude-sonnet-4-20250514-v1:0": "aws",
+    "azure/gpt-4o": "azure",
+    "azure_ai/gpt-4o": "azure",
+    "mistral/mistral-large-latest": "mistral",
+    "groq/llama-3.3-70b-versatile": "groq",
+    "deepseek/deepseek-chat": "deepseek",
+    "xai/grok-4": "x-ai",
+    "together_ai/meta-llama/Llama-3.3-70B-Instruct-Turbo": "together",
+    "openai/text-embedding-3-small": "openai",
+}
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_names(model: str) -> None:
+    """Models as DSPy, litellm and OpenRouter name them are found at the provider that serves them."""
+    provider, name = split(model)
+    assert NAMES[model] == calc_price(TheirUsage(input_tokens=1), name, provider_id=provider).provider.id
+    cost = price(model, Usage(calls=1, input_tokens=1_000_000), 0)
+    assert cost is not None
+    assert cost > 0
+
+
+@pytest.mark.parametrize("model", ["ollama/llama3.3", "no-such-model", "openai/no-such-model", "router", "///", "a/"])
+def test_unknown(model: str) -> None:
+    """The price of an unknown model is unknown, never 0."""
+    assert price(model, Usage(calls=1, input_tokens=10, output_tokens=10), 0) is None
+
+
+def test_known_prices() -> None:
+    """A million tokens of each kind cost what the price list says."""
+    million = 1_000_000
+    assert Decimal("0.15") == price("openai/gpt-4o-mini", Usage(calls=1, input_tokens=million), 0)
+    assert Decimal("0.6") == price("openai/gpt-4o-mini", Usage(calls=1, output_tokens=million), 0)
+    cached = Usage(calls=1, input_tokens=million, cache_read_tokens=million)
+    assert Decimal("0.075") == price("openai/gpt-4o-mini", cached, 0)
+    written = Usage(calls=1, input_tokens=million, cache_write_tokens=million)
+    assert Decimal("3.75") == price("anthropic/claude-sonnet-4-5", written, 0)
+
+
+def test_every_threshold_is_an_edge() -> None:
+    """No bracket has a price threshold of the table inside it."""
+    thresholds = set()
+    for provider in get_snapshot().providers:
+        for model in provider.models:
+            for each in model.prices if isinstance(model.prices, list) else [model.prices]:
+                prices: Any = getattr(each, "prices", each)
+                for value in prices._comparable_values().values():
+                    if isinstance(value, TieredPrices):
+                        thresholds.update(tier.start for tier in value.tiers)
+    assert len(thresholds) > 3
+    assert thresholds <= set(edges())
+
+
+MODELS = [
+    "openai/gpt-4o-mini",
+    "gemini/gemini-2.5-pro",
+    "anthropic/claude-sonnet-4-5",
+    "xai/grok-4",
+    "perplexity/sonar",
+]
+lengths = st.one_of(
+    st.integers(0, 40_000),
+    st.sampled_from([32_000, 100_000, 128_000, 199_999, 200_000, 256_000, 272_000, 524_288]).flatmap(
+        lambda edge: st.integers(edge - 1, edge + 1)
+    ),
+    st.integers(0, 3_000_000),
+)
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> Usage:
+    whole, written = draw(lengths), draw(st.integers(0, 100_000))
+    read = draw(st.integers(0, whole))
+    return Usage(
+        calls=1,
+        input_tokens=whole,
+        output_tokens=written,
+        cache_read_tokens=read,
+        cache_write_tokens=draw(st.integers(0, whole - read)),
+        reasoning_tokens=draw(st.integers(0, written)),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(MODELS), st.lists(calls(), min_size=1, max_size=6))
+def test_sums_cost_what_their_calls_cost(model: str, made: list[Usage]) -> None:
+    """Calls added up by bracket cost together what the price table says of each, to the last digit."""
+    sums: dict[int, Usage] = {}
+    for usage in made:
+        bracket = bracket_of(usage.input_tokens)
+        sums[bracket] = sums.get(bracket, Usage()) + usage
+    priced = [price(model, usage, bracket) for bracket, usage in sums.items()]
+    assert sum(table_price(model, usage) for usage in made) == sum(cost for cost in priced if cost is not None)
+
+
+def test_by_hand() -> None:
+    """A price set by hand wins over the table, and gives unknown models one; caches cost like input unless told."""
+    usage = Usage(calls=1, input_tokens=1_000_000, output_tokens=1_000_000, cache_read_tokens=400_000)
+    set_price("openai/gpt-4o-mini", input=1, output=2)
+    assert Decimal(3) == price("openai/gpt-4o-mini", usage, 0)
+    set_price("mine", input=1.5, output=Decimal(2), cache_read=0.25, cache_write=0)
+    assert Decimal("3.0") == price("mine", usage, 0)
+    set_price("ollama/llama3.3", input=0, output=0)
+    assert Decimal(0) == price("ollama/llama3.3", usage, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "prices", "error", "message"),
+    [
+        ("m", {"input": -1, "output": 0}, ValueError, "input must be dollars per million tokens, 0 or more, but is -1"),
+        ("m", {"input": 0, "output": float("nan")}, ValueError, "output must be .* but is nan"),
+        ("m", {"input": 0, "output": float("inf")}, ValueError, "output must be .* but is inf"),
+        ("m", {"input": "1", "output": 0}, TypeError, "input must be .* not str '1'"),
+        ("m", {"input": True, "output": 0}, TypeError, "input must be .* not bool True"),
+        ("m", {"input": 0, "output": 0, "cache_read": -0.1}, ValueError, "cache_read must be"),
+        ("", {"input": 0, "output": 0}, ValueError, "model must not be empty"),
+        (7, {"input": 0, "output": 0}, TypeError, "model must be a str, not int 7"),
+    ],
+)
+def test_bad_prices(model: Any, prices: Any, error: type[Exception], message: str) -> None:
+    """A price that is none is an error that says so, and changes nothing."""
+    with pytest.raises(error, match=message):
+        set_price(model, **prices)
+    assert price("m", Usage(calls=1, input_tokens=1), 0) is None

@@ -1,0 +1,1 @@
+"""What workers in other processes spend, and how it comes home."""

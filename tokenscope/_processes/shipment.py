@@ -1,0 +1,186 @@
+"""ship and receive: what a function spends in another process comes home with its result, whoever carries it there and back.
+
+What a shipped function raises comes home in the shipment, too, and is raised by `receive`: an exception on its own way home
+would leave behind what was spent, and so would those that Ray's and Dask's retries swallow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pickle
+import sys
+import traceback
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
+
+from tokenscope._processes.worker_scope import Freight, unload, unpack
+from tokenscope._scopes.event_log import lock
+from tokenscope._scopes.ledger import PROCESS
+from tokenscope._scopes.scope import active
+from tokenscope._usage.calls import ROOT
+from tokenscope.errors import TokenScopeError
+
+if TYPE_CHECKING:
+    from tokenscope._report.report import Report
+
+T = TypeVar("T")
+
+
+class Shipment(Generic[T]):
+    """What a shipped function returns: its value, or what it raised, and the report of what it spent. `receive` takes it.
+
+    Example:
+        >>> from tokenscope import record_tokens, ship
+        >>> def page(number):
+        ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
+        ...     return number
+        >>> shipment = ship(page)(7)
+        >>> shipment.value, shipment.report.total.total_tokens
+        (7, 1200)
+    """
+
+    __slots__ = ("_failure", "_freight", "_number", "_origin", "_value")
+
+    def __init__(self, freight: Freight, value: Any, failure: Failure | None = None) -> None:
+        self._freight = freight
+        self._value = value
+        self._failure = failure
+        self._origin = _origin
+        self._number = next(_numbers)
+
+    @property
+    def value(self) -> T:
+        """What the function returned.
+
+        Raises:
+            Exception: what the function raised, if it did.
+        """
+        if self._failure is not None:
+            self._failure.throw()
+        value: T = self._value
+        return value
+
+    @property
+    def report(self) -> Report:
+        """What the function spent."""
+        from tokenscope._report.report import Report
+
+        return Report.from_rows(unpack(self._freight, ROOT), ROOT, scoped=False)
+
+    def __repr__(self) -> str:
+        what = f"of {type(self._value).__name__}" if self._failure is None else f"that failed: {self._failure.summary}"
+        return f"<Shipment {what}>"
+
+
+class Failure(NamedTuple):
+    """An exception as it travels: not all can be pickled, and some that can be cannot be unpickled."""
+
+    pickled: bytes | None
+    summary: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        text = "".join(traceback.format_exception(error))
+        return cls(_pickled(error), traceback.format_exception_only(error)[-1].strip(), text)
+
+    def throw(self) -> NoReturn:
+        there = TokenScopeError(f"in the process where it was raised:\n\n{self.traceback}")
+        error: BaseException = TokenScopeError(
+            f"the shipped function raised {self.summary}; that exception cannot be brought here, only what was spent"
+        )
+        if self.pickled is not None:
+            with contextlib.suppress(Exception):  # a class that only the other process has, for example
+                error = pickle.loads(self.pickled)  # noqa: S301 - as the shipment around it was
+        raise error from there
+
+
+_PICKLERS: Final = ("pickle", "ray.cloudpickle", "joblib.externals.cloudpickle", "cloudpickle")
+"""Who may have brought a class from `__main__` to a worker, and can bring it back as the same class."""
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    """Pickle an exception, so that it can be unpickled; None where that cannot be."""
+    for pickler in [sys.modules[name] for name in _PICKLERS if name in sys.modules]:
+        with contextlib.suppress(Exception):  # whatever its own methods raise
+            pickled: bytes = pickler.dumps(error)
+            pickle.loads(pickled)  # noqa: S301 - ours
+            return pickled
+    return None
+
+
+def receive(shipment: Shipment[T]) -> T:
+    """Count what a shipped function has spent, under the current scope, and return what it returned.
+
+    A shipment counts once in a process, where it is received first, however often it is received, or copied.
+
+    Args:
+        shipment: What the function from `ship` returned in the other process.
+
+    Raises:
+        TypeError: it is no `Shipment`.
+        Exception: what the function raised, if it did; what it spent until then is counted.
+
+    Example:
+        >>> from tokenscope import receive, ship
+        >>> receive(ship(str.upper)("done"))
+        'DONE'
+    """
+    if not isinstance(shipment, Shipment):
+        raise TypeError(
+            f"receive takes a Shipment, what a function from ship() returns, not {type(shipment).__name__} {shipment!r:.200}: "
+            "hand over ship(function) in place of the function, and each of its results to receive"
+        )
+    with lock:
+        is_new = _received.setdefault(shipment._origin, _Seen()).add(shipment._number)
+    if is_new:
+        unload(shipment._freight, active() or PROCESS, is_own=shipment._origin == _origin)
+    return shipment.value
+
+
+class _Seen:
+    """Numbers that were seen, as runs from `starts` up to, and without, `ends`: as many as there are gaps, so few."""
+
+    __slots__ = ("ends", "starts")
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+
+    def add(self, number: int) -> bool:
+        """Add a number; return whether it is new."""
+        starts, ends = self.starts, self.ends
+        at = bisect_right(starts, number)
+        if at and number < ends[at - 1]:
+            return False
+        touches_last = at > 0 and ends[at - 1] == number
+        touches_next = at < len(starts) and starts[at] == number + 1
+        if touches_last and touches_next:
+            starts.pop(at)
+            ends[at - 1] = ends.pop(at)
+        elif touches_last:
+            ends[at - 1] = number + 1
+        elif touches_next:
+            starts[at] = number
+        else:
+            starts.insert(at, number)
+            ends.insert(at, number + 1)
+        return True
+
+
+_received: Final[dict[str, _Seen]] = {}
+_origin = ""
+_numbers = itertools.count()
+
+
+def _begin_anew() -> None:
+    """Give this process a name that no other has, and number its shipments."""
+    global _origin, _numbers
+    _origin, _numbers = os.urandom(8).hex(), itertools.count()
+
+
+_begin_anew()
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -1,0 +1,1 @@
+"""Reports: frozen values, and every way of reading, comparing, saving and drawing them."""

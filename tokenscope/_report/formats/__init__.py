@@ -1,0 +1,64 @@
+"""The formats of a report, by name and by file suffix: each a module with one function, `render(report, ...) -> str`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tokenscope._report.files import write_whole
+
+if TYPE_CHECKING:
+    from tokenscope._report.report import Report
+
+FORMATS: Final = {
+    "tree": ".txt",
+    "json": ".json",
+    "table": "",
+    "markdown": ".md",
+    "html": ".html",
+    "csv": ".csv",
+    "speedscope": ".speedscope.json",
+    "folded": ".folded",
+}
+"""Each format's name and the suffix of its files; the table has none of its own."""
+
+
+def renderer(name: str) -> Callable[..., str]:
+    """Return the function that renders a format.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"there is no report format {name!r}; there are {', '.join(FORMATS)}")
+    render: Callable[..., str] = import_module(f"tokenscope._report.formats.{name}").render
+    return render
+
+
+def format_of(path: str | os.PathLike[str], formats: Mapping[str, str] = FORMATS) -> str:
+    """Return the name of the format that a file's suffix stands for.
+
+    Args:
+        path: The file.
+        formats: The suffix of each format, `""` where it has none.
+
+    Raises:
+        ValueError: no format has that suffix.
+    """
+    name = os.fspath(path).lower()
+    by_suffix = {suffix: each for each, suffix in formats.items() if suffix}
+    for suffix in sorted(by_suffix, key=len, reverse=True):  # .speedscope.json before .json
+        if name.endswith(suffix):
+            return by_suffix[suffix]
+    raise ValueError(
+        f"{os.fspath(path)!r}: the suffix says the format, and must be one of "
+        + ", ".join(f"{suffix} ({each})" for suffix, each in by_suffix.items())
+    )
+
+
+def save(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write a report to a file, whole or not at all, in the format of its suffix."""
+    write_whole(Path(path), renderer(format_of(path))(report))

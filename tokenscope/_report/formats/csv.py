@@ -1,0 +1,66 @@
+"""The `csv` format: one row a path of the tree, for spreadsheets and data frames.
+
+    path,kind,entries,seconds,calls,…,cost,unpriced_calls,saved_tokens,saved_cost,subtree_tokens,subtree_cost
+    pipeline,scope,1,1.5,0,…,0,0,0,0,2191,0.0031
+    pipeline/ResearchAgent,dspy,1,1.2,3,…,0.0031,0,0,0,2191,0.0031
+
+The counts are what was spent at the path itself, so that a column adds up to the report's total; `subtree_…` is that and
+everything below. A cost that nobody knows is an empty cell. What a spreadsheet would take for a formula begins with `'`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Final
+
+from tokenscope._report.formats.stacks import stacks
+from tokenscope._report.formats.text import number, printable
+from tokenscope._report.report import Report
+from tokenscope._usage.usage import FIELDS, Usage
+
+_COUNTS: Final = tuple(name for name in FIELDS if name not in ("cost", "saved_cost"))
+_HEAD: Final = ("path", "kind", "entries", "seconds", *FIELDS, "subtree_tokens", "subtree_cost")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001 - Excel takes them for the others
+
+
+def render(report: Report, *, sort: str = "tokens") -> str:
+    """Return the rows, each parent before its children.
+
+    Args:
+        report: What to write.
+        sort: What siblings are ordered by: `tokens`, `cost`, `calls`, `time` or `name`.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_HEAD)
+    for stack in stacks(report, sort):
+        node = stack[-1]
+        writer.writerow(
+            (
+                _text("/".join(above.name for above in stack)),
+                _text(node.kind),
+                node.entries,
+                f"{node.seconds:.6f}".rstrip("0").rstrip("."),
+                *_counts(node.own),
+                node.usage.total_tokens,
+                _cost(node.usage),
+            )
+        )
+    return file.getvalue()
+
+
+def _text(text: str) -> str:
+    shown = printable(text)
+    return "'" + shown if text.lstrip(" ").startswith(_FORMULA) else shown
+
+
+def _counts(usage: Usage) -> list[str]:
+    cells = {name: str(getattr(usage, name)) for name in _COUNTS}
+    cells["cost"] = _cost(usage)
+    cells["saved_cost"] = number(usage.saved_cost)
+    return [cells[name] for name in FIELDS]
+
+
+def _cost(usage: Usage) -> str:
+    return "" if usage.known_cost is None else number(usage.known_cost)

@@ -1,0 +1,22 @@
+"""The `folded` format: one line a stack with the tokens spent at its end, for flamegraph.pl, inferno and speedscope.
+
+    pipeline;ResearchAgent;planner 323
+    pipeline;ResearchAgent;searcher 1868
+
+The lines add up to the report's total. A `;` in a name becomes a `,`.
+"""
+
+from __future__ import annotations
+
+from tokenscope._report.formats.stacks import stacks
+from tokenscope._report.formats.text import printable
+from tokenscope._report.report import Report
+
+
+def render(report: Report) -> str:
+    """Return the stacks, the costliest branch first."""
+    return "".join(
+        f"{';'.join(printable(node.name).replace(';', ',') for node in stack)} {stack[-1].own.total_tokens}\n"
+        for stack in stacks(report)
+        if stack[-1].own.total_tokens
+    )

@@ -1,0 +1,95 @@
+"""The report in a notebook: what `_repr_html_` returns, a tree of `<details>` that folds without any script.
+
+    <div style="…"><b>33,800 tokens</b> · $0.054 · 24 calls
+      <details open><summary>pipeline …</summary> <div>planner …</div> </details>
+    </div>
+
+Names are escaped; there is no class, id, script or address in it, so that no notebook's page can be touched. It is compact:
+the costliest rows are shown, and what is left out is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import Final
+
+from tokenscope._report.formats.text import NOTHING_YET, UNKNOWN, duration, money, printable, share, unpriced
+from tokenscope._report.report import Report
+from tokenscope._report.tree import Node
+from tokenscope._usage.usage import Usage
+
+_ROWS: Final = 300
+_DEEPEST: Final = 40  # browsers stop nesting at some hundred levels
+_OPEN: Final = 3  # levels that are unfolded at first
+_FRAME: Final = "max-width:60em;line-height:1.6;font-variant-numeric:tabular-nums"
+_CELLS: Final = "float:right;white-space:nowrap"
+_CELL: Final = "display:inline-block;min-width:{}em;text-align:right;opacity:{}"
+_INSIDE: Final = "margin-left:1.2em;border-top:1px solid rgba(128,128,128,.2)"
+
+
+def render(report: Report) -> str:
+    """Return the report as a fragment of HTML."""
+    if not report:
+        return f"<div>{NOTHING_YET.capitalize()}.</div>"
+    root = report.tree()
+    usage = root.usage
+    head = [f"<b>{usage.total_tokens:,} tokens</b>", f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}"]
+    if money(usage) != UNKNOWN:
+        head.insert(1, f"<b>{money(usage)}</b>")
+    note = unpriced(root.by_model, lambda name: escape(printable(name)))
+    return "".join(
+        [
+            f'<div style="{_FRAME}"><div>{" · ".join(head)}</div>',
+            *_tree(root),
+            f'<div style="opacity:.7">{note}</div>' if note else "",
+            "</div>",
+        ]
+    )
+
+
+def _tree(root: Node) -> Iterator[str]:
+    shown = _costliest(root)
+    stack: list[tuple[int, Node | str]] = [(0, root)]
+    if root.kind == "root":
+        stack = [(0, _left_out(root, shown)), *((0, node) for node in reversed(root.children) if id(node) in shown)]
+    while stack:
+        depth, node = stack.pop()
+        if isinstance(node, str):
+            yield node
+            continue
+        below = [child for child in node.children if id(child) in shown]
+        rest = _left_out(node, shown)
+        if not below and not rest:
+            yield f'<div style="{_INSIDE}">{_row(node, root.usage)}</div>'
+            continue
+        state = " open" if depth < _OPEN else ""
+        yield f'<details{state} style="{_INSIDE}"><summary>{_row(node, root.usage)}</summary>'
+        stack += [(depth, rest + "</details>"), *((depth + 1, child) for child in reversed(below))]
+
+
+def _costliest(root: Node) -> set[int]:
+    """Return the ids of the nodes that are shown, and of none whose parent is not."""
+    near = [node for depth, node in root.walk() if depth < _DEEPEST]
+    near.sort(key=lambda node: -node.usage.total_tokens)  # stable: a parent comes before its children
+    return {id(node) for node in near[:_ROWS]}
+
+
+def _left_out(node: Node, shown: set[int]) -> str:
+    rest = [child for child in node.children if id(child) not in shown]
+    if not rest:
+        return ""
+    tokens = sum(child.usage.total_tokens for child in rest)
+    return f'<div style="{_INSIDE};opacity:.7">… {len(rest):,} more, {tokens:,} tokens</div>'
+
+
+def _row(node: Node, total: Usage) -> str:
+    usage = node.usage
+    cells = [
+        (f"{usage.total_tokens:,}", 5, 1),
+        (f"{share(usage.total_tokens, total.total_tokens):.0%}", 3.5, 0.7),
+        (money(usage), 6, 1),
+        (duration(node.seconds), 4.5, 0.7),
+    ]
+    shown = "".join(f'<span style="{_CELL.format(width, faint)}">{text}</span>' for text, width, faint in cells)
+    return f'<bdi>{escape(printable(node.name))}</bdi><span style="{_CELLS}">{shown}</span>'

@@ -1,0 +1,71 @@
+"""The `speedscope` format: a flame graph of tokens, and one of cost, for https://www.speedscope.app.
+
+    {"$schema": "https://www.speedscope.app/file-format-schema.json",
+     "shared": {"frames": [{"name": "pipeline"}, {"name": "planner"}]},
+     "profiles": [{"type": "sampled", "name": "tokens", "unit": "none", "startValue": 0, "endValue": 323,
+                   "samples": [[0, 1]], "weights": [323]}], ...}
+
+A sample is a stack of frames, the outermost first, and its weight what was spent at its end. Speedscope shows numbers
+without a unit to three decimals, so cost is in millionths of a dollar.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any, Final
+
+from tokenscope._report.formats.stacks import stacks
+from tokenscope._report.formats.text import printable
+from tokenscope._report.report import Report
+from tokenscope._version import __version__
+
+_SCHEMA: Final = "https://www.speedscope.app/file-format-schema.json"
+_COST: Final = "cost (millionths of a dollar)"
+
+
+def render(report: Report) -> str:
+    """Return the profiles as JSON."""
+    frames: dict[str, int] = {}
+    tokens: list[tuple[list[int], int]] = []
+    costs: list[tuple[list[int], float]] = []
+    for stack in stacks(report):
+        own = stack[-1].own
+        sample = [frames.setdefault(printable(node.name), len(frames)) for node in stack]
+        if own.total_tokens:
+            tokens.append((sample, own.total_tokens))
+        if own.cost:
+            costs.append((sample, _millionths(own.cost)))
+    profiles = [_profile("tokens", tokens)]
+    if costs:
+        profiles.append(_profile(_COST + (", at least" if report.total.unpriced_calls else ""), costs))
+    names = [printable(row.frame.name) for row in report.rows if row.parent < 0]
+    return (
+        json.dumps(
+            {
+                "$schema": _SCHEMA,
+                "name": names[0] if len(names) == 1 else "tokenscope",
+                "exporter": f"tokenscope {__version__}",
+                "activeProfileIndex": 0,
+                "shared": {"frames": [{"name": name} for name in frames]},
+                "profiles": profiles,
+            }
+        )
+        + "\n"
+    )
+
+
+def _millionths(cost: Decimal) -> float:
+    return min(float(cost.scaleb(6)), 1e300)  # beyond that JSON has no number
+
+
+def _profile(name: str, samples: list[tuple[list[int], Any]]) -> dict[str, Any]:
+    return {
+        "type": "sampled",
+        "name": name,
+        "unit": "none",
+        "startValue": 0,
+        "endValue": sum(weight for _, weight in samples),
+        "samples": [stack for stack, _ in samples],
+        "weights": [weight for _, weight in samples],
+    }

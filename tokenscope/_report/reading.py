@@ -1,0 +1,212 @@
+"""Reading a report: from JSON as it was saved, or from lines of records, which are added up one by one and never kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import lru_cache
+from itertools import chain
+from typing import Any, BinaryIO, Final
+
+from tokenscope._report.formats.json import parse
+from tokenscope._report.report import Report
+from tokenscope._scopes.recording import model_name
+from tokenscope._scopes.wasted import is_failure
+from tokenscope._tracker.record import TOKENS
+from tokenscope._usage.calls import ROOT, Frame, Path, check_name
+from tokenscope._usage.keys import FREE, OWN_PRICE, SAVED, Key, bracket_of, wasted
+from tokenscope._usage.table import Row, row_at, warn_of_crowds
+from tokenscope._usage.usage import COST, NOTHING, Counts, check_count, check_money
+from tokenscope.errors import ReportFormatError, warn_once
+
+_KNOWN: Final = 50_000
+"""How many paths are remembered by the text that names them."""
+_RECORDS: Final = b'"records": ['
+
+
+def read_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report from a file; the text `-` is standard input.
+
+    Raises:
+        ReportFormatError: what is there is neither a report nor a file of records, or is damaged.
+        OSError: the file cannot be read.
+    """
+    if path == "-":
+        return read(sys.stdin.buffer, "<stdin>")
+    with open(path, "rb") as file:
+        return read(file, os.fspath(path))
+
+
+def read(file: BinaryIO, where: str) -> Report:
+    """Read a report from an open file; `where` names it in errors."""
+    first = next((line for line in file if line.strip()), b"")
+    if first.startswith(b"\xef\xbb\xbf"):
+        first = first[3:]
+    lines = chain([first], file) if first else iter(())
+    if not first and where.lower().endswith(".jsonl"):
+        return Report()  # of a sink that was told of nothing
+    return _add_up(lines, where) if _is_record(first) else parse(_head(lines, where), where)
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and "format" not in data and "input_tokens" in data
+
+
+def record_lines(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield the records of a file that `read_report` has read, each as a line of JSON; none where it holds none."""
+    with open(path, "rb") as file:
+        first = next((line for line in file if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+        if _is_record(first):
+            for line in chain([first], file):
+                if line.strip() and (line.endswith(b"\n") or _is_record(line)):
+                    yield line.decode().strip()
+            return
+        for line in chain([first], file):
+            if line.strip() == _RECORDS:
+                record = next(file, b"")
+                if record.strip() != b"]" and not _is_record(record.strip().removesuffix(b",")):
+                    break
+                while record and record.strip() != b"]":
+                    yield record.decode().strip().removesuffix(",")
+                    record = next(file, b"")
+                return
+        file.seek(0)
+        # Another program has laid it out otherwise. There are no such files of a size that memory cannot hold.
+        data = json.loads(file.read().decode("utf-8-sig"))
+        yield from map(json.dumps, data.get("records", []))
+
+
+# -- reports ------------------------------------------------------------------------------------------------------------
+
+
+def _head(lines: Iterator[bytes], where: str) -> str:
+    """Return a report's text without its records, which are not needed, and may be very many."""
+    text = bytearray()
+    for line in lines:
+        if line.strip() == _RECORDS:
+            _skip_records(lines, where)
+            del text[text.rstrip().rfind(b",") :]
+            text += b"}"
+            break
+        text += line
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ReportFormatError(f"{where}: this is no tokenscope report: it is not text ({error.reason})") from None
+
+
+def _skip_records(lines: Iterator[bytes], where: str) -> None:
+    last: list[bytes] = [b"", b""]
+    for line in lines:
+        if stripped := line.strip():
+            last = [last[1], stripped]
+    if last != [b"]", b"}"]:
+        raise ReportFormatError(
+            f"{where}: this is a truncated tokenscope report: its records end with {_shown(last[1])}"
+        )
+
+
+# -- records ------------------------------------------------------------------------------------------------------------
+
+
+def _add_up(lines: Iterator[bytes], where: str) -> Report:
+    rows: dict[Path, Row] = {}
+    paths = _Paths()
+    decode = json.JSONDecoder().decode
+    for number, line in enumerate(lines, 1):
+        try:
+            path, key, values, failed = _read_record(decode(line.decode()), paths)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            if not line.strip():
+                continue
+            if not line.endswith(b"\n"):
+                _warn_of_cut(where, number)
+                break
+            said = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
+            raise ReportFormatError(f"{where}: line {number:,} {said}; it begins {_shown(line)}") from None
+        row = row_at(rows, ROOT, path)
+        row.add(key, values)
+        if failed:
+            row.add(wasted("provider_errors", key), values)
+    warn_of_crowds()
+    return Report.from_rows(rows, ROOT, scoped=False)
+
+
+class _Paths:
+    """Paths by the frames that name them."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[tuple[str, ...], ...], Path] = {}
+
+    def __getitem__(self, frames: list[list[str]]) -> Path:
+        key = tuple(map(tuple, frames))
+        path = self._known.get(key)
+        if path is None:
+            path = ROOT
+            for kind, name in key:
+                path = path.child(Frame(check_name("kind", kind), check_name("name", name)))
+            if len(self._known) < _KNOWN:
+                self._known[key] = path
+        return path
+
+
+def _read_record(record: dict[str, Any], paths: _Paths) -> tuple[Path, Key, Counts, bool]:
+    """Return where a record's call was made, what it is added up by, what it spent, and whether that was for nothing."""
+    if not isinstance(record, dict):
+        raise TypeError("a record must be an object")
+    frames = record.get("frames")
+    if frames is None:
+        frames = [
+            ["module", record["module"]],
+            *([["operation", record["operation"]]] if record.get("operation") else []),
+        ]
+    get = record.get
+    provider = get("provider") or None
+    model = _model(check_name("model", record["model"]), None if provider is None else check_name("provider", provider))
+    cached, failed = bool(get("cached")), get("error") is not None
+    saved = get("saved")
+    spent: Callable[..., Any] = get if saved is None else saved.get
+    tokens = [
+        value if type(value := spent(name, 0)) is int and value >= 0 else check_count(name, value) for name in TOKENS
+    ]
+    cost = get("cost")
+    money = NOTHING[COST] if cost is None else _dollars(cost)
+    values = (1, int(cached), int(failed), *tokens, money, *NOTHING[11:])
+    bracket = bracket_of(tokens[0])
+    if saved is not None:
+        bracket = SAVED - bracket
+    elif cost is not None:
+        bracket = OWN_PRICE - bracket
+    elif not (tokens[0] or tokens[1]):
+        bracket = FREE
+    return paths[frames], (model, bracket), values, is_failure(get("error"))
+
+
+def _dollars(value: object) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"cost must be a number, not {value!r}")
+    return check_money("cost", Decimal(str(value)))
+
+
+@lru_cache(maxsize=4_096)
+def _model(name: str, provider: str | None) -> str:
+    return model_name(name, provider)
+
+
+def _warn_of_cut(where: str, number: int) -> None:
+    warn_once(
+        f"cut:{where}",
+        f"{where}: line {number:,}, the last one, is cut off, as where its writer was killed; those before it are read",
+    )
+
+
+def _shown(line: bytes) -> str:
+    text = line.decode("utf-8", "backslashreplace").rstrip("\n")
+    return repr(text if len(text) <= 40 else text[:39] + "…")

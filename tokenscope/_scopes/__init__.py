@@ -1,0 +1,1 @@
+"""The live core: scopes, counting, budgets."""

@@ -1,0 +1,1 @@
+"""The process-wide tracker, its records and their sinks."""

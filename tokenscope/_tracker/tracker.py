@@ -1,0 +1,213 @@
+"""TokenTracker: everything this process counts, for scripts: statistics, the latest records, sinks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self, overload
+
+from tokenscope._report.files import write_whole
+from tokenscope._report.report import Report
+from tokenscope._scopes import recent as _recent
+from tokenscope._scopes.event_log import read_now, warn_later
+from tokenscope._scopes.ledger import PROCESS
+from tokenscope._scopes.recording import record_tokens
+from tokenscope._tracker.record import Record
+from tokenscope._usage.calls import Call
+
+Sink = Callable[[Record], object]
+
+
+class TokenTracker:
+    """The one tracker of this process: what DSPy calls, `record_tokens` and scopes count, in all threads.
+
+    Example:
+        >>> from tokenscope import get_tracker
+        >>> tracker = get_tracker()
+        >>> tracker.reset()
+        >>> tracker.record("persona_formulation", "formulate_prompt", "gpt-4o-mini", "openai", 150, 75)
+        >>> tracker.get_statistics()["summary"]["total_tokens"]
+        225
+        >>> tracker.get_module_usage("persona_formulation")["call_count"]
+        1
+    """
+
+    _instance: ClassVar[Self | None] = None
+    _sinks: dict[int, _Watched]
+
+    def __new__(cls) -> Self:
+        """Return the one instance."""
+        if cls._instance is None:
+            cls._instance = super().__new__(cls)
+            cls._instance._sinks = {}
+        return cls._instance
+
+    @classmethod
+    def get_instance(cls) -> Self:
+        """Return the process's tracker, as `get_tracker()` does."""
+        return cls()
+
+    # -- counting -------------------------------------------------------------------------------------------------------
+
+    record = staticmethod(record_tokens)
+
+    def reset(self) -> None:
+        """Forget what was counted so far, and the records. Scopes that are open keep what they hold."""
+        PROCESS.clear()
+        _recent.forget()
+
+    # -- reading --------------------------------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """Return a frozen report of everything counted since the start, or the last `reset`."""
+        return Report.from_rows(PROCESS.view(), PROCESS.path, scoped=False)
+
+    def get_statistics(self) -> dict[str, Any]:
+        """Return the totals as plain numbers: `summary`, `by_module` and `by_model`; costs in dollars."""
+        return self.report().statistics()
+
+    @overload
+    def get_module_usage(self) -> dict[str, dict[str, Any]]: ...
+    @overload
+    def get_module_usage(self, module: str) -> dict[str, Any]: ...
+    def get_module_usage(self, module: str | None = None) -> dict[str, Any]:
+        """Return the totals of each module, or of one.
+
+        Raises:
+            KeyError: nothing was counted under that module; the message shows the nearest names.
+        """
+        report = self.report()
+        by_module: dict[str, dict[str, Any]] = report.statistics()["by_module"]
+        if module is None:
+            return by_module
+        report.by_module()[module]  # which knows the nearest names
+        return by_module[module]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The latest calls, the oldest first: at most `max_records` of them."""
+        read_now()
+        return tuple(map(Record, _recent.recent()))
+
+    @property
+    def max_records(self) -> int:
+        """How many records are kept: 10,000 unless you set it. Totals are of all calls, however many are kept.
+
+        Raises:
+            TypeError: it is set to something that is no int.
+            ValueError: it is set to a number below 0.
+        """
+        return _recent.limit()
+
+    @max_records.setter
+    def max_records(self, number: int) -> None:
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"max_records must be an int, not {type(number).__name__} {number!r}")
+        if number < 0:
+            raise ValueError(f"max_records must be 0 or more, but is {number}")
+        read_now()
+        _recent.set_limit(number)
+
+    def to_dict(self, include_records: bool = True) -> dict[str, Any]:
+        """Return what `export_to_file` writes.
+
+        Args:
+            include_records: Whether the latest calls are in it, under `records`.
+        """
+        from tokenscope._report.formats import json
+
+        found = json.to_dict(self.report())
+        if include_records:
+            found["records"] = [record.to_dict() for record in self.records]
+        return found
+
+    def export_to_file(self, filepath: str | os.PathLike[str], include_records: bool = True) -> None:
+        """Write a report as JSON: `summary`, `by_module`, `by_model`, what `Report.load` needs, and the latest calls.
+
+        The file is written whole or not at all.
+
+        Args:
+            filepath: The file.
+            include_records: Whether the latest calls are in it, under `records`.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from tokenscope._report.formats import json
+
+        records = (json.line(record.to_dict()) for record in self.records) if include_records else None
+        write_whole(Path(filepath), json.written(self.report(), records))
+
+    def print_summary(self) -> None:
+        """Print the totals, by module and by model, to standard output."""
+        from tokenscope._report.views import pivot
+
+        report = self.report()
+        print(f"By module\n{pivot(report, 'module')!s}\n\nBy model\n{pivot(report, 'model')!s}")  # noqa: T201
+
+    # -- sinks ----------------------------------------------------------------------------------------------------------
+
+    def add_sink(self, sink: Sink) -> None:
+        """Hand each record from now on to a sink, when the call that it tells of ends.
+
+        Args:
+            sink: A `JSONLSink`, or any function of one record. It is called in the thread that made the call, by several threads
+                at once where several make calls. Where it raises, one warning tells so, and the program goes on.
+
+        Raises:
+            TypeError: it cannot be called.
+        """
+        if not callable(sink):
+            raise TypeError(
+                f"a sink must be a JSONLSink or a function of one record, not {type(sink).__name__} {sink!r}"
+            )
+        if id(sink) not in self._sinks:
+            self._sinks[id(sink)] = _Watched(sink)
+            _recent.observe(self._sinks[id(sink)])
+
+    def remove_sink(self, sink: Sink) -> None:
+        """Hand it no more records.
+
+        Raises:
+            ValueError: it was not added.
+        """
+        watched = self._sinks.pop(id(sink), None)
+        if watched is None:
+            raise ValueError(f"{sink!r} is no sink of this tracker")
+        _recent.unobserve(watched)
+
+    def __repr__(self) -> str:
+        total = self.report().total
+        return f"<TokenTracker of {total.calls:,} calls, {total.total_tokens:,} tokens>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return TokenTracker, ()
+
+
+class _Watched:
+    """A sink, and what happens where it fails."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def __call__(self, call: Call) -> None:
+        try:
+            self._sink(Record(call))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the host program goes on
+            warn_later(
+                f"sink:{id(self._sink)}",
+                f"{self._sink!r} failed: {type(error).__name__}: {error}. The record is not in it; scopes and reports have "
+                "counted the call. Each further record is tried again, without a warning.",
+            )
+
+
+def get_tracker() -> TokenTracker:
+    """Return the process's one tracker.
+
+    Example:
+        >>> from tokenscope import TokenTracker, get_tracker
+        >>> get_tracker() is TokenTracker.get_instance()
+        True
+    """
+    return TokenTracker()

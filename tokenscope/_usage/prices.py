@@ -1,0 +1,211 @@
+"""What tokens cost, in dollars: genai-prices' table, and prices set by hand. The only file that names genai-prices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal, localcontext
+from difflib import get_close_matches
+from functools import lru_cache
+from numbers import Real
+from typing import Any, Final
+
+from tokenscope._usage.keys import FREE, OWN_PRICE, edges, length_bracket, waste_of
+from tokenscope._usage.usage import Counts, Usage
+
+_MILLION: Final = Decimal(1_000_000)
+_PROVIDERS: Final = {
+    "fireworks_ai": "fireworks",
+    "bedrock_converse": "bedrock",
+    "azure_ai": "azure",
+    "chatgpt": "openai",
+}
+"""Providers that litellm calls otherwise than genai-prices does."""
+
+_custom: dict[str, dict[str, Decimal]] = {}  # needs no lock, which a forked child could find held: each step is one
+
+
+def set_price(
+    model: str,
+    *,
+    input: float | Decimal,  # noqa: A002 - the usual word
+    output: float | Decimal,
+    cache_read: float | Decimal | None = None,
+    cache_write: float | Decimal | None = None,
+) -> None:
+    """Set the price of a model, for reports of this process; it wins over the price table.
+
+    Args:
+        model: The model as reports name it: `provider/model`.
+        input: Dollars per million input tokens.
+        output: Dollars per million output tokens.
+        cache_read: Dollars per million input tokens read from the provider's cache; like other input where left out.
+        cache_write: Dollars per million input tokens written to the provider's cache; like other input where left out.
+
+    Raises:
+        TypeError: a price is no number, or the model no str.
+        ValueError: a price is negative, infinite or NaN, or the model's name empty.
+
+    Example:
+        >>> from tokenscope import set_price
+        >>> set_price("ollama/llama3.3", input=0, output=0)
+    """
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a str, not {type(model).__name__} {model!r}")
+    if not model.strip():
+        raise ValueError(f"model must not be empty, but is {model!r}")
+    given = {"input": input, "output": output, "cache_read": cache_read, "cache_write": cache_write}
+    prices = {name: _dollars(name, value) for name, value in given.items() if value is not None}
+    _custom[model] = prices
+
+
+def forget_prices() -> None:
+    """Forget the prices that were set by hand."""
+    _custom.clear()
+
+
+def priced(model: str, bracket: int, values: Counts | list[Any]) -> Usage:
+    """Return the usage of a ledger's calls of one model and bracket, its cost filled in where it is not told."""
+    usage = Usage.from_counts(values)
+    _, bracket = waste_of(bracket)
+    return usage if bracket == FREE or bracket <= OWN_PRICE else _with_cost(model, usage, bracket)
+
+
+def repriced(model: str, bracket: int, usage: Usage) -> Usage:
+    """Return a tally's usage as though another model had been called, at its price in the table, whoever told the old one."""
+    return usage if waste_of(bracket)[1] == FREE else _with_cost(model, usage, bracket)
+
+
+def _with_cost(model: str, usage: Usage, bracket: int) -> Usage:
+    cost = price(model, usage, length_bracket(bracket))
+    if cost is None:
+        return replace(usage, cost=Decimal(0), unpriced_calls=usage.calls)
+    return replace(usage, cost=cost, unpriced_calls=0)
+
+
+def check_priced(model: object) -> None:
+    """Raise for a model that nobody knows a price of.
+
+    Raises:
+        TypeError: the model is no str.
+        ValueError: no price is known; the message shows the nearest models that have one.
+    """
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a str, not {type(model).__name__} {model!r}")
+    if price(model, Usage(calls=1, input_tokens=1), 0) is None:
+        near = get_close_matches(model, known_models(), n=3, cutoff=0.6)
+        raise ValueError(
+            f"no price is known of {model!r}"
+            + (f"; the nearest: {', '.join(map(repr, near))}" if near else "")
+            + f". set_price({model!r}, input=..., output=...) tells one"
+        )
+
+
+def known_models() -> list[str]:
+    """Return the names, `provider/model`, of those whose price was set by hand or is in the table."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    return list(_custom) + [
+        f"{provider.id}/{model.id}" for provider in get_snapshot().providers for model in provider.models
+    ]
+
+
+def price(model: str, usage: Usage, bracket: int) -> Decimal | None:
+    """Return what calls of one model, whose prompts lie in one bracket, cost together in dollars; None where nobody knows."""
+    custom = _custom.get(model)
+    with localcontext() as context:
+        context.prec = 50
+        if custom is not None:
+            return _by_hand(custom, usage)
+        rates = _rates(model, bracket)
+        if rates is None:
+            return None
+        per_call, rate_of = rates
+        cost = per_call * usage.calls
+        for part, rate in rate_of.items():
+            cost += rate * int(getattr(usage, part))
+        return _short(cost)
+
+
+def _by_hand(prices: dict[str, Decimal], usage: Usage) -> Decimal:
+    read, written = usage.cache_read_tokens, usage.cache_write_tokens
+    fresh = usage.input_tokens - read - written
+    whole = prices["input"]
+    cost = whole * fresh + prices["output"] * usage.output_tokens
+    cost += prices.get("cache_read", whole) * read + prices.get("cache_write", whole) * written
+    return _short(cost / _MILLION)
+
+
+_PARTS: Final = {
+    "cache_read_tokens": ("input_tokens", "cache_read_tokens"),
+    "cache_write_tokens": ("input_tokens", "cache_write_tokens"),
+    "input_audio_tokens": ("input_tokens", "input_audio_tokens"),
+    "reasoning_tokens": ("output_tokens", "output_reasoning_tokens"),
+    "output_audio_tokens": ("output_tokens", "output_audio_tokens"),
+}
+"""Our parts of input and output, and genai-prices' names for the whole and the part."""
+
+
+@lru_cache(maxsize=4_096)
+def _rates(model: str, bracket: int) -> tuple[Decimal, dict[str, Decimal]] | None:
+    """Return the price of a call itself and of one token of each kind, found by asking genai-prices about single changes.
+
+    A part's rate is what a token of it costs more, or less, than a plain one of its whole.
+    """
+    all_edges = edges()
+    length = all_edges[bracket] if bracket < len(all_edges) else all_edges[-1] + 1
+    plain = _ask(model, input_tokens=length, output_tokens=0)
+    per_call = _ask(model, input_tokens=0, output_tokens=0)
+    if plain is None or per_call is None:
+        return None
+    rates = {"input_tokens": (plain - per_call) / length}
+    written = _ask(model, input_tokens=length, output_tokens=length)
+    if written is None:
+        return None
+    rates["output_tokens"] = (written - plain) / length
+    for ours, (whole, theirs) in _PARTS.items():
+        counts = {"input_tokens": length, "output_tokens": length if whole == "output_tokens" else 0, theirs: length}
+        partly = _ask(model, **counts)
+        if partly is None:
+            return None
+        rates[ours] = (partly - (written if whole == "output_tokens" else plain)) / length
+    return per_call, rates
+
+
+def _ask(model: str, **counts: int) -> Decimal | None:
+    from genai_prices import Usage as TheirUsage
+    from genai_prices import calc_price
+
+    provider, name = split(model)
+    try:
+        return Decimal(calc_price(TheirUsage(**counts), name, provider_id=provider).total_price)
+    except (LookupError, ValueError):
+        return None
+
+
+def split(model: str) -> tuple[str | None, str]:
+    """Split a model's name, as DSPy, litellm and OpenRouter write it, into provider and model.
+
+    Example:
+        >>> split("openrouter/anthropic/claude-3.5-haiku"), split("gpt-5-mini")
+        (('openrouter', 'anthropic/claude-3.5-haiku'), (None, 'gpt-5-mini'))
+    """
+    provider, slash, name = model.partition("/")
+    if not slash:
+        return None, model
+    if provider == "bedrock":
+        name = name.removeprefix("converse/").removeprefix("invoke/")
+    return _PROVIDERS.get(provider, provider), name
+
+
+def _dollars(name: str, value: Any) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        raise TypeError(f"{name} must be dollars per million tokens, a number, not {type(value).__name__} {value!r}")
+    dollars = Decimal(str(value))
+    if not dollars.is_finite() or dollars < 0:
+        raise ValueError(f"{name} must be dollars per million tokens, 0 or more, but is {value!r}")
+    return dollars
+
+
+def _short(value: Decimal) -> Decimal:
+    """Return a sum of money without the zeros that arithmetic left behind it."""
+    return value.normalize() or Decimal(0)

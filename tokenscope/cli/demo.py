@@ -1,0 +1,178 @@
+"""The program behind `tokenscope demo`: an agent, an asyncio pipeline, and code that knows nothing of DSPy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Generator
+from typing import Any
+
+from tokenscope import Scope, record_tokens, token_scope, track_tokens
+from tokenscope._scopes.scope import DISABLED
+from tokenscope.testing import LoopbackProvider
+
+QUESTION = "Why did the Bronze Age trading cities of the eastern Mediterranean fall within fifty years?"
+PERSONAS = ("an archaeologist", "a climate scientist", "an economist")
+
+
+def run(model: str | None) -> int:
+    """Run the demonstration against a real model, or against a server on loopback. Returns the exit status."""
+    if DISABLED:
+        print("tokenscope demo: TOKENSCOPE_DISABLED is set, so nothing would be counted", file=sys.stderr)
+        return 1
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no prices are fetched from anywhere
+    _say("importing dspy ...")
+    import dspy
+
+    logging.getLogger("dspy").setLevel(logging.ERROR)
+    if model is None:
+        with LoopbackProvider(_answer) as provider:
+            _say(f"asking an OpenAI-compatible server at {provider.url}\n")
+            scope, problem = _spend(dspy, provider.lm("openai/gpt-4o-mini"), provider.lm("openai/gpt-4o"))
+            bill = provider.total
+    else:
+        lm = dspy.LM(model, cache=False, num_retries=0)
+        _say(f"asking {model}\n")
+        scope, problem = _spend(dspy, lm, lm)
+        bill = None
+    if problem is not None:
+        if scope.usage.calls > scope.usage.failed_calls:
+            print(scope)
+        print(f"tokenscope demo: {model or 'the server on loopback'}: {_one_line(problem)}", file=sys.stderr)
+        return 1
+    print(scope)
+    if bill is None:
+        return 0
+    spent = scope.usage
+    equal = (spent.calls, spent.input_tokens, spent.output_tokens) == (
+        bill.calls,
+        bill.input_tokens,
+        bill.output_tokens,
+    )
+    print(
+        f"\nthe tree: {spent.total_tokens:,} tokens in {spent.calls} calls; the server's bill: {bill.total_tokens:,} tokens "
+        f"in {bill.calls} calls: {'equal' if equal else 'NOT EQUAL'}"
+    )
+    return 0 if equal else 1
+
+
+def _spend(dspy: Any, lm: Any, strong_lm: Any) -> tuple[Scope, Exception | None]:
+    """Do the work in a scope; return it, and what went wrong if anything did."""
+    with token_scope("demo") as scope, dspy.context(lm=lm), _quiet():
+        try:
+            answer = _agent(dspy, strong_lm)(question=QUESTION)
+            asyncio.run(_review(dspy, answer.answer))
+            _translate(lm, answer.answer)
+        except Exception as error:  # noqa: BLE001 - whatever the provider or DSPy raises is one line for the reader
+            return scope, error
+    return scope, None
+
+
+def _agent(dspy: Any, strong_lm: Any) -> Any:
+    """Return a research agent of four modules, one of them an agent with a tool that itself asks a model."""
+
+    class ResearchAgent(dspy.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.planner = dspy.ChainOfThought("question -> plan")
+            self.searcher = dspy.ReAct("plan -> findings", tools=[self.search], max_iters=4)
+            self.summarizer = dspy.Predict("page -> summary")
+            self.synthesizer = dspy.ChainOfThought("question, findings -> answer")
+            self.critic = dspy.ChainOfThought("question, answer -> critique")
+
+        def search(self, query: str) -> str:
+            """Search the library for pages about something."""
+            page = f"Page about {query}: " + "trade in copper and tin, drought, migration, and the sea peoples. " * 12
+            return str(self.summarizer(page=page).summary)
+
+        def forward(self, question: str) -> Any:
+            plan = self.planner(question=question).plan
+            findings = self.searcher(plan=plan).findings
+            with dspy.context(lm=strong_lm):
+                answer = self.synthesizer(question=question, findings=findings).answer
+            critique = self.critic(question=question, answer=answer).critique
+            return dspy.Prediction(answer=answer, critique=critique)
+
+    return ResearchAgent()
+
+
+async def _review(dspy: Any, answer: str) -> None:
+    """Let three personas read the answer at once: an asyncio pipeline of decorated functions."""
+    review = dspy.Predict("briefing, answer -> review")
+    formulate = dspy.Predict("persona -> briefing")
+
+    @track_tokens("persona_formulation", "formulate_prompt")
+    async def formulate_prompt(persona: str) -> str:
+        return str((await formulate.acall(persona=persona)).briefing)
+
+    @track_tokens("interaction", "assistant_response")
+    async def respond(briefing: str) -> str:
+        return str((await review.acall(briefing=briefing, answer=answer)).review)
+
+    async def one(persona: str) -> str:
+        return await respond(await formulate_prompt(persona))
+
+    await asyncio.gather(*(one(persona) for persona in PERSONAS))
+
+
+def _translate(lm: Any, answer: str) -> None:
+    """Ask the provider without DSPy, and say what it cost."""
+    import litellm
+
+    litellm.suppress_debug_info = True
+    where = {key: lm.kwargs[key] for key in ("api_base", "api_key") if key in lm.kwargs}
+    messages = [{"role": "user", "content": f"Translate into French: {answer}"}]
+    response: Any = litellm.completion(model=lm.model, messages=messages, **where)
+    record_tokens(
+        "translation",
+        "to_french",
+        lm.model,
+        None,
+        input_tokens=response.usage.prompt_tokens,
+        output_tokens=response.usage.completion_tokens,
+    )
+
+
+def _answer(field: str, prompt: str) -> str | None:
+    """Answer like a model that has read a little."""
+    if field == "next_tool_name":
+        searches = len(re.findall(r"\[\[ ## observation_\d+ ## \]\]", prompt))
+        return "search" if searches < 2 else "finish"
+    texts = {
+        "reasoning": "The question asks for causes that act together, so the evidence has to be weighed by kind. " * 2,
+        "plan": "1. Date the destructions. 2. Look for drought in pollen and cores. 3. Follow the copper and the tin.",
+        "next_thought": "What the plan needs next is evidence on the trade in metals and on the climate.",
+        "summary": "Between 1225 and 1175 BC trade in copper and tin broke off, droughts lasted decades, people moved.",
+        "findings": "Destruction layers cluster; pollen shows drought; letters ask for grain; metals stop arriving. "
+        * 3,
+        "answer": "No single blow felled them: drought, hunger, migration and broken trade routes fed each other. " * 6,
+        "critique": "The answer names causes but no order of events; say which came first, and how one knows.",
+        "briefing": "Read as that person would, and ask for the evidence that the field demands.",
+        "review": "Convincing on trade, thin on dates; the drought needs its cores cited.",
+        "": "Aucun coup unique ne les abattit : secheresse, famine, migrations et routes rompues se renforcerent. " * 6,
+    }
+    return texts.get(field)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Keep other libraries' log lines out of the demonstration: what goes wrong is told in one line of its own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

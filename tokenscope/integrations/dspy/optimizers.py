@@ -1,0 +1,142 @@
+"""A scope for each optimizer's run, and for the phases of it.
+
+Each optimizer overrides `compile`, so it is wrapped in every one, also in those to come. Most do what a phase does in a method
+of their own, and so do DSPy's. What runs in `compile` itself is told apart by what it is: DSPy's optimizers have programs of
+their own, which write instructions; GEPA asks its reflection model without any.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, Final
+
+from tokenscope._scopes.scope import Scope
+from tokenscope._scopes.wrapping import Recipe, wrap
+from tokenscope._usage.calls import Frame
+
+
+class _Compile(Recipe):
+    """A scope by the optimizer's class name. Subclasses that call their base's compile stay in one scope."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        super().__init__((Frame("compile", name),))
+
+
+_PHASES: Final = {
+    "_bootstrap": "bootstrap",  # BootstrapFewShot: a teacher makes demonstrations
+    "_bootstrap_fewshot_examples": "bootstrap",  # MIPROv2
+    "_propose_instructions": "propose",  # MIPROv2: its prompt model writes instructions
+    "_optimize_prompt_parameters": "search",  # MIPROv2: candidates are evaluated
+    "induce_natural_language_rules": "propose",  # InferRules
+}
+"""Methods of optimizers, and the phases that they are."""
+_OTHERWISE: Final = {"GEPA": "reflect", "COPRO": "propose"}
+"""What it is that an optimizer does in `compile` itself, whatever runs there."""
+_RUNS: Final = {"SIMBA": "evaluate", "AvatarOptimizer": "evaluate"}
+"""What it is when an optimizer runs the program that it optimizes in `compile` itself."""
+_PROPOSES: Final = ("dspy.teleprompt.", "dspy.propose.")
+"""Where the programs, and the signatures, are that write instructions."""
+
+_COMPILE_ORIGINALS: Final = "__tokenscope_compile__"
+
+
+def adopt_optimizers(module: ModuleType) -> None:
+    """Wrap `compile` of every optimizer there is, and of those to come."""
+    base = module.Teleprompter
+    if _COMPILE_ORIGINALS in vars(base):
+        return
+    original = vars(base).get("__init_subclass__")
+    setattr(base, _COMPILE_ORIGINALS, original)
+    for optimizer in _subclasses(base):
+        _adopt(optimizer)
+
+    def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:  # noqa: N807 - what it becomes
+        super(base, cls).__init_subclass__(**kwargs) if original is None else original.__get__(None, cls)(**kwargs)
+        _adopt(cls)
+
+    base.__init_subclass__ = classmethod(__init_subclass__)
+
+
+def release_optimizers(module: ModuleType) -> None:
+    """Undo `adopt_optimizers`."""
+    base = module.Teleprompter
+    if _COMPILE_ORIGINALS not in vars(base):
+        return
+    original = vars(base)[_COMPILE_ORIGINALS]
+    delattr(base, _COMPILE_ORIGINALS)
+    if original is None:
+        del base.__init_subclass__
+    else:
+        base.__init_subclass__ = original
+    for optimizer in _subclasses(base):
+        for name in ("compile", *_PHASES):
+            own: Any = vars(optimizer).get(name)
+            ours: Any = getattr(own, "__func__", own)
+            if hasattr(ours, _COMPILE_ORIGINALS):
+                setattr(optimizer, name, ours.__wrapped__ if ours is own else type(own)(ours.__wrapped__))
+
+
+def _adopt(optimizer: Any) -> None:
+    _wrap_own(optimizer, "compile", _Compile(optimizer.__name__))
+    for name, phase in _PHASES.items():
+        _wrap_own(optimizer, name, Recipe((Frame("phase", phase),)))
+
+
+def _wrap_own(optimizer: Any, name: str, recipe: Recipe) -> None:
+    own = vars(optimizer).get(name)
+    if inspect.isfunction(own) and not hasattr(own, _COMPILE_ORIGINALS):
+        ours = wrap(own, recipe)
+        setattr(ours, _COMPILE_ORIGINALS, True)
+        setattr(optimizer, name, ours)
+    elif isinstance(own, staticmethod | classmethod) and not hasattr(own.__func__, _COMPILE_ORIGINALS):
+        inner = wrap(own.__func__, recipe)
+        setattr(inner, _COMPILE_ORIGINALS, True)
+        setattr(optimizer, name, type(own)(inner))
+
+
+def _subclasses(base: Any) -> Iterator[Any]:
+    found: dict[Any, None] = {}
+    level: list[Any] = base.__subclasses__()
+    while level:
+        found.update(dict.fromkeys(level))
+        level = [below for each in level for below in each.__subclasses__()]
+    return iter(found)
+
+
+def evaluate_candidate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`DspyAdapter.evaluate`: GEPA runs a candidate, either to learn from how it goes, or to score it."""
+    learns = kwargs.get("capture_traces", args[2] if len(args) > 2 else False)
+    scope = Scope((Frame("phase", "sample" if learns else "evaluate"),))
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        scope.leave()
+
+
+def judge_candidate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`DspyAdapter.make_reflective_dataset`: GEPA asks the metric for feedback, which may ask a judge of its own."""
+    scope = Scope((Frame("phase", "feedback"),))
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        scope.leave()
+
+
+def phase_of(optimizer: str, module: Any) -> Frame | None:
+    """Return what an optimizer is at when a module is called in `compile` itself; None where nobody knows."""
+    name = _OTHERWISE.get(optimizer)
+    if name is None:
+        what: Any = getattr(module, "signature", None) or type(module)
+        its_own = any(str(getattr(each, "__module__", "")).startswith(_PROPOSES) for each in (what, type(module)))
+        name = "propose" if its_own else _RUNS.get(optimizer)
+    return None if name is None else Frame("phase", name)
+
+
+def phase_of_call(optimizer: str) -> Frame | None:
+    """Return what an optimizer is at when it calls an LM in `compile` itself."""
+    name = _OTHERWISE.get(optimizer)
+    return None if name is None else Frame("phase", name)

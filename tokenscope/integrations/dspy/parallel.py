@@ -1,0 +1,101 @@
+"""DSPy's worker threads: they run in the scope that called for them, and end when its budget is spent."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sized
+from typing import Any
+
+from tokenscope._scopes.context import Visit
+from tokenscope._scopes.enforcement import Stop, stop_in
+from tokenscope._scopes.scope import Scope
+from tokenscope._scopes.wasted import discard_all
+from tokenscope.errors import internal_error
+from tokenscope.integrations.dspy.lm_calls import Args, Kwargs
+
+
+def _times(item: Any, items: Any) -> int:
+    """Return how often an item is among the items; 0 where those are made anew each time that somebody asks for them."""
+    return sum(each is item for each in items)
+
+
+class _Work:
+    """What DSPy's workers do with each of some items, in the scope that called for them."""
+
+    def __init__(self, function: Any, items: Any) -> None:
+        self._function = function
+        self._items = items if isinstance(items, Sized) else None
+        self._visit = Visit.here()
+        self._started = 0
+        self._running = 0
+        self._done: Counter[int] = Counter()  # how often each item was worked through, by its identity
+        self._changed = threading.Condition()
+        self._stop: Stop | None = None
+
+    def __call__(self, item: Any) -> Any:
+        if self._stop is not None:
+            raise Stop(self._stop.purse)
+        with self._changed:
+            self._started += 1
+            self._running += 1
+        try:
+            return self._run(item)
+        except BaseException as error:
+            self._stop = self._stop or stop_in(error)
+            raise
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _run(self, item: Any) -> Any:
+        stay = self._visit.enter()
+        try:
+            run = Scope(())  # apart, in the same scope: what this run spends may turn out to be for nothing
+            run.held = True
+            try:
+                result = self._function(item)
+            finally:
+                run.leave()
+        finally:
+            stay.leave()
+        self._note(run, item)
+        return result
+
+    def _note(self, run: Scope, item: Any) -> None:
+        """Tell that a run was for nothing whose item another has worked through meanwhile: DSPy had taken one for stuck."""
+        with self._changed:
+            self._done[id(item)] += 1
+            items = self._items
+            again = items is not None and self._started > len(items) and 0 < _times(item, items) < self._done[id(item)]
+        if again:
+            try:
+                discard_all(run, "stragglers")
+            except Exception:  # noqa: BLE001
+                internal_error("reading what a straggler has spent")
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait for what the workers are at."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, seconds)
+
+
+def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`ParallelExecutor.execute`: wrap what the workers do."""
+    given = {**dict(zip(("function", "data"), args, strict=False)), **kwargs}
+    if "function" not in given:
+        return wrapped(*args, **kwargs)
+    work = _Work(given["function"], given.get("data"))
+    if args:
+        args = (work, *args[1:])
+    else:
+        kwargs = {**kwargs, "function": work}
+    try:
+        return wrapped(*args, **kwargs)
+    except BaseException as error:
+        # DSPy would leave its workers to themselves. What they are at is waited for, so that all that the run has bought is
+        # counted when it ends; but no longer than DSPy itself waits for one of them.
+        if stop_in(error) is not None:
+            work.wait(getattr(instance, "timeout", None) or None)
+        raise

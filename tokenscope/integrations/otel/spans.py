@@ -1,0 +1,219 @@
+"""The way in: spans that tell of usage, counted in the scope in which they were started.
+
+A span that has started is noted, with its scope and with the spans above it. When one ends that tells of usage, it becomes a
+call, unless that usage is counted already: in a span below it, in one above it that ended earlier, or by the DSPy bridge.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.trace import StatusCode
+
+from tokenscope._scopes.ledger import Ledger
+from tokenscope._scopes.recording import count
+from tokenscope._scopes.scope import DISABLED, active
+from tokenscope._usage.usage import NOTHING
+from tokenscope.errors import internal_error
+from tokenscope.integrations import usage_watchers as _entries
+from tokenscope.integrations.otel.attributes import is_model_call, model_of, read
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+
+_REMEMBERED: Final = 2_048
+"""How many spans that have ended are remembered, for those that start below them later."""
+
+_NONE: Final = 0
+_CALL: Final = 1
+_TOKENS: Final = 2
+"""How much is counted: nothing, a call without tokens, tokens."""
+
+_Key = tuple[int, int]
+
+
+class _Noted:
+    """A span, and what is counted in it and around it."""
+
+    __slots__ = ("above", "alive", "below", "counted", "ended", "hidden", "key", "scope", "started")
+
+    def __init__(self, key: _Key, above: _Noted | None, scope: Ledger | None, started: int, *, hidden: bool) -> None:
+        self.key = key
+        self.above = above
+        self.scope = scope
+        self.hidden = hidden  # it belongs to a call that is counted as a whole
+        self.started = started  # in nanoseconds
+        self.ended: int | None = None
+        self.counted = _NONE  # of this span
+        self.below = _NONE  # in spans below it, or by the DSPy bridge while it was current
+        self.alive: Any = None
+
+    def ancestors(self) -> Iterator[_Noted]:
+        """Yield the spans above that are open, or were counted when they ended, later than the span below them started.
+
+        Others do not matter any more, and are let go: a chain of spans, each started below one that had ended, may have no end.
+        """
+        here = self
+        while True:
+            above = here.above
+            while above is not None and above.ended is not None and not (above.counted and above.ended > here.started):
+                above = above.above
+            here.above = above
+            if above is None:
+                return
+            yield above
+            here = above
+
+
+# In one place, whatever number of processors there is: a span is one span to all of them.
+_open: Final[dict[_Key, _Noted]] = {}
+_ended: Final[dict[_Key, _Noted]] = {}
+
+
+class TokenScopeSpanProcessor(SpanProcessor):
+    """Count the usage that any instrumentor's spans tell of, in the scope in which each span was started.
+
+    Read are OpenTelemetry's GenAI attributes, old and new, OpenInference's and MLflow's. Where spans lie in one another and
+    both tell of usage, the innermost is counted. Calls that DSPy makes are counted by the DSPy bridge, and not again.
+    Only spans that are recorded can be counted: a sampler that drops spans drops their tokens.
+
+    Example:
+        >>> from opentelemetry.sdk.trace import TracerProvider
+        >>> from tokenscope import token_scope
+        >>> from tokenscope.integrations.otel import TokenScopeSpanProcessor
+        >>> provider = TracerProvider()
+        >>> provider.add_span_processor(TokenScopeSpanProcessor())
+        >>> with token_scope("chat") as scope:
+        ...     with provider.get_tracer("my-instrumentor").start_as_current_span("chat gpt-5-mini") as span:
+        ...         span.set_attributes({"gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-5-mini"})
+        ...         span.set_attributes({"gen_ai.usage.input_tokens": 90, "gen_ai.usage.output_tokens": 30})
+        >>> scope.usage.total_tokens
+        120
+    """
+
+    def __init__(self) -> None:
+        _entries.watch(_bridge_counts)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Note the scope in which a span starts."""
+        try:
+            if not DISABLED:
+                _note(span, span)
+        except Exception:  # noqa: BLE001 - the host program goes on, whatever happens here
+            internal_error("noting the start of a span")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Count what a span tells, unless it is counted elsewhere."""
+        try:
+            if not DISABLED:
+                _end(span)
+        except Exception:  # noqa: BLE001
+            internal_error("counting a span")
+
+    def shutdown(self) -> None:
+        """Do nothing: what was counted is counted."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Do nothing: nothing waits."""
+        return True
+
+
+def _key(context: trace.SpanContext | None) -> _Key:
+    return (0, 0) if context is None else (context.trace_id, context.span_id)
+
+
+def _note(span: ReadableSpan, live: Span | None = None) -> _Noted:
+    key, parent = _key(span.context), span.parent
+    found = _open.get(key) or _ended.get(key)
+    if found is not None:
+        return found  # another processor has noted it
+    above = None
+    if parent is not None:
+        above = _open.get(_key(parent)) or _ended.get(_key(parent))
+    hidden = (above is not None and above.hidden) or _entries.inside_counted_call()
+    noted = _Noted(key, above, active(), span.start_time or 0, hidden=hidden)
+    if live is not None:
+        # A span that never ends is forgotten when nobody holds it any more.
+        noted.alive = weakref.ref(live, partial(_forget, key))
+        _open[key] = noted
+    return noted
+
+
+def _forget(key: _Key, _: object) -> None:
+    _open.pop(key, None)
+
+
+def _end(span: ReadableSpan) -> None:
+    key = _key(span.context)
+    noted = _open.pop(key, None) or _note(span)  # it may have been started before there was a processor
+    if noted.ended is not None:
+        return  # another processor has counted it
+    scope, noted.scope, noted.alive, noted.ended = noted.scope, None, None, span.end_time or 0
+    _remember(key, noted)
+    if not noted.hidden:
+        _count(span, noted, scope)
+
+
+def _remember(key: _Key, noted: _Noted) -> None:
+    _ended[key] = noted
+    while len(_ended) > _REMEMBERED:
+        try:
+            _ended.pop(next(iter(_ended)), None)
+        except (RuntimeError, StopIteration):  # another thread is at it, too
+            return
+
+
+def _count(span: ReadableSpan, noted: _Noted, scope: Ledger | None) -> None:
+    attributes = span.attributes or {}
+    reading = read(attributes, span.instrumentation_scope.name if span.instrumentation_scope else "")
+    failed = span.status.status_code is StatusCode.ERROR
+    if reading is None:
+        if not failed or not is_model_call(attributes):
+            return
+        model, values = model_of(attributes), None
+    else:
+        model, values = reading
+    spent = _TOKENS if values is not None and (values[3] or values[4]) else _CALL
+    if noted.below >= spent or any(above.counted >= spent for above in noted.ancestors()):
+        return
+    noted.counted = spent  # from here on, spans below that are open still are not counted on top of it
+    for above in noted.ancestors():
+        above.below = max(above.below, spent)
+    count(
+        scope,
+        model,
+        (1, 0, int(failed), *(values or NOTHING)[3:]),
+        started=noted.started / 1e9,
+        seconds=max(0, (noted.ended or 0) - noted.started) / 1e9,
+        error=_error(span) if failed else None,
+        metadata={
+            "span": span.name,
+            "trace_id": trace.format_trace_id(noted.key[0]),
+            "span_id": trace.format_span_id(noted.key[1]),
+        },
+    )
+
+
+def _error(span: ReadableSpan) -> str:
+    """Return the name of what went wrong, as exactly as the span tells."""
+    for event in reversed(span.events):
+        kind = (event.attributes or {}).get("exception.type")
+        if isinstance(kind, str):
+            return kind.rpartition(".")[2]
+    kind = (span.attributes or {}).get("error.type")
+    return kind if isinstance(kind, str) and kind else "error"
+
+
+def _bridge_counts(_: str, __: Any) -> None:
+    """Mark the span that is current where the DSPy bridge is told of usage, and all above it: what they tell is the same."""
+    noted = _open.get(_key(trace.get_current_span().get_span_context()))
+    if noted is not None:
+        noted.below = _TOKENS
+        for above in noted.ancestors():
+            above.below = _TOKENS

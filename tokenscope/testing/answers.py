@@ -1,0 +1,121 @@
+"""Answers that DSPy's adapters can parse, made up from what a prompt asks for."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tokenscope._usage.usage import Usage
+
+Answer = Callable[[str, str], "str | None"]
+"""Given a field's name and the whole prompt, the field's value; None for a made-up one."""
+
+
+def reply(prompt: str, last: str, answer: Answer | None) -> str:
+    """Return an answer that DSPy's adapters can parse, or the one that a test has asked for."""
+    request = last[last.rfind("Respond with") :] if "Respond with" in last else ""
+    if "Respond with a JSON object" in request:
+        fields = re.findall(r"`(\w+)`", request)
+        return json.dumps({field: _value(field, prompt, answer) for field in fields})
+    fields = [field for field in re.findall(r"\[\[ ## (\w+) ## \]\]", request) if field != "completed"]
+    if fields:
+        parts = [f"[[ ## {field} ## ]]\n{_as_text(_value(field, prompt, answer))}\n" for field in fields]
+        return "\n".join([*parts, "[[ ## completed ## ]]"])
+    whole = answer("", prompt) if answer else None
+    return whole if whole is not None else "```\nAnswer the question carefully, step by step.\n```"
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _value(field: str, prompt: str, answer: Answer | None) -> Any:
+    """Return a value for a field: what `answer` says, else one of the type that the prompt asks for."""
+    given = answer(field, prompt) if answer else None
+    if given is not None:
+        return given
+    if field == "next_tool_args":
+        return _tool_arguments(prompt, _next_tool(prompt, answer))
+    if field == "next_tool_name":
+        return _next_tool(prompt, answer)
+    kind = re.search(rf"{{?{field}}}?[^\n]*?# note: the value you produce ([^\n]*)", prompt)
+    note = kind[1] if kind else ""
+    choices = re.search(r"must exactly match \(no extra characters\) one of: ([^\n`]+)", note)
+    if choices:
+        return choices[1].split(";")[0].strip()
+    if "JSON schema" in note:
+        return [] if '"array"' in note else {}
+    if "True or False" in note:
+        return "True"
+    if "int" in note or "float" in note:
+        return "1"
+    return f"a {field.replace('_', ' ')} of some length"
+
+
+def _next_tool(prompt: str, answer: Answer | None) -> str:
+    """Return the first tool, and once it was observed, `finish`."""
+    given = answer("next_tool_name", prompt) if answer else None
+    if given is not None:
+        return given
+    tools = re.findall(r"^\s*\(\d+\) (\w+)", prompt, re.MULTILINE)
+    observed = re.search(r"\[\[ ## observation_\d+ ## \]\]", prompt)
+    return "finish" if observed or not tools else tools[0]
+
+
+def _tool_arguments(prompt: str, tool: str) -> dict[str, Any]:
+    match = re.search(rf"^\s*\(\d+\) {re.escape(tool)}\b.*?takes arguments (\{{.*?\}})(?:\.|$)", prompt, re.MULTILINE)
+    if tool == "finish" or match is None:
+        return {}
+    try:
+        arguments = ast.literal_eval(match[1])
+    except (ValueError, SyntaxError):
+        return {}
+    tags = last_match(r"<<bill ([^<>]*)>>", prompt)
+    return dict.fromkeys(arguments, f"look it up for {tags[1] if tags else 'me'}")
+
+
+def last_match(pattern: str, text: str) -> Any:
+    """Return the last match of a pattern in a text."""
+    found = list(re.finditer(pattern, text))
+    return found[-1] if found else None
+
+
+def prompt_of(body: dict[str, Any]) -> tuple[str, str]:
+    """Return all that a request says, and its last message."""
+    whole = body.get("input", body.get("state"))
+    if "messages" not in body and isinstance(whole, str):
+        return whole, whole
+    messages = body.get("messages") or body.get("input") or []
+    if body.get("instructions"):
+        messages = [{"content": body["instructions"]}, *messages]
+    texts = [_text(message) for message in messages]
+    return "\n".join(texts), texts[-1] if texts else ""
+
+
+def _text(message: Any) -> str:
+    content = message if isinstance(message, str) else message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.get("text") or "" for part in content if isinstance(part, dict))
+
+
+def usage_of(prompt: str, text: str, number: int) -> Usage:
+    """Return the usage that the provider reports for an answer."""
+    cached = last_match(r"<<cached (\d+)>>", prompt)
+    reasoning = last_match(r"<<reasoning (\d+)>>", prompt)
+    thought = int(reasoning[1]) if reasoning else 0
+    return Usage(
+        calls=1,
+        input_tokens=tokens_of(prompt),
+        output_tokens=number * tokens_of(text) + thought,
+        cache_read_tokens=int(cached[1]) if cached else 0,
+        reasoning_tokens=thought,
+    )
+
+
+def tokens_of(text: str) -> int:
+    """Return about how many tokens a text has."""
+    return max(1, len(text.encode()) // 4)  # about what tokenizers make of English

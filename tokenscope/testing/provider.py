@@ -1,0 +1,277 @@
+"""A model provider on loopback, for tests and demonstrations: OpenAI-compatible over real HTTP, and it keeps its own bill.
+
+    with LoopbackProvider() as provider:
+        dspy.configure(lm=provider.lm())
+        with token_scope("answering") as scope:
+            dspy.Predict("question -> answer")(question="Why? <<bill answering>>")
+    assert scope.usage.total_tokens == provider.bill["answering"].total_tokens
+
+It answers DSPy's chat and JSON prompts with made-up values of the right types. What a prompt says in double angle brackets
+steers it; of several tags the last one counts:
+
+    <<bill NAME>>        the tag under which this call is billed; without one, it is billed under ""
+    <<fail 500>>         answer with that HTTP status, and bill nothing
+    <<fail 500 once>>    the same, but only the first time for this tag
+    <<garble>>           bill for an answer that no adapter can parse
+    <<garble once>>      the same, but only the first time for this tag
+    <<wait 0.5>>         take so many seconds
+    <<cached 7>>         say that so many prompt tokens came from the provider's cache
+    <<reasoning 5>>      spend so many completion tokens on reasoning
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from tokenscope._usage.usage import Usage
+from tokenscope.testing.answers import Answer, last_match, prompt_of, reply, tokens_of, usage_of
+
+
+class LoopbackProvider:
+    """An OpenAI-compatible server on 127.0.0.1: chat completions, responses, embeddings, streams, errors.
+
+    Args:
+        answer: Says what to answer, field by field; made-up values where it returns None.
+        latency: Seconds that every call takes at least.
+
+    Example:
+        >>> import json, urllib.request
+        >>> from tokenscope.testing import LoopbackProvider
+        >>> with LoopbackProvider() as provider:
+        ...     body = {"model": "m", "messages": [{"role": "user", "content": "Hello there <<bill greeting>>"}]}
+        ...     request = urllib.request.Request(provider.url + "/chat/completions", json.dumps(body).encode())
+        ...     answer = json.load(urllib.request.urlopen(request))
+        >>> answer["usage"]["prompt_tokens"] == provider.bill["greeting"].input_tokens
+        True
+    """
+
+    def __init__(self, answer: Answer | None = None, latency: float = 0.0) -> None:
+        self._answer = answer
+        self.latency = latency
+        self._lock = threading.Lock()
+        self._bill: dict[str, Usage] = defaultdict(Usage)
+        self._failed: set[str] = set()
+        self._garbled: dict[str, Usage] = {}
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.provider = self
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The base address, as `api_base` takes it."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    @property
+    def bill(self) -> Mapping[str, Usage]:
+        """What was billed until now, by tag."""
+        with self._lock:
+            return dict(self._bill)
+
+    @property
+    def garbled(self) -> Mapping[str, Usage]:
+        """What of the bill was for answers that no adapter can parse, by tag."""
+        with self._lock:
+            return dict(self._garbled)
+
+    @property
+    def total(self) -> Usage:
+        """What was billed until now, all tags together."""
+        return sum(self.bill.values(), Usage())
+
+    def lm(self, model: str = "openai/gpt-4o-mini", **kwargs: Any) -> Any:
+        """Return a `dspy.LM` that asks this server. DSPy's cache is off unless `cache=True` says otherwise."""
+        import dspy
+
+        settings: dict[str, Any] = {"api_base": self.url, "api_key": "loopback", "cache": False, "num_retries": 0}
+        return dspy.LM(model, **{**settings, **kwargs})
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    # -- one request ----------------------------------------------------------------------------------------------------
+
+    def charge(self, tag: str, usage: Usage, *, garbled: bool = False) -> None:
+        """Put a call on the bill."""
+        with self._lock:
+            self._bill[tag] += usage
+            if garbled:
+                self._garbled[tag] = self._garbled.get(tag, Usage()) + usage
+
+    def failure(self, prompt: str, tag: str) -> int | None:
+        """Return the HTTP status to fail with, if the prompt asks for that."""
+        match = last_match(r"<<fail (\d{3})( once)?>>", prompt)
+        if match is None:
+            return None
+        with self._lock:
+            if match[2] and tag in self._failed:
+                return None
+            self._failed.add(tag)
+        return int(match[1])
+
+    def reply(self, prompt: str, last: str, tag: str) -> tuple[str, bool]:
+        """Return the text of an answer, and whether it is one that no adapter can parse."""
+        match = last_match(r"<<garble( once)?>>", prompt)
+        if match is not None and not (match[1] and tag in self.garbled):
+            return "I would rather not say.", True
+        return reply(prompt, last, self._answer), False
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 2048
+    daemon_threads = True
+    provider: LoopbackProvider
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet about clients that hang up, as cancelled calls do."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:
+        provider = self.server.provider
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt, last = prompt_of(body)
+        tag = (last_match(r"<<bill ([^<>]*)>>", prompt) or ("", ""))[1]
+        wait = last_match(r"<<wait ([\d.]+)>>", prompt)
+        time.sleep(max(provider.latency, float(wait[1]) if wait else 0.0))
+        status = provider.failure(prompt, tag)
+        if status is not None:
+            self._json({"error": {"message": f"failing with {status}, as asked", "type": "server_error"}}, status)
+        elif self.path.endswith("/embeddings"):
+            self._embeddings(body, prompt, tag)
+        elif self.path.endswith("/responses"):
+            self._responses(body, prompt, last, tag)
+        elif self.path.endswith("/systemone"):
+            self._system_one(body, prompt, tag)
+        elif self.path.endswith("/chat/completions"):
+            self._chat(body, prompt, last, tag)
+        else:
+            self._json({"error": {"message": f"no such endpoint: {self.path}"}}, 404)
+
+    def _chat(self, body: dict[str, Any], prompt: str, last: str, tag: str) -> None:
+        provider = self.server.provider
+        text, garbled = provider.reply(prompt, last, tag)
+        number = int(body.get("n") or 1)
+        usage = usage_of(prompt, text, number)
+        reported = {
+            "prompt_tokens": usage.input_tokens,
+            "completion_tokens": usage.output_tokens,
+            "total_tokens": usage.total_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cache_read_tokens},
+            "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        }
+        common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]}
+        provider.charge(tag, usage, garbled=garbled)
+        if not body.get("stream"):
+            choices = [
+                {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+                for i in range(number)
+            ]
+            self._json({**common, "object": "chat.completion", "choices": choices, "usage": reported})
+            return
+        chunk = {**common, "object": "chat.completion.chunk"}
+        pieces = re.findall(r"\S+\s*", text)
+        events = [
+            {**chunk, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
+            *(
+                {**chunk, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
+                for piece in pieces
+            ),
+            {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        ]
+        if (body.get("stream_options") or {}).get("include_usage"):
+            events.append({**chunk, "choices": [], "usage": reported})
+        self._events([json.dumps(event) for event in events] + ["[DONE]"])
+
+    def _responses(self, body: dict[str, Any], prompt: str, last: str, tag: str) -> None:
+        text, garbled = self.server.provider.reply(prompt, last, tag)
+        usage = usage_of(prompt, text, 1)
+        self.server.provider.charge(tag, usage, garbled=garbled)
+        self._json(
+            {
+                "id": "resp-loopback",
+                "object": "response",
+                "created_at": int(time.time()),
+                "status": "completed",
+                "model": body["model"],
+                "output": [
+                    {
+                        "type": "message",
+                        "id": "msg-loopback",
+                        "status": "completed",
+                        "role": "assistant",
+                        "content": [{"type": "output_text", "text": text, "annotations": []}],
+                    }
+                ],
+                "parallel_tool_calls": True,
+                "tool_choice": "auto",
+                "tools": [],
+                "usage": {
+                    "input_tokens": usage.input_tokens,
+                    "output_tokens": usage.output_tokens,
+                    "total_tokens": usage.total_tokens,
+                    "input_tokens_details": {"cached_tokens": usage.cache_read_tokens},
+                    "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+                },
+            }
+        )
+
+    def _embeddings(self, body: dict[str, Any], prompt: str, tag: str) -> None:
+        texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+        usage = Usage(calls=1, input_tokens=tokens_of(prompt))
+        self.server.provider.charge(tag, usage)
+        self._json(
+            {
+                "object": "list",
+                "model": body["model"],
+                "data": [{"object": "embedding", "index": i, "embedding": [0.1, 0.2]} for i in range(len(texts))],
+                "usage": {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens},
+            }
+        )
+
+    def _system_one(self, body: dict[str, Any], prompt: str, tag: str) -> None:
+        """TypeSafe's API, which `dspy.experimental.TypeSafe` asks."""
+        usage = Usage(calls=1, input_tokens=tokens_of(prompt), output_tokens=len(body["questions"]))
+        self.server.provider.charge(tag, usage)
+        answers = {name: {"type": "noul", "noul": 0.9} for name in body["questions"]}
+        counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+        self._json({"model": body["model"], "answers": answers, "usage": counts})
+
+    def _json(self, data: Any, status: int = 200) -> None:
+        content = json.dumps(data).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _events(self, events: list[str]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for event in events:
+            self.wfile.write(f"data: {event}\n\n".encode())
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
+        """Keep quiet."""
