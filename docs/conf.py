@@ -41,7 +41,6 @@ autodoc_default_options = {
     "exclude-members": "close, frames, from_counts, from_rows, leave, opener, path",
 }
 autodoc_typehints = "signature"
-autodoc_type_aliases = {"Diff": "tokenscope._report.diff.Diff"}
 autodoc_preserve_defaults = True
 add_module_names = False
 python_maximum_signature_line_length = 100
@@ -53,5 +52,5 @@ default_role = "name"
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!tokenscope\b)([A-Za-z_]\w*\.)+\w+"),  # other packages' names
     (r"py:(class|exc)", r"[a-z]+|[A-Z]|[A-Z]\w*(Error|Warning)|Exception|Decimal|\.\.\."),  # the standard library's
-    (r"py:class", r"tokenscope\.\w+\.(\w+\.)?([A-Z]|Decorator|GepaStopper)"),  # type variables; what is but called
+    (r"py:class", r"(tokenscope\.[\w.]+\.)?([A-Z]|Decorator|GepaStopper|Growth|Wastes)"),  # types that need no import
 ]

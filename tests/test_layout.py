@@ -14,9 +14,14 @@ import tokenscope
 
 PACKAGE = Path(tokenscope.__file__).parent
 PUBLIC = [
+    "Breakdown",
     "Budget",
     "BudgetExceeded",
+    "Change",
+    "Diff",
     "JSONLSink",
+    "Node",
+    "Record",
     "Report",
     "ReportFormatError",
     "Scope",
@@ -24,6 +29,7 @@ PUBLIC = [
     "TokenScopeError",
     "TokenTracker",
     "Usage",
+    "Waste",
     "__version__",
     "carry",
     "current_scope",
@@ -67,6 +73,11 @@ def test_public_names_are_pinned():
     assert sorted(PUBLIC) == tokenscope.__all__
     for name in PUBLIC:
         assert hasattr(tokenscope, name)
+
+
+def test_dir_lists_the_public_names_only():
+    """`dir(tokenscope)` lists every public name, also before it is loaded, and nothing else."""
+    assert sorted(PUBLIC) == dir(tokenscope)
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name != "__version__"])

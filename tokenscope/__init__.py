@@ -28,15 +28,24 @@ if TYPE_CHECKING:
     from tokenscope._processes.shipment import Shipment, receive
     from tokenscope._providers.responses import record_response
     from tokenscope._providers.streams import record_stream
+    from tokenscope._report.diff import Change, Diff
     from tokenscope._report.report import Report
+    from tokenscope._report.tree import Breakdown, Node
+    from tokenscope._report.waste import Waste
+    from tokenscope._tracker.record import Record
     from tokenscope._tracker.sinks import JSONLSink
     from tokenscope._tracker.tracker import TokenTracker, get_tracker
     from tokenscope._usage.prices import set_price
 
 __all__ = [
+    "Breakdown",
     "Budget",
     "BudgetExceeded",
+    "Change",
+    "Diff",
     "JSONLSink",
+    "Node",
+    "Record",
     "Report",
     "ReportFormatError",
     "Scope",
@@ -44,6 +53,7 @@ __all__ = [
     "TokenScopeError",
     "TokenTracker",
     "Usage",
+    "Waste",
     "__version__",
     "carry",
     "current_scope",
@@ -77,10 +87,16 @@ def report() -> Report:
 
 
 _LAZY = {
+    "Breakdown": "_report.tree",
+    "Change": "_report.diff",
+    "Diff": "_report.diff",
     "JSONLSink": "_tracker.sinks",
+    "Node": "_report.tree",
+    "Record": "_tracker.record",
     "Report": "_report.report",
     "Shipment": "_processes.shipment",
     "TokenTracker": "_tracker.tracker",
+    "Waste": "_report.waste",
     "get_tracker": "_tracker.tracker",
     "receive": "_processes.shipment",
     "record_response": "_providers.responses",
@@ -91,12 +107,17 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load what few programs need when it is first touched."""
+    """Load a name that few programs need when it is first used."""
     if name not in _LAZY:
         raise AttributeError(f"module 'tokenscope' has no attribute {name!r}")
     from importlib import import_module
 
     return getattr(import_module(f"tokenscope.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names only, those not loaded yet included."""
+    return list(__all__)
 
 
 if not DISABLED:

@@ -24,10 +24,14 @@ _link = PyXRefRole()
 
 
 def name_role(_kind: str, raw: str, text: str, line: int, inliner: Any, options: Any = None, content: Any = ()) -> Any:
-    """Link what names a public thing of tokenscope; leave other code as it is."""
-    known = _NAME.fullmatch(text) and hasattr(tokenscope, text.partition(".")[0].removesuffix("()"))
+    """Link the name of a public object of tokenscope to its entry; leave other code as it is."""
+    name = text.removesuffix("()")
+    owner, _, attribute = name.partition(".")
+    known = _NAME.fullmatch(text) and hasattr(tokenscope, owner)
     if known:
-        target = "tokenscope." + text.removesuffix("()")
+        # A field has no entry of its own: it is described among the arguments of its class.
+        is_field = inspect.ismemberdescriptor(getattr(getattr(tokenscope, owner), attribute, None))
+        target = f"tokenscope.{owner if is_field else name}"
         return _link("py:obj", raw, f"{text} <{target}>", line, inliner, options or {}, content)
     return [nodes.literal(raw, text)], []
 

@@ -13,9 +13,14 @@ from typing import Any, Generic, TypeVar, assert_type
 
 import tokenscope
 from tokenscope import (
+    Breakdown,
     Budget,
     BudgetExceeded,
+    Change,
+    Diff,
     JSONLSink,
+    Node,
+    Record,
     Report,
     ReportFormatError,
     Scope,
@@ -23,6 +28,7 @@ from tokenscope import (
     TokenScopeError,
     TokenTracker,
     Usage,
+    Waste,
     __version__,
     carry,
     current_scope,
@@ -444,6 +450,8 @@ def a_report(report: Report, reports: list[Report]) -> None:
 
 def a_tree(report: Report) -> None:
     node = report.tree()
+    assert_type(node, Node)
+    assert_type(node.children, tuple[Node, ...])
     assert_type(node.name, str)
     assert_type(node.kind, str)
     assert_type(node.usage, Usage)
@@ -461,6 +469,41 @@ def a_tree(report: Report) -> None:
     for depth, below in node.walk():
         assert_type(depth, int)
         nodes.append(below)
+
+
+def a_breakdown(report: Report) -> None:
+    by_model: Breakdown = report.by_model()
+    assert_type(report.by_module(), Breakdown)
+    assert_type(report.by_operation(), Breakdown)
+    assert_type(report.predictors(), Breakdown)
+    assert_type(by_model["openai/gpt-5-mini"], Usage)
+
+
+def a_diff(older: Report, newer: Report) -> None:
+    diff = older.diff(newer)
+    assert_type(diff, Diff)
+    assert_type(diff.before, Report)
+    assert_type(diff.total, Change)
+    assert_type(diff.growth.tokens, float | None)
+    assert_type(diff.growth.cost, float | None)
+    assert_type(diff.render("markdown"), str)
+    assert_type(bool(diff), bool)
+    for change in diff.changes:
+        assert_type(change, Change)
+        assert_type(change.path, tuple[str, ...])
+        assert_type(change.before, Usage)
+        assert_type(change.tokens, int)
+        assert_type(change.cost, Decimal | None)
+
+
+def a_waste(report: Report) -> None:
+    assert_type(report.waste().total, Waste)
+    for module, waste in report.waste().items():
+        assert_type(module, str)
+        assert_type(waste, Waste)
+        assert_type(waste.total, Usage)
+        assert_type(waste.retries, Usage)
+        assert_type(waste.reasons(), list[tuple[str, Usage]])
 
 
 # -- errors, patches, version ------------------------------------------------------------------------------------------------
@@ -493,6 +536,7 @@ def tracking() -> None:
     assert_type(tracker.get_module_usage("module"), dict[str, Any])
     assert_type(tracker.report(), Report)
     for record in tracker.records:
+        assert_type(record, Record)
         assert_type(record.module, str)
         assert_type(record.usage, Usage)
         assert_type(record.cost, Decimal | None)
