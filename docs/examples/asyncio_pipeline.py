@@ -1,6 +1,6 @@
-"""An asyncio pipeline whose stages run at once, and are charged each with its own.
+"""Run the stages of an asyncio pipeline concurrently, and see what each of them spends.
 
-Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+It runs against a local server. To use a real model, configure DSPy as usual.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ async def assistant_response(briefing):
 
 
 async def sample(persona):
-    """Go through both stages, in a scope of the persona's own."""
+    """Run both stages in a scope for this persona."""
     with token_scope(persona) as scope:
         await assistant_response(await formulate_prompt(persona))
     return scope
 
 
 async def main():
-    """Make three samples at once."""
+    """Make three samples concurrently."""
     with token_scope("pipeline") as pipeline:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(sample(persona)) for persona in ("a baker", "a nurse", "a pilot")]

@@ -1,6 +1,6 @@
-"""Put budgets on a batch and on each of its requests: a spent one ends what it was put on, whatever catches exceptions there.
+"""Give a batch and each of its requests a budget. A budget ends its scope even if the code inside catches exceptions.
 
-Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+It runs against a local server. To use a real model, configure DSPy as usual.
 """
 
 import dspy
@@ -13,17 +13,17 @@ ask = dspy.Predict("question -> answer")
 
 @track_tokens("research", "answer", budget=Budget(calls=3))
 def answer(question, steps):
-    """Ask a model once a step, and go on where that fails, as agents do."""
+    """Ask a model once for each step, and continue after an error, as agents do."""
     for step in range(steps):
         try:
             ask(question=f"{question} Step {step}.")
         except Exception:  # noqa: BLE001
-            print("never printed: a budget is no exception in here")
+            print("never printed: inside its scope, an exceeded budget is not an Exception")
     return "an answer"
 
 
 def main():
-    """Answer questions until a total is spent; each may take three calls."""
+    """Answer questions until the total budget is spent. Each question may make three calls."""
     with token_scope("batch", budget=Budget(tokens=1_500, on_exceed="stop")) as batch:
         for number in range(100):
             try:

@@ -1,7 +1,7 @@
-"""What DSPy's own ways of counting report of a bill, and what tokenscope reports: the tables of docs/explanation/comparison.md.
+"""Measure which share of a bill DSPy's usage tracking and tokenscope report. Prints the tables of docs/explanation/comparison.md.
 
-Each situation is run once for each way of counting, against a small server on loopback that keeps a bill; tokenscope's
-patches are taken back while DSPy's ways are measured. A percentage is what was reported of what was billed.
+Each situation runs once for each way of counting, against a local server that keeps a bill. tokenscope's patches are removed
+while DSPy's ways are measured. A percentage is the reported share of the billed tokens.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ NOTHING = "none"
 
 
 class Answer(dspy.Module):
-    """Thinks, then writes."""
+    """Thinks first, then writes the answer."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ EXAMPLES = [dspy.Example(question=question).with_inputs("question") for question
 
 
 def full_marks(*_):
-    """Score anything, for optimizers and attempts."""
+    """Give every answer the best score."""
     return 1.0
 
 
@@ -59,7 +59,7 @@ def in_parallel(program, questions):
     return parallel([(program, dspy.Example(question=question).with_inputs("question")) for question in questions])
 
 
-# -- situations: each returns the predictions that come out of it -----------------------------------------------------------
+# -- situations: each returns the predictions it makes ----------------------------------------------------------------------
 
 
 def module():
@@ -143,11 +143,11 @@ SITUATIONS = {
 }
 
 
-# -- ways of counting: each returns the tokens that it reports of a situation -----------------------------------------------
+# -- ways of counting: each returns the tokens it reports for a situation ---------------------------------------------------
 
 
 def tokens_of(by_model):
-    """Add up what DSPy reports by model; None where it reports nothing at all."""
+    """Add up what DSPy reports by model. Return None if it reports nothing at all."""
     if by_model is None:
         return None
     return sum(usage.get("prompt_tokens", 0) + (usage.get("completion_tokens") or 0) for usage in by_model.values())
@@ -188,7 +188,7 @@ WAYS = {"`get_lm_usage()`": lm_usage, "`dspy.track_usage()`": tracker, "`lm.hist
 
 @contextlib.contextmanager
 def without_tokenscope():
-    """Take the patches back for a while."""
+    """Remove the patches inside a block."""
     tokenscope.uninstrument()
     try:
         yield
@@ -197,23 +197,23 @@ def without_tokenscope():
 
 
 def measure(way, situation):
-    """Return what a way of counting reports of a situation, as a share of the bill."""
+    """Run a situation and return the reported share of its bill."""
     with LoopbackProvider() as provider, contextlib.nullcontext() if way is scope else without_tokenscope():
-        with contextlib.redirect_stdout(sys.stderr):  # where optimizers' messages go
+        with contextlib.redirect_stdout(sys.stderr):  # optimizers print messages
             reported = way(situation, provider)
         return share(reported, provider.total.total_tokens)
 
 
 def share(reported, billed):
-    """Write a share of the bill."""
+    """Format the reported share of the bill."""
     return NOTHING if reported is None else f"{reported / billed:.0%}"
 
 
-# -- who has spent it: parts of a program -----------------------------------------------------------------------------------
+# -- parts of a program -----------------------------------------------------------------------------------------------------
 
 
 def parts():
-    """Return what was asked about a part of a program, in which way, and the share of its bill that was reported."""
+    """Yield the question about a part of a program, the way of counting, and the reported share of its bill."""
     with without_tokenscope():
         yield from inner_module()
         for way in ("difference of `lm.history`", "`dspy.track_usage()` in the task"):
@@ -223,7 +223,7 @@ def parts():
 
 
 class Watched(Answer):
-    """Notes what the prediction of a predictor inside it says about usage."""
+    """Keeps the usage that the prediction of an inner predictor reports."""
 
     def forward(self, question):
         """Answer a question."""
@@ -233,7 +233,7 @@ class Watched(Answer):
 
 
 def inner_module():
-    """Ask what a predictor inside a module has spent, and what a module inside `dspy.track_usage()` has."""
+    """Ask for the usage of a predictor inside a module, and of a module inside `dspy.track_usage()`."""
     with LoopbackProvider() as provider, dspy.context(lm=provider.lm(), track_usage=True):
         program = Watched()
         program(question="Why?")
@@ -244,7 +244,7 @@ def inner_module():
 
 
 async def task_among_others(way):
-    """Ask what a slow task has spent while another one asked two questions."""
+    """Ask for the usage of a slow task while another task asks two questions."""
     ask = dspy.Predict("question -> answer")
     with LoopbackProvider() as provider:
         lm = provider.lm()
@@ -269,7 +269,7 @@ async def task_among_others(way):
 
 
 def cached_cost():
-    """Ask what a question costs that is asked twice, the second time answered by DSPy's cache."""
+    """Ask for the cost of a question that is asked twice; DSPy's cache answers the second time."""
     with LoopbackProvider() as provider:
         lm = provider.lm(cache=True)
         question = f"Why, at {provider.url}?"

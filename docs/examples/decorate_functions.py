@@ -1,6 +1,6 @@
 """Decorate functions, methods and generators with the module and the operation they belong to.
 
-Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+It runs against a local server. To use a real model, configure DSPy as usual.
 """
 
 import dspy
@@ -20,18 +20,18 @@ def summarize_page(text):
 
 @track_tokens("ingest", "read_pages")
 def read_pages(number):
-    """Yield pages: what is done with a page between two of them is not charged to the reading."""
+    """Yield pages. What the caller spends between two pages is not counted for this generator."""
     for n in range(number):
         record_tokens("ingest", "ocr", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
         yield f"Page {n}, about leaves."
 
 
 class Librarian:
-    """Methods are decorated like functions."""
+    """Shows a decorated method."""
 
     @track_tokens
     def shelve(self, pages):
-        """Summarize pages; the module is this file's name, the operation the method's."""
+        """Summarize pages. The module is named after this file, the operation after the method."""
         return [summarize_page(page) for page in pages]
 
 

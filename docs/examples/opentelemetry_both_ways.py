@@ -1,6 +1,6 @@
-"""OpenTelemetry in and out: count what another library's spans tell of, and write what DSPy spends on the current span.
+"""Connect to OpenTelemetry: count the spans of another library, and write DSPy's usage on the current span.
 
-Runs against a small server on loopback; needs the extra `dspy-tokenscope[otel]`.
+It runs against a local server, and needs the extra `dspy-tokenscope[otel]`.
 """
 
 import dspy
@@ -14,12 +14,12 @@ from tokenscope.testing import LoopbackProvider
 
 
 def main():
-    """Run a span of each kind, and show what either side has learned from the other."""
+    """Run a span of each kind, then print the tree and the spans' usage."""
     exported = InMemorySpanExporter()
     tracing = TracerProvider()
-    tracing.add_span_processor(TokenScopeSpanProcessor())  # in
+    tracing.add_span_processor(TokenScopeSpanProcessor())  # counts other libraries' spans
     tracing.add_span_processor(SimpleSpanProcessor(exported))
-    annotate_spans()  # out
+    annotate_spans()  # writes DSPy's usage on spans
     tracer = tracing.get_tracer("example")
     with token_scope("request") as scope:
         with tracer.start_as_current_span("answer"):

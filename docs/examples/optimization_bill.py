@@ -1,6 +1,6 @@
-"""Print the bill of an optimisation: what each phase of GEPA spent, on which model.
+"""Print what each phase of GEPA spends, by model.
 
-Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+It runs against a local server. To use a real model, configure DSPy as usual.
 """
 
 import dspy
@@ -10,7 +10,7 @@ from tokenscope.testing import LoopbackProvider
 
 
 class Agent(dspy.Module):
-    """Plans, then writes."""
+    """Makes a plan, then writes the answer."""
 
     def __init__(self):
         super().__init__()
@@ -23,13 +23,13 @@ class Agent(dspy.Module):
 
 
 def feedback(example, prediction, *_):
-    """Score an answer, and say what is to be done better."""
+    """Score an answer, and say what would be better."""
     right = prediction.answer == example.answer
     return dspy.Prediction(score=float(right), feedback="Right." if right else f"It should be {example.answer!r}.")
 
 
 def main(reflection_lm):
-    """Optimize the agent, use it, and print what was spent on what."""
+    """Optimize the agent, use it, and print the costs of both."""
     examples = [
         dspy.Example(question=f"What is {n} + {n}?", answer=str(n + n)).with_inputs("question") for n in range(9)
     ]

@@ -1,6 +1,6 @@
-"""Processes bring home what they spend: those of a ProcessPoolExecutor by themselves, others with `ship` and `receive`.
+"""Count what worker processes spend. A ProcessPoolExecutor needs no change; other pools need `ship` and `receive`.
 
-Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+It runs against a local server. To use a real model, configure DSPy as usual.
 """
 
 import multiprocessing
@@ -14,18 +14,18 @@ from tokenscope.testing import LoopbackProvider
 
 @track_tokens("worker", "draft")
 def draft(url, number):
-    """Ask a model, in whatever process this runs."""
+    """Ask a model, in a worker process."""
     with dspy.context(lm=dspy.LM("openai/gpt-4o-mini", api_base=url, api_key="none", cache=False)):
         return dspy.Predict("question -> draft")(question=f"Question {number}?").draft
 
 
 def main(url):
-    """Share work among two processes of either kind."""
+    """Give work to two worker processes, with each kind of pool."""
     spawn = multiprocessing.get_context("spawn")
     with token_scope("run") as run:
         with token_scope("executor"), ProcessPoolExecutor(2, mp_context=spawn) as executor:
             list(executor.map(draft, [url] * 4, range(4)))
-        with token_scope("pool"), spawn.Pool(2) as pool:  # or Ray, Dask, joblib: see docs/how-to/processes.md
+        with token_scope("pool"), spawn.Pool(2) as pool:  # Ray, Dask and joblib: see docs/how-to/processes.md
             for shipment in pool.starmap(ship(draft), [(url, number) for number in range(3)]):
                 receive(shipment)
     print(run)

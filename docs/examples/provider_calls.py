@@ -1,6 +1,6 @@
-"""Count what a provider's SDK is asked without DSPy: whole responses, streams, and what no SDK knows.
+"""Count calls made without DSPy: responses and streams of a provider's SDK, and numbers you record yourself.
 
-Runs against a small server on loopback; for a real model, leave out `base_url`.
+It runs against a local server. To use a real model, leave out `base_url`.
 """
 
 import openai
@@ -10,7 +10,7 @@ from tokenscope.testing import LoopbackProvider
 
 
 def main(client):
-    """Ask for an answer, for a streamed one, and for an embedding; and tell of a call that nobody else can tell of."""
+    """Ask for an answer, a streamed answer and an embedding, and record a call without a response."""
     asked = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Why do leaves turn red?"}]}
     with token_scope("request") as scope:
         with token_scope("answer"):

@@ -1,6 +1,6 @@
-"""Scope blocks of a DSPy program and print the tree of what they spent.
+"""Put scopes around blocks of a DSPy program, and print the tree.
 
-Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+It runs against a local server. To use a real model, configure DSPy as usual.
 """
 
 import dspy
@@ -10,7 +10,7 @@ from tokenscope.testing import LoopbackProvider
 
 
 class Agent(dspy.Module):
-    """Plans, then writes."""
+    """Makes a plan, then writes the answer."""
 
     def __init__(self):
         super().__init__()
@@ -25,7 +25,7 @@ class Agent(dspy.Module):
 def main():
     """Answer two questions, and check the first answer."""
     agent = Agent()
-    answering = token_scope("answering")  # a recipe: it can be entered again and again
+    answering = token_scope("answering")  # can be entered many times
     with token_scope("run") as run:
         for question in ("Why do leaves turn red?", "Why is the sky blue?"):
             with answering as scope:

@@ -1,6 +1,6 @@
-"""Threads inherit the scope in which they are started; pools of another make need `carry`.
+"""Count what threads spend. A ThreadPoolExecutor needs no change; other thread pools need `carry`.
 
-Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+It runs against a local server. To use a real model, configure DSPy as usual.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from tokenscope.testing import LoopbackProvider
 
 
 def main(lm):
-    """Share one pool between two scopes, and use it again outside of both."""
+    """Use one pool in two scopes, and again outside of both."""
     with ThreadPoolExecutor(4) as pool:
         with token_scope("drafts"):
             drafts = [pool.submit(lm, f"Draft {n}") for n in range(4)]

@@ -1,6 +1,6 @@
-"""Read a report: totals, partitions, single nodes, files.
+"""Read a report: totals, breakdowns, single nodes and files.
 
-Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+It runs against a local server. To use a real model, configure DSPy as usual.
 """
 
 import tempfile

@@ -1,6 +1,6 @@
-"""Tell what bought nothing: answers that nobody could read, failing calls, attempts that were thrown away.
+"""Show wasted tokens: answers that could not be parsed, failed calls, and discarded attempts.
 
-Runs against a small server on loopback; for a real model, configure DSPy as you always do.
+It runs against a local server. To use a real model, configure DSPy as usual.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from tokenscope.testing import LoopbackProvider
 
 
 class Agent(dspy.Module):
-    """Plans, then writes."""
+    """Makes a plan, then writes the answer."""
 
     def __init__(self):
         super().__init__()
@@ -25,12 +25,12 @@ class Agent(dspy.Module):
 
 
 def length(inputs, prediction):
-    """Score an answer: the longer, the better, up to a hundred times the question."""
+    """Score an answer by its length. An answer a hundred times as long as the question gets the best score."""
     return min(1.0, len(prediction.answer) / len(inputs["question"]) / 100)
 
 
 def main():
-    """Answer questions, some of them badly; what stands in double angle brackets steers the server."""
+    """Ask questions, and print the waste. The tags in double angle brackets control the server."""
     agent = Agent()
     with token_scope("run") as run:
         for question in ("Why do leaves turn red?", "Why is the sky blue? <<garble once>>", "Why? <<fail 500>>"):
