@@ -1,4 +1,4 @@
-"""How the documentation is built: `sphinx-build -W --keep-going -n docs site`. Nothing is fetched from anywhere."""
+"""Configuration of Sphinx. Build with `sphinx-build -W --keep-going -n docs site`; it downloads nothing."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ project = "tokenscope"
 author = "The tokenscope authors"
 version = release = tokenscope.__version__
 language = "en"
-smartquotes_action = "qe"  # not dashes: options have two
+smartquotes_action = "qe"  # no dashes: options begin with two hyphens
 
 extensions = [
     "myst_parser",
@@ -37,7 +37,7 @@ myst_heading_anchors = 3
 autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
-    # How tokenscope itself makes these: nothing for users.
+    # Internal methods of public classes.
     "exclude-members": "close, frames, from_counts, from_rows, leave, opener, path",
 }
 autodoc_typehints = "signature"

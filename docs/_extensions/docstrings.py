@@ -1,6 +1,6 @@
-"""Docstrings and help texts as they are written here, for Sphinx: `code` that names something links to it; indented text is code.
+"""Docstrings and help texts for Sphinx: `code` that names something links to it; indented text is code.
 
-And a check: what `tokenscope.__all__` names must be in the reference.
+All links show public names. A check warns of names in `tokenscope.__all__` that the reference lacks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
 from sphinx.environment import BuildEnvironment
@@ -36,8 +37,19 @@ def name_role(_kind: str, raw: str, text: str, line: int, inliner: Any, options:
     return [nodes.literal(raw, text)], []
 
 
+def link_public_names(_app: Sphinx, doctree: nodes.document) -> None:
+    """Let annotations link to the public name of a class, not to the module that defines it."""
+    public = {f"{thing.__module__}.{name}": f"tokenscope.{name}" for name, thing in _public_classes()}
+    for reference in doctree.findall(pending_xref):
+        reference["reftarget"] = public.get(reference["reftarget"], reference["reftarget"])
+
+
+def _public_classes() -> list[tuple[str, type]]:
+    return [(name, thing) for name in tokenscope.__all__ if inspect.isclass(thing := getattr(tokenscope, name))]
+
+
 def before_napoleon(_app: Sphinx, what: str, _name: str, _thing: Any, _options: Any, lines: list[str]) -> None:
-    """Make code of a module docstring's indented parts; keep napoleon from taking "This: that" for a type."""
+    """Turn the indented parts of a module docstring into code; keep napoleon from reading "This: that" as a type."""
     if what == "module":
         lines[:] = _indented_is_code(lines)
     elif what in ("property", "attribute"):
@@ -56,7 +68,7 @@ def _indented_is_code(lines: list[str]) -> list[str]:
 
 
 def epilog_is_code(_app: Sphinx, context: click.Context, lines: list[str]) -> None:
-    """Make code of the parts of a command's last words that click leaves as they are: examples, under a line with a colon."""
+    """Turn the examples in a command's epilog into code, each under a line with a colon."""
     lines.clear()
     for paragraph in inspect.cleandoc(context.command.epilog or "").split("\n\n"):
         if paragraph.startswith("\b\n"):
@@ -67,7 +79,7 @@ def epilog_is_code(_app: Sphinx, context: click.Context, lines: list[str]) -> No
 
 
 def check_reference(_app: Sphinx, env: BuildEnvironment) -> None:
-    """Warn of public names that the reference lacks; with `-W` that fails the build."""
+    """Warn of public names that the reference lacks. With `-W`, this fails the build."""
     documented = {entry[0] for entry in env.get_domain("py").get_objects()}
     for name in tokenscope.__all__:
         if name not in _WITHOUT_PAGE and f"tokenscope.{name}" not in documented:
@@ -78,6 +90,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of this."""
     app.setup_extension("sphinx_click")
     app.add_role("name", name_role)
+    app.connect("doctree-read", link_public_names)
     app.connect("autodoc-process-docstring", before_napoleon, priority=100)
     app.connect("sphinx-click-process-epilog", epilog_is_code)
     app.connect("env-check-consistency", check_reference)

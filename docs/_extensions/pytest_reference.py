@@ -1,4 +1,4 @@
-"""The directive `pytest-plugin`: the options, the marker and the fixture of a pytest plugin, as the plugin itself tells them."""
+"""The directive `pytest-plugin` documents the options, the marker and the fixture of a pytest plugin, from its code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sphinx.util.parsing import nested_parse_to_nodes
 
 
 class _Options(argparse.ArgumentParser):
-    """What `pytest_addoption` sees of pytest's parser."""
+    """The part of pytest's parser that `pytest_addoption` uses."""
 
     def getgroup(self, *_: str) -> Any:
         return self
@@ -24,7 +24,7 @@ class _Options(argparse.ArgumentParser):
 
 
 class PytestPlugin(SphinxDirective):
-    """Document what a plugin's module defines; `marker` and `fixture` say where."""
+    """Documents a plugin's module; the options `marker` and `fixture` name its marker and its fixture."""
 
     required_arguments = 1
     option_spec: ClassVar[dict[str, Any]] = {"marker": str, "fixture": str}
