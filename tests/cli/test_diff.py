@@ -175,7 +175,7 @@ def test_without_a_gate(folder):
 @pytest.mark.parametrize("limit", ["x", "", "nan", "inf", "-1", "1/2", "5%%", "1e999999999999999999999"])
 def test_no_percentage(limit, folder):
     """What is no number of percent is an error that says what is."""
-    assert f"Invalid value for '--fail-above': {limit!r} is not a number of percent, 0 or more, such as 5 or 0.5%." in (
+    assert f"Invalid value for '--fail-above': {limit!r} is not a percentage of 0 or more, such as 5 or 0.5%." in (
         refused("diff", "old.json", "new.json", "--fail-above", limit)
     )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from support import asking
 from support.dspy_support import ENGINES, tokens
-from support.programs import Done, end, program, run, start
+from support.programs import INTERRUPTED, Done, end, expected_status, program, run, start
 
 from tokenscope import Report, Usage, token_scope
 from tokenscope.testing import LoopbackProvider
@@ -88,10 +88,9 @@ class Ended(NamedTuple):
         return sum(not each.endswith("Error") for each in json.loads(self.done.stdout))
 
 
-def said(done: Done) -> tuple[int, list[str]]:
-    """Return what is the same with and without tokenscope: the exit status, and the last line of each traceback."""
-    lines = done.stderr.splitlines()
-    return done.status, [line for line in lines if line.split(":")[0].endswith(("Error", "Interrupt"))]
+def errors(done: Done) -> list[str]:
+    """Return the last line of each traceback."""
+    return [line for line in done.stderr.splitlines() if line.split(":")[0].endswith(("Error", "Interrupt"))]
 
 
 def ended(folder: Path, source: str, engine: str, held: int, sent: int | None = None, *, opens: bool = False) -> Ended:
@@ -112,7 +111,7 @@ def ended(folder: Path, source: str, engine: str, held: int, sent: int | None = 
         bill = with_us.bill  # before what is held is let go
         alone.gate.set()
         with_us.gate.set()
-    assert said(without) == said(done)
+    assert (expected_status(without), errors(without)) == (done.status, errors(done))
     assert "TokenScopeWarning" not in done.stderr
     assert "done" in bill
     return Ended(done, bill, Report.load(folder / "r.json"))
@@ -141,10 +140,10 @@ def test_sigterm_with_calls_in_flight(tmp_path):
 
 
 def test_ctrl_c_with_calls_in_flight(tmp_path):
-    """In daemons and tasks: the process dies of it at once, as without us; calls that it cancels are failed ones."""
+    """In daemons and tasks: the process ends at once, as without us; calls that it cancels are failed ones."""
     found = ended(tmp_path, DAEMONS_AND_TASKS, ENGINES[0], 4, signal.SIGINT)
 
-    assert -signal.SIGINT == found.done.status
+    assert INTERRUPTED == found.done.status
     assert {"done"} == set(found.bill)
     assert (3 + 3, 3) == (found.report.total.calls, found.report.total.failed_calls)
     assert tokens(found.bill["done"]) == tokens(found.report.total)
@@ -155,7 +154,7 @@ def test_ctrl_c_with_threads_that_are_waited_for(tmp_path):
     """Python waits for threads that are no daemons: what they still get is in the report, too."""
     found = ended(tmp_path, RESULTS + THREADS, ENGINES[0], 2, signal.SIGINT, opens=True)
 
-    assert -signal.SIGINT == found.done.status
+    assert INTERRUPTED == found.done.status
     assert_what_came(found, ENGINES[0], 5)
 
 

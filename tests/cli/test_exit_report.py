@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from support.programs import HEAD, NOTHING, end, program, run, signalled, spender, start
+from support.programs import HEAD, INTERRUPTED, NOTHING, end, program, run, signalled, spender, start
 from support.terminal import in_a_terminal
 
 from tokenscope import Report
@@ -314,7 +314,7 @@ def test_ctrl_c_at_any_moment(delay, tmp_path):
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     done = end(process)
-    assert done.status in (0, -signal.SIGINT)
+    assert done.status in (0, INTERRUPTED, -signal.SIGINT)  # the last where Python, at its very end, handles no signals
     assert "tokenscope" not in done.stderr
     assert 3 == total(tmp_path)
 

@@ -28,8 +28,8 @@ from tokenscope._report.formats.order import SORTABLE, SORTS
 from tokenscope._report.report import build
 from tokenscope._report.views import cut, pivot
 from tokenscope._usage.calls import Frame
-from tokenscope.cli import _BY, analyze, main, show
-from tokenscope.cli.console import Failure, write
+from tokenscope.cli.console import CommandError, write
+from tokenscope.cli.main import BREAKDOWNS, analyze, main, show
 
 ONE = made((-1, "scope", "s", 1, 1000, 100), (0, "dspy", "a", 1, 500, 20))
 TWO = made((-1, "scope", "s", 1, 1000, 50), (0, "dspy", "b", 1, 500, 30))
@@ -108,7 +108,7 @@ def test_the_option_wins_over_the_suffix(folder):
     assert PRICED.render("markdown") == Path("x.html").read_text("utf-8")
 
 
-@pytest.mark.parametrize("by", _BY)
+@pytest.mark.parametrize("by", BREAKDOWNS)
 @pytest.mark.parametrize("form", FORMATS)
 def test_show_by(by, form, folder):
     """A flat report, in every format."""
@@ -122,7 +122,7 @@ def test_show_by(by, form, folder):
 
 def test_by_what_there_is():
     """The command line knows every breakdown."""
-    assert {"model", *_views._NAMES} == set(_BY)
+    assert {"model", *_views._NAMES} == set(BREAKDOWNS)
 
 
 def test_tables_by_something_else_say_so(folder):
@@ -143,7 +143,7 @@ def test_show_sorted(form, sort, folder):
     """Siblings are in the order that is asked for."""
     arguments = ("show", "priced.json", "--format", form, "--sort", sort)
     if (form, sort) == ("table", "time"):
-        assert "tokenscope show: Invalid value for '--sort': a flat breakdown has no times. Try " in refused(*arguments)
+        assert "tokenscope show: Invalid value for '--sort': a breakdown has no times. Try " in refused(*arguments)
     else:
         assert PRICED.render(form, sort=sort).rstrip("\n") + "\n" == ran(*arguments)
 
@@ -152,9 +152,9 @@ def test_what_cannot_be_sorted(folder):
     """Formats with an order of their own say so; a flat report has no times."""
     for form in set(FORMATS) - set(SORTABLE):
         line = refused("show", "one.json", "--format", form, "--sort", "name")
-        assert f"Invalid value for '--sort': {form} has an order of its own; tree, table, markdown, csv can" in line
-    assert "a flat breakdown has no times" in refused("show", "one.json", "--by", "model", "--sort", "time")
-    assert "html has an order of its own" in refused("show", "one.json", "-o", "x.html", "--sort", "name")
+        assert f"Invalid value for '--sort': {form} has a fixed order; tree, table, markdown, csv can" in line
+    assert "a breakdown has no times" in refused("show", "one.json", "--by", "model", "--sort", "time")
+    assert "html has a fixed order" in refused("show", "one.json", "-o", "x.html", "--sort", "name")
 
 
 def test_an_empty_report(folder):
@@ -356,10 +356,10 @@ def test_unknown_options_and_commands():
 def test_failures_outside_of_a_command():
     """Without a command line, an error is the program's."""
     shown = io.StringIO()
-    Failure("it broke").show(shown)
+    CommandError("it broke").show(shown)
 
     assert "tokenscope: it broke\n" == shown.getvalue()
-    with pytest.raises(Failure, match="No such command 'x'"), click.Context(click.Command("x")):
+    with pytest.raises(CommandError, match="No such command 'x'"), click.Context(click.Command("x")):
         main.main(["x"], standalone_mode=False)
 
 
@@ -536,7 +536,7 @@ def test_extreme_reports_through_the_rest(name, folder):
     assert Report.load("both.json") == report + report
     assert analysis(report, 3) == ran("analyze", name, "--samples", "3")
     assert analysis(report, None, "markdown") == ran("analyze", name, "--format", "markdown")
-    for by in _BY:
+    for by in BREAKDOWNS:
         assert all(line.isprintable() for line in ran("show", name, "--by", by).splitlines())
     assert 3 <= len(ran("show", name, "--depth", "1").splitlines()) <= 4
 

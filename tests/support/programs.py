@@ -25,6 +25,10 @@ HEAD = re.compile(r"^scope +calls +input +output +total +share", re.MULTILINE)
 NOTHING = "tokenscope run: nothing was counted: DSPy made no LM call"
 
 
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit status of a program that Ctrl-C ends, as a shell shows it."""
+
+
 class Done(NamedTuple):
     """How a program ended."""
 
@@ -68,6 +72,14 @@ def end(process: subprocess.Popen[bytes], stdin: bytes = b"") -> Done:
 def run(*arguments: str, stdin: bytes = b"", **options) -> Done:
     """Run a program to its end."""
     return end(start(*arguments, **options), stdin)
+
+
+def expected_status(alone: Done) -> int:
+    """Return the status of `tokenscope run` for a program that ended like this with Python alone.
+
+    Python dies of SIGINT. `tokenscope run` exits with the status that a shell shows for that.
+    """
+    return INTERRUPTED if alone.status == -signal.SIGINT else alone.status
 
 
 def signalled(process: subprocess.Popen[bytes], number: int = signal.SIGINT, after: bytes = b"ready\n") -> None:

@@ -22,7 +22,7 @@ from typing import Final
 from rich.cells import cell_len, set_cell_size
 
 from tokenscope._report.formats.markdown import code
-from tokenscope._report.formats.text import AT_LEAST, UNKNOWN, dollars, money, printable, unpriced
+from tokenscope._report.formats.text import AT_LEAST, UNKNOWN, dollars, money, plural, printable, unpriced
 from tokenscope._report.formats.wasted import wasted
 from tokenscope._report.report import Report
 from tokenscope._usage.usage import Usage
@@ -105,7 +105,7 @@ def _aligned(usages: Mapping[str, Usage]) -> Iterator[str]:
         (
             share,
             f"{usage.total_tokens:,} tokens",
-            f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}",
+            plural(usage.calls, "call"),
             money(usage),
         )
         for share, usage in zip(shares([usage.total_tokens for usage in usages.values()]), usages.values(), strict=True)

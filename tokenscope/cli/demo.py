@@ -1,18 +1,18 @@
-"""The program behind `tokenscope demo`: an agent, an asyncio pipeline, and code that knows nothing of DSPy."""
+"""The program of `tokenscope demo`: an agent, an asyncio pipeline, and a call to a provider without DSPy."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Generator
 from typing import Any
 
 from tokenscope import Scope, record_tokens, token_scope, track_tokens
+from tokenscope._report.formats.text import one_line
 from tokenscope._scopes.scope import DISABLED
+from tokenscope.cli.console import quiet
 from tokenscope.testing import LoopbackProvider
 
 QUESTION = "Why did the Bronze Age trading cities of the eastern Mediterranean fall within fifty years?"
@@ -20,7 +20,7 @@ PERSONAS = ("an archaeologist", "a climate scientist", "an economist")
 
 
 def run(model: str | None) -> int:
-    """Run the demonstration against a real model, or against a server on loopback. Returns the exit status."""
+    """Run the demonstration with a real model, or with a server on loopback, and return the exit status."""
     if DISABLED:
         print("tokenscope demo: TOKENSCOPE_DISABLED is set, so nothing would be counted", file=sys.stderr)
         return 1
@@ -42,17 +42,13 @@ def run(model: str | None) -> int:
     if problem is not None:
         if scope.usage.calls > scope.usage.failed_calls:
             print(scope)
-        print(f"tokenscope demo: {model or 'the server on loopback'}: {_one_line(problem)}", file=sys.stderr)
+        print(f"tokenscope demo: {model or 'the server on loopback'}: {one_line(problem)}", file=sys.stderr)
         return 1
     print(scope)
     if bill is None:
         return 0
     spent = scope.usage
-    equal = (spent.calls, spent.input_tokens, spent.output_tokens) == (
-        bill.calls,
-        bill.input_tokens,
-        bill.output_tokens,
-    )
+    equal = all(getattr(spent, name) == getattr(bill, name) for name in ("calls", "input_tokens", "output_tokens"))
     print(
         f"\nthe tree: {spent.total_tokens:,} tokens in {spent.calls} calls; the server's bill: {bill.total_tokens:,} tokens "
         f"in {bill.calls} calls: {'equal' if equal else 'NOT EQUAL'}"
@@ -61,19 +57,19 @@ def run(model: str | None) -> int:
 
 
 def _spend(dspy: Any, lm: Any, strong_lm: Any) -> tuple[Scope, Exception | None]:
-    """Do the work in a scope; return it, and what went wrong if anything did."""
-    with token_scope("demo") as scope, dspy.context(lm=lm), _quiet():
+    """Do the work in a scope. Return the scope, and the exception that ended the work, if any."""
+    with token_scope("demo") as scope, dspy.context(lm=lm), quiet():
         try:
             answer = _agent(dspy, strong_lm)(question=QUESTION)
             asyncio.run(_review(dspy, answer.answer))
             _translate(lm, answer.answer)
-        except Exception as error:  # noqa: BLE001 - whatever the provider or DSPy raises is one line for the reader
+        except Exception as error:  # noqa: BLE001 - any exception of the provider or of DSPy becomes one line
             return scope, error
     return scope, None
 
 
 def _agent(dspy: Any, strong_lm: Any) -> Any:
-    """Return a research agent of four modules, one of them an agent with a tool that itself asks a model."""
+    """Return a research agent with five modules. One is an agent with a tool, and the tool calls a model."""
 
     class ResearchAgent(dspy.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -101,7 +97,7 @@ def _agent(dspy: Any, strong_lm: Any) -> Any:
 
 
 async def _review(dspy: Any, answer: str) -> None:
-    """Let three personas read the answer at once: an asyncio pipeline of decorated functions."""
+    """Let three personas review the answer concurrently, in an asyncio pipeline of decorated functions."""
     review = dspy.Predict("briefing, answer -> review")
     formulate = dspy.Predict("persona -> briefing")
 
@@ -120,10 +116,10 @@ async def _review(dspy: Any, answer: str) -> None:
 
 
 def _translate(lm: Any, answer: str) -> None:
-    """Ask the provider without DSPy, and say what it cost."""
+    """Call the provider without DSPy, and record the tokens by hand."""
     import litellm
 
-    litellm.suppress_debug_info = True
+    litellm.suppress_debug_info = True  # it prints advice when a call fails
     where = {key: lm.kwargs[key] for key in ("api_base", "api_key") if key in lm.kwargs}
     messages = [{"role": "user", "content": f"Translate into French: {answer}"}]
     response: Any = litellm.completion(model=lm.model, messages=messages, **where)
@@ -138,7 +134,7 @@ def _translate(lm: Any, answer: str) -> None:
 
 
 def _answer(field: str, prompt: str) -> str | None:
-    """Answer like a model that has read a little."""
+    """Return a plausible answer for a field of a signature."""
     if field == "next_tool_name":
         searches = len(re.findall(r"\[\[ ## observation_\d+ ## \]\]", prompt))
         return "search" if searches < 2 else "finish"
@@ -156,22 +152,6 @@ def _answer(field: str, prompt: str) -> str | None:
         "": "Aucun coup unique ne les abattit : secheresse, famine, migrations et routes rompues se renforcerent. " * 6,
     }
     return texts.get(field)
-
-
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
-    """Keep other libraries' log lines out of the demonstration: what goes wrong is told in one line of its own."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,6 @@
 """The command line: `tokenscope run`, `show`, `diff`, `merge`, `analyze`, `doctor` and `demo`.
 
-A command reads its arguments and calls what does the work; that is imported inside it, so that help and completion are quick.
+Each command imports the code that does its work when it runs, so that help and completion are quick.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tokenscope._report.formats.order import SORTABLE, SORTS
 from tokenscope._version import __version__
 from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, percent, read, write
 
-_BY: Final = ("module", "model", "predictor", "operation")
+BREAKDOWNS: Final = ("module", "model", "predictor", "operation")
 _FILE: Final = click.Path(allow_dash=True)
 _OUTPUT: Final = click.Path(allow_dash=True, dir_okay=False)
 
@@ -26,8 +26,9 @@ _OUTPUT: Final = click.Path(allow_dash=True, dir_okay=False)
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
-Reports are made in a program, and by 'tokenscope run':
+A program writes a report, and so does 'tokenscope run':
   tokenscope.report().save("tokens.json")
+  tokenscope run -o tokens.json program.py
 
 \b
 Then, for example:
@@ -36,18 +37,18 @@ Then, for example:
   tokenscope diff before.json after.json --fail-above 5%
 
 \b
-For completion of commands, options and file names, put the line for your shell into its start file:
+To complete commands, options and file names, put the line for your shell into its start file:
   bash  (~/.bashrc)  eval "$(_TOKENSCOPE_COMPLETE=bash_source tokenscope)"
   zsh   (~/.zshrc)   eval "$(_TOKENSCOPE_COMPLETE=zsh_source tokenscope)"
   fish  (~/.config/fish/completions/tokenscope.fish)
                      _TOKENSCOPE_COMPLETE=fish_source tokenscope | source
 
-Exit status: 0, 1 where a gate failed, 2 where something was wrong with the command or a file.""",
+Exit status: 0; 1 if a check failed; 2 if the command line or a file is wrong.""",
 )
 @click.version_option(__version__, prog_name="tokenscope")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Tell which part of a program spends the tokens."""
+    """Show which part of a program spends the tokens."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -56,36 +57,39 @@ def main(context: click.Context) -> None:
     epilog="""\b
 Examples:
   tokenscope show tokens.json                    the tree, in the terminal's width and colours
-  tokenscope show worker-*.json --depth 2        several runs together, two levels deep
+  tokenscope show worker-*.json --depth 2        the sum of several runs, two levels deep
   tokenscope show tokens.json --by model         what each model spent
-  tokenscope show tokens.json -o tokens.html     a page to fold, filter and sort
+  tokenscope show tokens.json -o tokens.html     a web page to fold, filter and sort
   tokenscope show tokens.json --format csv       for a spreadsheet, on standard output
-  ssh host cat tokens.json | tokenscope show -   a report from elsewhere"""
+  ssh host cat tokens.json | tokenscope show -   a report from standard input"""
 )
 @click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
 @click.option(
-    "--format", "form", type=click.Choice(list(FORMATS)), help="The format; else that of -o's suffix, else a tree."
+    "--format",
+    "form",
+    type=click.Choice(list(FORMATS)),
+    help="The format. Default: the format of -o's suffix, or else tree.",
 )
-@click.option("--by", type=click.Choice(_BY), help="One flat row a name, instead of the tree.")
+@click.option("--by", type=click.Choice(BREAKDOWNS), help="Show a flat list with one row per name instead of the tree.")
 @click.option(
-    "--depth", type=click.IntRange(min=1), metavar="N", help="Show N levels; what is deeper is added to those."
+    "--depth", type=click.IntRange(min=1), metavar="N", help="Show N levels. Deeper levels are added to the last one."
 )
-@click.option("--sort", type=click.Choice(SORTS), help="The order of scopes beside each other; else by tokens.")
+@click.option("--sort", type=click.Choice(SORTS), help="The order of siblings. Default: tokens.")
 @click.option("-o", "--output", type=_OUTPUT, metavar="FILE", help="Write to a file, in the format of its suffix.")
 def show(
     files: tuple[str, ...], form: str | None, by: str | None, depth: int | None, sort: str | None, output: str | None
 ) -> None:
-    """Show a report, in any format.
+    """Show a report in any format.
 
-    Several FILEs are added up; - is standard input.
+    Several FILEs are added up. - is standard input.
     """
     form = form or format_for(output, FORMATS, "tree")
     options: dict[str, str] = {}
     if sort is not None:
         if form not in SORTABLE:
-            _refuse("--sort", f"{form} has an order of its own; {', '.join(SORTABLE)} can be sorted.")
+            _refuse("--sort", f"{form} has a fixed order; {', '.join(SORTABLE)} can be sorted.")
         if sort == "time" and (by or form == "table"):
-            _refuse("--sort", "a flat breakdown has no times.")
+            _refuse("--sort", "a breakdown has no times.")
         options["sort"] = sort
     if by and form == "table":
         options["title"] = by.capitalize()
@@ -108,46 +112,46 @@ def show(
 @main.command(
     epilog="""\b
 Examples:
-  tokenscope diff old.json new.json                    what grew and what shrank, the most first
-  tokenscope diff old.json new.json --fail-above 5%    a gate: exit status 1 where it grew more
+  tokenscope diff old.json new.json                    what grew and what shrank
+  tokenscope diff old.json new.json --fail-above 5%    exit status 1 if the totals grew by more
   tokenscope diff old.json new.json -o diff.md         for a comment on a pull request
   tokenscope diff old.json new.json --format json | jq .growth
 
-Each line holds what was spent at a path and below it; what is equal in both is left out. With --fail-above, the exit status is
-1 where total tokens or total cost grew by more than that; a cost that is not wholly known is not compared, and that is said."""
+Each line shows what was spent at a path and below it. Paths without a change are left out. With --fail-above, the exit status
+is 1 if total tokens or total cost grew by more than that. Costs are not compared if a call has no known price."""
 )
 @click.argument("old", type=_FILE)
 @click.argument("new", type=_FILE)
-@click.option("--fail-above", type=percent, metavar="PERCENT", help="Fail where the totals grew by more than that.")
+@click.option("--fail-above", type=percent, metavar="PERCENT", help="Exit with status 1 if the totals grew by more.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(("text", "markdown", "json")),
-    help="The format; else that of -o's suffix, else text.",
+    help="The format. Default: the format of -o's suffix, or else text.",
 )
 @click.option("-o", "--output", type=_OUTPUT, metavar="FILE", help="Write to a file: .txt, .md or .json.")
 def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, output: str | None) -> None:
     """Show what grew and what shrank from one report to another.
 
-    One of OLD and NEW may be -, standard input.
+    Either OLD or NEW may be -, standard input.
     """
-    from tokenscope._report.formats import diff as _diff
+    from tokenscope._report.formats.diff import FORMATS as DIFFS
 
-    form = form or format_for(output, _diff.FORMATS, "text")
+    form = form or format_for(output, DIFFS, "text")
     if (old, new) == ("-", "-"):
         _refuse("OLD NEW", "only one of them can be -, standard input.")
-    found = read([old]).diff(read([new]))
+    difference = read([old]).diff(read([new]))
     failed, sentence = False, ""
     if fail_above is not None:
         from tokenscope.cli.fail_above import verdict
 
-        failed, sentence = verdict(found, fail_above)
+        failed, sentence = verdict(difference, fail_above)
     try:
         if form == "text" and output in (None, "-"):
-            write(str(found), output, drawn=True)
+            write(str(difference), output, drawn=True)
         else:
-            write(found.render(form), output)
-    except SystemExit:  # nobody reads the diff to its end: the gate holds
+            write(difference.render(form), output)
+    except SystemExit:  # the reader closed the pipe; a failed check still decides the exit status
         if not failed:
             raise
     if sentence:
@@ -161,22 +165,22 @@ def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, outpu
 Examples:
   tokenscope merge worker-*.json -o tokens.json
   tokenscope merge tokens.json today.json -o tokens.json       an input may be the output
-  tokenscope merge calls/*.jsonl --records -o calls.json       every call, too
+  tokenscope merge calls/*.jsonl --records -o calls.json       with a record of every call
   tokenscope merge a.json b.json -o - | gzip > tokens.json.gz
 
-To see several reports together, or write them in another format, use 'tokenscope show'."""
+'tokenscope show' shows the sum of several reports, and writes it in other formats."""
 )
 @click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
-@click.option("--records", is_flag=True, help="Keep the records that the FILEs hold, one call each.")
-@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", required=True, help="The file to write: .json, or -.")
+@click.option("--records", is_flag=True, help="Keep the records of single calls, too.")
+@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", required=True, help="The file to write: .json or -.")
 def merge(files: tuple[str, ...], records: bool, output: str) -> None:
     """Add up reports and files of records, and write one report.
 
-    Of the FILEs, and as the output, - is standard input and output. Without --records, records are added up and not kept.
+    - is standard input, and as the output standard output.
     """
     format_for(output, {"json": ".json"}, "json")
     if records and STANDARD in files:
-        _refuse("--records", "standard input can be read only once; name files.")
+        _refuse("--records", "standard input can be read only once; name files instead.")
     report = read(files)
     from tokenscope._report.formats import json
     from tokenscope._report.reading import record_lines
@@ -188,19 +192,22 @@ def merge(files: tuple[str, ...], records: bool, output: str) -> None:
     epilog="""\b
 Examples:
   tokenscope analyze tokens.json
-  tokenscope analyze tokens.json --samples 500                 tokens and cost a sample, too
+  tokenscope analyze tokens.json --samples 500                 with tokens and cost per sample
   tokenscope analyze run-*.json --samples 500 -o report.md"""
 )
 @click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
-@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="How many samples the run made.")
+@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="The number of samples that the run made.")
 @click.option(
-    "--format", "form", type=click.Choice(("text", "markdown")), help="The format; else that of -o's suffix, else text."
+    "--format",
+    "form",
+    type=click.Choice(("text", "markdown")),
+    help="The format. Default: that of -o's suffix, or else text.",
 )
 @click.option("-o", "--output", type=_OUTPUT, metavar="FILE", help="Write to a file: .md or .txt.")
 def analyze(files: tuple[str, ...], samples: int | None, form: str | None, output: str | None) -> None:
-    """Tell what a run spent: in all, a sample, and by module and model.
+    """Sum up what a run spent, per sample, module and model.
 
-    Several FILEs are added up; - is standard input.
+    Several FILEs are added up. - is standard input.
     """
     from tokenscope._report.analysis import FORMATS as ANALYSES
     from tokenscope._report.analysis import analysis
@@ -213,13 +220,13 @@ def analyze(files: tuple[str, ...], samples: int | None, form: str | None, outpu
 @click.option(
     "--model",
     metavar="NAME",
-    help="Ask this model of a real provider (as dspy.LM names it, 'openai/gpt-5-mini'), with your key from the environment.",
+    help="Call a real model, named as dspy.LM takes it ('openai/gpt-5-mini'), with your key from the environment.",
 )
 def demo(model: str | None) -> None:
-    """Run a real DSPy agent and show the tree of what it spent.
+    """Run a real DSPy agent, and show the tree of what it spent.
 
-    Without --model it talks to a small OpenAI-compatible server that is started on loopback for the time of the command: no
-    key and no network are needed. The server keeps a bill of its own, and the last line compares the tree with it.
+    Without --model, the agent calls a small OpenAI-compatible server on loopback. It needs no key and no network. The server
+    keeps its own bill, and the last line compares the tree with it.
     """
     from tokenscope.cli.demo import run
 
@@ -231,20 +238,26 @@ def demo(model: str | None) -> None:
     options_metavar="[-o FILE] [--live] [--max-tokens N] [--max-cost USD] [--max-calls N]",
     epilog="""\b
 Examples:
-  tokenscope run agent.py --question "Why?"          what follows the script is the script's
+  tokenscope run agent.py --question "Why?"          options after the script are the script's
   tokenscope run -o tokens.json -m my_package        as python -m my_package, and keep the report
   tokenscope run --live evaluate.py                  watch the tree grow
-  tokenscope run --max-cost 0.50 optimize.py         end it before it spends more than half a dollar
+  tokenscope run --max-cost 0.50 optimize.py         end it when it has spent half a dollar
 
-The program runs as it does with python: its arguments, its output and its exit status are its own. The tree goes to standard
-error when it ends, also where it fails or is interrupted. A program that has spent its budget ends with exit status 1, before
-it makes another call, whatever exceptions it catches; calls on their way may exceed the budget's tokens and cost.""",
+The program runs as it does with python, with its own arguments, output and exit status. When it ends, the tree goes to
+standard error, even if it fails or is interrupted. A program that has spent its budget ends with exit status 1 before its next
+call, whatever exceptions it catches. Calls in flight may exceed the budget's tokens and cost.""",
 )
-@click.option("-o", "--output", type=click.Path(), metavar="FILE", help="Keep the report, in the format of its suffix.")
-@click.option("--live", is_flag=True, help="Show the tree while it grows, in the bottom lines of the terminal.")
-@click.option("--max-tokens", type=click.IntRange(min=0), metavar="N", help="End it when so many tokens are spent.")
-@click.option("--max-cost", type=dollars, metavar="USD", help="End it when so many dollars are spent.")
-@click.option("--max-calls", type=click.IntRange(min=0), metavar="N", help="Let it make so many LM calls.")
+@click.option(
+    "-o", "--output", type=click.Path(), metavar="FILE", help="Write the report to a file, in the format of its suffix."
+)
+@click.option("--live", is_flag=True, help="Show the growing tree in the bottom lines of the terminal.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=0), metavar="N", help="End the program when it has spent N tokens."
+)
+@click.option("--max-cost", type=dollars, metavar="USD", help="End the program when it has spent so many dollars.")
+@click.option(
+    "--max-calls", type=click.IntRange(min=0), metavar="N", help="End the program before it makes more than N LM calls."
+)
 @click.option("-m", "module", is_flag=True, help="Run a module, as python -m does.")
 @click.argument("program", nargs=-1, required=True, type=click.Path(), metavar="(SCRIPT | -m MODULE) [ARGS]...")
 def run(
@@ -258,43 +271,42 @@ def run(
 ) -> None:
     """Run a Python program, and show the tree of what it spent."""
     from tokenscope import Budget
-    from tokenscope.cli.run import program as _run
+    from tokenscope.cli.run.program import run as run_program
 
     limited = any(limit is not None for limit in (max_tokens, max_cost, max_calls))
     budget = Budget(tokens=max_tokens, cost=max_cost, calls=max_calls) if limited else None
-    _run.run(program, module=module, output=output, live=live, budget=budget)
+    run_program(program, module=module, output=output, live=live, budget=budget)
 
 
 @main.command(
     epilog="""\b
 Examples:
   tokenscope doctor
-  tokenscope doctor openai/gpt-5-mini bedrock/my-model     which engine and price these have
+  tokenscope doctor openai/gpt-5-mini bedrock/my-model     their engines and prices, too
   tokenscope doctor --format json | jq .failed
-  opentelemetry-instrument tokenscope doctor               as your program is started, so is this
+  opentelemetry-instrument tokenscope doctor               started as your program is started
 
-Exit status: 0, or 1 where there is a problem. Notes are no problems."""
+Exit status: 0, or 1 if there is a problem. A note is not a problem."""
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--format", "form", type=click.Choice(("text", "json")), default="text", help="The format; else text.")
+@click.option(
+    "--format", "form", type=click.Choice(("text", "json")), default="text", help="The format. Default: text."
+)
 def doctor(models: tuple[str, ...], form: str) -> None:
-    """Check whether all that DSPy spends is counted, and counted once.
+    """Check that DSPy's tokens are all counted, and only once.
 
-    MODELs are named as dspy.LM takes them. No provider is asked: what is called is a small server on loopback.
+    MODELs are named as dspy.LM takes them. No provider is called, only a small server on loopback.
     """
-    from tokenscope.cli.doctor import report as _doctor
+    from tokenscope.cli.doctor.report import as_json, as_text, examine, failed
 
-    findings = _doctor.examine(models, fresh=True)
-    failed = _doctor.failed(findings)
+    findings = examine(models, fresh=True)
+    status = int(failed(findings))
     try:
-        if form == "json":
-            write(_doctor.as_json(findings), None)
-        else:
-            write(_doctor.as_text(findings), None, drawn=True)
-    except SystemExit:  # nobody reads it to its end: what was found holds
-        if not failed:
+        write((as_json if form == "json" else as_text)(findings), None, drawn=form == "text")
+    except SystemExit:  # the reader closed the pipe; a problem still decides the exit status
+        if not status:
             raise
-    raise SystemExit(int(failed))
+    raise SystemExit(status)
 
 
 def _refuse(what: str, why: str) -> None:

@@ -131,9 +131,19 @@ def uninstrument() -> None:
         sys.modules[_OPTIMIZERS].release_optimizers(sys.modules[COMPILE])
 
 
+def is_active() -> bool:
+    """Return whether the patches are to be in place: `instrument()` was called, and not `uninstrument()` since."""
+    return _active
+
+
 def applied() -> tuple[Patch, ...]:
     """Return the patches that are in place."""
     return tuple(_applied)
+
+
+def covered() -> tuple[Patch, ...]:
+    """Return the applied patches over which another package has put something of its own."""
+    return tuple(patch for patch, done in _applied.items() if vars(done.owner).get(done.attribute) is not done.ours)
 
 
 def _on_import(module: ModuleType) -> None:

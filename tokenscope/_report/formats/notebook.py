@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Final
 
-from tokenscope._report.formats.text import NOTHING_YET, UNKNOWN, duration, money, printable, share, unpriced
+from tokenscope._report.formats.text import NOTHING_YET, UNKNOWN, duration, money, plural, printable, share, unpriced
 from tokenscope._report.report import Report
 from tokenscope._report.tree import Node
 from tokenscope._usage.usage import Usage
@@ -34,7 +34,7 @@ def render(report: Report) -> str:
         return f"<div>{NOTHING_YET.capitalize()}.</div>"
     root = report.tree()
     usage = root.usage
-    head = [f"<b>{usage.total_tokens:,} tokens</b>", f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}"]
+    head = [f"<b>{usage.total_tokens:,} tokens</b>", plural(usage.calls, "call")]
     if money(usage) != UNKNOWN:
         head.insert(1, f"<b>{money(usage)}</b>")
     note = unpriced(root.by_model, lambda name: escape(printable(name)))

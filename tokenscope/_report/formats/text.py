@@ -16,12 +16,26 @@ UNKNOWN: Final = "\N{EN DASH}"
 AT_LEAST: Final = "≥ "
 NOTHING_YET: Final = "nothing was counted yet"
 _EXACT: Final = Context(prec=60)
+_LONGEST_MESSAGE: Final = 300  # characters of an exception's message
 N = TypeVar("N", int, float, Decimal)
 
 
 def printable(name: str) -> str:
     """Return a name with its line breaks, escapes and other control characters made visible."""
     return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception as a short line: its type and its message, or the message alone of an error of the system."""
+    text = printable(" ".join(str(error).split()))
+    if len(text) > _LONGEST_MESSAGE:
+        text = f"{text[:_LONGEST_MESSAGE]}…"
+    return text if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {text}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count and what is counted: `1 call`, `1,000 calls`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def money(usage: Usage) -> str:
@@ -77,7 +91,7 @@ def share(part: N, whole: N) -> float:
 def summary(usage: Usage) -> str:
     """Return the totals as a sentence."""
     parts = [
-        f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}",
+        plural(usage.calls, "call"),
         f"{usage.input_tokens:,} in + {usage.output_tokens:,} out = {usage.total_tokens:,} tokens",
         *([money(usage)] if usage.cost else []),
     ]
@@ -91,4 +105,4 @@ def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printa
         return ""
     calls = sum(usage.unpriced_calls for usage in by_model.values())
     more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-    return f"No price is known for {calls:,} call{'' if calls == 1 else 's'} of {', '.join(names[:10])}{more}."
+    return f"No price is known for {plural(calls, 'call')} of {', '.join(names[:10])}{more}."

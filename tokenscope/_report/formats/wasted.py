@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenscope._report.formats.text import money, printable
+from tokenscope._report.formats.text import money, plural, printable
 from tokenscope._report.report import Report
 from tokenscope._usage.usage import Usage
 
@@ -20,5 +20,5 @@ def wasted(report: Report) -> str:
 
 
 def _told(usage: Usage) -> str:
-    calls = f"{usage.calls:,} call{'' if usage.calls == 1 else 's'}"
+    calls = plural(usage.calls, "call")
     return f"{calls} with {usage.total_tokens:,} tokens" if usage.total_tokens else calls

@@ -1,1 +1,1 @@
-"""`tokenscope doctor`."""
+"""`tokenscope doctor`: checks whether everything that DSPy spends is counted, and counted once."""

@@ -1,76 +1,72 @@
-"""What `tokenscope doctor` looks at of others: instrumentors and callbacks, and what they do to what is counted."""
+"""The checks of `tokenscope doctor` that concern other code: instrumentors, callbacks, covered patches, LMs of one's own."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from importlib import metadata
 from typing import Any, Final
 
 from tokenscope.cli.doctor.checks import NOTE, PROBLEM, Finding
 from tokenscope.cli.doctor.models import LITELLM, NATIVE
-from tokenscope.cli.doctor.wrappers import overriding, subclasses, wrappers
+from tokenscope.integrations.patches import covered
 
 _PREFIXES: Final = ("opentelemetry-instrumentation-", "openinference-instrumentation-")
-_SDKS: Final = frozenset(
-    (
-        "anthropic",
-        "bedrock",
-        "cohere",
-        "google-genai",
-        "google-generativeai",
-        "groq",
-        "mistralai",
-        "ollama",
-        "openai",
-        "openai-v2",
-        "together",
-        "vertexai",
-    )
-)
+_SDKS: Final = {
+    *("anthropic", "bedrock", "cohere", "google-genai", "google-generativeai", "groq", "mistralai", "ollama"),
+    *("openai", "openai-v2", "together", "vertexai"),
+}
 _INSTRUMENTED: Final = _SDKS | {"dspy", "litellm"}
-_PLATFORMS: Final = frozenset(
-    (
-        "agentops",
-        "braintrust",
-        "ddtrace",
-        "langfuse",
-        "langsmith",
-        "logfire",
-        "mlflow",
-        "mlflow-skinny",
-        "openlit",
-        "opik",
-        "traceloop-sdk",
-        "weave",
-    )
-)
+_PLATFORMS: Final = {
+    *("agentops", "braintrust", "ddtrace", "langfuse", "langsmith", "logfire", "mlflow", "mlflow-skinny"),
+    *("openlit", "opik", "traceloop-sdk", "weave"),
+}
 _CALLBACKS: Final = ("callbacks", "input_callback", "success_callback", "failure_callback", "_async_success_callback")
 _UNSEEN: Final = (
-    "not counted by itself would be a call of a provider's SDK or of litellm.completion without DSPy: record_response counts it",
-    "counted twice would be a call of DSPy's whose response is looked up later, in lm.history, and given to record_response",
+    "no check sees a call to a provider's SDK or to litellm.completion without DSPy: record_response counts it",
+    "no check sees a response of DSPy that is taken from lm.history and given to record_response: it is counted twice",
 )
-"""What no look from outside can find in a program."""
 
 
-def others(engines: Iterable[str]) -> Iterator[Finding]:
-    """Yield who else watches LM calls, installed and active; and where that is counted twice, or not at all.
+def others(engines: Collection[str]) -> Iterator[Finding]:
+    """Yield a finding for all other code that watches or changes LM calls.
 
     Args:
-        engines: Which engines the program uses.
+        engines: The engines that the program uses.
     """
-    installed = sorted({f"{name} {each.version}" for each in metadata.distributions() if _watches(name := _name(each))})
-    if installed:
-        yield Finding("others", NOTE, f"installed, and active where a program turns them on: {', '.join(installed)}")
-    active = dict(_active())
-    for topic, names in active.items():
-        text = f"{topic} is instrumented by {' and '.join(names)}: within DSPy's calls, spans add nothing to what is counted"
+    active = _active_instrumentors()
+    if LITELLM in engines and "litellm" in active and active.keys() & {"openai", "openai-v2"}:
+        text = (
+            "litellm and openai are both instrumented: litellm calls OpenAI's SDK, so each call is in the spans of both"
+        )
+        yield Finding("others", PROBLEM, f"{text}. The sum of the spans counts it twice; tokenscope counts it once")
+    for text in _notes(active, native=NATIVE in engines):
         yield Finding("others", NOTE, text)
-    yield from _blind_or_double(set(active), set(engines))
-    yield from _callbacks()
-    yield from wrappers()
-    yield from overriding()
-    yield from (Finding("others", NOTE, text) for text in _UNSEEN)
+
+
+def _notes(active: dict[str, list[str]], *, native: bool) -> Iterator[str]:
+    nothing = "that adds nothing to what is counted"
+    if installed := sorted(
+        {f"{name} {each.version}" for each in metadata.distributions() if _watches(name := _name(each))}
+    ):
+        yield f"installed, and active if a program turns them on: {', '.join(installed)}"
+    for topic, instrumentors in active.items():
+        yield f"{topic} is instrumented by {' and '.join(instrumentors)}; within DSPy's calls, {nothing}"
+    if native and active.keys() & {*_SDKS, "litellm"}:
+        text = "DSPy's native engine uses neither litellm nor the SDKs, so their instrumentors do not see its calls"
+        yield f"{text}; tokenscope counts them"
+    for package, callbacks in _callbacks().items():
+        if callbacks:
+            yield f"{package} calls back {', '.join(callbacks)}; {nothing}"
+    for patch in covered():
+        text = f"{patch.module}.{patch.name} was wrapped or replaced after tokenscope had patched it"
+        yield f"{text}: calls are counted if it still calls what it wraps"
+    for kind in _subclasses(getattr(sys.modules.get("dspy.clients.base_lm"), "BaseLM", None)):
+        own = [name for name in ("__call__", "acall") if name in vars(kind)]
+        if own and not kind.__module__.startswith("dspy."):
+            text = f"{kind.__module__}.{kind.__qualname__} has its own {' and '.join(own)}"
+            yield f"{text}: its calls are counted if it calls super() or another LM"
+    yield from _UNSEEN
 
 
 def _name(distribution: metadata.Distribution) -> str:
@@ -82,45 +78,43 @@ def _watches(name: str) -> bool:
     return topic in _INSTRUMENTED or name in _PLATFORMS
 
 
-def _active() -> Iterator[tuple[str, list[str]]]:
-    """Yield what is instrumented now by OpenTelemetry's or OpenInference's instrumentors, and by whom."""
-    module = sys.modules.get("opentelemetry.instrumentation.instrumentor")
+def _active_instrumentors() -> dict[str, list[str]]:
+    """Return the packages that OpenTelemetry's or OpenInference's instrumentors watch now, with these instrumentors."""
     found: dict[str, list[str]] = {}
-    for kind in subclasses(getattr(module, "BaseInstrumentor", None)):
-        instance = vars(kind).get("_instance")  # one a class; asking for it would make it
-        topic = kind.__module__.removeprefix("opentelemetry.instrumentation.").removeprefix(
-            "openinference.instrumentation."
-        )
-        topic = topic.partition(".")[0].replace("_", "-")
-        if topic in _INSTRUMENTED and getattr(instance, "is_instrumented_by_opentelemetry", False):
-            found.setdefault(topic, []).append(f"{kind.__module__}.{kind.__qualname__}")
-    yield from found.items()
+    module = sys.modules.get("opentelemetry.instrumentation.instrumentor")
+    for kind in _subclasses(getattr(module, "BaseInstrumentor", None)):
+        instance = vars(kind).get("_instance")  # one a class; calling the class would make it
+        if getattr(instance, "is_instrumented_by_opentelemetry", False):
+            topic = "".join(kind.__module__.split(".")[2:3]).replace(
+                "_", "-"
+            )  # of opentelemetry.instrumentation.openai_v2
+            if topic in _INSTRUMENTED:
+                found.setdefault(topic, []).append(f"{kind.__module__}.{kind.__qualname__}")
+    return found
 
 
-def _blind_or_double(topics: set[str], engines: set[str]) -> Iterator[Finding]:
-    """Yield what other instrumentors' own numbers lack or hold twice, by the engine that makes the calls."""
-    if LITELLM in engines and "litellm" in topics and topics & {"openai", "openai-v2"}:
-        text = "litellm and openai are both instrumented: litellm asks OpenAI by its SDK, so a call is in the spans of both"
-        yield Finding("others", PROBLEM, f"{text}, and counted twice by who adds them up; tokenscope counts it once")
-    if NATIVE in engines and topics & {*_SDKS, "litellm"}:
-        text = "DSPy's native engine passes by litellm and the SDKs: who instruments those sees nothing of its calls"
-        yield Finding("others", NOTE, f"{text}; tokenscope counts them")
+def _callbacks() -> dict[str, list[str]]:
+    """Return the names of the callbacks of litellm, without those that DSPy adds to it, and of DSPy."""
+    import dspy
 
-
-def _callbacks() -> Iterator[Finding]:
     litellm = sys.modules.get("litellm")
-    names = {_told(each): None for kind in _CALLBACKS for each in getattr(litellm, kind, None) or ()}
-    names = {name: None for name in names if not name.startswith("dspy.")}
-    if names:
-        yield Finding("others", NOTE, f"litellm calls back {', '.join(names)}; that adds nothing to what is counted")
-    settings: Any = getattr(sys.modules.get("dspy"), "settings", None)
-    names = {_told(each): None for each in getattr(settings, "callbacks", None) or ()}
-    if names:
-        yield Finding("others", NOTE, f"DSPy calls back {', '.join(names)}; that adds nothing to what is counted")
+    theirs = [_callback_name(each) for kind in _CALLBACKS for each in getattr(litellm, kind, None) or ()]
+    return {
+        "litellm": list(dict.fromkeys(name for name in theirs if not name.startswith("dspy."))),
+        "DSPy": list(dict.fromkeys(map(_callback_name, dspy.settings.callbacks or ()))),
+    }
 
 
-def _told(callback: Any) -> str:
+def _callback_name(callback: Any) -> str:
     if isinstance(callback, str):
         return callback
     kind: Any = callback if hasattr(callback, "__qualname__") else type(callback)
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _subclasses(kind: Any) -> dict[Any, None]:
+    """Return all subclasses of a class, at any depth."""
+    found: dict[Any, None] = {}
+    for below in () if kind is None else kind.__subclasses__():
+        found |= {below: None} | _subclasses(below)
+    return found

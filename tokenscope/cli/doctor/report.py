@@ -1,16 +1,17 @@
-"""What `tokenscope doctor` does: look at everything that decides whether tokens are counted, once, and say what was found."""
+"""What `tokenscope doctor` reports: the findings of all checks, as text and as JSON."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
 from tokenscope._report.formats.terminal import Line, for_stdout
-from tokenscope._report.formats.text import printable
+from tokenscope._report.formats.text import plural, printable
 from tokenscope._version import __version__
-from tokenscope.cli.doctor.checks import NOTE, OK, PROBLEM, Finding, environment, import_dspy, patches, versions
+from tokenscope.cli.doctor.checks import NOTE, OK, PROBLEM, Finding, import_dspy, patches, versions
 
 __all__ = ["Finding", "as_json", "as_text", "examine", "failed"]
 
@@ -20,34 +21,38 @@ _STYLES: Final = {OK: "green", NOTE: "yellow", PROBLEM: "bold red"}
 
 
 def examine(models: Sequence[Any] = (), *, fresh: bool = False) -> list[Finding]:
-    """Return what was found out about this process: whether what DSPy spends is counted, and counted once.
+    """Return the findings about this process: whether everything that DSPy spends is counted, and counted once.
 
     Args:
-        models: Names as `dspy.LM` takes them, or LMs; the LM that DSPy is configured with where there are none.
-        fresh: This process was started to look around: import what is to be patched, and make calls to a server on
-            loopback. Else only what is loaded is looked at, and nothing is called or changed.
+        models: Names as `dspy.LM` takes them, or LMs. Without any, the LM that DSPy is configured with.
+        fresh: This process was started for the checks: they import the modules to patch, and make calls to a server on
+            loopback. Otherwise they look only at what is loaded, and call and change nothing.
 
     Example:
         >>> from tokenscope.cli.doctor.report import examine
         >>> [finding.text for finding in examine() if finding.mark == "problem"]
         []
     """
-    with environment(LITELLM_LOCAL_MODEL_COST_MAP="True"):  # else litellm fetches its prices when it is imported
-        return list(_examine(models, fresh=fresh))
+    return list(_findings(models, fresh=fresh))
 
 
-def _examine(models: Sequence[Any], *, fresh: bool) -> Iterator[Finding]:
+def _findings(models: Sequence[Any], *, fresh: bool) -> Iterator[Finding]:
     yield from versions()
-    dspy = import_dspy(fresh=fresh)
-    yield dspy
-    if dspy.mark != OK:
+    if fresh:  # litellm would fetch its prices when it is imported
+        os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    imported = import_dspy(fresh=fresh)
+    yield imported
+    if imported.mark != OK:
         return
     yield from patches(fresh=fresh)
 
-    from tokenscope.cli.doctor.models import cache, configured, engine, name_of, prices, trials
+    import dspy
+
+    from tokenscope.cli.doctor.models import cache, engine, name_of, prices, trials
     from tokenscope.cli.doctor.others import others
 
-    models = models or configured() or (_USUAL,)
+    if not models:
+        models = (_USUAL if dspy.settings.lm is None else dspy.settings.lm,)
     engines: list[str] = []
     for model in models:
         kind, finding = engine(model, fresh=fresh)
@@ -61,12 +66,12 @@ def _examine(models: Sequence[Any], *, fresh: bool) -> Iterator[Finding]:
 
 
 def failed(findings: Iterable[Finding]) -> bool:
-    """Whether anything is wrong."""
+    """Return whether there is a problem."""
     return any(finding.mark == PROBLEM for finding in findings)
 
 
 def as_text(findings: Sequence[Finding]) -> str:
-    """Return a line a finding, as standard output can show it."""
+    """Return a line for each finding, as standard output can show it."""
     return for_stdout(lambda _width, _ascii_only: _lines(findings))
 
 
@@ -76,12 +81,16 @@ def _lines(findings: Sequence[Finding]) -> Iterator[Line]:
         for finding in group:
             yield [("  ", ""), (f"{finding.mark:<9}", _STYLES[finding.mark]), (printable(finding.text), "")]
     problems = sum(finding.mark == PROBLEM for finding in findings)
-    yield [(f"{problems or 'no'} problem{'' if problems == 1 else 's'} found", _STYLES[PROBLEM if problems else OK])]
+    found = f"{plural(problems, 'problem') if problems else 'no problems'} found"
+    yield [(found, _STYLES[PROBLEM if problems else OK])]
 
 
 def as_json(findings: Sequence[Finding]) -> str:
     """Return the findings as JSON, for programs."""
-    told = [finding._asdict() for finding in findings]
-    return json.dumps(
-        {"format": FORMAT, "tokenscope": __version__, "failed": failed(findings), "findings": told}, indent=2
-    )
+    report = {
+        "format": FORMAT,
+        "tokenscope": __version__,
+        "failed": failed(findings),
+        "findings": [finding._asdict() for finding in findings],
+    }
+    return json.dumps(report, indent=2)

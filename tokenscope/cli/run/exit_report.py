@@ -1,7 +1,7 @@
-"""What `tokenscope run` does when the program's process ends: writes the report, and shows the tree on standard error.
+"""What `tokenscope run` does when the program's process ends: it writes the report, and shows the tree on standard error.
 
-It is an atexit handler that is registered before the program starts: so it runs after the program's own, and after its
-threads, whose calls are counted too.
+This is an exit handler that is registered before the program starts. So it runs after the program's own exit handlers and
+after its threads, whose calls are counted too.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from tokenscope._report.formats import format_of, save
+from tokenscope._report.formats.text import one_line
 from tokenscope._scopes.budget import Budget
 from tokenscope._scopes.enforcement import Purse, limit_process, settle
 from tokenscope._scopes.scope import DISABLED
@@ -27,18 +28,16 @@ if TYPE_CHECKING:
     from tokenscope._report.report import Report
     from tokenscope.cli.run.live import Live
 
-_NOTHING = (
-    "tokenscope run: nothing was counted: DSPy made no LM call, and record_tokens and record_response told of none"
-)
+_NOTHING = "tokenscope run: nothing was counted: DSPy made no LM call, and the program recorded no tokens"
 
 
-class Ending:
-    """The end of a program's process.
+class ExitReport:
+    """The report at the end of a program's process.
 
     Args:
         output: The file to write the report to, or None.
-        live: Show the tree while it grows, where standard error is a terminal.
-        budget: How much the program may spend.
+        live: Show the tree while it grows, if standard error is a terminal.
+        budget: What the program may spend.
 
     Raises:
         ValueError: no format has the file's suffix.
@@ -51,32 +50,32 @@ class Ending:
         self._wants_live = live and not DISABLED
         self._live: Live | None = None
         self._path = sys.path[0 if sys.flags.safe_path else 1 :]  # without the folder that Python was started in
-        self._budget = budget
-        self._purse: Purse | None = None
-        self._telling = False
+        self._budget = None if DISABLED else budget
+        self._account: Purse | None = None
+        self._reporting = False
         self._terminated = False
-        self.began = True  # whether the program came to its first line
+        self.began = True  # the program's first line has run
 
-    def prepare(self) -> None:
-        """From now on, tell when the process ends; not when a forked child does."""
+    def register(self) -> None:
+        """Report when this process ends. Forked children do not report."""
         atexit.register(self._at_exit)
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self._at_sigterm)
         if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
             os.register_at_fork(after_in_child=self._forget_in_child)
-        if self._budget is not None and not DISABLED:
-            self._purse = limit_process(self._budget)
+        if self._budget is not None:
+            self._account = limit_process(self._budget)
         if self._wants_live:
-            from tokenscope.cli.run import live as _live
+            from tokenscope.cli.run import live
 
-            self._live = _live.start(sys.__stderr__)
+            self._live = live.start(sys.__stderr__)
 
-    def has_stopped(self, error: BaseException | None) -> bool:
-        """Whether the program, at the end of its main thread, was ended by its budget."""
-        if self._purse is None:
+    def ended_by_budget(self, error: BaseException | None) -> bool:
+        """Return whether the budget ended the program, at the end of its main thread."""
+        if self._account is None:
             return False
         try:
-            return settle(self._purse, error)
+            return settle(self._account, error)
         except BudgetExceeded:
             return True
 
@@ -90,27 +89,27 @@ class Ending:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _at_sigterm(self, number: int, _: FrameType | None) -> None:
-        """Tell, and then die of the signal as though nobody had handled it."""
+        """Report, and then die of the signal as if it had no handler."""
         again, self._terminated = self._terminated, True
-        if self._telling and not again:
-            return  # the report is being written, and the process dies when it is
+        if self._reporting and not again:
+            return  # the process dies when the report is written
         self._at_exit()
         self._release_sigterm()
         signal.raise_signal(number)
 
     def _at_exit(self) -> None:
-        for _ in range(2):  # an interrupt may come before it can be held off
+        for _ in range(2):  # Ctrl-C may come before it is ignored
             with contextlib.suppress(KeyboardInterrupt):
-                self._tell()
+                self._report()
 
-    def _tell(self) -> None:
-        if self._telling:
+    def _report(self) -> None:
+        if self._reporting:
             return
-        with _uninterrupted():
-            self._telling = True
+        with _ignoring_interrupts():
+            self._reporting = True
             if self._live is not None:
                 self._live.stop()
-            if not self._terminated:  # then, what the program has not written would not be
+            if not self._terminated:  # a process that dies of SIGTERM does not write what it has buffered
                 for stream in (sys.stdout, sys.stderr):
                     with contextlib.suppress(Exception):
                         stream.flush()
@@ -128,46 +127,52 @@ class Ending:
         try:
             report = take_report()
             spent = bool(report.total.calls)
-        except Exception as error:  # noqa: BLE001 - the program's own end is not to be disturbed
-            return [f"tokenscope run: the report cannot be made: {_one_line(error)}"]
+        except Exception as error:  # noqa: BLE001 - no fault of ours may change how the program ends
+            return [f"tokenscope run: the report cannot be made: {one_line(error)}"]
         if not spent and not self.began:
             return []
         if DISABLED:
             return ["tokenscope run: TOKENSCOPE_DISABLED is set, so nothing was counted"]
-        written = [] if self._file is None else [self._write(report, self._file)]
-        budget = [] if self._purse is None else [f"budget: {self._purse.balance()}"]
-        return [_drawn(report) if spent else _NOTHING, *_wasted(report), *budget, *written]
+        written = ""
+        if self._file is not None:
+            written = _or_why_not(f"the report cannot be written to {self._output}", self._save, report)
+        lines = [
+            _or_why_not("the tree cannot be drawn", _tree, report) if spent else _NOTHING,
+            _or_why_not("the waste cannot be summed up", _waste, report),
+            "" if self._account is None else f"budget: {self._account.balance()}",
+            written,
+        ]
+        return [line for line in lines if line]
 
-    def _write(self, report: Report, file: Path) -> str:
-        try:
-            save(report, file)
-        except Exception as error:  # noqa: BLE001
-            return f"tokenscope run: the report cannot be written to {self._output}: {_one_line(error)}"
+    def _save(self, report: Report) -> str:
+        assert self._file is not None
+        save(report, self._file)
         return f"report written to {self._output}"
 
 
-def _drawn(report: Report) -> str:
+def _or_why_not(failure: str, line: Callable[[Report], str], report: Report) -> str:
+    """Return a line about the report, or a line that says why there is none."""
     try:
-        from tokenscope._report.formats import tree
-
-        return tree.for_stderr(report)
+        return line(report)
     except Exception as error:  # noqa: BLE001
-        return f"tokenscope run: the tree cannot be drawn: {_one_line(error)}"
+        return f"tokenscope run: {failure}: {one_line(error)}"
 
 
-def _wasted(report: Report) -> list[str]:
-    """Say in a line what bought nothing, where anything did."""
-    try:
-        from tokenscope._report.formats.wasted import wasted
+def _tree(report: Report) -> str:
+    from tokenscope._report.formats import tree
 
-        said = wasted(report)
-    except Exception as error:  # noqa: BLE001
-        return [f"tokenscope run: what was wasted cannot be told: {_one_line(error)}"]
-    return [f"wasted: {said}"] if said else []
+    return tree.for_stderr(report)
+
+
+def _waste(report: Report) -> str:
+    from tokenscope._report.formats.wasted import wasted
+
+    line = wasted(report)
+    return f"wasted: {line}" if line else ""
 
 
 def _writable(output: str) -> Path:
-    """Return the path of a report, once it is known that it can be written: not only when the tokens are spent."""
+    """Return the path of a report, once a test has shown that it can be written: afterwards the tokens are spent."""
     format_of(output)
     file = Path(output).absolute()
     if file.is_dir():
@@ -179,15 +184,10 @@ def _writable(output: str) -> Path:
     return file
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
-
-
 @contextlib.contextmanager
-def _uninterrupted() -> Generator[None]:
-    """Hold off Ctrl-C: the report is a matter of moments."""
-    handler = signal.signal(signal.SIGINT, lambda *_: None)  # not ignored: that would be passed on to subprocesses
+def _ignoring_interrupts() -> Generator[None]:
+    """Ignore Ctrl-C for the moment that the report takes."""
+    handler = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which subprocesses would inherit
     try:
         yield
     finally:
@@ -197,25 +197,25 @@ def _uninterrupted() -> Generator[None]:
 
 @contextlib.contextmanager
 def _import_path(path: list[str]) -> Generator[None]:
-    """Import from where tokenscope was: the program's folder may hold modules of the same names as those that draw."""
-    theirs, sys.path = sys.path, path
+    """Import from where tokenscope was imported: the program's folder may hold modules with the names of those that draw."""
+    programs, sys.path = sys.path, path
     try:
         yield
     finally:
-        sys.path = theirs
+        sys.path = programs
 
 
 def _print(text: str) -> None:
     """Write to standard error, past Python's own buffer.
 
-    SIGTERM may have come within a write to that; and what cannot be written must not be tried again when Python flushes it,
-    which would change the exit status.
+    SIGTERM may interrupt a write to that buffer. And Python would flush text that cannot be written again at its end, and
+    change the exit status.
     """
     stream = sys.__stderr__
     if stream is None:
         return
     with (
-        contextlib.suppress(OSError, ValueError),  # it may be closed, at this end or the other
+        contextlib.suppress(OSError, ValueError),  # either end may be closed
         open(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors="backslashreplace") as file,
     ):
         file.write(text + "\n")

@@ -1,13 +1,12 @@
-"""`tokenscope run`: a program runs as `python` itself would run it. What is told at its end is in `_ending`.
+"""`tokenscope run`: runs a program as `python` itself would run it. `exit_report` reports what the program spent.
 
-It is run inside this process, below click, which has its own ways with exceptions. So none reaches click but SystemExit: the
-others are shown here, as Python shows them, without the frames that are not the program's.
+The program runs inside this process, below click, which handles some exceptions in its own way. So only SystemExit reaches
+click. Other exceptions are shown here, as Python shows them, without the frames that do not belong to the program.
 """
 
 from __future__ import annotations
 
 import builtins
-import contextlib
 import io
 import os
 import pkgutil
@@ -16,16 +15,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from importlib.machinery import SourceFileLoader, SourcelessFileLoader
 from types import ModuleType, TracebackType
 
 from tokenscope._scopes.budget import Budget
-from tokenscope.cli.run.exit_report import Ending
+from tokenscope.cli.console import CommandError
+from tokenscope.cli.run.exit_report import ExitReport
 
 _BELOW = {__name__, "runpy", "importlib._bootstrap", "importlib._bootstrap_external", "zipimport"}
-"""Whose frames lie between Python's start and a program's first line."""
-_LAST = "_tokenscope_interrupted"
+"""The modules whose frames lie between Python's start and a program's first line."""
 
 
 def run(
@@ -36,59 +34,62 @@ def run(
     live: bool = False,
     budget: Budget | None = None,
 ) -> None:
-    """Run a program to its end, and tell on standard error what it spent when the process ends.
+    """Run a program to its end, and report on standard error what it spent when the process ends.
 
     Args:
         program: The path of a script, a folder or a zip file with a `__main__.py`, or the name of a module; then its arguments.
-        module: Whether it is a module, as with `python -m`.
-        output: The file to write the report to; its suffix says the format.
-        live: Show the tree while it grows, where standard error is a terminal.
-        budget: How much the program may spend; it ends where that is spent.
+        module: The program is a module, as with `python -m`.
+        output: The file to write the report to, in the format of its suffix.
+        live: Show the tree while it grows, if standard error is a terminal.
+        budget: What the program may spend. Spending it ends the program.
 
     Raises:
-        SystemExit: the program raised it, or ended in an exception, which was shown; or it cannot be run.
+        SystemExit: the program raised it, or raised another exception, which was shown.
+        CommandError: the program cannot be read, or the report cannot be written.
     """
     name, *arguments = program
     try:
         start = _module if module else _program_at(name)
-        ending = Ending(output, live=live, budget=budget)
+        exit_report = ExitReport(output, live=live, budget=budget)
     except (OSError, ValueError) as error:
-        print(f"tokenscope run: {error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
-    replaced = sys.modules["__main__"]  # whose code is not at its end yet
+        raise CommandError(str(error)) from None
+    replaced = sys.modules["__main__"]  # kept: its last line has not run yet
     main = sys.modules["__main__"] = ModuleType("__main__")
     vars(main)["__builtins__"] = builtins
     if "__annotations__" in vars(replaced):
         main.__annotations__ = {}
     sys.argv = ["-m" if module else name, *arguments]
-    ending.prepare()
+    exit_report.register()
+    try:
+        _run_to_its_end(start, name, main, exit_report)
+    finally:
+        _ignore_interrupts_until_shutdown()
+
+
+def _run_to_its_end(
+    start: Callable[[str, ModuleType], None], name: str, main: ModuleType, exit_report: ExitReport
+) -> None:
     try:
         start(name, main)
-        _hold_off_interrupts()
+        _ignore_interrupts_until_shutdown()  # one that comes in this moment is the program's, too
     except BaseException as error:
-        if ending.has_stopped(error):
-            _hold_off_interrupts()
+        if exit_report.ended_by_budget(error):
             raise SystemExit(1) from None
         error.__traceback__ = traceback = _of_program(error.__traceback__)
-        ending.began = traceback is not None
+        exit_report.began = traceback is not None
         if isinstance(error, SystemExit):
-            _hold_off_interrupts()
             raise
-        uncaught = error
+        uncaught = error  # shown below: in here it would be the context of what a program's excepthook raises
     else:
-        if ending.has_stopped(None):
+        if exit_report.ended_by_budget(None):
             raise SystemExit(1)
         return
     _show(uncaught)
-    _hold_off_interrupts()
-    if type(uncaught) is KeyboardInterrupt and os.name == "posix":
-        setattr(sys, _LAST, _DyingOfInterrupt())
-        raise SystemExit(128 + signal.SIGINT)
-    raise SystemExit(1)
+    raise SystemExit(128 + signal.SIGINT if type(uncaught) is KeyboardInterrupt else 1)
 
 
 def _program_at(path: str) -> Callable[[str, ModuleType], None]:
-    """Return what runs the script, folder or zip file at a path.
+    """Return a function that runs the script, folder or zip file at a path.
 
     Raises:
         OSError: it cannot be read; in Python's words.
@@ -107,7 +108,7 @@ def _program_at(path: str) -> Callable[[str, ModuleType], None]:
             sys.path[0] = os.path.dirname(os.path.realpath(whole))
         main.__file__ = whole
         vars(main)["__cached__"] = None
-        code = pkgutil.read_code(io.BytesIO(content))  # None where it is source
+        code = pkgutil.read_code(io.BytesIO(content))  # None if it is source
         main.__loader__ = (SourcelessFileLoader if code else SourceFileLoader)("__main__", whole)
         exec(code or compile(content, whole, "exec", dont_inherit=True), vars(main))  # noqa: S102
 
@@ -129,22 +130,22 @@ def _module(name: str, _: ModuleType) -> None:
     _run_as_main(name)
 
 
-# What `python -m` itself calls. runpy's public functions put the former `__main__` back when the module's last line has run,
-# while its threads and exit handlers still need it.
+# `python -m` itself calls this. runpy's public functions restore the former `__main__` after the module's last line, while
+# the module's threads and exit handlers still need it.
 _run_as_main: Callable[..., object] = runpy._run_module_as_main  # type: ignore[attr-defined]
-# What is called when the main thread has ended, before others are waited for; concurrent.futures uses it, too.
+# Registers a function to call when the main thread has ended, before threads are joined. concurrent.futures uses it, too.
 _at_shutdown: Callable[..., None] = threading._register_atexit  # type: ignore[attr-defined]
 
 
 def _of_program(traceback: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback that begins with the program's first line; None where it did not come so far."""
+    """Return the part of a traceback from the program's first line on; None if the program did not start."""
     while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in _BELOW:
         traceback = traceback.tb_next
     return traceback
 
 
 def _show(error: BaseException) -> None:
-    """Show an uncaught exception as Python does: by way of `sys.excepthook`, and whatever is wrong with that."""
+    """Show an uncaught exception as Python does: with `sys.excepthook`, and with Python's own hook if that fails."""
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
     if sys.version_info >= (3, 12):
         sys.last_exc = error
@@ -160,31 +161,11 @@ def _show(error: BaseException) -> None:
         sys.__excepthook__(type(error), error, error.__traceback__)
 
 
-def _hold_off_interrupts() -> None:
-    """Until Python's own end begins, where threads are waited for: in between, Ctrl-C can interrupt nothing but click."""
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:
-        with contextlib.suppress(RuntimeError):  # the program has shut its threads down itself
-            _at_shutdown(signal.signal, signal.SIGINT, handler)
-            signal.signal(signal.SIGINT, lambda *_: None)
-
-
-class _DyingOfInterrupt:
-    """Lets the process die of SIGINT when all else is done, as Python does, so that a shell stops its loop, too.
-
-    Python itself does so when everything is torn down. What `sys` holds goes last.
-    """
-
-    def __init__(self) -> None:
-        self._streams = sys.stdout, sys.stderr
-        interpreters = import_module("_signal")  # signal's own function needs more of its module than is left by then
-        self._die = interpreters.signal, interpreters.SIG_DFL, os.kill, os.getpid, signal.SIGINT
-
-    def __del__(self) -> None:  # pragma: no cover - what measures has ended
-        handle, default, kill, own_process, number = self._die
+def _ignore_interrupts_until_shutdown() -> None:
+    """Ignore Ctrl-C until Python waits for the program's threads: in between it could only interrupt click."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: None)
         try:
-            for stream in self._streams:
-                stream.flush()
-        finally:
-            handle(number, default)
-            kill(own_process(), number)
+            _at_shutdown(signal.signal, signal.SIGINT, signal.default_int_handler)
+        except RuntimeError:  # the program has shut its threads down itself
+            signal.signal(signal.SIGINT, signal.default_int_handler)

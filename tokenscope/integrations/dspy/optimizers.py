@@ -61,6 +61,11 @@ def adopt_optimizers(module: ModuleType) -> None:
     base.__init_subclass__ = classmethod(__init_subclass__)
 
 
+def are_adopted(module: ModuleType) -> bool:
+    """Return whether `compile` of the optimizers is wrapped."""
+    return _COMPILE_ORIGINALS in vars(module.Teleprompter)
+
+
 def release_optimizers(module: ModuleType) -> None:
     """Undo `adopt_optimizers`."""
     base = module.Teleprompter
