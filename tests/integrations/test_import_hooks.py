@@ -179,7 +179,8 @@ def test_names_of_the_package():
 
 def test_a_missing_name_is_one_warning(monkeypatch, waiting):
     """Where a package lacks what is to be patched, one warning says so, and the import goes on."""
-    from tokenscope import errors, integrations
+    from tokenscope import errors
+    from tokenscope.integrations import patches as integrations
 
     monkeypatch.setattr(errors, "_warned", set())
     name = "tokenscope_test_lacking"
@@ -196,7 +197,7 @@ def test_a_missing_name_is_one_warning(monkeypatch, waiting):
 
 def test_inherited_methods_are_taken_away_again(waiting):
     """A method patched where it is only inherited is inherited again when the patch is undone."""
-    from tokenscope import integrations
+    from tokenscope.integrations import patches as integrations
 
     name = "tokenscope_test_inherits"
     source = """
@@ -218,7 +219,8 @@ def hook(wrapped, instance, args, kwargs): return 10 * wrapped(*args, **kwargs)
 
 def test_a_fault_while_patching_does_not_break_the_import(monkeypatch, waiting):
     """Under pytest it is raised; elsewhere it is one warning, with its traceback."""
-    from tokenscope import errors, integrations
+    from tokenscope import errors
+    from tokenscope.integrations import patches as integrations
 
     name = "tokenscope_test_fault"
     waiting(name, "def function(): return 1")

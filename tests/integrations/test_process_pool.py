@@ -372,7 +372,8 @@ def test_disabled():
     code = """
 import concurrent.futures.process as process
 submit = process.ProcessPoolExecutor.submit
-import tokenscope, tasks
+import tokenscope
+from support import tasks
 assert process.ProcessPoolExecutor.submit is submit
 with tokenscope.token_scope("a") as a, process.ProcessPoolExecutor(1) as pool:
     print(pool.submit(tasks.scoped, 7).result(), a.usage.calls)

@@ -15,7 +15,8 @@ from support.dspy_support import DSPY, ENGINES, tokens
 
 import tokenscope
 from tokenscope import Usage, record_stream, token_scope
-from tokenscope.testing import LoopbackProvider, _Handler
+from tokenscope.testing import LoopbackProvider
+from tokenscope.testing.provider import _Handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable

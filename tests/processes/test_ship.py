@@ -131,7 +131,9 @@ def test_receiving_in_threads():
 def test_what_a_function_raises(error):
     """Travels in the shipment, is raised by `receive`, and what was spent until then counts."""
     shipment = pickle.loads(pickle.dumps(ship(tasks.fail)(3, error)))
-    assert f"that failed: {error.__name__ if error is ValueError else 'tasks.' + error.__name__}: " in repr(shipment)
+    assert f"that failed: {error.__name__ if error is ValueError else 'support.tasks.' + error.__name__}: " in repr(
+        shipment
+    )
     travels = error in (ValueError, tasks.Stubborn)
     with token_scope("a") as a:
         with pytest.raises(error if travels else TokenScopeError) as caught:
@@ -235,7 +237,11 @@ print(cloudpickle.dumps([ship(spend), decorated, ship(lambda tokens: spend(token
 def test_looks_like_the_function():
     """Name, docstring, signature, module and kind are the function's."""
     shipped = ship(tasks.threads)
-    assert ("threads", "tasks", tasks.threads.__doc__) == (shipped.__name__, shipped.__module__, shipped.__doc__)
+    assert ("threads", "support.tasks", tasks.threads.__doc__) == (
+        shipped.__name__,
+        shipped.__module__,
+        shipped.__doc__,
+    )
     assert inspect.signature(tasks.threads) == inspect.signature(shipped)
     assert inspect.isfunction(shipped)
     assert inspect.unwrap(shipped) is tasks.threads

@@ -178,7 +178,7 @@ def test_methods_of_every_kind():
 
     report = tokenscope.report()
     expected = {"worker/method": 1, "worker/class inside": 4, "worker/class outside": 6, "static inside": 4}
-    expected |= {"static outside": 5, "worker/property": 7, "test_recipes/acall": 8}
+    expected |= {"static outside": 5, "worker/property": 7, "test_token_scope/acall": 8}
     assert expected == {path: report.find(path).usage.input_tokens for path in expected}
     assert isinstance(inspect.getattr_static(Worker, "class_outside"), classmethod)
     assert isinstance(inspect.getattr_static(Worker, "static_outside"), staticmethod)
@@ -206,7 +206,7 @@ def test_partials(function, name):
     run(decorated)
 
     assert inspect.iscoroutinefunction(function) == inspect.iscoroutinefunction(decorated)
-    assert 2 == tokenscope.report().find(f"test_recipes/{name}").usage.input_tokens
+    assert 2 == tokenscope.report().find(f"test_token_scope/{name}").usage.input_tokens
 
 
 def test_builtins():

@@ -15,8 +15,9 @@ import time
 from typing import Any
 
 from tokenscope import Usage
-from tokenscope.testing import LoopbackProvider, _Handler
+from tokenscope.testing import LoopbackProvider
 from tokenscope.testing.answers import prompt_of, tokens_of, usage_of
+from tokenscope.testing.provider import _Handler
 
 
 class EveryProvider(LoopbackProvider):

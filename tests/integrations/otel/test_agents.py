@@ -11,7 +11,7 @@ from support.dspy_support import tokens
 from tokenscope import token_scope
 from tokenscope.testing import LoopbackProvider
 
-pytest_plugins = ["otel_support"]
+pytest_plugins = ["support.otel_support"]
 
 LANGCHAIN = {
     "openinference": "openinference.instrumentation.langchain:LangChainInstrumentor",

@@ -15,7 +15,7 @@ from support.otel_support import usage
 from tokenscope.integrations.otel import annotate_spans
 from tokenscope.testing import LoopbackProvider
 
-pytest_plugins = ["otel_support"]
+pytest_plugins = ["support.otel_support"]
 
 
 @pytest.fixture(autouse=True)

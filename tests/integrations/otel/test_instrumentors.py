@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from support.otel_support import Tracing
 
-pytest_plugins = ["otel_support"]
+pytest_plugins = ["support.otel_support"]
 
 OPENAI = {
     "openinference": "openinference.instrumentation.openai:OpenAIInstrumentor",

@@ -23,7 +23,7 @@ from tokenscope.integrations.otel import TokenScopeSpanProcessor, annotate_spans
 from tokenscope.integrations.otel import spans as otel_spans
 from tokenscope.testing import LoopbackProvider
 
-pytest_plugins = ["otel_support"]
+pytest_plugins = ["support.otel_support"]
 
 
 def test_a_span_is_a_call(tracing):
