@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import dspy
 import pytest
-from support.dspy_support import DSPY
+from support.dspy_support import DSPY, ENGINES, tokens
 
 import tokenscope
 from tokenscope import current_scope, integrations, record_tokens, token_scope
@@ -402,6 +403,59 @@ def test_track_usage_inside_an_lm(provider: LoopbackProvider) -> None:
             Router(model="router")("Hello")
         assert before.total_tokens + scope.usage.total_tokens == provider.total.total_tokens
         assert 1 == scope.usage.calls
+
+
+def test_an_lm_that_adds_up_two_others(provider: LoopbackProvider) -> None:
+    """An LM that asks two LMs and reports the sum of their usage is not counted on top of them."""
+    from types import SimpleNamespace as Object
+
+    class Panel(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            with dspy.track_usage() as tracker:
+                texts = [lm(prompt=prompt, messages=messages)[0] for lm in experts]
+            told = tracker.get_total_tokens().values()
+            usage = {name: sum(each[name] for each in told) for name in ("prompt_tokens", "completion_tokens")}
+            message = Object(content=texts[0], tool_calls=None)
+            return Object(choices=[Object(message=message, finish_reason="stop")], usage=usage, model="panel")
+
+    experts = [provider.lm("openai/gpt-4o-mini"), provider.lm("openai/gpt-4o")]
+    with token_scope("a") as scope:
+        Panel(model="panel")("Hello")
+
+    assert 2 == provider.total.calls == scope.usage.calls
+    assert tokens(provider.total) == tokens(scope.usage)
+    assert {"openai/gpt-4o-mini", "openai/gpt-4o"} == set(scope.report().by_model())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_one_of_two_requests_is_answered_by_the_cache(provider: LoopbackProvider, engine: str, how: str) -> None:
+    """An LM that makes two requests in one call, of which DSPy's cache answers the first, spends what the second costs."""
+    known = [{"role": "user", "content": f"Who are you? {uuid.uuid4()}"}]
+
+    class Twice(dspy.LM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            super().forward(messages=known)
+            return super().forward(prompt=prompt, messages=messages, **kwargs)
+
+        async def aforward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            await super().aforward(messages=known)
+            return await super().aforward(prompt=prompt, messages=messages, **kwargs)
+
+    settings: dict[str, Any] = {"engine": engine} if DSPY >= (3, 4) and engine == "litellm" else {}
+    lm = Twice("openai/gpt-4o-mini", api_base=provider.url, api_key="none", num_retries=0, **settings)
+
+    def ask(messages: Any) -> None:
+        lm(messages=messages) if how == "sync" else asyncio.run(lm.acall(messages=messages))
+
+    ask(known)
+    before = provider.total
+    with token_scope("a") as scope:
+        ask([{"role": "user", "content": f"Why? {uuid.uuid4()}"}])
+
+    assert before.calls + 1 == provider.total.calls
+    assert (1, 0) == (scope.usage.calls, scope.usage.cached_calls)
+    assert before.total_tokens + scope.usage.total_tokens == provider.total.total_tokens
 
 
 def test_a_tracker_of_the_users_own(provider: LoopbackProvider) -> None:

@@ -466,6 +466,59 @@ def test_an_lm_that_is_kept_from_asking_another(lm: dspy.LM, provider: LoopbackP
     assert 0 == provider.total.calls
 
 
+def test_a_call_that_is_stopped_is_given_back(lm: dspy.LM, provider: LoopbackProvider) -> None:
+    """Where a budget is spent while an LM is about to ask another one, its own call, of which nothing came, is free again."""
+
+    class Slow(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            meanwhile = threading.Thread(target=lm, args=("Who is quicker?",))
+            meanwhile.start()
+            meanwhile.join()
+            return lm(prompt=prompt, messages=messages)
+
+    with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=Budget(calls=3)) as outer:
+        with token_scope("inner", budget=Budget(tokens=1, on_exceed="stop")) as inner:
+            Slow(model="slow")("Why?")
+        assert inner.budget_exceeded
+        for n in range(5):
+            ask(n)
+
+    assert "outer" == raised.value.scope
+    assert (3, 0) == (outer.usage.calls, outer.usage.failed_calls)
+    assert 3 == provider.total.calls
+
+
+def test_a_call_that_cannot_be_counted_is_given_back(
+    lm: dspy.LM, provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where counting fails before a call begins, the budget does not miss what was set aside for it."""
+
+    class Strange(dspy.LM):
+        @property
+        def model(self) -> str:
+            if self.armed:
+                self.armed = False
+                raise RuntimeError("no name")
+            return "openai/gpt-4o-mini"
+
+        @model.setter
+        def model(self, value: str) -> None:
+            self.armed = False
+
+    strange = Strange("openai/gpt-4o-mini", api_base=provider.url, api_key="none", cache=False)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # or our own faults would be raised
+    _warned.clear()
+    with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as run:
+        strange.armed = True
+        with pytest.warns(TokenScopeWarning, match="count(ing)? an LM call"):
+            strange("Hello")
+        for n in range(5):
+            ask(n)
+
+    assert run.budget_exceeded
+    assert 2 == run.usage.calls
+
+
 # -- tasks that outlive the block --------------------------------------------------------------------------------------------
 
 

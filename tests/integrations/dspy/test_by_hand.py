@@ -59,6 +59,17 @@ def test_inside_an_lm_of_ones_own(provider, how):
     assert tokens(provider.total) == tokens(run.usage)
 
 
+@pytest.mark.parametrize("how", ["response", "tokens", "nothing"])
+def test_inside_an_lm_of_ones_own_with_a_budget(provider, how):
+    """A call that is counted by hand inside an LM's takes the place of that, so a budget of three calls is three."""
+    with dspy.context(lm=Own(provider, how)), token_scope("run", budget=Budget(calls=3, on_exceed="stop")) as run:
+        for _ in range(5):
+            dspy.Predict("question -> answer")(question="Why?")
+
+    assert run.budget_exceeded
+    assert 3 == provider.total.calls == run.usage.calls
+
+
 def test_what_else_is_bought_there(provider):
     """Two calls within one, of which DSPy sees the second: each is counted."""
 

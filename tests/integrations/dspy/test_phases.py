@@ -8,7 +8,7 @@ import dspy
 import pytest
 from support.dspy_support import DSPY, tokens
 
-from tokenscope import Usage, token_scope
+from tokenscope import Usage, current_scope, token_scope
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -275,3 +275,64 @@ def test_a_judge_is_no_reflection(billing):
     assert ["openai/gpt-4o"] == list(report.find("run/GEPA/reflect").by_model)
     assert tokens(billing.reflection.total) == tokens(report.find("run/GEPA/reflect").usage)
     assert ["openai/gpt-4.1"] == list(report.find("run/GEPA/feedback").by_model)
+
+
+def test_a_phase_ends_with_its_call(billing):
+    """An instruction proposer that asks an LM directly is in `reflect` for that call alone; then it is in the run of GEPA."""
+    pytest.importorskip("gepa")
+    places = []
+
+    def propose(candidate: dict[str, str], reflective_dataset: Any, components_to_update: list[str]) -> dict[str, str]:
+        dspy.settings.lm("What went wrong?")
+        scope = current_scope()
+        places.append((scope.kind, scope.name))
+        with token_scope("critique"):
+            judge(question="Is that so?")
+        return {name: candidate[name] + " Think harder." for name in components_to_update}
+
+    judge = dspy.Predict("question -> verdict")
+    optimizer = dspy.GEPA(
+        metric=billing.feedback,
+        max_metric_calls=16,
+        reflection_minibatch_size=2,
+        reflection_lm=billing.thinker,
+        instruction_proposer=propose,
+    )
+    with token_scope("run") as run:
+        optimizer.compile(dspy.Predict("question -> answer"), trainset=examples(4), valset=examples(3))
+    gepa = run.report().find("run/GEPA")
+
+    assert {("compile", "GEPA")} == set(places)
+    assert {"reflect", "critique"} <= {node.name for node in gepa.children}
+    reflect, critique = (run.report().find(f"run/GEPA/{name}").usage for name in ("reflect", "critique"))
+    assert len(places) == reflect.calls == critique.calls
+    assert tokens(billing.reflection.total) == tokens(reflect + critique)
+
+
+def test_an_optimizer_of_agents(billing, monkeypatch):
+    """AvatarOptimizer runs its agent in `evaluate`; what it asks about good and bad runs is in `propose`."""
+    from dspy.teleprompt.avatar_optimizer import AvatarOptimizer
+
+    # DSPy 3 has removed the module that this optimizer is made of.
+    monkeypatch.setattr(dspy, "TypedPredictor", dspy.Predict, raising=False)
+
+    class Agent(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tools: list[Any] = []
+            self.actor = dspy.Predict("question -> answer")
+
+        def forward(self, question: str) -> Any:
+            return dspy.Prediction(answer=self.actor(question=question).answer, actions=[])
+
+    def metric(example: Any, prediction: Any) -> int:
+        return int(example.question.endswith("0?"))
+
+    agent = Agent()
+    agent.set_lm(dspy.settings.lm)  # it runs in threads that know no `dspy.context`
+    with token_scope("run") as run:
+        AvatarOptimizer(metric=metric, max_iters=2).compile(agent, trainset=examples(4))
+    found = {node.name: node.usage.calls for node in run.report().find("run/AvatarOptimizer").children}
+
+    assert {"evaluate": 2 * 4, "propose": 2 * 2} == found
+    assert tokens(billing.task.total) == tokens(run.usage)

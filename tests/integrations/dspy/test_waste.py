@@ -107,6 +107,15 @@ def test_a_cached_answer_costs_nothing():
     assert {} == run.report().waste()
 
 
+def test_what_a_scope_says_of_itself(provider):
+    """Tokens that were wasted are part of those that a scope's `repr` shows, and are not added to them again."""
+    with token_scope("run") as run:
+        dspy.Predict("question -> answer")(question="Why? <<bill a>> <<garble once>>")
+
+    assert 1 == run.report().waste().total.failed_parses.calls
+    assert f"<Scope 'run', closed, {provider.total.total_tokens:,} tokens>" == repr(run)
+
+
 def test_answers_in_many_threads(provider):
     """Each module is charged with what it wasted itself, however many run at once."""
     questions = [f"Why? <<bill {n}>>{' <<garble once>>' if n % 3 == 0 else ''}" for n in range(30)]
