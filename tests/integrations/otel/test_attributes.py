@@ -178,6 +178,7 @@ def test_nothing_that_a_span_tells_can_break_anything(attributes):
         ("openai/gpt-4o", {"llm.provider": "openai", "llm.model_name": "openai/gpt-4o"}),
         ("openrouter/openai/gpt-4o", {"llm.provider": "openrouter", "llm.model_name": "openai/gpt-4o"}),
         ("anthropic/claude", {"llm.system": "anthropic", "llm.model_name": "claude"}),
+        ("mistral/mistral-large", {"llm.provider": "mistral", "llm.model_name": "mistral-large"}),
         ("openai/gpt-4o", {"mlflow.llm.provider": '"openai"', "mlflow.llm.model": '"gpt-4o"'}),
         ("gpt-4o", {"gen_ai.request.model": "gpt-4o"}),
         ("(unknown)", {"gen_ai.request.model": 7}),

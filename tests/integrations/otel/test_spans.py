@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from support.otel_support import usage
 
 import tokenscope
-from tokenscope import Budget, BudgetExceeded, Usage, token_scope
+from tokenscope import Budget, BudgetExceeded, Usage, get_tracker, token_scope
 from tokenscope._scopes.recent import recent
 from tokenscope.errors import TokenScopeWarning
 from tokenscope.integrations.otel import TokenScopeSpanProcessor, annotate_spans
@@ -171,6 +171,18 @@ def test_a_failed_attempt_does_not_hide_what_was_spent(tracing):
     assert (2, 1, 100) == (scope.usage.calls, scope.usage.failed_calls, scope.usage.total_tokens)
 
 
+def test_a_failed_child_does_not_reveal_the_tokens_of_the_one_before(tracing):
+    """Of a span that adds up a call and a later failure below it, the tokens stay counted once."""
+    start = tracing.tracer().start_as_current_span
+    with token_scope("work") as scope, start("agent", attributes=usage(75, 25)), start("step"):
+        with start("chat", attributes=usage(75, 25)):
+            pass
+        with pytest.raises(ValueError), start("chat", attributes={"gen_ai.operation.name": "chat"}):
+            raise ValueError
+
+    assert (2, 1, 100) == (scope.usage.calls, scope.usage.failed_calls, scope.usage.total_tokens)
+
+
 # -- failures -----------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +213,17 @@ def test_an_error_type(tracing):
         span.set_status(trace.StatusCode.ERROR)
         span.end()
         assert expected == recent()[-1].error
+
+
+def test_several_exceptions(tracing):
+    """Of several exceptions that a span tells, the last one ended the call."""
+    span = tracing.tracer().start_span("chat", attributes=usage(1, 0))
+    for error in (ConnectionError("try again"), TimeoutError("too late")):
+        span.record_exception(error)
+    span.set_status(trace.StatusCode.ERROR)
+    span.end()
+
+    assert "TimeoutError" == get_tracker().records[-1].error
 
 
 def test_other_spans_that_fail_are_no_calls(tracing):
