@@ -243,6 +243,19 @@ def test_the_other_way_round(a, b):
     assert [None if each.cost is None else -each.cost for each in there.changes] == [each.cost for each in back.changes]
 
 
+def test_of_equal_tokens_the_largest_change_of_cost_comes_first():
+    """A saving is as large as a rise of as many dollars."""
+
+    def costs(**dollars):
+        lines = [(0, Frame("scope", name), 1, 0, {"p/x": usage(1, 100, 20, each)}) for name, each in dollars.items()]
+        return build([(-1, Frame("scope", "run"), 1, 0, {}), *lines], scoped=True)
+
+    diff = costs(a="1.00", b="1.00", c="1.00").diff(costs(a="0.90", b="0.20", c="1.30"))
+
+    assert ["run", "b", "c", "a"] == [change.name for change in diff.changes]
+    assert {0} == {change.tokens for change in diff.changes}
+
+
 def own_usages(report):
     """Return what was spent at each path itself, the kind of each level included."""
     found = {}

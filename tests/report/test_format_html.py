@@ -92,6 +92,22 @@ def test_hostile_names():
     assert 1 + 3 * len(HOSTILE) == len(nodes)
 
 
+@pytest.mark.parametrize(
+    ("own", "below", "rows"),
+    [
+        (10, 5, ["top", "[self]", "inner"]),
+        (10, 0, ["top", "inner"]),
+        (0, 5, ["top", "inner"]),
+        (0, 0, ["top", "inner"]),
+    ],
+)
+def test_what_a_scope_spent_itself(own, below, rows):
+    """It has a row of its own only where something was spent below that scope, too."""
+    report = made((-1, "scope", "top", 1, 1, own), (0, "scope", "inner", 1, 1, below))
+
+    assert rows == [node[2] for node in page(report).content()["nodes"]]
+
+
 def test_huge_numbers():
     """Numbers are whole: the page shows text, and sorts by shares."""
     content = page(huge()).content()

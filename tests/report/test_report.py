@@ -76,6 +76,18 @@ def test_partitions():
         assert AGENT.total == sum(breakdown.values())
 
 
+def test_ties_are_in_the_order_of_names():
+    """Where as many tokens were spent, the order is not that in which it happened."""
+    with token_scope("run") as scope:
+        for name in ("b", "c", "a"):
+            record_tokens(f"module {name}", "o", f"model {name}", None, input_tokens=7, output_tokens=0)
+    report = scope.report()
+
+    assert ["model a", "model b", "model c"] == list(report.by_model()) == list(report.tree().by_model)
+    assert ["module a", "module b", "module c"] == list(report.by_module())
+    assert ["module a", "module b", "module c"] == [node.name for node in report.tree().children]
+
+
 def test_partitions_are_costliest_first():
     """The order is that of the tree."""
     assert ["Agent.Predict(q -> a)", "ingest", "Agent.planner", "plain", "Agent"] == list(AGENT.by_module())

@@ -11,7 +11,7 @@ from genai_prices import calc_price
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenscope import Report, record_tokens, set_price, token_scope
+from tokenscope import Report, get_tracker, record_tokens, set_price, token_scope
 from tokenscope._scopes.recording import count
 from tokenscope._usage.prices import forget_prices
 from tokenscope._usage.usage import Usage, counts
@@ -70,6 +70,22 @@ def test_a_price_that_a_provider_told_is_of_its_own_model():
 
     assert Decimal("0.15") == report.reprice("openai/gpt-4o-mini").total.cost
     assert Decimal(7) == report.total.cost
+
+
+def test_who_told_the_old_price_makes_no_difference(tmp_path):
+    """Of the same calls, a report whose costs the provider told and one whose costs the table tells are one report."""
+    repriced = []
+    for cost in (Decimal(7), None):
+        get_tracker().reset()
+        for tokens in (10, 250_000):
+            record_tokens("m", "o", "openai/gpt-4o", None, tokens, 10, cost=cost)
+        repriced.append(get_tracker().report().reprice("gemini/gemini-2.5-pro"))
+    told, listed = repriced
+
+    assert told == listed
+    assert told.render("json") == listed.render("json")
+    told.save(tmp_path / "report.json")
+    assert listed == Report.load(tmp_path / "report.json")
 
 
 def test_what_the_cache_saved_is_repriced_too():

@@ -299,6 +299,22 @@ def test_names_and_metadata_of_any_kind(tracker):
     assert ("p", "q/model") == (record.provider, record.model)
 
 
+@pytest.mark.parametrize(
+    ("provider", "model", "name"),
+    [
+        ("mistral", "mistral-large", "mistral/mistral-large"),
+        ("mistral", "mistral/mistral-large", "mistral/mistral-large"),
+        ("open", "openai/gpt-4o", "open/openai/gpt-4o"),
+        ("openai", "openai", "openai/openai"),
+    ],
+)
+def test_a_provider_that_a_model_is_named_after(tracker, provider, model, name):
+    """The provider is left out only where the model's name has it already, as a part of its own."""
+    tracker.record("m", "o", model, provider, 1, 1)
+
+    assert [name] == list(tracker.report().by_model())
+
+
 def test_a_model_without_a_provider(tracker):
     """What is not known is an empty text."""
     tracker.record("m", "o", "gpt-4o-mini", None, 1, 1)

@@ -13,7 +13,7 @@ from genai_prices.types import TieredPrices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenscope import Usage
+from tokenscope import Usage, record_tokens, token_scope
 from tokenscope._usage.keys import bracket_of, edges
 from tokenscope._usage.prices import forget_prices, price, set_price, split
 
@@ -70,6 +70,15 @@ def test_names(model: str) -> None:
     cost = price(model, Usage(calls=1, input_tokens=1_000_000), 0)
     assert cost is not None
     assert cost > 0
+
+
+@pytest.mark.parametrize("route", ["", "converse/", "invoke/"], ids=["plain", "converse", "invoke"])
+def test_routes_of_bedrock(route: str) -> None:
+    """Bedrock's models cost the same by whichever of its interfaces litellm asks for them."""
+    model = f"bedrock/{route}anthropic.claude-sonnet-4-20250514-v1:0"
+    with token_scope("run") as scope:
+        record_tokens("m", "o", model, None, input_tokens=1_000_000, output_tokens=0)
+    assert (Decimal(3), 0) == (scope.usage.cost, scope.usage.unpriced_calls)
 
 
 @pytest.mark.parametrize("model", ["ollama/llama3.3", "no-such-model", "openai/no-such-model", "router", "///", "a/"])
