@@ -94,6 +94,14 @@ def test_tokens_and_cost(tmp_path):
         assert done.stdout.decode().startswith("billed 1 ")
 
 
+@pytest.mark.parametrize("option", ["--max-calls", "--max-tokens", "--max-cost"])
+def test_nothing_at_all(tmp_path, option):
+    """A limit of 0 is a limit: the first call is not made."""
+    done = run(option, "0", program(tmp_path, BUYER), "stubborn")
+
+    assert (1, b"billed 0 0\n") == (done.status, done.stdout)
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [

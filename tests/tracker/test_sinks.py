@@ -233,6 +233,27 @@ print(report().total.calls)
     assert 5 < len(numbers) < 20
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of a file")
+def test_nothing_is_left_of_a_line_that_did_not_fit(tmp_path):
+    """While the disk is still full, the file ends with its last whole line, so that anybody can read it."""
+    script = """
+import resource, signal, sys
+from tokenscope import JSONLSink, get_tracker, record_tokens
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+get_tracker().add_sink(JSONLSink(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, resource.RLIM_INFINITY))
+for n in range(100):
+    record_tokens("m", "o", "model", None, n, 0)
+"""
+    path = tmp_path / "calls.jsonl"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script, str(path)], check=True)
+
+    numbers = [record["input_tokens"] for record in lines(path)]
+    assert list(range(len(numbers))) == numbers
+    assert 5 < len(numbers) < 20
+    assert len(numbers) == Report.load(path).total.calls
+
+
 def test_a_closed_sink(sink):
     """Writes no more, and says so; closing again is nothing."""
     sink.close()
