@@ -20,7 +20,7 @@ from support.dspy_support import assert_billed
 from support.spending import python, spend, spent
 
 import tokenscope
-from tokenscope import Budget, BudgetExceeded, current_scope, integrations, token_scope
+from tokenscope import Budget, BudgetExceeded, carry, current_scope, integrations, token_scope
 from tokenscope.errors import _warned
 from tokenscope.integrations.process_pool import _errands
 from tokenscope.testing import LoopbackProvider
@@ -230,6 +230,26 @@ def test_an_initializer(context):
     assert 3 == spent(a)
     assert 103 == spent(tokenscope.report())
     assert 100 == tokenscope.report().find("init/o").usage.input_tokens
+
+
+def test_an_initializer_that_spends_nothing(context):
+    """Of what it enters in a worker, nothing comes home."""
+    with ProcessPoolExecutor(1, context, initializer=tasks.idle) as pool, token_scope("a"):
+        pool.submit(tasks.scoped, 1).result()
+
+    assert ["a"] == [node.name for node in tokenscope.report().tree().children]
+
+
+@pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
+def test_a_scope_that_a_worker_inherits():
+    """What is spent in it in a forked worker comes home; that it was entered, and for how long, is counted here alone."""
+    fork = multiprocessing.get_context("fork")
+    with token_scope("a") as a, ProcessPoolExecutor(1, fork, initializer=carry(tasks.respond), initargs=(5,)) as pool:
+        pool.submit(tasks.scoped, 1).result()
+    node = tokenscope.report().find("a")
+
+    assert (6, 5) == (node.usage.input_tokens, node.own.input_tokens)
+    assert (1, a.seconds) == (node.entries, node.seconds)
 
 
 def test_a_thread_that_outlives_its_task(context):

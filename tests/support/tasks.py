@@ -80,6 +80,17 @@ def nothing(value=None):
     return value
 
 
+def idle():
+    with token_scope("idle"):
+        pass
+
+
+def respond(tokens):
+    """Spend in the current scope itself."""
+    response = {"model": "gpt-4o", "usage": {"prompt_tokens": tokens, "completion_tokens": 0}}
+    tokenscope.record_response(response, provider="openai")
+
+
 def threads(tokens):
     thread = threading.Thread(target=spend, args=(tokens,))
     thread.start()
