@@ -231,6 +231,78 @@ def test_anyio(run, backend):
     assert {**names, "total": sum(names.values())} == found
 
 
+OPENING = """
+import pytest_asyncio
+pytestmark = pytest.mark.MARK
+
+@pytest.fixture
+def anyio_backend(): return "BACKEND"
+
+@{"asyncio": pytest_asyncio.fixture, "anyio": pytest.fixture}["MARK"]
+async def around():
+    with token_scope("around") as scope:
+        yield scope
+    assert scope.usage.total_tokens == 5
+
+async def test_it(around):
+    assert current_scope() is around
+    spend(5)
+    with token_scope("inner") as inner:
+        assert inner.parent is around
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--tokens"]], ids=["alone", "measured"])
+@pytest.mark.parametrize(
+    ("mark", "backend"),
+    [("asyncio", ""), ("anyio", "asyncio"), ("anyio", "trio")],
+    ids=["pytest-asyncio", "anyio", "anyio on trio"],
+)
+def test_a_scope_that_an_async_fixture_opens(run, mark, backend, arguments):
+    """It is in force in the test, though its generator is suspended meanwhile."""
+    if mark == "anyio":
+        pytest.importorskip("anyio")
+        pytest.importorskip(backend)
+
+    result = run(OPENING.replace("MARK", mark).replace("BACKEND", backend), *arguments)
+
+    result.assert_outcomes(passed=1)
+
+
+def test_nothing_is_left_around_fixtures_and_tests(run):
+    """Async fixtures and hypothesis's tests are called as directly in the last of many tests as in the first."""
+    result = run(
+        "import sys\n"
+        "import pytest_asyncio\n"
+        "from hypothesis import given, settings, strategies as st\n"
+        "depths = {}\n"
+        "def depth(name):\n"
+        "    frame, found = sys._getframe(), 0\n"
+        "    while frame is not None: frame, found = frame.f_back, found + 1\n"
+        "    depths.setdefault(name, []).append(found)\n"
+        "@pytest_asyncio.fixture\n"
+        "async def value(): depth('fixture')\n"
+        "@pytest_asyncio.fixture\n"
+        "async def generator():\n"
+        "    depth('generator')\n"
+        "    yield\n"
+        "@pytest.mark.asyncio\n"
+        "@pytest.mark.parametrize('number', range(10))\n"
+        "async def test_it(value, generator, number): depth('test')\n"
+        "@pytest.mark.asyncio\n"
+        "@pytest.mark.parametrize('number', range(10))\n"
+        "@settings(max_examples=1, database=None)\n"
+        "@given(n=st.integers())\n"
+        "async def test_examples(number, n): depth('example')\n"
+        "def test_depths():\n"
+        "    assert {'fixture', 'generator', 'test', 'example'} == set(depths)\n"
+        "    assert all(len(found) >= 10 and len(set(found)) == 1 for found in depths.values()), depths\n",
+        "--tokens",
+    )
+
+    result.assert_outcomes(passed=21)
+
+
 def test_hypothesis(run):
     """Every example of an async test that hypothesis drives counts."""
     result = run(
