@@ -9,10 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from tokenscope import Usage, errors
+from tokenscope import Budget, errors
 from tokenscope.pytest_plugin.baseline import Baseline
 from tokenscope.pytest_plugin.budget import marker_line, token_budget
-from tokenscope.pytest_plugin.summary import dollars
 
 pytest_plugins = ["pytester"]
 
@@ -301,6 +300,53 @@ def test_nothing_is_left_around_fixtures_and_tests(run):
     )
 
     result.assert_outcomes(passed=21)
+
+
+OPENS = """
+import functools, pytest_asyncio
+
+@pytest.fixture(scope="module")
+def anyio_backend(): return "asyncio"
+
+@FIXTURE(scope="module")
+async def shared(): yield  # all tests and fixtures run in its Context
+
+@FIXTURE()
+async def around(shared):
+    with token_scope("around"):
+        yield
+        spend(100)
+
+@pytest.mark.MARK
+async def test_first(shared): spend(1)
+
+@pytest.mark.MARK
+async def test_inside(around, token_report):
+    spend(10)
+    assert [current_scope().name, current_scope().parent.name] == ["around", "test_it.py::test_inside"]
+    assert token_report().find("test_it.py::test_inside/around").usage.total_tokens == 10
+
+@pytest.mark.MARK
+async def test_last(shared):
+    spend(2)
+    assert current_scope().name == "test_it.py::test_last"
+"""
+
+
+@pytest.mark.parametrize(
+    ("mark", "fixture"),
+    [
+        ("asyncio(loop_scope='module')", "functools.partial(pytest_asyncio.fixture, loop_scope='module')"),
+        ("anyio", "pytest.fixture"),
+    ],
+    ids=["asyncio", "anyio"],
+)
+def test_a_scope_that_a_fixture_opens_in_an_older_context(run, mark, fixture):
+    """Its scope is active in its test, inside the test's own scope, and not in the next test, which runs in that Context, too."""
+    result = run(OPENS.replace("MARK", mark).replace("FIXTURE", fixture), "--tokens")
+
+    result.assert_outcomes(passed=3)
+    assert {"test_first": 1, "test_inside": 110, "test_last": 2, "total": 113} == table(result)
 
 
 def test_hypothesis(run):
@@ -665,7 +711,7 @@ def test_a_budget_in_dollars(run):
     )
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*exceeded its token budget: ≥ $0.060000 (limit $0.05)"])
+    result.stdout.fnmatch_lines(["*exceeded its token budget: ≥ $0.06 (limit $0.05)"])
 
 
 def test_a_price_that_is_not_known(run):
@@ -679,7 +725,7 @@ def test_a_price_that_is_not_known(run):
     strict = run(code, "-W", "error::tokenscope.errors.TokenScopeWarning")
 
     loose.assert_outcomes(passed=1, warnings=1)
-    message = "test_it.py::test_it: its budget of $0.05 could not be checked, *1 of its 2 calls * (local/odd)*"
+    message = "test_it.py::test_it: its budget of $0.05 could not be checked: *1 of its 2 calls * (local/odd)*"
     loose.stdout.fnmatch_lines([f"*TokenScopeWarning: {message}"])
     strict.assert_outcomes(failed=1)
     strict.stdout.fnmatch_lines([message])
@@ -707,7 +753,7 @@ def test_the_marker_is_registered(run):
     shown = run("", "--markers")
     strict = run("@pytest.mark.token_budget(tokens=5)\ndef test_it(): pass\n", "--strict-markers")
 
-    shown.stdout.fnmatch_lines(["@pytest.mark.token_budget(*tokens: int | None = None, calls:*): Fail the test when*"])
+    shown.stdout.fnmatch_lines(["@pytest.mark.token_budget(*tokens: int | None = None, calls:*): Fail the test if*"])
     assert marker_line() in shown.stdout.str()
     strict.assert_outcomes(passed=1)
 
@@ -743,7 +789,7 @@ def test_token_report_too_late(run):
     result = run("def test_it(request):\n    request.getfixturevalue('token_report')\n")
 
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["token_report has to be among the arguments of the test*"])
+    result.stdout.fnmatch_lines(["token_report has to be an argument of the test*"])
 
 
 # -- the baseline -------------------------------------------------------------------------------------------------------
@@ -836,8 +882,8 @@ def test_updating_keeps_what_did_not_run(run, spending, pytester):
         ('{"format": 1, "tokens_by_', "the file is damaged: *"),
         ("[" * 100_000, "the file is damaged: *"),
         ("\xff\xfe", "the file is damaged: *"),
-        ("[]", "the file holds something else than a token baseline*"),
-        ('{"format": 1, "rows": []}', "the file holds something else than a token baseline*"),
+        ("[]", "the file is not a token baseline*"),
+        ('{"format": 1, "rows": []}', "the file is not a token baseline*"),
         ('{"format": 2, "tokens_by_test": {}}', "the file has format 2, and this version reads 1"),
         ('{"format": 1, "tokens_by_test": [1]}', "the file is damaged: *"),
         ('{"format": 1, "tokens_by_test": {"a": "\\u001b[31m1"}}', "the file is damaged: the tokens of 'a'*"),
@@ -900,20 +946,6 @@ def test_a_baseline_that_cannot_be_written(spending, pytester):
 # -- parts --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("usage", "text"),
-    [
-        (Usage(calls=1, cost=Decimal("0.0125")), "$0.012500"),
-        (Usage(calls=2, cost=Decimal("1234.5"), unpriced_calls=1), "≥ $1,234.50"),
-        (Usage(calls=1, unpriced_calls=1), "\N{EN DASH}"),
-        (Usage(), "$0.000000"),
-    ],
-)
-def test_dollars(usage, text):
-    """What is not known is never shown as 0."""
-    assert text == dollars(usage)
-
-
 def test_costs_in_the_table(run):
     """The table has a column of costs where prices are known, across workers too."""
     code = PRICED + "def test_a(): pay(cost=Decimal('0.25'))\ndef test_b(): pay(unpriced_calls=1)\n"
@@ -921,9 +953,9 @@ def test_costs_in_the_table(run):
         result.stdout.fnmatch_lines(
             [
                 "tokens  input  output  calls * cost  test",
-                "*10 *10 *0 *1 *$0.250000  test_it.py::test_a",
+                "*10 *10 *0 *1 *$0.25  test_it.py::test_a",
                 "*10 *10 *0 *1 *\N{EN DASH}  test_it.py::test_b",
-                "*20 *20 *0 *2 *≥ $0.250000  total of 2 tests",
+                "*20 *20 *0 *2 *≥ $0.25  total of 2 tests",
             ]
         )
 
@@ -933,4 +965,4 @@ def test_limits_take_what_is_a_number():
     assert Decimal("0.1") == token_budget(cost=0.1).cost
     assert Decimal(2) == token_budget(cost=2).cost
     assert Decimal("0.30") == token_budget(cost=Decimal("0.30")).cost
-    assert (0, 0) == token_budget(tokens=0, calls=0)[:2]
+    assert Budget(tokens=0, calls=0) == token_budget(tokens=0, calls=0)

@@ -1,12 +1,12 @@
 """The pytest plugin: what each test spends, and what a test may spend.
 
-    pytest --tokens                                         tokens by test, and the ten costliest
+    pytest --tokens                                         tokens by test, and the ten costliest tests
     @pytest.mark.token_budget(tokens=2_000, cost=0.01)      fails a test that spends more
-    def test_it(token_report): ...                          what this test has spent so far
+    def test_it(token_report): ...                          the report of this test so far
     pytest --tokens-baseline FILE --tokens-fail-on-increase 10
 
-Here is how a run is asked for this; `meter` measures a test, `budget` is the marker, and what becomes of the numbers is in
-`summary` and `baseline`. A run that asks for nothing gets none of the hooks that run for each test.
+This file has the options and the fixture. `meter` measures tests, `budget` is the marker, `summary` and `baseline` show and
+compare the numbers. Without an option, a marker or the fixture, no hook runs for each test.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Final
 
 import pytest
 
-from tokenscope._report.report import Report
+from tokenscope import Report
 from tokenscope._scopes.scope import DISABLED
 from tokenscope.pytest_plugin.baseline import Baseline
 from tokenscope.pytest_plugin.budget import marker_line
-from tokenscope.pytest_plugin.meter import Meter, asks
+from tokenscope.pytest_plugin.meter import TestMeter, asks
 from tokenscope.pytest_plugin.summary import Summary
 
 _METER: Final = "tokenscope-meter"
@@ -58,18 +58,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PERCENT",
         type=_percent,
         dest="tokenscope_fail_on_increase",
-        help="Fail the session where a test spent more than PERCENT percent above --tokens-baseline.",
+        help="Fail the session if a test spent over PERCENT percent more than in --tokens-baseline.",
     )
     group.addoption(
         "--tokens-update",
         action="store_true",
         dest="tokenscope_update",
-        help="Write the tokens of the tests that passed to --tokens-baseline; entries of other tests are kept.",
+        help="Write the tokens of passed tests to --tokens-baseline. Entries of other tests are kept.",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker, and what the options ask for."""
+    """Register the marker, and the plugins that the options ask for."""
     config.addinivalue_line("markers", marker_line())
     option = config.option
     for name in ("fail_on_increase", "update"):
@@ -79,8 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not (option.tokenscope_show or option.tokenscope_baseline):
         return
     if DISABLED:
-        raise pytest.UsageError("--tokens: TOKENSCOPE_DISABLED is set in the environment, so nothing can be counted")
-    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist sends its numbers to the session that prints them
+        raise pytest.UsageError("--tokens: TOKENSCOPE_DISABLED is set in the environment, so nothing would be counted")
+    if not hasattr(config, "workerinput"):  # workers of pytest-xdist send their numbers to the main process
         baseline = None
         if option.tokenscope_baseline:
             path = config.invocation_params.dir / option.tokenscope_baseline
@@ -95,27 +95,27 @@ def pytest_configure(config: pytest.Config) -> None:
             update=option.tokenscope_update,
         )
         config.pluginmanager.register(plugin, "tokenscope-summary")
-    config.pluginmanager.register(Meter(everything=True), _METER)
+    config.pluginmanager.register(TestMeter(everything=True), _METER)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Measure tests with a budget, and those that use `token_report`, also where no option asks for anything."""
+    """Measure tests with a budget, and tests that use `token_report`, even without an option."""
     if not config.pluginmanager.has_plugin(_METER) and any(map(asks, items)):
-        config.pluginmanager.register(Meter(everything=False), _METER)
+        config.pluginmanager.register(TestMeter(everything=False), _METER)
 
 
 @pytest.fixture
 def token_report(request: pytest.FixtureRequest) -> Callable[[], Report]:
-    """Return a function that gives the report of the current test so far, its fixtures' setup included.
+    """Return a function that returns the report of the current test so far, including its fixtures' setup.
 
     `assert token_report().total.calls == 1`, `print(token_report())`, `token_report().find(...)`.
     """
-    meter: Meter | None = request.config.pluginmanager.get_plugin(_METER)
+    meter: TestMeter | None = request.config.pluginmanager.get_plugin(_METER)
     if meter is None or meter.scope is None:
         raise pytest.fail.Exception(
-            "token_report has to be among the arguments of the test or of its fixtures: it was asked for by "
-            "request.getfixturevalue(), when part of the test had already run unmeasured",
+            "token_report has to be an argument of the test or of one of its fixtures. With request.getfixturevalue(), part "
+            "of the test has run unmeasured",
             pytrace=False,
         )
     return meter.scope.report

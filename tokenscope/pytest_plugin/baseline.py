@@ -1,4 +1,4 @@
-"""The baseline file: the tokens of each test as they were, in JSON, one line a test, to be kept in version control."""
+"""The baseline file: the tokens that each test spent earlier, as JSON with one line per test, for version control."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Baseline:
 
     @classmethod
     def read(cls, path: Path, *, new: bool = False) -> Baseline:
-        """Read a baseline file; where it may be `new` and is not there, it is empty.
+        """Read a baseline file. A `new` one may be missing, and is empty then.
 
         Raises:
-            OSError: it cannot be read; the message is for users.
-            ValueError: it is damaged, or something else.
+            OSError: the file cannot be read.
+            ValueError: the file is damaged, or is not a baseline.
         """
         try:
             content = json.loads(path.read_text("utf-8"))
@@ -41,7 +41,7 @@ class Baseline:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"the file is damaged: {str(error).splitlines()[0]}") from None
         if not isinstance(content, dict) or _TESTS not in content:
-            raise ValueError(f"the file holds something else than a token baseline: {_TESTS!r} is missing")
+            raise ValueError(f"the file is not a token baseline: {_TESTS!r} is missing")
         if content.get("format") != _FORMAT:
             raise ValueError(f"the file has format {content.get('format')!r}, and this version reads {_FORMAT}")
         tokens = content[_TESTS]
@@ -53,10 +53,10 @@ class Baseline:
         return cls(path, tokens)
 
     def write(self, tokens: Mapping[str, int]) -> None:
-        """Write the file with these tests' tokens, other entries kept; whole or not at all.
+        """Write the file, whole or not at all, with these tests' tokens and the entries of all other tests.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the file cannot be written.
         """
         content = {"format": _FORMAT, _TESTS: dict(sorted({**self.tokens, **tokens}.items()))}
         write_whole(self.path, json.dumps(content, indent=1) + "\n")

@@ -1,57 +1,30 @@
-"""The marker `token_budget`: what one test may spend."""
+"""The marker `token_budget`: the budget of one test."""
 
 from __future__ import annotations
 
 import inspect
 from decimal import Decimal
-from typing import NamedTuple
 
 import pytest
 
-from tokenscope._usage.usage import Usage, check_count, check_money
-from tokenscope.pytest_plugin.summary import dollars
+from tokenscope import Budget, Usage
+from tokenscope._report.formats.text import AT_LEAST
+from tokenscope._scopes.budget import amount
 
 
-class Limits(NamedTuple):
-    """What one test may spend."""
-
-    tokens: int | None
-    calls: int | None
-    cost: Decimal | None
-
-    def exceeded_by(self, spent: Usage) -> list[str]:
-        """Say which limits are exceeded, and by what."""
-        found: list[str] = []
-        if self.tokens is not None and spent.total_tokens > self.tokens:
-            found.append(f"{spent.total_tokens:,} tokens (limit {self.tokens:,})")
-        if self.calls is not None and spent.calls > self.calls:
-            found.append(f"{spent.calls:,} calls (limit {self.calls:,})")
-        if self.cost is not None and spent.cost > self.cost:
-            found.append(f"{dollars(spent)} (limit ${self.cost:f})")
-        return found
-
-
-# The signature and the first paragraph of this docstring are what `pytest --markers` shows.
-def token_budget(*, tokens: int | None = None, calls: int | None = None, cost: Decimal | float | None = None) -> Limits:
-    """Fail the test when it and its fixtures' setup spend more tokens, model calls or dollars than this.
+# `pytest --markers` shows this signature and the first paragraph of this docstring.
+def token_budget(*, tokens: int | None = None, calls: int | None = None, cost: Decimal | float | None = None) -> Budget:
+    """Fail the test if it and its fixtures' setup spend more tokens, model calls or dollars than this.
 
     Raises:
-        TypeError: no limit is given, or one is no number.
-        ValueError: a limit is negative, fractional tokens or calls, or NaN.
+        TypeError: there is no limit, or a limit is not a number.
+        ValueError: a limit is negative or NaN, or a number of tokens or calls is fractional.
     """
-    if tokens is None and calls is None and cost is None:
-        raise TypeError("token_budget() needs a limit")
-    if isinstance(cost, float):
-        cost = Decimal(str(cost))
-    return Limits(
-        None if tokens is None else check_count("tokens", tokens),
-        None if calls is None else check_count("calls", calls),
-        None if cost is None else check_money("cost", cost),
-    )
+    return Budget(tokens=tokens, calls=calls, cost=cost)
 
 
-def limits_of(item: pytest.Item) -> Limits | None:
-    """Return the limits of the closest marker: the function's, else the class's, else the module's."""
+def budget_of(item: pytest.Item) -> Budget | None:
+    """Return the budget of the closest marker: on the function, else on the class, else on the module."""
     mark = item.get_closest_marker(token_budget.__name__)
     if mark is None:
         return None
@@ -59,10 +32,21 @@ def limits_of(item: pytest.Item) -> Limits | None:
         return token_budget(*mark.args, **mark.kwargs)
     except (TypeError, ValueError) as error:
         raise pytest.fail.Exception(
-            f"{item.nodeid}: wrong use of @pytest.mark.token_budget: {error}; it takes tokens=, calls= and cost= "
-            "(dollars), one of them at least",
+            f"{item.nodeid}: wrong use of @pytest.mark.token_budget: {error}. It takes at least one of tokens=, calls= "
+            "and cost= (in dollars)",
             pytrace=False,
         ) from None
+
+
+def excess(budget: Budget, spent: Usage) -> str:
+    """Return which limits are exceeded and by how much, or an empty string."""
+    found: list[str] = []
+    for name, value in (("tokens", spent.total_tokens), ("calls", spent.calls), ("cost", spent.cost)):
+        limit = getattr(budget, name)
+        if limit is not None and value > limit:
+            bound = AT_LEAST if name == "cost" and spent.unpriced_calls else ""
+            found.append(f"{bound}{amount(name, value)} (limit {amount(name, limit).partition(' ')[0]})")
+    return " and ".join(found)
 
 
 def marker_line() -> str:

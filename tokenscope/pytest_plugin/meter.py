@@ -1,66 +1,68 @@
-"""Measuring a test: a scope from its first fixture's setup to its last one's teardown, in whatever Context parts of it run."""
+"""The measurement of a test, from the setup of its first fixture to the teardown of its last one.
+
+Each test has a scope. Async tests and fixtures may run in a Context older than that scope, so the scope is attached there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import inspect
+import warnings
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
-from tokenscope import errors
+from tokenscope import Budget, Scope, Usage, current_scope, token_scope
+from tokenscope._report.formats.text import money, plural
 from tokenscope._scopes.context import Visit
-from tokenscope._scopes.scope import Scope, _current, current_scope
-from tokenscope._scopes.wrapping import Recipe, wrap
-from tokenscope._usage.calls import ROOT, Frame
-from tokenscope._usage.usage import ZERO, Usage
-from tokenscope.errors import TokenScopeWarning
-from tokenscope.pytest_plugin.budget import Limits, limits_of, token_budget
-from tokenscope.pytest_plugin.summary import dollars, packed
+from tokenscope._usage.calls import ROOT
+from tokenscope.errors import TokenScopeWarning, warn_once
+from tokenscope.pytest_plugin.budget import budget_of, excess, token_budget
+from tokenscope.pytest_plugin.summary import packed
 
 
 def asks(item: pytest.Item) -> bool:
-    """Whether a test is to be measured even where no option says so."""
-    return item.get_closest_marker(token_budget.__name__) is not None or "token_report" in getattr(
-        item, "fixturenames", ()
-    )
+    """Return whether a test is measured even if no option asks for it."""
+    fixtures: tuple[str, ...] = getattr(item, "fixturenames", ())
+    return item.get_closest_marker(token_budget.__name__) is not None or "token_report" in fixtures
 
 
-class Meter:
-    """A scope for each test, from the first fixture's setup to the last one's teardown."""
+class TestMeter:
+    """The plugin that measures tests, each in a scope of its own."""
 
     def __init__(self, *, everything: bool) -> None:
         self.everything = everything
         self.scope: Scope | None = None  # of the test that runs
-        self.here = Visit(None)  # the scope that is active where pytest calls the test or a fixture
-        self._limits: Limits | None = None
+        self._entered = contextlib.ExitStack()
+        self._here = Visit(None)  # the scope that is active where pytest calls the test or a fixture
+        self._budget: Budget | None = None
         self._excess = ""
-        self._earlier: dict[str, Usage] = {}  # by test: runs of it before this one
+        self._earlier: dict[str, Usage] = {}  # by test: its runs before this one
         if everything:
-            # Each test is a name at the top level of the process's report, and of tests there may be many.
-            errors._warned.add(f"names:{ROOT!r}")
+            # Each test is a name at the top level of the process's report. The warning of too many names has come, unseen.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                warn_once(f"names:{ROOT!r}", "there may be many tests")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Open the scope."""
-        self.scope, self._limits, self._excess = None, None, ""
+        self.scope, self._budget, self._excess = None, None, ""
         if self.everything or asks(item):
-            self._limits = limits_of(item)
-            self.scope = Recipe((Frame("scope", item.nodeid),)).enter()
-            self.scope.held = True  # its report is asked for when it has ended
-        self.here = Visit(self.scope)
+            self._budget = budget_of(item)
+            self.scope = self._entered.enter_context(token_scope(item.nodeid))
+        self._here = Visit(self.scope)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
-        """Let an async fixture stay in the scope."""
+        """Run an async fixture in the scope."""
         function = fixturedef.func
-        wrapped = self._fixture(function)
-        if self.scope is None or wrapped is None:
+        if self.scope is None or not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
             return (yield)
-        self.here = Visit.here()
-        fixturedef.func = wrapped
+        self._here = Visit.here()
+        fixturedef.func = self._in_scope(function)
         try:
             return (yield)
         finally:
@@ -68,19 +70,19 @@ class Meter:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Let a coroutine test stay in the scope, and check the budget after it."""
+        """Run an async test in the scope, and check the budget after the test."""
         if self.scope is None:
             return (yield)
-        self.here = Visit.here()
-        with self._inside(item):
+        self._here = Visit.here()
+        with self._async_test_in_scope(item):
             try:
                 result = yield
             except BaseException:
                 self._excess = self._check(item)
                 raise
-        excess = self._check(item)
-        if excess:
-            raise pytest.fail.Exception(excess, pytrace=False)
+        message = self._check(item)
+        if message:
+            raise pytest.fail.Exception(message, pytrace=False)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -89,12 +91,11 @@ class Meter:
         try:
             return (yield)
         finally:
-            if self.scope is not None:
-                self.scope.leave()
+            self._entered.close()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-        """Give the numbers to the report, and the excess to that of a test that failed anyway."""
+        """Add the numbers to the report, and the excess to the report of a test that failed for another reason."""
         report = yield
         if self.scope is None:
             return report
@@ -103,7 +104,7 @@ class Meter:
         if self.everything:
             # In every report of a test, because a worker of pytest-xdist may crash before it sends the next one.
             spent = self.scope.report().total
-            total = self._earlier.get(item.nodeid, ZERO) + spent
+            total = self._earlier.get(item.nodeid, Usage()) + spent
             report.tokenscope = packed(total, spent.total_tokens)
             if call.when == "teardown":
                 self._earlier[item.nodeid] = total
@@ -114,25 +115,24 @@ class Meter:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Leave the scope of a test that was interrupted."""
-        if self.scope is not None:
-            self.scope.leave()
-            self.scope = None
+        self._entered.close()
+        self.scope = None
 
     def _check(self, item: pytest.Item) -> str:
-        """Return what to say about a budget that is exceeded; nothing where it is kept."""
-        if self._limits is None or self.scope is None:
+        """Return a message about a budget that is exceeded, or an empty string."""
+        if self._budget is None or self.scope is None:
             return ""
         report = self.scope.report()
         spent = report.total
-        exceeded = self._limits.exceeded_by(spent)
+        exceeded = excess(self._budget, spent)
         if exceeded:
-            return f"{item.nodeid} exceeded its token budget: {' and '.join(exceeded)}\n\n{report.render('tree')}"
-        if self._limits.cost is not None and spent.unpriced_calls:
+            return f"{item.nodeid} exceeded its token budget: {exceeded}\n\n{report.render('tree')}"
+        if self._budget.cost is not None and spent.unpriced_calls:
             models = ", ".join(name for name, usage in report.by_model().items() if usage.unpriced_calls)
             message = (
-                f"{item.nodeid}: its budget of ${self._limits.cost:f} could not be checked, because the price of "
-                f"{spent.unpriced_calls:,} of its {spent.calls:,} calls is not known ({models}); the others cost "
-                f"{dollars(spent)}"
+                f"{item.nodeid}: its budget of ${self._budget.cost:f} could not be checked: the price of "
+                f"{spent.unpriced_calls:,} of its {plural(spent.calls, 'call')} is not known ({models}); the others cost "
+                f"{money(spent)}"
             )
             try:
                 item.warn(TokenScopeWarning(message))
@@ -143,11 +143,11 @@ class Meter:
     # -- tests and fixtures that run in another Context -----------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _inside(self, item: pytest.Item) -> Generator[None]:
-        """Let a coroutine test stay in its scope: a session's event loop may run it in a Context older than the scope."""
+    def _async_test_in_scope(self, item: pytest.Item) -> Generator[None]:
+        """Run a coroutine test in its scope: the event loop of a session may run it in a Context older than the scope."""
         context = getattr(getattr(item, "instance", None), "_asyncioTestContext", None)
-        if context is not None:  # an IsolatedAsyncioTestCase has one of its own since it was collected
-            context.run(_current.set, _current.get())
+        if context is not None:  # an IsolatedAsyncioTestCase has a Context of its own since it was collected
+            context.run(self._here.enter)
         owner: Any = item
         name = "obj"
         hypothesis = getattr(getattr(item, "obj", None), "hypothesis", None)
@@ -157,49 +157,49 @@ class Meter:
         if not inspect.iscoroutinefunction(function):
             yield
             return
-        setattr(owner, name, wrap(function, Inside(self)))
+        setattr(owner, name, self._in_scope(function))
         try:
             yield
         finally:
             setattr(owner, name, function)
 
-    def _fixture(self, function: Any) -> Any:
-        """Return an async fixture's function that stays in the scope of the test that runs; None for a sync fixture."""
+    def _in_scope(self, function: Any) -> Any:
+        """Return a coroutine function, or an async generator function, that runs in the scope of the test that runs."""
         if inspect.iscoroutinefunction(function):
-            return wrap(function, Inside(self))
-        if not inspect.isasyncgenfunction(function):
-            return None
+
+            @functools.wraps(function)
+            async def call(*args: Any, **kwargs: Any) -> Any:
+                with self._attached():
+                    return await function(*args, **kwargs)
+
+            return call
 
         @functools.wraps(function)
         async def steps(*args: Any, **kwargs: Any) -> Any:
             async with contextlib.aclosing(function(*args, **kwargs)) as body:
                 while True:
-                    stay = Inside(self).enter()
-                    entered = _current.get()
-                    try:
-                        item = await anext(body)
-                    except StopAsyncIteration:
-                        return
-                    finally:
-                        if _current.get() is entered:  # else it opened a scope for the test
-                            stay.leave()
+                    with self._attached():
+                        try:
+                            item = await anext(body)
+                        except StopAsyncIteration:
+                            return
                     yield item
 
         return steps
 
-
-class Inside(Visit):
-    """Stay in the scope of the test that runs; where that is so already, change nothing."""
-
-    __slots__ = ("_meter",)
-
-    def __init__(self, meter: Meter) -> None:
-        super().__init__(None)
-        self._meter = meter
-
-    def enter(self) -> Any:
-        """Make a scope of the test current until `leave`."""
+    @contextlib.contextmanager
+    def _attached(self) -> Generator[None]:
+        """Attach the scope of the test that runs, unless a scope of that test is active already."""
         scope = current_scope()
-        while scope is not None and scope is not self._meter.scope:
+        while scope is not None and scope is not self.scope:
             scope = scope.parent
-        return (self._meter.here if scope is None else Visit.here()).enter()
+        if scope is not None:
+            yield
+            return
+        attached = self._here.enter()
+        before = current_scope()
+        try:
+            yield
+        finally:
+            if current_scope() is before:  # otherwise a fixture has opened a scope, which stays for the test
+                attached.leave()

@@ -1,88 +1,87 @@
-"""What becomes of the numbers of tests: a table in the terminal, and a comparison with the baseline.
+"""The tokens of all tests: a table in the terminal, and a comparison with the baseline.
 
-A number reaches the summary with its test's report, so that this file does not know whether the test ran here or in a worker
-of pytest-xdist.
+The numbers arrive with each test's report. So this file does not know whether a test ran here or in a worker of pytest-xdist.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
 import pytest
 
-from tokenscope._usage.usage import Usage, counts
+from tokenscope import Usage
+from tokenscope._report.formats.text import money, plural
 from tokenscope.pytest_plugin.baseline import Baseline
 
 _COSTLIEST: Final = 10
-_NAMED: Final = 10  # new and vanished tests that are named; of further ones there is the number
+_NAMED: Final = 10  # how many new and vanished tests are named; further ones are counted
+_COLUMNS: Final = ("tokens", "input", "output", "calls", "cost")
 
 
 def packed(total: Usage, tokens: int) -> dict[str, Any]:
-    """Return a test's numbers as pytest-xdist can send them: all its runs together, and the tokens of the last one."""
-    return {"tokens": tokens, "usage": [str(value) if isinstance(value, Decimal) else value for value in counts(total)]}
+    """Return a test's numbers in a form that pytest-xdist can send: all its runs together, and the last run's tokens."""
+    usage = {name: str(value) if isinstance(value, Decimal) else value for name, value in asdict(total).items()}
+    return {"tokens": tokens, "usage": usage}
 
 
-def dollars(usage: Usage) -> str:
-    """Write what calls cost: at least, where some have no known price; a dash, where none has."""
-    if usage.known_cost is None:
-        return "\N{EN DASH}"
-    bound = "≥ " if usage.unpriced_calls else ""
-    return f"{bound}${usage.cost:,.{2 if usage.cost >= 1 else 6}f}"
+def _unpacked(usage: dict[str, Any]) -> Usage:
+    values: dict[str, Any] = {name: Decimal(each) if isinstance(each, str) else each for name, each in usage.items()}
+    return Usage(**values)
 
 
 @dataclass
-class Test:
-    """What is known of one test."""
-
-    __test__ = False
+class MeasuredTest:
+    """The numbers of one test."""
 
     usage: Usage = field(default_factory=Usage)  # all its runs together
     tokens: int = 0  # of the last run
-    finished: bool = False  # the last run went to its end, so that its tokens can be compared
+    finished: bool = False  # the last run was complete, so its tokens can be compared
 
 
 class Summary:
-    """The plugin that gathers the numbers and shows them when the session ends."""
+    """The plugin that gathers the numbers, and shows them when the session ends."""
 
     def __init__(self, *, show: bool, baseline: Baseline | None, fail_on_increase: float | None, update: bool) -> None:
         self.show = show
         self.baseline = baseline
         self.fail_on_increase = fail_on_increase
         self.update = update
-        self.tests: dict[tuple[str, str], Test] = {}  # by worker and name: with `--dist each`, a test has several runs
+        self.tests: dict[
+            tuple[str, str], MeasuredTest
+        ] = {}  # by worker and name: with `--dist each`, each worker runs all
         self.failure = ""
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Take the numbers; the last ones of a test count."""
+        """Take the numbers. The last ones of a test count."""
         numbers = getattr(report, "tokenscope", None)
         if numbers is None:
             return
-        test = self.tests.setdefault((getattr(report, "worker_id", ""), report.nodeid), Test())
+        test = self.tests.setdefault((getattr(report, "worker_id", ""), report.nodeid), MeasuredTest())
         test.tokens = numbers["tokens"]
-        test.usage = Usage.from_counts([Decimal(each) if isinstance(each, str) else each for each in numbers["usage"]])
+        test.usage = _unpacked(numbers["usage"])
         if report.when != "teardown":
             test.finished = report.when == "call" and (report.passed or hasattr(report, "wasxfail"))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the baseline, or fail the session where a test spent too much more."""
+        """Write the baseline, or fail the session if a test spent too much more."""
         if self.baseline is None or session.config.option.collectonly:
             return
         if self.update:
             try:
-                self.baseline.write(self.finished())
+                self.baseline.write(self._finished())
             except OSError as error:
                 self.failure = f"{self.baseline.path} could not be written: {error.strerror or error}"
-        elif self.fail_on_increase is not None and self.grown():
+        elif self.fail_on_increase is not None and self._grown(self.baseline):
             self.failure = f"tokens grew by more than {self.fail_on_increase:g}%"
         if self.failure and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def finished(self) -> dict[str, int]:
+    def _finished(self) -> dict[str, int]:
         """Return the tokens of each test that ran to its end."""
         found: dict[str, int] = {}
         for (_, nodeid), test in self.tests.items():
@@ -90,15 +89,14 @@ class Summary:
                 found[nodeid] = max(test.tokens, found.get(nodeid, 0))
         return found
 
-    def grown(self) -> list[tuple[str, int, int]]:
-        """Return the tests whose tokens grew by more than is allowed, with old and new; what grew most comes first."""
-        assert self.baseline is not None
-        old = self.baseline.tokens
-        allowed = self.fail_on_increase or 0.0
+    def _grown(self, baseline: Baseline) -> list[tuple[str, int, int]]:
+        """Return the tests whose tokens grew by more than the limit, with the old and the new number, in order of growth."""
+        limit = self.fail_on_increase or 0.0
+        old = baseline.tokens
         found = [
             (nodeid, old[nodeid], new)
-            for nodeid, new in self.finished().items()
-            if nodeid in old and (new - old[nodeid]) * 100 > old[nodeid] * allowed
+            for nodeid, new in self._finished().items()
+            if nodeid in old and (new - old[nodeid]) * 100 > old[nodeid] * limit
         ]
         return sorted(found, key=lambda each: (each[1] - each[2], each[0]))
 
@@ -126,69 +124,66 @@ class Summary:
             for (worker, nodeid), test in self.tests.items()
             if test.usage.calls
         ]
+        costliest = sorted(spent, key=lambda each: (-each[1].total_tokens, each[0]))[:_COSTLIEST]
+        all_shown = len(spent) <= _COSTLIEST
+        rows = costliest if all_shown else sorted(spent) + costliest
         total = sum((test.usage for test in self.tests.values()), Usage())
         idle = len(self.tests) - len(spent)
-        name = f"total of {_number(len(self.tests), 'test')}" + (f", {idle:,} of them without a call" if idle else "")
-        costliest = sorted(spent, key=lambda each: (-each[1].total_tokens, each[0]))[:_COSTLIEST]
-        rows = costliest if len(spent) <= _COSTLIEST else sorted(spent)
-        priced = bool(total.cost or total.unpriced_calls)
-        head = ("tokens", "input", "output", "calls", "cost")
-        table: list[tuple[str, ...]] = [head, *(_cells(usage) for _, usage in [*rows, ("", total)])]
-        widths = [max(len(row[i]) for row in table) for i in range(5 if priced else 4)]
-
-        def line(cells: tuple[str, ...], name: str) -> str:
-            return "  ".join([*(cell.rjust(width) for cell, width in zip(cells, widths, strict=False)), name])
-
-        lines = [line(head, "test"), *(line(_cells(usage), name) for name, usage in rows)]
-        if rows is not costliest:
-            lines += ["", f"the {_COSTLIEST} costliest:", *(line(_cells(usage), name) for name, usage in costliest)]
-        return [*lines, line(_cells(total), name)]
+        total_name = f"total of {plural(len(self.tests), 'test')}"
+        if idle:
+            total_name += f", {idle:,} of them without a call"
+        columns = len(_COLUMNS) if total.cost or total.unpriced_calls else len(_COLUMNS) - 1
+        lines = _aligned(
+            [
+                (*_COLUMNS[:columns], "test"),
+                *((*_cells(usage)[:columns], name) for name, usage in [*rows, (total_name, total)]),
+            ]
+        )
+        if not all_shown:
+            lines[len(spent) + 1 : len(spent) + 1] = ["", f"the {_COSTLIEST} costliest:"]
+        return lines
 
     def _comparison(self, baseline: Baseline) -> list[str]:
-        finished = self.finished()
+        old, new = baseline.tokens, self._finished()
         lines: list[str] = []
-        grown = self.grown()
+        grown = self._grown(baseline)
         if grown:
-            allowed = f" by more than {self.fail_on_increase:g}%" if self.fail_on_increase else ""
-            lines.append(f"{_number(len(grown), 'test')} grew{allowed}:")
-            cells = [
-                (f"{old:,}", f"{new:,}", f"+{(new - old) / old:.1%}" if old else "from none", nodeid)
-                for nodeid, old, new in grown
-            ]
-            widths = [max(len(cell[i]) for cell in cells) for i in range(3)]
-            lines += [
-                f"  {old.rjust(widths[0])} -> {new.rjust(widths[1])}  {percent.rjust(widths[2])}  {nodeid}"
-                for old, new, percent, nodeid in cells
-            ]
-        new = [
-            f"{nodeid} ({tokens:,})" for nodeid, tokens in finished.items() if nodeid not in baseline.tokens and tokens
-        ]
-        if new:
-            lines.append(f"{_number(len(new), 'new test')}, not in the baseline: {_some(new)}")
-        gone = [nodeid for nodeid in baseline.tokens if nodeid not in finished]
+            limit = f" by more than {self.fail_on_increase:g}%" if self.fail_on_increase else ""
+            lines.append(f"{plural(len(grown), 'test')} grew{limit}:")
+            before_width, after_width = (max(len(f"{row[i]:,}") for row in grown) for i in (1, 2))
+            lines += _aligned(
+                [
+                    (
+                        f"  {before:>{before_width},} -> {after:>{after_width},}",
+                        f"+{(after - before) / before:.1%}" if before else "from none",
+                        nodeid,
+                    )
+                    for nodeid, before, after in grown
+                ]
+            )
+        unknown = [f"{nodeid} ({tokens:,})" for nodeid, tokens in new.items() if nodeid not in old and tokens]
+        if unknown:
+            lines.append(f"{plural(len(unknown), 'new test')}, not in the baseline: {_some(unknown)}")
+        gone = [nodeid for nodeid in old if nodeid not in new]
         if gone:
-            lines.append(f"{_number(len(gone), 'test')} of the baseline did not run to the end: {_some(gone)}")
-        old = sum(baseline.tokens.get(nodeid, 0) for nodeid in finished if nodeid in baseline.tokens)
-        now = sum(tokens for nodeid, tokens in finished.items() if nodeid in baseline.tokens)
-        both = sum(nodeid in baseline.tokens for nodeid in finished)
-        lines.append(f"{_number(both, 'test')} compared: {old:,} -> {now:,} tokens")
+            lines.append(f"{plural(len(gone), 'test')} of the baseline did not run to the end: {_some(gone)}")
+        both = old.keys() & new.keys()
+        before, after = (sum(tokens[nodeid] for nodeid in both) for tokens in (old, new))
+        lines.append(f"{plural(len(both), 'test')} compared: {before:,} -> {after:,} tokens")
         if self.update and not self.failure:
-            lines.append(f"wrote {_number(len(finished), 'test')} to {baseline.path}")
+            lines.append(f"wrote {plural(len(new), 'test')} to {baseline.path}")
         return lines
 
 
 def _cells(usage: Usage) -> tuple[str, ...]:
-    return (
-        f"{usage.total_tokens:,}",
-        f"{usage.input_tokens:,}",
-        f"{usage.output_tokens:,}",
-        f"{usage.calls:,}",
-        dollars(usage),
-    )
+    counts = (usage.total_tokens, usage.input_tokens, usage.output_tokens, usage.calls)
+    return (*(f"{count:,}" for count in counts), money(usage))
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines: numbers aligned on the right, and the name in the last column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return ["  ".join([*map(str.rjust, row, widths), row[-1]]) for row in rows]
 
 
 def _some(names: Iterable[str]) -> str:
