@@ -22,7 +22,7 @@ from tokenscope._report.report import build
 from tokenscope._usage.calls import Frame
 from tokenscope.cli import main
 
-UNKNOWN = "the cost is not compared, for there are calls without a known price: {} before, {} after"
+UNKNOWN = "the cost is not compared, because some calls have no known price: {} before, {} after"
 
 
 def spent(tokens: int, cost: str | None) -> Report:

@@ -1,4 +1,4 @@
-"""The gate: what is too much growth, exactly, and what it says."""
+"""`--fail-above`: how much growth is too much, exactly, and what the message says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.formats import HUGE, PRICED, usage
 from tokenscope import Report
 from tokenscope._report.report import build
 from tokenscope._usage.calls import Frame
-from tokenscope.cli.fail_above import verdict
+from tokenscope.cli.fail_above import check_growth
 
 
 def spent(tokens: int, cost: str | None = "0", calls: int = 1) -> Report:
@@ -24,7 +24,7 @@ def spent(tokens: int, cost: str | None = "0", calls: int = 1) -> Report:
 
 def judged(old: Report, new: Report, limit: str) -> tuple[bool, str]:
     """Return what the gate says."""
-    return tuple(verdict(old.diff(new), Decimal(limit)))
+    return tuple(check_growth(old.diff(new), Decimal(limit)))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_growth_is_shown_as_more_than_the_limit():
 )
 def test_an_unknown_cost(old, new, counts):
     """It is not compared, and that is said; tokens are."""
-    unknown = f"the cost is not compared, for there are calls without a known price: {counts}"
+    unknown = f"the cost is not compared, because some calls have no known price: {counts}"
 
     assert (False, unknown) == judged(spent(10, old, 2), spent(10, new, 3), "0")
     assert (True, f"total tokens grew by 10.0% (10 -> 11), more than 5%; {unknown}") == (

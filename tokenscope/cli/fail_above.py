@@ -1,4 +1,4 @@
-"""The gate of `tokenscope diff --fail-above`: whether total tokens or total cost grew by more than so many percent."""
+"""The check of `tokenscope diff --fail-above`: did total tokens or total cost grow by more than a limit in percent?"""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from tokenscope._report.formats.text import money
 
 
 class Verdict(NamedTuple):
-    """What the gate says of a diff."""
+    """The result of the check."""
 
     failed: bool
-    sentence: str
-    """What grew by how much, and what could not be compared; nothing where there is nothing to say."""
+    message: str
+    """What grew by how much, and what could not be compared. Empty if there is nothing to report."""
 
 
-def verdict(diff: Diff, limit: Decimal) -> Verdict:
-    """Judge a diff.
+def check_growth(diff: Diff, limit: Decimal) -> Verdict:
+    """Check that neither total tokens nor total cost grew by more than a limit.
 
     Args:
-        diff: What changed.
-        limit: By how many percent the totals may grow; exactly so many is not too many.
+        diff: The changes between two reports.
+        limit: The percentage by which a total may grow. Exactly this much passes.
     """
     total = diff.total
     before, after = total.before, total.after
     grown: list[str] = []
     if _grew_above(before.total_tokens, after.total_tokens, limit):
-        how = _growth(before.total_tokens, after.total_tokens, limit)
-        grown.append(f"total tokens grew {how} ({before.total_tokens:,} -> {after.total_tokens:,})")
+        growth = _growth(before.total_tokens, after.total_tokens, limit)
+        grown.append(f"total tokens grew {growth} ({before.total_tokens:,} -> {after.total_tokens:,})")
     if total.cost is not None and _grew_above(before.cost, after.cost, limit):
         grown.append(f"total cost grew {_growth(before.cost, after.cost, limit)} ({money(before)} -> {money(after)})")
-    said = [f"{' and '.join(grown)}, more than {limit}%"] if grown else []
+    messages = [f"{' and '.join(grown)}, more than {limit}%"] if grown else []
     if total.cost is None:
-        unknown = f"{before.unpriced_calls:,} before, {after.unpriced_calls:,} after"
-        said.append(f"the cost is not compared, for there are calls without a known price: {unknown}")
-    return Verdict(bool(grown), "; ".join(said))
+        unpriced = f"{before.unpriced_calls:,} before, {after.unpriced_calls:,} after"
+        messages.append(f"the cost is not compared, because some calls have no known price: {unpriced}")
+    return Verdict(bool(grown), "; ".join(messages))
 
 
 def _grew_above(old: Amount, new: Amount, limit: Decimal) -> bool:
-    """Whether an amount grew by more than so many percent, exactly; from nothing to anything is more than any."""
+    """Return whether an amount grew by more than a percentage, exactly. Growth from zero is above any percentage."""
     return EXACT.multiply(EXACT.subtract(Decimal(new), Decimal(old)), 100) > EXACT.multiply(Decimal(old), limit)
 
 
 def _growth(old: Amount, new: Amount, limit: Decimal) -> str:
-    """Return by how much an amount grew, with as many digits as show that it is more than the limit."""
+    """Return the growth in percent, with enough digits to show that it is more than the limit."""
     growth = percent(old, new)
     if growth is None:
         return "from nothing"

@@ -141,11 +141,11 @@ def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, outpu
     if (old, new) == ("-", "-"):
         _refuse("OLD NEW", "only one of them can be -, standard input.")
     difference = read([old]).diff(read([new]))
-    failed, sentence = False, ""
+    failed, message = False, ""
     if fail_above is not None:
-        from tokenscope.cli.fail_above import verdict
+        from tokenscope.cli.fail_above import check_growth
 
-        failed, sentence = verdict(difference, fail_above)
+        failed, message = check_growth(difference, fail_above)
     try:
         if form == "text" and output in (None, "-"):
             write(str(difference), output, drawn=True)
@@ -154,8 +154,8 @@ def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, outpu
     except SystemExit:  # the reader closed the pipe; a failed check still decides the exit status
         if not failed:
             raise
-    if sentence:
-        click.echo(f"tokenscope diff: {sentence}", err=True)
+    if message:
+        click.echo(f"tokenscope diff: {message}", err=True)
     if failed:
         raise SystemExit(1)
 

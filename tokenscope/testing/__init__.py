@@ -1,4 +1,4 @@
-"""A model provider on loopback, for tests and demonstrations: OpenAI-compatible over real HTTP, and it keeps its own bill."""
+"""A model provider on loopback, for tests and demonstrations. It is OpenAI-compatible over real HTTP, and keeps a bill."""
 
 from tokenscope.testing.provider import LoopbackProvider
 

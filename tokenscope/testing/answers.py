@@ -1,4 +1,4 @@
-"""Answers that DSPy's adapters can parse, made up from what a prompt asks for."""
+"""Made-up answers to prompts of DSPy, which its adapters can parse."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from tokenscope._usage.usage import Usage
 
 Answer = Callable[[str, str], "str | None"]
-"""Given a field's name and the whole prompt, the field's value; None for a made-up one."""
+"""Given a field's name and the whole prompt, returns the field's value, or None for a made-up one."""
 
 
 def reply(prompt: str, last: str, answer: Answer | None) -> str:
-    """Return an answer that DSPy's adapters can parse, or the one that a test has asked for."""
+    """Return an answer that DSPy's adapters can parse."""
     request = last[last.rfind("Respond with") :] if "Respond with" in last else ""
     if "Respond with a JSON object" in request:
         fields = re.findall(r"`(\w+)`", request)
@@ -33,7 +33,7 @@ def _as_text(value: Any) -> str:
 
 
 def _value(field: str, prompt: str, answer: Answer | None) -> Any:
-    """Return a value for a field: what `answer` says, else one of the type that the prompt asks for."""
+    """Return the value of a field: from `answer`, or else a made-up one of the type that the prompt names."""
     given = answer(field, prompt) if answer else None
     if given is not None:
         return given
@@ -56,7 +56,7 @@ def _value(field: str, prompt: str, answer: Answer | None) -> Any:
 
 
 def _next_tool(prompt: str, answer: Answer | None) -> str:
-    """Return the first tool, and once it was observed, `finish`."""
+    """Return the first tool; after its first observation, return `finish`."""
     given = answer("next_tool_name", prompt) if answer else None
     if given is not None:
         return given
@@ -78,13 +78,12 @@ def _tool_arguments(prompt: str, tool: str) -> dict[str, Any]:
 
 
 def last_match(pattern: str, text: str) -> Any:
-    """Return the last match of a pattern in a text."""
-    found = list(re.finditer(pattern, text))
-    return found[-1] if found else None
+    """Return the last match of a pattern in a text, or None."""
+    return next(reversed(list(re.finditer(pattern, text))), None)
 
 
 def prompt_of(body: dict[str, Any]) -> tuple[str, str]:
-    """Return all that a request says, and its last message."""
+    """Return the text of all messages of a request, and its last message."""
     whole = body.get("input", body.get("state"))
     if "messages" not in body and isinstance(whole, str):
         return whole, whole
@@ -103,19 +102,19 @@ def _text(message: Any) -> str:
 
 
 def usage_of(prompt: str, text: str, number: int) -> Usage:
-    """Return the usage that the provider reports for an answer."""
+    """Return the usage to report for an answer, of which there are `number` choices."""
     cached = last_match(r"<<cached (\d+)>>", prompt)
     reasoning = last_match(r"<<reasoning (\d+)>>", prompt)
-    thought = int(reasoning[1]) if reasoning else 0
+    reasoning_tokens = int(reasoning[1]) if reasoning else 0
     return Usage(
         calls=1,
         input_tokens=tokens_of(prompt),
-        output_tokens=number * tokens_of(text) + thought,
+        output_tokens=number * tokens_of(text) + reasoning_tokens,
         cache_read_tokens=int(cached[1]) if cached else 0,
-        reasoning_tokens=thought,
+        reasoning_tokens=reasoning_tokens,
     )
 
 
 def tokens_of(text: str) -> int:
-    """Return about how many tokens a text has."""
-    return max(1, len(text.encode()) // 4)  # about what tokenizers make of English
+    """Return the approximate number of tokens in a text."""
+    return max(1, len(text.encode()) // 4)  # roughly as tokenizers count English

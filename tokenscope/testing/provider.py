@@ -1,4 +1,4 @@
-"""A model provider on loopback, for tests and demonstrations: OpenAI-compatible over real HTTP, and it keeps its own bill.
+"""A model provider on loopback, for tests and demonstrations. It is OpenAI-compatible over real HTTP, and keeps a bill.
 
     with LoopbackProvider() as provider:
         dspy.configure(lm=provider.lm())
@@ -6,16 +6,16 @@
             dspy.Predict("question -> answer")(question="Why? <<bill answering>>")
     assert scope.usage.total_tokens == provider.bill["answering"].total_tokens
 
-It answers DSPy's chat and JSON prompts with made-up values of the right types. What a prompt says in double angle brackets
-steers it; of several tags the last one counts:
+It answers DSPy's chat and JSON prompts with made-up values of the right types. A prompt can hold instructions for it in
+double angle brackets. Of several instructions of one kind, the last one counts:
 
-    <<bill NAME>>        the tag under which this call is billed; without one, it is billed under ""
+    <<bill NAME>>        bill this call under a tag; without this, under ""
     <<fail 500>>         answer with that HTTP status, and bill nothing
     <<fail 500 once>>    the same, but only the first time for this tag
     <<garble>>           bill for an answer that no adapter can parse
     <<garble once>>      the same, but only the first time for this tag
-    <<wait 0.5>>         take so many seconds
-    <<cached 7>>         say that so many prompt tokens came from the provider's cache
+    <<wait 0.5>>         take at least so many seconds
+    <<cached 7>>         report that so many prompt tokens were read from the provider's cache
     <<reasoning 5>>      spend so many completion tokens on reasoning
 """
 
@@ -39,8 +39,8 @@ class LoopbackProvider:
     """An OpenAI-compatible server on 127.0.0.1: chat completions, responses, embeddings, streams, errors.
 
     Args:
-        answer: Says what to answer, field by field; made-up values where it returns None.
-        latency: Seconds that every call takes at least.
+        answer: Given a field's name and the prompt, returns the field's value, or None for a made-up one.
+        latency: The least number of seconds that a call takes.
 
     Example:
         >>> import json, urllib.request
@@ -66,28 +66,28 @@ class LoopbackProvider:
 
     @property
     def url(self) -> str:
-        """The base address, as `api_base` takes it."""
+        """The base URL, as `api_base` takes it."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     @property
     def bill(self) -> Mapping[str, Usage]:
-        """What was billed until now, by tag."""
+        """The usage billed so far, by tag."""
         with self._lock:
             return dict(self._bill)
 
     @property
     def garbled(self) -> Mapping[str, Usage]:
-        """What of the bill was for answers that no adapter can parse, by tag."""
+        """The part of the bill for answers that no adapter can parse, by tag."""
         with self._lock:
             return dict(self._garbled)
 
     @property
     def total(self) -> Usage:
-        """What was billed until now, all tags together."""
+        """The usage billed so far, for all tags together."""
         return sum(self.bill.values(), Usage())
 
     def lm(self, model: str = "openai/gpt-4o-mini", **kwargs: Any) -> Any:
-        """Return a `dspy.LM` that asks this server. DSPy's cache is off unless `cache=True` says otherwise."""
+        """Return a `dspy.LM` that calls this server. DSPy's cache and its retries are off, unless `kwargs` turn them on."""
         import dspy
 
         settings: dict[str, Any] = {"api_base": self.url, "api_key": "loopback", "cache": False, "num_retries": 0}
@@ -107,14 +107,14 @@ class LoopbackProvider:
     # -- one request ----------------------------------------------------------------------------------------------------
 
     def charge(self, tag: str, usage: Usage, *, garbled: bool = False) -> None:
-        """Put a call on the bill."""
+        """Add a call to the bill."""
         with self._lock:
             self._bill[tag] += usage
             if garbled:
                 self._garbled[tag] = self._garbled.get(tag, Usage()) + usage
 
     def failure(self, prompt: str, tag: str) -> int | None:
-        """Return the HTTP status to fail with, if the prompt asks for that."""
+        """Return the HTTP status to fail with, if the prompt asks for one."""
         match = last_match(r"<<fail (\d{3})( once)?>>", prompt)
         if match is None:
             return None
@@ -138,7 +138,7 @@ class _Server(ThreadingHTTPServer):
     provider: LoopbackProvider
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep quiet about clients that hang up, as cancelled calls do."""
+        """Print nothing about clients that hang up, as cancelled calls do."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -249,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _system_one(self, body: dict[str, Any], prompt: str, tag: str) -> None:
-        """TypeSafe's API, which `dspy.experimental.TypeSafe` asks."""
+        """Answer a request to the API that `dspy.experimental.TypeSafe` calls."""
         usage = Usage(calls=1, input_tokens=tokens_of(prompt), output_tokens=len(body["questions"]))
         self.server.provider.charge(tag, usage)
         answers = {name: {"type": "noul", "noul": 0.9} for name in body["questions"]}
@@ -274,4 +274,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
-        """Keep quiet."""
+        """Print nothing."""
