@@ -5,9 +5,10 @@ Each command imports the code that does its work when it runs, so that help and 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from itertools import chain
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -16,9 +17,20 @@ from tokenscope._report.formats.order import SORTABLE, SORTS
 from tokenscope._version import __version__
 from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, percent, read, write
 
+F = TypeVar("F", bound=Callable[..., None])
 BREAKDOWNS: Final = ("module", "model", "predictor", "operation")
 _FILE: Final = click.Path(allow_dash=True)
-_OUTPUT: Final = click.Path(allow_dash=True, dir_okay=False)
+_files: Final = click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+
+
+def _output(help_text: str, **settings: Any) -> Callable[[F], F]:
+    path = click.Path(allow_dash=True, dir_okay=False)
+    return click.option("-o", "--output", type=path, metavar="FILE", help=help_text, **settings)
+
+
+def _format(formats: Iterable[str], default: str) -> Callable[[F], F]:
+    help_text = f"The format. Default: the format of -o's suffix, or else {default}."
+    return click.option("--format", "form", type=click.Choice(list(formats)), help=help_text)
 
 
 @click.group(
@@ -63,19 +75,14 @@ Examples:
   tokenscope show tokens.json --format csv       for a spreadsheet, on standard output
   ssh host cat tokens.json | tokenscope show -   a report from standard input"""
 )
-@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(list(FORMATS)),
-    help="The format. Default: the format of -o's suffix, or else tree.",
-)
+@_files
+@_format(FORMATS, "tree")
 @click.option("--by", type=click.Choice(BREAKDOWNS), help="Show a flat list with one row per name instead of the tree.")
 @click.option(
     "--depth", type=click.IntRange(min=1), metavar="N", help="Show N levels. Deeper levels are added to the last one."
 )
 @click.option("--sort", type=click.Choice(SORTS), help="The order of siblings. Default: tokens.")
-@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", help="Write to a file, in the format of its suffix.")
+@_output("Write to a file, in the format of its suffix.")
 def show(
     files: tuple[str, ...], form: str | None, by: str | None, depth: int | None, sort: str | None, output: str | None
 ) -> None:
@@ -123,13 +130,8 @@ is 1 if total tokens or total cost grew by more than that. Costs are not compare
 @click.argument("old", type=_FILE)
 @click.argument("new", type=_FILE)
 @click.option("--fail-above", type=percent, metavar="PERCENT", help="Exit with status 1 if the totals grew by more.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("text", "markdown", "json")),
-    help="The format. Default: the format of -o's suffix, or else text.",
-)
-@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", help="Write to a file: .txt, .md or .json.")
+@_format(("text", "markdown", "json"), "text")
+@_output("Write to a file: .txt, .md or .json.")
 def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, output: str | None) -> None:
     """Show what grew and what shrank from one report to another.
 
@@ -170,9 +172,9 @@ Examples:
 
 'tokenscope show' shows the sum of several reports, and writes it in other formats."""
 )
-@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+@_files
 @click.option("--records", is_flag=True, help="Keep the records of single calls, too.")
-@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", required=True, help="The file to write: .json or -.")
+@_output("The file to write: .json or -.", required=True)
 def merge(files: tuple[str, ...], records: bool, output: str) -> None:
     """Add up reports and files of records, and write one report.
 
@@ -195,15 +197,10 @@ Examples:
   tokenscope analyze tokens.json --samples 500                 with tokens and cost per sample
   tokenscope analyze run-*.json --samples 500 -o report.md"""
 )
-@click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
+@_files
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="The number of samples that the run made.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("text", "markdown")),
-    help="The format. Default: that of -o's suffix, or else text.",
-)
-@click.option("-o", "--output", type=_OUTPUT, metavar="FILE", help="Write to a file: .md or .txt.")
+@_format(("text", "markdown"), "text")
+@_output("Write to a file: .md or .txt.")
 def analyze(files: tuple[str, ...], samples: int | None, form: str | None, output: str | None) -> None:
     """Sum up what a run spent, per sample, module and model.
 
