@@ -517,7 +517,7 @@ def test_a_file_s_format_on_a_terminal(folder):
 @pytest.mark.parametrize("name", ["hostile.json", "huge.json", "deep.json"])
 @pytest.mark.parametrize("form", FORMATS)
 def test_extreme_reports(name, form, folder):
-    """Names made to do harm, huge numbers and 10,000 levels come through in every format."""
+    """Names made to do harm, huge numbers and 1,100 levels come through in every format."""
     if name == "deep.json":
         deep().save(name)
     report = Report.load(name)

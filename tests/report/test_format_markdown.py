@@ -66,10 +66,10 @@ def test_simple_names_stay_readable():
 
 def test_a_deep_tree():
     """Below thirty levels a row says its level."""
-    lines = chain(10_000).render("markdown").splitlines()
+    lines = chain(1_100).render("markdown").splitlines()
 
     assert next(line for line in lines if "`level 30`" in line).startswith("| " + "&nbsp;" * 60 + "`")
-    assert any(line.startswith("| 9,999&gt; `level 9999` |") for line in lines)
+    assert any(line.startswith("| 1,099&gt; `level 1099` |") for line in lines)
 
 
 def test_several_top_level_names():

@@ -60,4 +60,4 @@ def test_huge_numbers_and_deep_trees():
     """Both are valid files."""
     assert profiles(huge())
     tokens = profiles(deep())["tokens"]
-    assert (1_001, 10_000) == (len(tokens), sum(tokens.values()))
+    assert (1_001, 1_100) == (len(tokens), sum(tokens.values()))

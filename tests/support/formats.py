@@ -128,10 +128,10 @@ def golden(name: str, text: str) -> None:
 
 
 @functools.cache
-def deep(kind: str = "scope") -> Report:
-    """Build a report of 10,000 levels, one token each."""
+def deep(kind: str = "scope", levels: int = 1_100) -> Report:
+    """Build a report of so many levels, one token each: by default more than Python recurses and than a path is long."""
     return build(
-        ((n - 1, Frame(kind, f"level {n}"), 1, 10**6, {"x": usage(1, 1, 0, "0.000001")}) for n in range(10_000)),
+        ((n - 1, Frame(kind, f"level {n}"), 1, 10**6, {"x": usage(1, 1, 0, "0.000001")}) for n in range(levels)),
         scoped=True,
     )
 
