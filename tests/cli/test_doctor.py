@@ -230,7 +230,7 @@ def test_two_instrumentors():
             findings = examine(["openai/gpt-4o-mini"])
             assert [] == problems(findings)
             assert any(
-                text.startswith("DSPy's native engine passes by litellm and the SDKs") for text in notes(findings)
+                text.startswith("DSPy's native engine uses neither litellm nor the SDKs") for text in notes(findings)
             )
     finally:
         also.uninstrument()
