@@ -1,4 +1,4 @@
-"""The command line, in processes of its own."""
+"""The command line, run in subprocesses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tokenscope_command(*arguments: str, **environment: str) -> subprocess.Comple
 
 
 def test_demo() -> None:
-    """The demonstration prints the tree of a real agent, and its total is what the server billed."""
+    """The demo prints the tree of a real agent, and its total equals the bill of the server."""
     done = tokenscope_command("demo")
     assert 0 == done.returncode, done.stderr
     lines = done.stdout.splitlines()
@@ -53,7 +53,7 @@ def test_demo() -> None:
 
 
 def test_demo_without_a_key() -> None:
-    """A real model without a key is one clear line and status 1, no traceback."""
+    """A real model without a key leads to one clear line and status 1, without a traceback."""
     done = tokenscope_command("demo", "--model", "openai/gpt-4o-mini")
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.strip().splitlines()[-1]
@@ -63,7 +63,7 @@ def test_demo_without_a_key() -> None:
 
 
 def test_demo_without_a_provider() -> None:
-    """A provider that cannot be reached is one clear line and status 1, no traceback."""
+    """A provider that cannot be reached leads to one clear line and status 1, without a traceback."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         address = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
@@ -81,7 +81,7 @@ def test_demo_without_a_provider() -> None:
 
 
 def test_demo_with_a_model_of_the_users() -> None:
-    """With --model the caller's provider is asked, and the tree is printed without a bill to compare it with."""
+    """With --model, the demo calls the user's provider and prints the tree without a bill."""
     from tokenscope.testing import LoopbackProvider
 
     with LoopbackProvider() as provider:
@@ -96,26 +96,26 @@ def test_demo_with_a_model_of_the_users() -> None:
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help(flag: str) -> None:
-    """Help names the commands."""
+    """Help lists the commands."""
     done = tokenscope_command(flag)
     assert 0 == done.returncode
     assert re.search(r"^  demo +\w", done.stdout, re.MULTILINE)
 
 
 def test_version() -> None:
-    """The version is the package's."""
+    """`--version` prints the package's version."""
     assert f"tokenscope, version {tokenscope.__version__}\n" == tokenscope_command("--version").stdout
 
 
 def test_unknown_command() -> None:
-    """A wrong command line is an error with status 2."""
+    """A wrong command line ends with status 2."""
     done = tokenscope_command("frobnicate")
     assert 2 == done.returncode
     assert "No such command 'frobnicate'" in done.stderr
 
 
 def test_demo_where_disabled() -> None:
-    """Where tokenscope is disabled, the demonstration says so in one line rather than show an empty tree."""
+    """If tokenscope is disabled, the demo says so in one line and shows no empty tree."""
     done = tokenscope_command("demo", TOKENSCOPE_DISABLED="1")
     assert (1, "") == (done.returncode, done.stdout)
     assert ["tokenscope demo: TOKENSCOPE_DISABLED is set, so nothing would be counted"] == done.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""`tokenscope diff`: what it shows, and the gate for CI."""
+"""`tokenscope diff`: its output, and the check for CI."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def judged(*arguments: str) -> tuple[int, str]:
-    """Run a diff; return its exit status, and what it says beside the diff."""
+    """Run a diff, and return its exit status and its standard error."""
     done = CliRunner().invoke(main, ["diff", *arguments], prog_name="tokenscope")
     return done.exit_code, done.stderr
 
@@ -49,7 +49,7 @@ def judged(*arguments: str) -> tuple[int, str]:
 
 
 def test_text(folder):
-    """The diff is drawn, plain where it is no terminal."""
+    """Outside a terminal, the diff is plain text."""
     assert (
         DIFF.render("text") + "\n"
         == ran("diff", "old.json", "new.json")
@@ -59,13 +59,13 @@ def test_text(folder):
 
 
 def test_nothing_changed(folder):
-    """That is said, and is no failure."""
+    """A diff without changes says so, and passes."""
     assert f"{OLD.diff(OLD)}\n" == ran("diff", "old.json", "old.json", "--fail-above", "0")
 
 
 @pytest.mark.parametrize("form", _diff.FORMATS)
 def test_formats(form, folder):
-    """Every format, on standard output as in a file; the option wins over the suffix."""
+    """Every format is the same on standard output and in a file. The option wins over the suffix."""
     expected = DIFF.render(form).rstrip("\n") + "\n"
     suffix = _diff.FORMATS[form]
     arguments = ("diff", "old.json", "new.json")
@@ -77,7 +77,7 @@ def test_formats(form, folder):
 
 
 def test_unknown_formats(folder):
-    """They are errors that name those there are."""
+    """The error for an unknown format lists the formats."""
     assert "'pdf' is not one of 'text', 'markdown', 'json'" in refused(
         "diff", "old.json", "new.json", "--format", "pdf"
     )
@@ -87,7 +87,7 @@ def test_unknown_formats(folder):
 
 
 def test_standard_input(folder):
-    """Either side can be standard input; both cannot."""
+    """One side can be standard input, but not both."""
     text = DIFF.render() + "\n"
 
     assert text == ran("diff", "-", "new.json", given=OLD.render("json"))
@@ -96,7 +96,7 @@ def test_standard_input(folder):
 
 
 def test_in_a_terminal(folder):
-    """In a terminal it is in colour, in its width, and nothing is cut off."""
+    """In a terminal, the diff is in colour and fits the width."""
     shown = on_a_terminal("diff", "old.json", "new.json", width=70)
 
     assert "\x1b[31m" in shown
@@ -106,7 +106,7 @@ def test_in_a_terminal(folder):
 
 
 def test_files_that_cannot_be_read(folder):
-    """They are one line, whichever side they are on."""
+    """A file that cannot be read leads to an error of one line, on either side."""
     Path("damaged.json").write_text("{")
 
     assert "tokenscope diff: none.json: No such file or directory" == refused("diff", "none.json", "new.json")
@@ -114,7 +114,7 @@ def test_files_that_cannot_be_read(folder):
     assert "tokenscope diff: damaged.json: this is no tokenscope report" in refused("diff", "old.json", "damaged.json")
 
 
-# -- the gate ---------------------------------------------------------------------------------------------------------------
+# -- --fail-above ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_files_that_cannot_be_read(folder):
         ),
     ],
 )
-def test_the_gate(old, new, limit, expected, folder):
-    """The exit status is 1 where tokens or cost grew by more, and one line on standard error says what and by how much."""
+def test_fail_above(old, new, limit, expected, folder):
+    """The exit status is 1 if tokens or cost grew by more. One line on standard error says by how much."""
     spent(*old).save("a.json")
     spent(*new).save("b.json")
     status, said = expected
@@ -152,8 +152,8 @@ def test_the_gate(old, new, limit, expected, folder):
     assert (status, f"tokenscope diff: {said}\n" if said else "") == judged("a.json", "b.json", "--fail-above", limit)
 
 
-def test_the_diff_is_shown_where_the_gate_fails(folder):
-    """And written, where it is to be written."""
+def test_the_diff_is_shown_if_the_check_fails(folder):
+    """If the check fails, the diff is still shown or written."""
     done = tokenscope_command("diff", "old.json", "new.json", "--fail-above", "5")
     assert (1, DIFF.render() + "\n") == (done.returncode, done.stdout)
     assert re.fullmatch(
@@ -164,8 +164,8 @@ def test_the_diff_is_shown_where_the_gate_fails(folder):
     assert DIFF.render("markdown") == Path("diff.md").read_text("utf-8")
 
 
-def test_without_a_gate(folder):
-    """Nothing fails, and nothing is said of costs."""
+def test_without_fail_above(folder):
+    """Without the option, the exit status is 0 and nothing is said about costs."""
     PRICED.save("priced.json")
 
     assert (0, "") == judged("old.json", "new.json")
@@ -174,22 +174,22 @@ def test_without_a_gate(folder):
 
 @pytest.mark.parametrize("limit", ["x", "", "nan", "inf", "-1", "1/2", "5%%", "1e999999999999999999999"])
 def test_no_percentage(limit, folder):
-    """What is no number of percent is an error that says what is."""
+    """A wrong percentage leads to an error with an example of a right one."""
     assert f"Invalid value for '--fail-above': {limit!r} is not a percentage of 0 or more, such as 5 or 0.5%." in (
         refused("diff", "old.json", "new.json", "--fail-above", limit)
     )
 
 
 def test_an_output_that_cannot_be_written_is_an_error(folder):
-    """Also where the gate would have failed: what is wrong is said, and the status is that of errors."""
+    """If the output cannot be written, the status is 2, even if the check failed."""
     assert "tokenscope diff: none/x.md: No such file or directory" == (
         refused("diff", "old.json", "new.json", "--fail-above", "5", "-o", "none/x.md")
     )
 
 
 @pytest.mark.parametrize(("limit", "status", "lines"), [("5", 1, 1), ("500", 141, 0)])
-def test_a_broken_pipe_does_not_open_the_gate(limit, status, lines, folder):
-    """The gate holds where nobody reads the diff to its end."""
+def test_a_broken_pipe_does_not_hide_a_failed_check(limit, status, lines, folder):
+    """If the reader closes the pipe, a failed check still gives status 1."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(

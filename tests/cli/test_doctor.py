@@ -1,4 +1,4 @@
-"""`tokenscope doctor`: what is wrong is found, in processes of its own; what is not wrong is no problem."""
+"""`tokenscope doctor`: it finds each problem, run in subprocesses, and reports no false one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NATIVE = tuple(map(int, version("dspy").split(".")[:2])) >= (3, 4)
 
 
 def doctor(*arguments, start=None, folder=None, **environment):
-    """Run the command; `start` is Python that runs before anything else."""
+    """Run the command. `start` is Python code that runs first."""
     if start is not None:
         (folder / "sitecustomize.py").write_text(start, "utf-8")
         environment["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -41,7 +41,7 @@ def doctor(*arguments, start=None, folder=None, **environment):
 
 
 def lines(done):
-    """Return the marks and sentences of what was printed."""
+    """Return the mark and the text of each printed finding."""
     assert "Traceback" not in done.stderr, done.stderr
     return [tuple(line.split(None, 1)) for line in done.stdout.splitlines() if line.startswith("  ")]
 
@@ -58,7 +58,7 @@ def notes(findings):
 
 
 def test_all_is_well():
-    """Where all is well each patch is applied, each engine's call is counted as it was billed, and the status is 0."""
+    """In a sound installation each patch is applied, each engine's call is counted as billed, and the status is 0."""
     done = doctor()
     said = lines(done)
     assert 0 == done.returncode, done.stdout
@@ -75,7 +75,7 @@ def test_all_is_well():
 
 
 def test_nothing_reaches_a_proxy():
-    """The calls on loopback are made on loopback, also where the environment names a proxy."""
+    """The calls reach the server on loopback, even if the environment names a proxy."""
     proxy = "http://127.0.0.1:9"
     done = doctor(HTTP_PROXY=proxy, http_proxy=proxy, ALL_PROXY=proxy)
     assert 0 == done.returncode, done.stdout
@@ -92,7 +92,7 @@ def test_disabled():
 
 
 def test_a_patch_point_that_is_missing(tmp_path):
-    """Where DSPy lacks what is to be patched, that is a problem, and it is named."""
+    """A function that DSPy lacks is a problem, and is named."""
     done = doctor(start="import dspy.clients.cache as it\ndel it.Cache.get\n", folder=tmp_path)
     assert 1 == done.returncode, done.stderr
     found = [text for mark, text in lines(done) if mark == "problem"]
@@ -102,7 +102,7 @@ def test_a_patch_point_that_is_missing(tmp_path):
 
 
 def test_without_dspy(tmp_path):
-    """Where DSPy cannot be imported, one line says so."""
+    """If DSPy cannot be imported, one line says so."""
     done = doctor(start="import sys\nsys.modules['dspy'] = None\n", folder=tmp_path)
     assert 1 == done.returncode
     found = [text for mark, text in lines(done) if mark == "problem"]
@@ -111,7 +111,7 @@ def test_without_dspy(tmp_path):
 
 
 def test_a_call_that_is_counted_otherwise_than_billed(tmp_path):
-    """An LM call that passes by the patches is found by making one."""
+    """A real call finds an LM whose calls bypass the patches."""
     done = doctor(
         start="""
 import dspy
@@ -128,7 +128,7 @@ dspy.LM.__call__ = stranger
 
 
 def test_json_for_machines():
-    """JSON holds what the text says, and the names of models as they were given."""
+    """JSON holds the same findings, with model names exactly as given."""
     hostile = "x\x1b[31m/\n\u202e'"
     done = doctor("openai/gpt-4o-mini", hostile, "--format", "json")
     told = json.loads(done.stdout)
@@ -143,7 +143,7 @@ def test_json_for_machines():
 
 
 def test_names_of_models_are_escaped():
-    """A model's name cannot write to the terminal, and that nobody knows its price or provider is a note."""
+    """A model's name is escaped for the terminal. An unknown price or provider is a note."""
     done = doctor("x\x1b[31m/\n\u202e\u2028'", "foo/bar", "openai/gpt-4o-mini")
     assert 0 == done.returncode, done.stdout
     assert not set(done.stdout) & {"\x1b", "\u202e", "\u2028"}
@@ -154,7 +154,7 @@ def test_names_of_models_are_escaped():
 
 
 def test_a_wrong_command_line():
-    """A format that there is not is an error of one line, and status 2."""
+    """An unknown format leads to an error of one line and status 2."""
     done = doctor("--format", "xml")
     assert (2, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines()))
 
@@ -163,7 +163,7 @@ def test_a_wrong_command_line():
 
 
 def test_looking_changes_nothing():
-    """A program that looks at itself makes no call, loads nothing of others, and its environment stays as it is."""
+    """Within a program, the checks make no call, import no other package, and leave the environment alone."""
     modules, environment = set(sys.modules), dict(os.environ)
     findings = examine()
     assert [] == [name for name in set(sys.modules) - modules if name.startswith(("dspy.clients.typesafe", "openai."))]
@@ -173,7 +173,7 @@ def test_looking_changes_nothing():
 
 
 def test_where_uninstrumented():
-    """`uninstrument()` is a problem, said once."""
+    """`uninstrument()` is one problem."""
     tokenscope.uninstrument()
     try:
         findings = examine()
@@ -184,7 +184,7 @@ def test_where_uninstrumented():
 
 
 def test_a_patch_that_is_covered(monkeypatch):
-    """A function that another package has wrapped or replaced after us is named: nobody can see whether it calls ours."""
+    """A note names a patched function that another package has wrapped or replaced."""
     covered = "dspy.evaluate.evaluate.Evaluate.__call__ was wrapped or replaced after tokenscope had patched it"
     assert not [text for text in notes(examine()) if text.startswith(covered)]
     monkeypatch.setattr(dspy.Evaluate, "__call__", lambda self: None)
@@ -196,7 +196,7 @@ def test_a_patch_that_is_covered(monkeypatch):
 
 
 def test_an_lm_with_a_call_of_its_own():
-    """An LM that overrides how it is called is named: nobody can see from outside whether it asks super()."""
+    """A note names an LM with its own `__call__`, which may not call super()."""
 
     class Ours(dspy.LM):
         def __call__(self, *args, **kwargs):
@@ -207,7 +207,7 @@ def test_an_lm_with_a_call_of_its_own():
 
 
 def test_callbacks(monkeypatch):
-    """Callbacks of litellm and of DSPy are named; they add nothing."""
+    """Notes name the callbacks of litellm and of DSPy."""
     import litellm
 
     monkeypatch.setattr(litellm, "success_callback", ["langfuse"])
@@ -218,7 +218,7 @@ def test_callbacks(monkeypatch):
 
 
 def test_two_instrumentors():
-    """litellm and OpenAI's SDK both instrumented hold a call of litellm's engine twice, in spans: a problem of theirs."""
+    """It is a problem if litellm and OpenAI's SDK are both instrumented: both have a span for a call of litellm's engine."""
     theirs = pytest.importorskip("openinference.instrumentation.litellm").LiteLLMInstrumentor()
     also = pytest.importorskip("openinference.instrumentation.openai").OpenAIInstrumentor()
     theirs.instrument()
@@ -246,7 +246,7 @@ def models(*names):
 
 @pytest.mark.skipif(not NATIVE, reason="engines are to be chosen from DSPy 3.4 on")
 def test_engines(monkeypatch):
-    """Which engine a model would use is what DSPy itself chooses, by its name, its options and the environment."""
+    """The engine is DSPy's own choice, by the model's name, its options and the environment."""
     monkeypatch.delenv("OPENAI_API_BASE", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     name = "openai/gpt-4o-mini"
@@ -259,12 +259,12 @@ def test_engines(monkeypatch):
 
 @pytest.mark.skipif(NATIVE, reason="DSPy 3.4 has an engine of its own")
 def test_engines_of_older_versions():
-    """Before DSPy 3.4 there is litellm, also for models whose LM would need more than its name."""
+    """Before DSPy 3.4 the engine is litellm, even for models whose LM needs more than a name."""
     assert [("ok", "openai/o3: litellm (openai)")] == models("openai/o3")
 
 
 def test_the_lm_that_is_configured():
-    """Without a name the LM that DSPy is configured with is looked at; an LM of another kind is called one."""
+    """Without a name, the LM that DSPy is configured with is checked. An LM of another kind is named as such."""
 
     class Own(dspy.BaseLM):
         pass
@@ -277,7 +277,7 @@ def test_the_lm_that_is_configured():
 
 @pytest.mark.skipif(not NATIVE, reason="before DSPy 3.4, LMs are not made to be looked at")
 def test_a_name_that_dspy_refuses():
-    """A model that dspy.LM does not take is a problem, with its reason."""
+    """A model that dspy.LM refuses is a problem, with the reason."""
     ((mark, text),) = models("openai/")
     assert "problem" == mark
     assert text.startswith("openai/: dspy.LM does not take that: ValueError: ")
@@ -287,13 +287,13 @@ def test_a_name_that_dspy_refuses():
 
 
 def test_versions_are_compared():
-    """A version that is not supported is a problem."""
+    """An unsupported version is a problem."""
     assert "ok" == compared("dspy", "3.5.0rc1", ">=3.0").mark
     assert ("problem", "dspy 2.6.27 is not supported: >=3.0 is needed") == compared("dspy", "2.6.27", ">=3.0")[1:]
 
 
 def test_a_trial_that_does_not_add_up():
-    """What is counted besides the bill, or a call that fails, is a problem in one line."""
+    """A count that differs from the bill, or a call that fails, is a problem in one line."""
     more = lambda _provider: record_tokens("a", "b", "c", None, input_tokens=1, output_tokens=2)  # noqa: E731
     wrong = trial("it", more)
     said = (
@@ -305,7 +305,7 @@ def test_a_trial_that_does_not_add_up():
 
 
 def test_text_and_json_say_the_same():
-    """Each finding is a line, under a line that says what it is about; what is not printable is made visible."""
+    """Each finding is a line below its topic. Control characters are made visible."""
     findings = [
         Finding("versions", "ok", "a"),
         Finding("patches", "problem", "b\n\x1b"),

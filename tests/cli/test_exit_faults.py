@@ -1,4 +1,4 @@
-"""Programs that end, or are ended, while DSPy's calls are in flight: whatever had ended by then is counted, and not lost."""
+"""Programs that end while calls of DSPy are in flight: every call that has ended by then is counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DEADLINE = 50
 
 
 class Holding(LoopbackProvider):
-    """Holds what is billed as `held` until it is let go, and bills it then."""
+    """A provider that delays calls with the tag `held` until `gate` is set, and bills them then."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class Holding(LoopbackProvider):
         self.holds = threading.Semaphore(0)
 
     def failure(self, prompt: str, tag: str) -> int | None:
-        """Tell that a request is here, and hold it."""
+        """Signal that a request has arrived, and delay it."""
         if "<<bill held>>" in prompt:
             self.holds.release()
             self.gate.wait(DEADLINE)
         return super().failure(prompt, tag)
 
     def wait_for(self, number: int) -> None:
-        """Wait until so many requests more are held."""
+        """Wait until this many more requests are delayed."""
         for _ in range(number):
             assert self.holds.acquire(timeout=DEADLINE)
 
@@ -84,7 +84,7 @@ class Ended(NamedTuple):
 
     @property
     def answers(self) -> int:
-        """How many calls got an answer, by what the program says."""
+        """The number of calls that got an answer, as the program printed it."""
         return sum(not each.endswith("Error") for each in json.loads(self.done.stdout))
 
 
@@ -94,7 +94,7 @@ def errors(done: Done) -> list[str]:
 
 
 def ended(folder: Path, source: str, engine: str, held: int, sent: int | None = None, *, opens: bool = False) -> Ended:
-    """Run a program with and without tokenscope until it has calls in flight, send it a signal or a line, and compare."""
+    """Run a program with and without tokenscope, send it a signal or a line while calls are in flight, and compare."""
     file = program(folder, SOURCE + source)
     with Holding() as alone, Holding() as with_us:
         processes = [
@@ -130,7 +130,7 @@ asyncio.run(main())
 
 
 def test_sigterm_with_calls_in_flight(tmp_path):
-    """In threads, daemons and tasks: the process dies of it at once, as without us; the report holds what had ended."""
+    """With calls in threads, daemons and tasks, the process dies of SIGTERM at once. The report has the calls that had ended."""
     found = ended(tmp_path, "threads('held', 'held')" + DAEMONS_AND_TASKS, ENGINES[0], 6, signal.SIGTERM)
 
     assert -signal.SIGTERM == found.done.status
@@ -140,7 +140,7 @@ def test_sigterm_with_calls_in_flight(tmp_path):
 
 
 def test_ctrl_c_with_calls_in_flight(tmp_path):
-    """In daemons and tasks: the process ends at once, as without us; calls that it cancels are failed ones."""
+    """With calls in daemons and tasks, the process ends at once. The calls that Ctrl-C cancels count as failed."""
     found = ended(tmp_path, DAEMONS_AND_TASKS, ENGINES[0], 4, signal.SIGINT)
 
     assert INTERRUPTED == found.done.status
@@ -151,7 +151,7 @@ def test_ctrl_c_with_calls_in_flight(tmp_path):
 
 
 def test_ctrl_c_with_threads_that_are_waited_for(tmp_path):
-    """Python waits for threads that are no daemons: what they still get is in the report, too."""
+    """Python waits for threads that are not daemons, and the report has their late answers."""
     found = ended(tmp_path, RESULTS + THREADS, ENGINES[0], 2, signal.SIGINT, opens=True)
 
     assert INTERRUPTED == found.done.status
@@ -177,7 +177,7 @@ threading.Thread(target=late).start()
 
 
 def assert_what_came(found: Ended, engine: str, asked: int) -> None:
-    """Compare a report with what a program got, part of it when its main thread had ended.
+    """Compare a report with the answers of a program, some of which came after its main thread had ended.
 
     By then litellm fails whoever asks, also without us: it cannot log the answer, which was billed, and keeps it to itself.
     """
@@ -194,7 +194,7 @@ def assert_what_came(found: Ended, engine: str, asked: int) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_calls_after_the_main_thread_has_ended(engine, tmp_path):
-    """Threads and pools that still ask when the main thread has ended: what they get is all in the report."""
+    """The report has the calls that threads and pools make after the main thread has ended."""
     found = ended(tmp_path, RESULTS + LATE, engine, 2, opens=True)
 
     assert 0 == found.done.status
@@ -215,7 +215,7 @@ loop.run_forever()
 
 
 def test_calls_that_are_left(tmp_path):
-    """With daemons and a stopped loop's tasks in calls, the process ends at once, with status 0; what had ended is told."""
+    """With calls in daemons and in tasks of a stopped loop, the process ends at once with status 0, and reports ended calls."""
     found = ended(tmp_path, LEFT, ENGINES[0], 5)
 
     assert 0 == found.done.status
@@ -242,7 +242,7 @@ print(sum(not each.endswith("Error") for each in results))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of a file")
 def test_a_full_disk_below_a_sink(tmp_path):
-    """A program of several threads goes on with one warning, and counts all; the file has whole lines."""
+    """A program with several threads continues with one warning and counts every call. The file has whole lines."""
     with LoopbackProvider() as provider:
         done = run("-o", "r.json", program(tmp_path, SOURCE + FULL), provider.url, ENGINES[0], cwd=tmp_path)
         bill = provider.total
@@ -258,7 +258,7 @@ def test_a_full_disk_below_a_sink(tmp_path):
 
 
 def test_a_worker_that_is_killed_in_the_midst_of_a_call():
-    """What its unfinished task had spent is lost; what it had finished is there, and all of the other workers' calls."""
+    """Only the usage of its unfinished task is lost. Its finished tasks and the calls of other workers are counted."""
     context = multiprocessing.get_context("spawn")
     with (
         Holding() as provider,

@@ -1,4 +1,4 @@
-"""The end of a program that `tokenscope run` runs: what is written where, whatever happens to the process."""
+"""The end of a program under `tokenscope run`: the report is written, whatever happens to the process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def total(folder, name="r.json"):
 
 @pytest.mark.parametrize("name", ["r.json", "r.txt", "r.md", "r.html", "r.csv", "r.folded", "r.speedscope.json"])
 def test_the_report_is_in_the_format_of_its_suffix(name, tmp_path):
-    """Each format is what `Report.save` writes, and the tree is shown all the same."""
+    """The file equals the one that `Report.save` writes, and the tree is shown as well."""
     code = f"spend(1200)\nimport tokenscope; tokenscope.report().save('theirs-{name}')"
     done = run("-o", name, spender(tmp_path, code), cwd=tmp_path)
     assert (0, b"", "") == done[:3]
@@ -37,7 +37,7 @@ def test_the_report_is_in_the_format_of_its_suffix(name, tmp_path):
 
 
 def test_the_file_is_where_it_was_meant(tmp_path):
-    """A program that changes its folder does not move the report."""
+    """The report stays in its folder if the program changes the working directory."""
     code = "import os; os.mkdir('x'); os.chdir('x'); spend(1)"
     done = run("-o", "r.json", spender(tmp_path, code), cwd=tmp_path)
     assert done.told.endswith("\nreport written to r.json\n")
@@ -45,7 +45,7 @@ def test_the_file_is_where_it_was_meant(tmp_path):
 
 
 def test_nothing_counted(tmp_path):
-    """Without a call one line says so and why, and the file is an empty report."""
+    """Without any call, one line says so and why, and the file is an empty report."""
     code = "import tokenscope\nwith tokenscope.token_scope('empty'): pass"
     done = run("-o", "r.json", program(tmp_path, code), cwd=tmp_path)
     first, second = done.told.splitlines()
@@ -55,7 +55,7 @@ def test_nothing_counted(tmp_path):
 
 
 def test_disabled(tmp_path):
-    """Where tokenscope is disabled, the program runs, one line says so, and no empty report is left."""
+    """If tokenscope is disabled, the program runs, one line says so, and no empty report is written."""
     file = spender(tmp_path, "spend(1)\nprint(1)\nraise SystemExit(3)")
     done = run("-o", "r.json", "--live", file, cwd=tmp_path, env={"TOKENSCOPE_DISABLED": "1"})
     assert (3, b"1\n", "") == done[:3]
@@ -64,7 +64,7 @@ def test_disabled(tmp_path):
 
 
 def test_the_order_of_output(tmp_path):
-    """Where both outputs go to one place, the tree is after all that the program wrote."""
+    """If both outputs go to one place, the tree comes after the program's own output."""
     code = "import atexit, sys\nspend(1); atexit.register(print, 'exit'); print('out'); sys.stderr.write('error\\n')"
     done = run(spender(tmp_path, code), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     *lines, head, _, _, _ = done.stdout.decode().splitlines()
@@ -73,7 +73,7 @@ def test_the_order_of_output(tmp_path):
 
 
 def test_a_program_that_counts_as_long_as_it_can(tmp_path):
-    """Calls are counted in threads, exit handlers, and where the prices are looked up when everything is shut down."""
+    """Calls in threads and exit handlers are counted, and priced when everything else is shut down."""
     code = """
 import atexit, threading, time
 from concurrent.futures import ThreadPoolExecutor
@@ -95,7 +95,7 @@ PROBLEMS = {
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_report_that_cannot_be_written(problem, tmp_path):
-    """That is one line after the tree; the exit status is the program's."""
+    """One line after the tree says so, and the exit status is the program's."""
     (tmp_path / "there").mkdir()
     code = PROBLEMS[problem] + "\nspend(1)\nraise SystemExit(3)"
     done = run("-o", "there/r.json", spender(tmp_path, code), cwd=tmp_path)
@@ -105,7 +105,7 @@ def test_a_report_that_cannot_be_written(problem, tmp_path):
 
 
 def test_modules_of_the_same_names(tmp_path):
-    """A program's folder may hold modules named like those that draw and price: they are not taken for them."""
+    """The report does not import modules of the program's folder that have the names of modules it needs."""
     for name in ("rich", "genai_prices", "httpx", "csv"):
         program(tmp_path, "raise ImportError('the wrong one')", f"{name}.py")
     done = run("-o", "r.csv", spender(tmp_path, "spend(1)"), cwd=tmp_path)
@@ -114,7 +114,7 @@ def test_modules_of_the_same_names(tmp_path):
 
 
 def test_a_program_that_has_such_a_module_loaded(tmp_path):
-    """Where a program has loaded a module of its own in the place of rich, there is no tree, but the report."""
+    """If a program has loaded another module named rich, there is no tree, but the report is written."""
     program(tmp_path, "", "rich.py")
     done = run("-o", "r.json", spender(tmp_path, "import rich; spend(1)"), cwd=tmp_path)
     assert re.fullmatch(
@@ -132,7 +132,7 @@ STREAMS = {
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_standard_error_that_is_gone(stream, tmp_path):
-    """Where the tree cannot be shown, there is the report, and the exit status stays."""
+    """If the tree cannot be shown, the report is written and the exit status stays the same."""
     process = start("-o", "r.json", spender(tmp_path, "spend(2)\n" + STREAMS[stream]), cwd=tmp_path)
     if stream == "nobody reads it":
         assert b"ready\n" == process.stdout.readline()
@@ -143,7 +143,7 @@ def test_standard_error_that_is_gone(stream, tmp_path):
 
 
 def test_standard_error_that_is_replaced(tmp_path):
-    """The tree goes to the process's standard error, wherever the program has `sys.stderr` point to."""
+    """The tree goes to the process's standard error, even if the program has replaced `sys.stderr`."""
     code = "import sys\nspend(1)\nsys.stderr = open('log', 'w')\nprint('theirs', file=sys.stderr)"
     done = run(spender(tmp_path, code), cwd=tmp_path)
     assert HEAD.match(done.told)
@@ -151,7 +151,7 @@ def test_standard_error_that_is_replaced(tmp_path):
 
 
 def test_standard_output_that_nobody_reads(tmp_path):
-    """A broken pipe is the program's, with the exit status that Python gives it."""
+    """A broken pipe gives the exit status that Python gives it."""
     done = []
     for ours in (False, True):
         process = start(spender(tmp_path, "spend(1)\nprint('x')\nimport time; time.sleep(0.5)"), ours=ours)
@@ -164,14 +164,14 @@ def test_standard_output_that_nobody_reads(tmp_path):
 
 
 def on_a_terminal(*arguments, cwd, width=60):
-    """Run with standard error on a terminal; return what it was sent and what went to standard output."""
+    """Run with standard error on a terminal, and return the output to the terminal and to standard output."""
     environment = {"COLUMNS": str(width), "TERM": "xterm-256color", "NO_COLOR": ""}
     shown, stdout, _ = in_a_terminal(lambda terminal: start(*arguments, cwd=cwd, stderr=terminal, env=environment))
     return shown, stdout
 
 
 def test_a_terminal(tmp_path):
-    """On a terminal the tree is in colour and in its width, also where standard output is a file."""
+    """On a terminal the tree is in colour and fits the width, even if standard output is a file."""
     shown, stdout = on_a_terminal(spender(tmp_path, "spend(1)\nprint('out')"), cwd=tmp_path)
     assert b"out\n" == stdout
     assert "\x1b[" in shown
@@ -197,7 +197,7 @@ else:
 
 @pytest.mark.parametrize("leave", ["pass", "sys.exit(3)", "1/0", "os.kill(os.getpid(), 15)", "raise KeyboardInterrupt"])
 def test_a_forked_child(leave, tmp_path):
-    """A child tells nothing and writes nothing, however it ends; the parent tells what the parent spent."""
+    """A child prints and writes no report, however it ends. The parent reports its own usage."""
     code = FORK.replace("LEAVE", leave).replace("waitpid(PID, 0)", "waitpid(PID, 0) and print(os.listdir('.'))")
     done = run("-o", "r.json", spender(tmp_path, code), cwd=tmp_path)
     assert (0, b"child\n['program.py']\nparent\n") == done[:2]
@@ -206,7 +206,7 @@ def test_a_forked_child(leave, tmp_path):
 
 
 def test_a_forked_child_and_sigterm(tmp_path):
-    """In a child, SIGTERM has its default disposition again, and `terminate` ends it as ever."""
+    """In a child, SIGTERM has its default action again, and `terminate` ends the child."""
     code = """
 import multiprocessing, signal, time
 def child():
@@ -239,7 +239,7 @@ TERMINATED = {
 
 @pytest.mark.parametrize("name", TERMINATED)
 def test_sigterm(name, tmp_path):
-    """SIGTERM, which is how a CI ends what takes too long, leaves a report; the process dies of it all the same."""
+    """On SIGTERM, with which a CI ends a slow job, the process writes its report and then dies of the signal."""
     process = start("-o", "r.json", spender(tmp_path, WAIT + TERMINATED[name]), cwd=tmp_path)
     began = time.monotonic()
     signalled(process, signal.SIGTERM)
@@ -252,7 +252,7 @@ def test_sigterm(name, tmp_path):
 
 
 def test_a_handler_of_the_programs_own(tmp_path):
-    """A program that handles SIGTERM handles it, and tells when it ends."""
+    """A program's own handler for SIGTERM runs, and the report is written when the program ends."""
     code = WAIT.replace("spend(3)", "signal.signal(15, lambda *_: sys.exit(5))\nspend(3)") + "time.sleep(30)"
     process = start("-o", "r.json", spender(tmp_path, code), cwd=tmp_path)
     signalled(process, signal.SIGTERM)
@@ -261,7 +261,7 @@ def test_a_handler_of_the_programs_own(tmp_path):
 
 
 def test_sigterm_that_is_ignored(tmp_path):
-    """Where the process is started with SIGTERM ignored, it stays ignored."""
+    """If the process is started with SIGTERM ignored, SIGTERM stays ignored."""
     code = WAIT + "time.sleep(0.5); print(signal.getsignal(15).name)"
     process = start(spender(tmp_path, code), preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
     signalled(process, signal.SIGTERM)
@@ -298,7 +298,7 @@ def test_signals_while_the_report_is_written(number, status, tmp_path):
 
 
 def test_a_second_sigterm(tmp_path):
-    """Whoever does not want to wait for the report sends SIGTERM twice."""
+    """A second SIGTERM ends the process without waiting for the report."""
     process = start("-o", "r.json", spender(tmp_path, SLOW.replace("sleep(1)", "sleep(30)")), cwd=tmp_path)
     signalled(process, signal.SIGTERM)
     time.sleep(0.2)
@@ -308,7 +308,7 @@ def test_a_second_sigterm(tmp_path):
 
 @pytest.mark.parametrize("delay", [n / 50 for n in range(15)])
 def test_ctrl_c_at_any_moment(delay, tmp_path):
-    """Whenever Ctrl-C comes once the program runs, there is a report, and no more of a traceback than Python's."""
+    """Ctrl-C at any moment leaves a report, and no traceback of tokenscope's."""
     process = start("-o", "r.json", spender(tmp_path, WAIT), cwd=tmp_path)
     assert b"ready\n" == process.stdout.readline()
     time.sleep(delay)
@@ -320,7 +320,7 @@ def test_ctrl_c_at_any_moment(delay, tmp_path):
 
 
 def test_from_the_console_script(tmp_path):
-    """The command that is installed does the same as `python -m tokenscope`."""
+    """The installed command does the same as `python -m tokenscope`."""
     script = os.path.join(os.path.dirname(sys.executable), "tokenscope")
     if not os.path.exists(script):
         pytest.skip("the package is not installed")

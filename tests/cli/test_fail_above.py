@@ -23,7 +23,7 @@ def spent(tokens: int, cost: str | None = "0", calls: int = 1) -> Report:
 
 
 def judged(old: Report, new: Report, limit: str) -> tuple[bool, str]:
-    """Return what the gate says."""
+    """Return the result of the check."""
     return tuple(check_growth(old.diff(new), Decimal(limit)))
 
 
@@ -46,14 +46,14 @@ def judged(old: Report, new: Report, limit: str) -> tuple[bool, str]:
     ],
 )
 def test_exactly(old, new, limit, failed):
-    """So many percent pass, the least bit more fails, at any size."""
+    """Growth by exactly the limit passes, and any more fails, at any size."""
     assert failed == judged(spent(old), spent(new), limit)[0]
 
 
 @QUICK
 @given(st.integers(0, 10**12), st.integers(0, 10**12), st.decimals(0, 1000, places=3))
 def test_against_fractions(old, new, limit):
-    """The rule is that of rational numbers."""
+    """The check is exact arithmetic with rational numbers."""
     failed = Fraction(new - old) * 100 > Fraction(old) * Fraction(limit)
 
     assert failed == judged(spent(old), spent(new), str(limit))[0]
@@ -61,14 +61,14 @@ def test_against_fractions(old, new, limit):
 
 
 def test_what_it_says_of_tokens():
-    """What grew, by how much, from what to what, and what would be allowed."""
+    """The message has the growth, the old and the new number, and the limit."""
     assert (True, "total tokens grew by 12.5% (1,000 -> 1,125), more than 5%") == judged(spent(1000), spent(1125), "5")
     assert (True, "total tokens grew from nothing (0 -> 7), more than 0.5%") == judged(spent(0), spent(7), "0.5")
     assert (False, "") == judged(spent(1000), spent(1000), "0")
 
 
 def test_what_it_says_of_cost():
-    """Cost is judged beside tokens."""
+    """Cost is checked as well as tokens."""
     assert (True, "total cost grew by 50.0% ($0.10 -> $0.15), more than 5%") == (
         judged(spent(10, "0.10"), spent(10, "0.15"), "5")
     )
@@ -82,7 +82,7 @@ def test_what_it_says_of_cost():
 
 
 def test_growth_is_shown_as_more_than_the_limit():
-    """A growth that rounds to the limit gets as many digits as tell them apart."""
+    """Growth that rounds to the limit is shown with enough digits to tell them apart."""
     assert "by 5.001% " in judged(spent(100_000), spent(105_001), "5")[1]
     assert "by 1,200.0% " in judged(spent(1), spent(13), "5")[1]
     assert "by 5.0% " in judged(spent(HUGE), spent(HUGE + HUGE // 20 + 9), "5")[1]  # no number of digits does
@@ -93,7 +93,7 @@ def test_growth_is_shown_as_more_than_the_limit():
     [("1", None, "0 before, 3 after"), (None, "1", "2 before, 0 after"), (None, None, "2 before, 3 after")],
 )
 def test_an_unknown_cost(old, new, counts):
-    """It is not compared, and that is said; tokens are."""
+    """An unknown cost is not compared, and the message says so. Tokens are compared."""
     unknown = f"the cost is not compared, because some calls have no known price: {counts}"
 
     assert (False, unknown) == judged(spent(10, old, 2), spent(10, new, 3), "0")
@@ -103,7 +103,7 @@ def test_an_unknown_cost(old, new, counts):
 
 
 def test_a_lower_bound_is_no_cost():
-    """Where a part of the cost is unknown, the rest is not compared either."""
+    """If a part of the cost is unknown, the rest is not compared either."""
     failed, said = judged(PRICED, PRICED, "0")
 
     assert not failed

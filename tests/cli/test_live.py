@@ -1,4 +1,4 @@
-"""`tokenscope run --live`: the tree in the bottom lines of a terminal, and the program's own lines above as ever."""
+"""`tokenscope run --live`: the tree in the bottom lines of a terminal, and the program's own lines above."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REGION = re.compile(rb"\x1b\[1;(\d+)r")
 
 
 class Terminal:
-    """A terminal of which one sees what it was sent."""
+    """A terminal that keeps its input."""
 
     def __init__(self, columns=100, lines=30):
         self.leader, self.follower = pty.openpty()
@@ -41,7 +41,7 @@ class Terminal:
             pass  # Linux's way of saying that the terminal was closed
 
     def close(self):
-        """Return what it was sent."""
+        """Return the input of the terminal."""
         os.close(self.follower)
         self.reader.join(10)
         os.close(self.leader)
@@ -49,7 +49,7 @@ class Terminal:
 
 
 def in_a_terminal(*arguments, both=False, interrupt=False, **environment):
-    """Run with standard error, or both outputs, on a terminal; return how it ended and what the terminal was sent."""
+    """Run with standard error, or both outputs, on a terminal. Return the program's end and the terminal's input."""
     terminal = Terminal()
     options = {"stdout": terminal.follower} if both else {}
     env = {"TERM": "xterm-256color", "COLUMNS": "", **environment}
@@ -67,7 +67,7 @@ def uncoloured(sent):
 
 
 def test_without_a_terminal(tmp_path):
-    """Where standard error is no terminal, all is as without `--live`."""
+    """If standard error is not a terminal, `--live` changes nothing."""
     file = spender(tmp_path, LONG)
     plain, live = run(file), run("--live", file)
     assert plain[:3] == live[:3]
@@ -76,7 +76,7 @@ def test_without_a_terminal(tmp_path):
 
 
 def test_standard_output_is_untouched(tmp_path):
-    """Standard output that is no terminal gets what the program writes, and not a byte more."""
+    """Standard output outside a terminal gets exactly the program's bytes."""
     code = LONG + "assert (sys.stdout, sys.stderr) == (sys.__stdout__, sys.__stderr__)\n"
     code += "sys.stdout.buffer.write(bytes(range(256)))\n"
     done, sent = in_a_terminal(spender(tmp_path, code))
@@ -86,7 +86,7 @@ def test_standard_output_is_untouched(tmp_path):
 
 @pytest.mark.parametrize("both", [False, True], ids=["standard error", "both"])
 def test_the_terminal_is_left_as_it_was(both, tmp_path):
-    """All lines scroll again before the tree comes, the cursor was never hidden, and each line of output is whole."""
+    """All lines scroll again before the final tree, the cursor is never hidden, and each line of output is whole."""
     done, sent = in_a_terminal(spender(tmp_path, LONG), both=both)
     *_, last = REGION.finditer(sent)
     tree = re.search(rb"scope +calls +input", uncoloured(sent[sent.rindex(b"\x1b[r") :]))
@@ -100,7 +100,7 @@ def test_the_terminal_is_left_as_it_was(both, tmp_path):
 
 
 def test_ctrl_c(tmp_path):
-    """Ctrl-C leaves a report and a terminal of which all lines scroll."""
+    """Ctrl-C leaves a report, and a terminal whose lines all scroll."""
     done, sent = in_a_terminal("-o", f"{tmp_path}/r.json", spender(tmp_path, LONG + "time.sleep(30)"), interrupt=True)
     assert INTERRUPTED == done.status
     assert sent.index(b"KeyboardInterrupt") < sent.rindex(b"\x1b[r") < sent.index(b"report written to ")
@@ -109,14 +109,14 @@ def test_ctrl_c(tmp_path):
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TOKENSCOPE_DISABLED": "1"}], ids=str)
 def test_where_nothing_can_be_shown(environment, tmp_path):
-    """A terminal without cursor movements, or tokenscope disabled: there is no picture, and no word about it."""
+    """Without cursor movements, or if tokenscope is disabled, no picture is drawn."""
     done, sent = in_a_terminal(spender(tmp_path, LONG), **environment)
     assert 0 == done.status
     assert b"\x1b" not in sent
 
 
 def test_forked_children(tmp_path):
-    """A child draws nothing, and leaves the terminal's lines to its parent."""
+    """A forked child draws nothing, and leaves the terminal to its parent."""
     code = LONG.replace("spend(1)", "spend(1); PID = os.fork(); PID and os.waitpid(PID, 0) or not PID and sys.exit()")
     done, sent = in_a_terminal("-o", f"{tmp_path}/r.json", spender(tmp_path, code))
     assert 0 == done.status
@@ -130,7 +130,7 @@ numbers = itertools.count()
 
 
 class Screen:
-    """A terminal of tmux's, of which one sees what a person sees."""
+    """A terminal of tmux, whose screen can be read."""
 
     def __init__(self, columns, lines, *arguments):
         self.name = f"tokenscope-{os.getpid()}-{next(numbers)}"
@@ -190,7 +190,7 @@ input("end? ")
 
 
 def test_the_tree_below_and_the_program_above(screen, tmp_path):
-    """Progress bars, half lines and prompts look as ever, above a tree that grows; in the end all is in its order."""
+    """Progress bars, half lines and prompts look the same above a growing tree. In the end, all lines are in order."""
     shown = screen(80, 20, spender(tmp_path, TALKS))
     lines = shown.until(r"^name\?$", r"^m +1 +5 ")
     assert ["progress 3", "half a line, and the rest", "name?"] == [line for line in lines[:15] if line]
@@ -217,7 +217,7 @@ MANY = "import time\nfor n in range(200): spend(n, f'o{n}')\nfor n in range(1000
 
 
 def test_a_tree_that_is_taller_than_the_terminal(screen, tmp_path):
-    """It is cut, and a note says by how much; when the terminal changes its size, so does the picture."""
+    """The tree is cut with a note. The picture follows the size of the terminal."""
     shown = screen(80, 24, spender(tmp_path, MANY))
     note = r"^and (\d+) more lines; 200 calls, 19,900 tokens so far$"
     lines = shown.until(note, r"^line [1-9]\d")

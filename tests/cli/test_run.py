@@ -1,4 +1,4 @@
-"""`tokenscope run`: a program runs as with Python alone, whatever it does, and what it spent is told."""
+"""`tokenscope run`: any program runs as with Python alone, and its usage is reported."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ print(sys.modules["__main__"].__dict__ is globals(), __builtins__, sorted(global
 
 
 def counted(text: str) -> int:
-    """Return the tokens that the tree's last line tells of."""
+    """Return the tokens in the tree's last line."""
     assert HEAD.match(text), text
     return int(re.search(r" = ([\d,]+) tokens", text)[1].replace(",", ""))
 
 
 def comparable(stderr: str) -> str:
-    """Take away from what Python says addresses, and what it shows of `python -m` itself."""
+    """Remove addresses, and frames of `python -m` itself, from Python's output."""
     shown = re.sub(r'  File "<frozen runpy>", line \d+, in \w+\n', "", stderr)
     return re.sub(r"0x[0-9a-f]+", "0x", shown)
 
 
 def both(*arguments, **options):
-    """Run a program with Python and with tokenscope, check that it is the same, and return what tokenscope said."""
+    """Run a program with Python and with tokenscope, check that the results are the same, and return the second one."""
     alone = run(*arguments, ours=False, **options)
     with_us = run(*arguments, **options)
     assert (expected_status(alone), alone.stdout) == with_us[:2], with_us
@@ -195,7 +195,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_as_with_python_alone(name, tmp_path):
-    """Output, errors and exit status are to the byte what they are with Python alone; then comes one line."""
+    """Output, errors and exit status equal those of Python alone to the byte. Then comes one line."""
     done = both(program(tmp_path, PROGRAMS[name]), stdin=b"Ada\nLovelace\n" if "input" in name else b"")
     quiet = name in ("hard exit", "syntax error", "indentation error")
     assert done.told.startswith("" if quiet else NOTHING)
@@ -204,7 +204,7 @@ def test_as_with_python_alone(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["error", "error in error", "interrupt", "exit text"])
 def test_modules_as_with_python_alone(name, tmp_path):
-    """The same for `-m`, without what Python shows of runpy."""
+    """With `-m` they are equal, too, except for the frames of runpy that Python shows."""
     program(tmp_path, PROGRAMS[name], "package/__main__.py")
     both("-m", "package", cwd=tmp_path)
 
@@ -212,7 +212,7 @@ def test_modules_as_with_python_alone(name, tmp_path):
 @pytest.mark.parametrize("source", [b"# coding: nope", b"x = '\xe9'", b"x = '\0'", b"x = ("], ids=str)
 @pytest.mark.parametrize("module", [False, True], ids=["script", "module"])
 def test_source_that_is_none(source, module, tmp_path):
-    """What cannot be compiled is a SyntaxError that names the file, and no traceback."""
+    """A program that cannot be compiled leads to a SyntaxError that names the file, without a traceback."""
     file = program(tmp_path, source)
     done = run(*(["-m", "program"] if module else [file]), cwd=tmp_path)
     assert (1, b"", "") == (done.status, done.stdout, done.told)
@@ -221,14 +221,14 @@ def test_source_that_is_none(source, module, tmp_path):
 
 
 def test_a_package_that_cannot_be_imported(tmp_path):
-    """The traceback shows where in the package, and nothing of what imported it."""
+    """The traceback of a package that fails begins in that package."""
     program(tmp_path, "import missing", "package/__init__.py")
     program(tmp_path, "", "package/__main__.py")
     both("-m", "package", cwd=tmp_path)
 
 
 def test_recursion(tmp_path):
-    """A program may go almost as deep as with Python alone."""
+    """A program can recurse almost as deep as with Python alone."""
     code = "def deep(n):\n    try: return deep(n + 1)\n    except RecursionError: return n\nprint(deep(1))"
     file = program(tmp_path, code)
     alone, with_us = (int(run(file, ours=ours).stdout) for ours in (False, True))
@@ -254,7 +254,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 @pytest.mark.parametrize("module", [False, True], ids=["script", "module"])
 def test_processes(method, module, tmp_path):
-    """Pools and processes find the program's classes and functions, and only the program's own process tells."""
+    """Pools and processes find the program's classes and functions, and only the program's own process reports."""
     file = spender(tmp_path, POOL)
     done = both(*(["-m", "program"] if module else [file]), method, cwd=tmp_path)
     assert b"[2, 3]\nchild\n0\n" == done.stdout
@@ -263,7 +263,7 @@ def test_processes(method, module, tmp_path):
 
 
 def test_threads_and_exit_handlers(tmp_path):
-    """Threads that outlive the last line are waited for, and their calls are counted, and so are those of exit handlers."""
+    """Calls of threads that outlive the last line are counted, and so are calls of exit handlers."""
     code = """
 import atexit, threading, time
 atexit.register(spend, 100)
@@ -281,7 +281,7 @@ print("last line")
 
 
 def test_a_program_that_counts_itself(tmp_path):
-    """Its own scopes and reports work, and the tree is that of the whole process."""
+    """The program's own scopes and reports work, and the tree shows the whole process."""
     code = """
 import tokenscope
 with tokenscope.token_scope("inner") as scope:
@@ -313,7 +313,7 @@ with LoopbackProvider() as provider:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_dspy(fails, tmp_path):
-    """A DSPy program that knows nothing of tokenscope is counted to what the provider billed, also where it fails."""
+    """The tokens of a DSPy program equal the provider's bill, even if the program fails."""
     code = DSPY.replace("FAIL", "raise RuntimeError('late')" if fails else "")
     done = run("-o", "r.json", program(tmp_path, code), cwd=tmp_path)
     calls, tokens = map(int, done.stdout.split())

@@ -1,4 +1,4 @@
-"""`tokenscope run` with a budget: the program ends when that is spent, whatever it catches, and a line tells what was spent."""
+"""`tokenscope run` with a budget: the program ends when the budget is spent, whatever it catches, and one line sums up."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ print("the end")
     [("stubborn", ""), ("in_threads", "the end\n"), ("in_tasks", ""), ("swallowing", "the end\n"), ("failing", "")],
 )
 def test_a_spent_budget(tmp_path, way, printed):
-    """No call more is made than allowed; the status is 1, the report is whole, and no traceback is shown."""
+    """The program makes no more calls than allowed. The status is 1, the report is whole, and there is no traceback."""
     path = program(tmp_path, BUYER)
     done = run("--max-calls", "4", "--max-cost", "$1.50", "-o", str(tmp_path / "r.json"), path, way)
 
@@ -76,7 +76,7 @@ def test_a_spent_budget(tmp_path, way, printed):
 
 
 def test_within_the_budget(tmp_path):
-    """The program runs as without one, and the line tells what was spent of it."""
+    """Within its budget the program runs to its end, and one line shows what it spent of the budget."""
     done = run("--max-tokens", "100000", program(tmp_path, BUYER), "stubborn")
 
     billed = int(done.stdout.decode().split()[-1])
@@ -86,7 +86,7 @@ def test_within_the_budget(tmp_path):
 
 
 def test_tokens_and_cost(tmp_path):
-    """A limit on tokens or cost lets the call finish that spends it, and no other begin."""
+    """The call that reaches a limit on tokens or cost finishes, and no other call begins."""
     for option in (["--max-tokens", "10"], ["--max-cost", "0.0000001"]):
         done = run(*option, program(tmp_path, BUYER), "stubborn")
 
@@ -113,7 +113,7 @@ def test_nothing_at_all(tmp_path, option):
     ],
 )
 def test_wrong_budgets(tmp_path, option, said):
-    """Are told in one line before the program begins."""
+    """A wrong budget leads to an error of one line before the program begins."""
     done = run(*option, program(tmp_path, "print('begun')"))
 
     assert (2, b"") == (done.status, done.stdout)
@@ -122,7 +122,7 @@ def test_wrong_budgets(tmp_path, option, said):
 
 
 def test_disabled(tmp_path):
-    """Where nothing is counted, nothing is limited, and one line says so."""
+    """If tokenscope is disabled, nothing is limited, and one line says so."""
     done = run("--max-calls", "1", program(tmp_path, "print('ran')"), env={"TOKENSCOPE_DISABLED": "1"})
 
     assert (0, b"ran\n") == (done.status, done.stdout)

@@ -1,4 +1,4 @@
-"""`tokenscope show`, `merge` and `analyze`, help and completion: what users type, and what comes out of it."""
+"""`tokenscope show`, `merge` and `analyze`, help and completion."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def ran(*arguments: str, given: str | None = None, status: int = 0) -> str:
-    """Run a command that does what it should; return what it wrote."""
+    """Run a command that succeeds, and return its standard output."""
     done = CliRunner().invoke(main, arguments, input=given, prog_name="tokenscope")
     assert (status, "") == (done.exit_code, done.stderr), done
     return done.stdout
 
 
 def refused(*arguments: str, given: str | None = None) -> str:
-    """Run a command that fails; return the one line that it writes to standard error."""
+    """Run a command that fails, and return its one line on standard error."""
     done = CliRunner().invoke(main, arguments, input=given, prog_name="tokenscope")
     assert (2, "") == (done.exit_code, done.stdout), done
     assert done.stderr.endswith("\n")
@@ -67,7 +67,7 @@ def refused(*arguments: str, given: str | None = None) -> str:
 
 
 def test_show(folder):
-    """The tree is shown if nothing else is asked for, plain where it is no terminal."""
+    """The default format is the tree, as plain text outside a terminal."""
     assert PRICED.render("tree") + "\n" == ran("show", "priced.json")
 
 
@@ -78,7 +78,7 @@ def test_show_several(folder):
 
 
 def test_show_standard_input(folder):
-    """`-` is standard input, among other files, too."""
+    """`-` is standard input, alone and among other files."""
     text = ONE.render("json")
 
     assert ONE.render("tree") + "\n" == ran("show", "-", given=text)
@@ -87,7 +87,7 @@ def test_show_standard_input(folder):
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_show_formats(form, folder):
-    """Every format, on standard output as in a file."""
+    """Every format is the same on standard output and in a file."""
     expected = PRICED.render(form)
     expected = expected if expected.endswith("\n") else expected + "\n"
     suffix = FORMATS[form] or ".anything"
@@ -102,7 +102,7 @@ def test_show_formats(form, folder):
 
 
 def test_the_option_wins_over_the_suffix(folder):
-    """`--format` says the format, whatever the file is called."""
+    """`--format` wins over the suffix of the file."""
     ran("show", "priced.json", "--format", "markdown", "-o", "x.html")
 
     assert PRICED.render("markdown") == Path("x.html").read_text("utf-8")
@@ -111,7 +111,7 @@ def test_the_option_wins_over_the_suffix(folder):
 @pytest.mark.parametrize("by", BREAKDOWNS)
 @pytest.mark.parametrize("form", FORMATS)
 def test_show_by(by, form, folder):
-    """A flat report, in every format."""
+    """`--by` shows a flat report, in every format."""
     options = {"title": by.capitalize()} if form == "table" else {}
 
     assert (
@@ -121,18 +121,18 @@ def test_show_by(by, form, folder):
 
 
 def test_by_what_there_is():
-    """The command line knows every breakdown."""
+    """The command line offers every breakdown."""
     assert {"model", *_views._NAMES} == set(BREAKDOWNS)
 
 
 def test_tables_by_something_else_say_so(folder):
-    """The table's first column is named after what it holds."""
+    """The title of the table's first column is the breakdown."""
     assert re.match(r"Model +\| +Input", ran("show", "priced.json", "--by", "model", "--format", "table"))
     assert re.match(r"Module +\| +Input", ran("show", "priced.json", "--format", "table"))
 
 
 def test_show_depth(folder):
-    """Deeper levels are in those that are shown."""
+    """Deeper levels are added to the last one that is shown."""
     assert cut(PRICED, 2).render("tree") + "\n" == ran("show", "priced.json", "--depth", "2")
     assert "planner" not in ran("show", "priced.json", "--depth", "2", "--format", "json")
 
@@ -140,7 +140,7 @@ def test_show_depth(folder):
 @pytest.mark.parametrize("form", SORTABLE)
 @pytest.mark.parametrize("sort", SORTS)
 def test_show_sorted(form, sort, folder):
-    """Siblings are in the order that is asked for."""
+    """Siblings are in the order that `--sort` names."""
     arguments = ("show", "priced.json", "--format", form, "--sort", sort)
     if (form, sort) == ("table", "time"):
         assert "tokenscope show: Invalid value for '--sort': a breakdown has no times. Try " in refused(*arguments)
@@ -149,7 +149,7 @@ def test_show_sorted(form, sort, folder):
 
 
 def test_what_cannot_be_sorted(folder):
-    """Formats with an order of their own say so; a flat report has no times."""
+    """Formats with a fixed order say so. A flat report cannot be sorted by time."""
     for form in set(FORMATS) - set(SORTABLE):
         line = refused("show", "one.json", "--format", form, "--sort", "name")
         assert f"Invalid value for '--sort': {form} has a fixed order; tree, table, markdown, csv can" in line
@@ -158,7 +158,7 @@ def test_what_cannot_be_sorted(folder):
 
 
 def test_an_empty_report(folder):
-    """Nothing counted is said in words."""
+    """An empty report is shown as a sentence."""
     assert "nothing was counted yet\n" == ran("show", "empty.json")
     assert "nothing was counted yet\n" == ran("show", "empty.json", "--by", "model", "--depth", "1")
 
@@ -173,7 +173,7 @@ def test_merge(folder):
 
 
 def test_merge_through_pipes(folder):
-    """Standard input and output are files like others."""
+    """`merge` reads standard input and writes standard output."""
     assert (ONE + TWO).render("json") == ran("merge", "-", "two.json", "-o", "-", given=ONE.render("json"))
 
 
@@ -185,7 +185,7 @@ def test_merge_into_an_input(folder):
 
 
 def test_merge_writes_reports_only(folder):
-    """Another suffix is an error, and nothing is written; so is no output at all."""
+    """Another suffix, or no output, leads to an error, and nothing is written."""
     line = refused("merge", "one.json", "two.json", "-o", "all.html")
 
     assert (
@@ -202,7 +202,7 @@ def test_merge_writes_reports_only(folder):
 
 
 def test_analyze(folder):
-    """Text, or Markdown by suffix or by option."""
+    """The analysis is text, or Markdown by suffix or by option."""
     both = PRICED + ONE
 
     assert analysis(both) == ran("analyze", "priced.json", "one.json")
@@ -215,12 +215,12 @@ def test_analyze(folder):
 
 @pytest.mark.parametrize("samples", ["0", "-1", "x", "1.5"])
 def test_samples(samples, folder):
-    """There is one at least."""
+    """The number of samples is 1 or more."""
     assert "Invalid value for '--samples'" in refused("analyze", "one.json", "--samples", samples)
 
 
 def test_suffixes_of_an_analysis(folder):
-    """It is text or Markdown."""
+    """An analysis can be written as text or Markdown."""
     assert "must be one of .txt (text), .md (markdown)" in refused("analyze", "one.json", "-o", "x.html")
     assert {"text", "markdown"} == set(ANALYSES)
 
@@ -237,7 +237,7 @@ READERS = {
 
 @pytest.mark.parametrize("command", READERS)
 def test_files_that_cannot_be_read(command, folder):
-    """Missing, damaged and strange files are one line that names them, and no output."""
+    """Missing, damaged and foreign files lead to one line that names them, and to no output."""
 
     def error(name):
         return refused(*(argument.format(name) for argument in READERS[command]))
@@ -256,7 +256,7 @@ def test_files_that_cannot_be_read(command, folder):
 
 
 def test_standard_input_that_is_no_report(folder):
-    """It is named like a file."""
+    """An error about standard input names it."""
     assert re.match("tokenscope show: <stdin>: this is no tokenscope report", refused("show", "-", given="nothing"))
     assert "tokenscope show: Only one FILE can be '-', standard input. Try 'tokenscope show --help'." == (
         refused("show", "-", "-", given="{}")
@@ -264,7 +264,7 @@ def test_standard_input_that_is_no_report(folder):
 
 
 def test_names_of_files_that_break_lines(folder):
-    """What a file is called cannot break the line."""
+    """Control characters in a file's name cannot break the line."""
     assert r"tokenscope show: two\nlines.json: No such file or directory" == refused("show", "two\nlines.json")
     Path("two\nlines.json").write_text("nothing")
     assert r"tokenscope show: two\nlines.json: this is no" in refused("show", "two\nlines.json")
@@ -281,12 +281,12 @@ def test_names_of_files_that_break_lines(folder):
     ids=" ".join,
 )
 def test_outputs_that_cannot_be_written(arguments, folder):
-    """A folder that is not there is one line."""
+    """A missing folder leads to an error of one line."""
     assert f"tokenscope {arguments[0]}: missing/x.json: No such file or directory" == refused(*arguments)
 
 
 def test_a_folder_as_output(folder):
-    """A folder is no file."""
+    """A folder as the output is an error."""
     Path("folder.json").mkdir()
 
     assert "Invalid value for '-o' / '--output': File 'folder.json' is a directory." in (
@@ -295,7 +295,7 @@ def test_a_folder_as_output(folder):
 
 
 def test_an_output_that_fails_leaves_the_old_file(folder, monkeypatch):
-    """The file is written whole or not at all."""
+    """If writing fails, the old file stays."""
     Path("x.json").write_text("old")
 
     def fail(*arguments):
@@ -308,7 +308,7 @@ def test_an_output_that_fails_leaves_the_old_file(folder, monkeypatch):
 
 
 def test_an_error_without_a_reason(folder, monkeypatch):
-    """An error that the system gives no reason for is shown as it is."""
+    """An error without a reason of the system is shown as it is."""
 
     def fail(*arguments):
         raise OSError("strange")
@@ -318,7 +318,7 @@ def test_an_error_without_a_reason(folder, monkeypatch):
 
 
 def test_unknown_suffixes(folder):
-    """They are an error that names those there are, before anything is read."""
+    """An unknown suffix leads to an error that lists the known ones, before anything is read."""
     line = refused("show", "missing.json", "-o", "x.pdf")
 
     assert (
@@ -328,7 +328,7 @@ def test_unknown_suffixes(folder):
 
 
 def test_unknown_formats(folder):
-    """The error lists the formats there are."""
+    """The error for an unknown format lists the formats."""
     line = refused("show", "one.json", "--format", "pdf")
 
     assert all(f"'{form}'" in line for form in FORMATS)
@@ -339,7 +339,7 @@ def test_unknown_formats(folder):
     "arguments", [("show",), ("merge",), ("analyze",), ("diff",), ("diff", "one.json")], ids=" ".join
 )
 def test_missing_files(arguments, folder):
-    """A command without its files is one line that says where help is."""
+    """A command without files leads to one line that points to its help."""
     assert re.fullmatch(
         rf"tokenscope {arguments[0]}: Missing argument '\w+(\.\.\.)?'\. Try 'tokenscope {arguments[0]} --help'\.",
         refused(*arguments),
@@ -347,14 +347,14 @@ def test_missing_files(arguments, folder):
 
 
 def test_unknown_options_and_commands():
-    """Wrong words are one line each."""
+    """An unknown option or command leads to one line."""
     assert "tokenscope: No such command 'frob'. Try 'tokenscope --help'." == refused("frob")
     assert re.match(r"tokenscope: No such option '?--frob'?\. Try 'tokenscope --help'\.", refused("--frob"))
     assert re.match(r"tokenscope show: No such option '?--sorted'?.*--sort", refused("show", "--sorted", "name"))
 
 
 def test_failures_outside_of_a_command():
-    """Without a command line, an error is the program's."""
+    """Outside of a command, the error names the program."""
     shown = io.StringIO()
     CommandError("it broke").show(shown)
 
@@ -367,7 +367,7 @@ def test_failures_outside_of_a_command():
 
 
 def test_nothing_but_a_line_on_standard_error(folder):
-    """In a process of its own, too: status 2, one line, no traceback."""
+    """In a subprocess, an error is status 2 and one line, without a traceback."""
     done = tokenscope_command("show", "missing.json")
 
     assert (2, "", "tokenscope show: missing.json: No such file or directory\n") == (
@@ -380,7 +380,7 @@ def test_nothing_but_a_line_on_standard_error(folder):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["show", "deep.json"], ["analyze", "one.json"], ["--help"]], ids=" ".join)
 def test_a_broken_pipe_is_quiet(arguments, unbuffered, folder):
-    """Whoever stops reading hears nothing of it, whether much is written or little."""
+    """If the reader closes the pipe, nothing is printed about it, for long and for short output."""
     deep().save("deep.json")
     reader, writer = os.pipe()
     os.close(reader)
@@ -417,7 +417,7 @@ def test_head(unbuffered, folder):
 
 
 def test_a_full_disk(folder):
-    """Standard output that cannot be written is one line."""
+    """If standard output cannot be written, one line says so."""
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     with open("/dev/full", "wb") as full:
@@ -438,7 +438,7 @@ def test_a_full_disk(folder):
     [("one.json >&-", "standard output is closed"), ("- <&-", "standard input is closed")],
 )
 def test_closed_streams(redirection, message, folder):
-    """Without a standard stream that is asked for, one line says so."""
+    """If a standard stream is closed, one line says so."""
     done = subprocess.run(
         f"{sys.executable} -m tokenscope show {redirection}",
         shell=True,
@@ -452,7 +452,7 @@ def test_closed_streams(redirection, message, folder):
 
 
 def test_pipes_and_devices_are_written_to(folder):
-    """An output that is no regular file stays what it is."""
+    """A pipe or a device as the output is written to, not replaced."""
     os.mkfifo("pipe")
     found = []
     reader = threading.Thread(target=lambda: found.append(Path("pipe").read_text("utf-8")))
@@ -468,7 +468,7 @@ def test_pipes_and_devices_are_written_to(folder):
 
 
 def test_formats_of_files_are_utf_8_in_a_pipe(folder):
-    """A page or a table is the same in a pipe as in a file, whatever the locale; the tree is what the locale can show."""
+    """A page or a table is UTF-8 in a pipe, whatever the locale. The tree uses the locale's encoding."""
     environment = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
 
     def shown(*arguments):
@@ -480,7 +480,7 @@ def test_formats_of_files_are_utf_8_in_a_pipe(folder):
 
 
 def on_a_terminal(*arguments: str, width: int = 80, **environment: str) -> str:
-    """Run a command in a terminal of some width, and return what it was sent."""
+    """Run a command in a terminal of some width, and return the terminal's input."""
     kept = {name: value for name, value in CLEAN.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     shown, _, error = in_a_terminal(
         lambda terminal: subprocess.Popen(
@@ -496,7 +496,7 @@ def on_a_terminal(*arguments: str, width: int = 80, **environment: str) -> str:
 
 
 def test_in_a_terminal(folder):
-    """In a terminal the tree is in colour and in its width, in the order asked for."""
+    """In a terminal the tree is in colour, fits the width, and can be sorted."""
     shown = on_a_terminal("show", "priced.json", "--sort", "name", width=90)
 
     assert "\x1b[" in shown
@@ -504,7 +504,7 @@ def test_in_a_terminal(folder):
 
 
 def test_a_file_s_format_on_a_terminal(folder):
-    """Other formats are as they are in a file; what the terminal cannot show is escaped."""
+    """Other formats are the same as in a file. Characters that the terminal cannot show are escaped."""
     assert PRICED.render("markdown") == on_a_terminal("show", "priced.json", "--format", "markdown")
     assert r"\u7814" in on_a_terminal(
         "show", "priced.json", "--format", "table", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
@@ -527,7 +527,7 @@ def test_extreme_reports(name, form, folder):
 
 @pytest.mark.parametrize("name", ["hostile.json", "huge.json", "deep.json"])
 def test_extreme_reports_through_the_rest(name, folder):
-    """They are merged, analyzed, broken down and cut, too."""
+    """Extreme reports can be merged, analyzed, broken down and cut."""
     if name == "deep.json":
         deep().save(name)
     report = Report.load(name)
@@ -542,7 +542,7 @@ def test_extreme_reports_through_the_rest(name, folder):
 
 
 def test_terminals_are_safe_from_names(folder):
-    """No escape of a name reaches the terminal."""
+    """Escape codes in names do not reach the terminal."""
     shown = on_a_terminal("show", "hostile.json", NO_COLOR="1")
 
     assert "\x1b" not in shown
@@ -554,7 +554,7 @@ def test_terminals_are_safe_from_names(folder):
 
 
 def test_help_without_arguments():
-    """The command by itself shows help."""
+    """The command without arguments shows help."""
     shown = ran()
 
     assert shown == ran("--help") == ran("-h")
@@ -565,7 +565,7 @@ def test_help_without_arguments():
 
 @pytest.mark.parametrize("command", ["show", "diff", "merge", "analyze"])
 def test_help_of_commands(command, folder):
-    """Each shows examples, one a line, and every example is right."""
+    """Each command shows examples, one per line, and every example is a valid command line."""
     shown = ran(command, "--help")
     examples = re.findall(
         rf"^    (?:[\w. -]+\| )?(tokenscope {command} .*?)(?: {{2,}}.*| \| .*)?$", shown, re.MULTILINE
@@ -580,7 +580,7 @@ def test_help_of_commands(command, folder):
 
 
 def test_help_is_quick():
-    """Neither help nor completion loads what draws, prices or calls models."""
+    """Neither help nor completion imports rich, prices or DSPy."""
     code = (
         "import sys; from tokenscope.cli import main; main(['show', '--help'], standalone_mode=False)\n"
         "print(sorted({'rich', 'dspy', 'litellm', 'genai_prices', 'wrapt', 'tokenscope._report.report'} & set(sys.modules)))"
@@ -591,7 +591,7 @@ def test_help_is_quick():
 
 
 def completed(words: str) -> set[str]:
-    """Return what bash is told to complete the last word of a command line with."""
+    """Return the completions of the last word of a command line for bash."""
     count = len(words.split(" ")) - 1
     done = tokenscope_command(_TOKENSCOPE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(count))
     assert "" == done.stderr
@@ -613,7 +613,7 @@ def test_completion():
 
 @pytest.fixture
 def script(tmp_path):
-    """Return a folder in which the command `tokenscope` lies."""
+    """Return a folder with the command `tokenscope`."""
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "tokenscope"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m tokenscope "$@"\n')
@@ -644,7 +644,7 @@ def test_completion_in_bash(script):
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_completion_in_other_shells(shell):
-    """They are told how to complete."""
+    """zsh and fish get their completion scripts."""
     done = tokenscope_command(_TOKENSCOPE_COMPLETE=f"{shell}_source")
 
     assert (0, "") == (done.returncode, done.stderr)
@@ -673,7 +673,7 @@ def a_run(*more: tuple) -> Report:
 
 
 def test_the_page(folder, script):
-    """The commands on the how-to page print what stands below them, one after the other."""
+    """The commands on the how-to page print the output shown below them."""
     before = a_run((1, "dspy", "writer", 20, 6_500, {SONNET: usage(20, 18_400, 7_800, "0.1722")}))
     after = a_run(
         (1, "dspy", "writer", 20, 6_300, {SONNET: usage(20, 17_100, 6_900, "0.1548")}),
@@ -702,7 +702,7 @@ def test_the_page(folder, script):
 
 
 def test_functions_for_programs(folder, capsysbinary):
-    """What writes to standard output ends with one line break, whatever was given."""
+    """Standard output ends with exactly one line break."""
     write("text", None)
     write("text\n", "-")
 

@@ -1,4 +1,4 @@
-"""The pytest plugin: numbers by test however tests run, budgets, and the baseline."""
+"""The pytest plugin: numbers by test for every way of running tests, budgets, and the baseline."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pay(model="priced", *, cost=None, calls=1, unpriced_calls=0):
 
 @pytest.fixture(autouse=True)
 def warned(monkeypatch):
-    """Forget afterwards what the inner sessions need no warning about."""
+    """Restore the set of warnings that have been shown."""
     monkeypatch.setattr(errors, "_warned", set(errors._warned))
 
 
@@ -60,7 +60,7 @@ def run(pytester):
 
 
 def table(result, section: str = "tokens by test") -> dict[str, int]:
-    """Return the tokens by name, as the summary shows them; the first mention counts."""
+    """Return the tokens by test, as the summary shows them first."""
     lines = "\n".join(result.outlines).partition(f" {section} ")[2].splitlines()[1:]
     found: dict[str, int] = {}
     for line in lines:
@@ -74,7 +74,7 @@ def table(result, section: str = "tokens by test") -> dict[str, int]:
 
 
 def test_tokens_by_test(run):
-    """Each test has a row with what it spent, fixtures and failures included, and the total is their sum."""
+    """Each test that spends has a row, including fixtures and failures, and the total is their sum."""
     result = run(
         """
         import unittest
@@ -125,7 +125,7 @@ def test_tokens_by_test(run):
 
 
 def test_the_ten_costliest(run):
-    """Of more than ten tests that spend, all are listed by name, and the ten costliest again."""
+    """If more than ten tests spend tokens, all are listed by name, and the ten costliest again."""
     result = run(
         "@pytest.mark.parametrize('n', range(1, 13))\ndef test(n): spend(n)\n",
         "--tokens",
@@ -219,7 +219,7 @@ async def test_last(shared, own):
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_anyio(run, backend):
-    """The same under anyio, whose tests of one module run in one task with the Context of the first."""
+    """Under anyio, where the tests of a module share one task and Context, each test still has its own tokens."""
     pytest.importorskip("anyio")
     pytest.importorskip(backend)
 
@@ -258,7 +258,7 @@ async def test_it(around):
     ids=["pytest-asyncio", "anyio", "anyio on trio"],
 )
 def test_a_scope_that_an_async_fixture_opens(run, mark, backend, arguments):
-    """It is in force in the test, though its generator is suspended meanwhile."""
+    """The scope is active in the test, although its generator is suspended meanwhile."""
     if mark == "anyio":
         pytest.importorskip("anyio")
         pytest.importorskip(backend)
@@ -269,7 +269,7 @@ def test_a_scope_that_an_async_fixture_opens(run, mark, backend, arguments):
 
 
 def test_nothing_is_left_around_fixtures_and_tests(run):
-    """Async fixtures and hypothesis's tests are called as directly in the last of many tests as in the first."""
+    """Wrappers around async fixtures and hypothesis's tests do not pile up from test to test."""
     result = run(
         "import sys\n"
         "import pytest_asyncio\n"
@@ -342,7 +342,7 @@ async def test_last(shared):
     ids=["asyncio", "anyio"],
 )
 def test_a_scope_that_a_fixture_opens_in_an_older_context(run, mark, fixture):
-    """Its scope is active in its test, inside the test's own scope, and not in the next test, which runs in that Context, too."""
+    """The scope is active in its test, inside the test's own scope, and not in the next test of the same Context."""
     result = run(OPENS.replace("MARK", mark).replace("FIXTURE", fixture), "--tokens")
 
     result.assert_outcomes(passed=3)
@@ -366,7 +366,7 @@ def test_hypothesis(run):
 
 
 def test_threads_and_scopes_inside(run):
-    """Threads and scopes inside of a test count for it, also a scope that a fixture opens around it."""
+    """Threads and scopes inside a test count for it, and so does a scope that a fixture opens around it."""
     result = run(
         "import threading\n"
         "@pytest.fixture\n"
@@ -405,7 +405,7 @@ def test_xdist(run, distribution):
 
 
 def test_a_crashed_worker_loses_only_its_own(run):
-    """Where a worker dies within a test, the numbers of all others arrive, and those of that test's setup."""
+    """If a worker crashes in a test, only the tokens of that test's call are lost."""
     result = run(
         "import os\n"
         "@pytest.fixture\n"
@@ -479,7 +479,7 @@ def test_reruns(run, pytester):
 
 
 def test_many_tests(run, monkeypatch):
-    """More tests than a level of the tree holds names are no reason to warn, and each keeps its own row."""
+    """More tests than the limit of names on one level cause no warning, and each has its own row."""
     monkeypatch.setattr("tokenscope._usage.table.MAX_NAMES", 3)
     result = run(
         "@pytest.mark.parametrize('n', range(1, 7))\ndef test(n): spend(n)\n",
@@ -493,7 +493,7 @@ def test_many_tests(run, monkeypatch):
 
 
 def test_an_interrupted_session(run):
-    """Ctrl-C within a test leaves the numbers of those before it, and no scope."""
+    """Ctrl-C in a test keeps the numbers of the tests before it."""
     result = run("def test_a(): spend(5)\ndef test_b(): raise KeyboardInterrupt\n", "--tokens", subprocess=True)
 
     assert 2 == result.ret
@@ -501,7 +501,7 @@ def test_an_interrupted_session(run):
 
 
 def test_real_calls(run):
-    """What a test's DSPy program spends is what the provider bills for it."""
+    """The tokens of a test with a DSPy program equal the provider's bill."""
     result = run(
         "import dspy\n"
         "from tokenscope.testing import LoopbackProvider\n"
@@ -528,7 +528,7 @@ def test_real_calls(run):
 
 
 def test_silent_and_free(run, pytester):
-    """A run that asks for nothing has no word about tokens, no scope, no hooks for each test, and loads nothing heavy."""
+    """Without options, the plugin prints nothing, opens no scope, has no hooks for each test, and imports nothing heavy."""
     pytester.makeconftest(
         "import sys\n"
         "def pytest_unconfigure(config):\n"
@@ -556,7 +556,7 @@ def test_silent_and_free(run, pytester):
 
 
 def test_only_those_that_ask(run):
-    """Without options, a test with a budget or the fixture is measured, its neighbours are not, and nothing is printed."""
+    """Without options, only tests with a budget or the fixture are measured, and nothing is printed."""
     result = run(
         "@pytest.mark.token_budget(tokens=5)\n"
         "def test_budget(): assert current_scope() is not None\n"
@@ -574,7 +574,7 @@ def test_only_those_that_ask(run):
 
 
 def test_collecting_only(run, pytester):
-    """Nothing is printed or written where no test runs."""
+    """With --collect-only, nothing is printed or written."""
     result = run(
         "def test_it(): spend(5)\n", "--tokens", "--collect-only", "--tokens-baseline=b.json", "--tokens-update"
     )
@@ -584,7 +584,7 @@ def test_collecting_only(run, pytester):
 
 
 def test_disabled(run, monkeypatch):
-    """Where tokenscope is disabled, asking for numbers is a usage error rather than a table of zeros."""
+    """If tokenscope is disabled, --tokens is a usage error."""
     monkeypatch.setenv("TOKENSCOPE_DISABLED", "1")
     result = run("def test_it(): spend(5)\n", "--tokens", subprocess=True)
 
@@ -596,7 +596,7 @@ def test_disabled(run, monkeypatch):
 
 
 def test_a_budget_that_is_exceeded(run):
-    """The test fails, with numbers, limits and the tree, and without a traceback of ours."""
+    """The test fails with numbers, limits and the tree, and without a traceback of the plugin."""
     result = run(
         "@pytest.fixture\n"
         "def paid(): spend(900)\n"
@@ -620,7 +620,7 @@ def test_a_budget_that_is_exceeded(run):
 
 @pytest.mark.parametrize("limit", ["tokens=10", "calls=2", "cost=0.5", "cost=Decimal('0.5')", "tokens=10, calls=2"])
 def test_a_budget_that_is_kept(run, limit):
-    """Spending just as much as is allowed passes, and teardown is not counted."""
+    """Spending exactly the limit passes, and teardown is not counted."""
     result = run(
         PRICED + "@pytest.fixture\n"
         "def paid():\n"
@@ -636,7 +636,7 @@ def test_a_budget_that_is_kept(run, limit):
 
 @pytest.mark.parametrize("kind", ["async", "unittest", "method", "class", "module"])
 def test_budgets_of_every_kind_of_test(run, kind):
-    """A budget fails async tests, unittest's and methods, and may stand on the class or the module."""
+    """A budget works for async tests, unittest tests and methods, and on a class or a module."""
     budget = "@pytest.mark.token_budget(tokens=5)\n"
     code = {
         "async": f"{budget}@pytest.mark.asyncio\nasync def test_it(): spend(6)\n",
@@ -652,7 +652,7 @@ def test_budgets_of_every_kind_of_test(run, kind):
 
 
 def test_a_failure_of_its_own_comes_first(run):
-    """A test that fails anyway shows its own failure, and the budget in a section below."""
+    """A test with another failure shows that failure first, and the budget in a section below."""
     result = run("@pytest.mark.token_budget(tokens=5)\ndef test_it():\n    spend(6)\n    assert 1 == 2\n")
 
     result.assert_outcomes(failed=1)
@@ -689,7 +689,7 @@ def test_xfail_and_skip(run):
     ],
 )
 def test_wrong_arguments(run, arguments, problem):
-    """Wrong arguments are one error at the test that has them, which does not run; its neighbours do."""
+    """A marker with wrong arguments is an error of its test, which does not run. Other tests run."""
     result = run(
         f"@pytest.mark.token_budget({arguments})\n"
         "def test_wrong(): print('it ran')\n"
@@ -704,7 +704,7 @@ def test_wrong_arguments(run, arguments, problem):
 
 
 def test_a_budget_in_dollars(run):
-    """A test that costs more than its budget fails, and says what it cost."""
+    """A test that costs more than its budget fails, and the message has its cost."""
     result = run(
         PRICED + "@pytest.mark.token_budget(cost=0.05)\ndef test_it():\n"
         "    pay(cost=Decimal('0.06'))\n    pay('odd', unpriced_calls=1)\n"
@@ -715,7 +715,7 @@ def test_a_budget_in_dollars(run):
 
 
 def test_a_price_that_is_not_known(run):
-    """A budget in dollars warns by name where a price is not known, and fails where warnings are errors."""
+    """With a budget in dollars, an unknown price is a warning that names the model, and a failure if warnings are errors."""
     code = (
         PRICED + "@pytest.mark.token_budget(cost=0.05)\ndef test_it():\n"
         "    pay(cost=Decimal('0.01'))\n    pay('local/odd', unpriced_calls=1)\n"
@@ -733,7 +733,7 @@ def test_a_price_that_is_not_known(run):
 
 
 def test_a_budget_under_xdist(run):
-    """Budgets and wrong arguments are told from a worker just as well."""
+    """Exceeded budgets and wrong arguments are reported from workers of pytest-xdist, too."""
     result = run(
         "@pytest.mark.token_budget(tokens=5)\n"
         "def test_over(): spend(6)\n"
@@ -749,7 +749,7 @@ def test_a_budget_under_xdist(run):
 
 
 def test_the_marker_is_registered(run):
-    """`pytest --markers` explains the marker, and strict markers accept it."""
+    """`pytest --markers` explains the marker, and --strict-markers accepts it."""
     shown = run("", "--markers")
     strict = run("@pytest.mark.token_budget(tokens=5)\ndef test_it(): pass\n", "--strict-markers")
 
@@ -763,7 +763,7 @@ def test_the_marker_is_registered(run):
 
 @pytest.mark.parametrize("arguments", [[], ["--tokens"]])
 def test_token_report(run, arguments):
-    """The fixture gives a report of the test so far, alone and together with the summary."""
+    """The fixture returns a report of the test so far, with and without --tokens."""
     result = run(
         "@pytest.fixture\n"
         "def paid(): spend(100)\n"
@@ -785,7 +785,7 @@ def test_token_report(run, arguments):
 
 
 def test_token_report_too_late(run):
-    """Where nothing was measured, asking for the report is an error that says what to do."""
+    """If the test was not measured, token_report is an error that says what to do."""
     result = run("def test_it(request):\n    request.getfixturevalue('token_report')\n")
 
     result.assert_outcomes(failed=1)
@@ -799,7 +799,7 @@ COSTS = "@pytest.mark.parametrize('name', list(COSTS))\ndef test(name): spend(CO
 
 @pytest.fixture
 def spending(run):
-    """Run tests that spend what they are told to."""
+    """Run tests that spend the given numbers of tokens."""
     return lambda costs, *arguments, **how: run(
         f"COSTS = {costs!r}\n{COSTS}", "--tokens-baseline=base.json", *arguments, **how
     )
@@ -807,7 +807,7 @@ def spending(run):
 
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]])
 def test_growth_fails_the_session(spending, workers):
-    """A session of passing tests fails where one grew by more than the allowed percentage, and names each of these."""
+    """A session of passing tests fails if some grew by more than the limit, and names them."""
     spending({"a": 1000, "b": 100, "c": 100, "zero": 0}, "--tokens-update")
     result = spending(
         {"a": 1500, "b": 110, "c": 111, "zero": 1}, "--tokens-fail-on-increase=10", *workers, subprocess=bool(workers)
@@ -828,7 +828,7 @@ def test_growth_fails_the_session(spending, workers):
 
 
 def test_no_growth_passes(spending):
-    """Shrinking, staying and growing by just what is allowed is fine; new and vanished tests are mentioned."""
+    """Growth by exactly the limit passes. New and vanished tests are mentioned."""
     spending({"a": 100, "b": 100, "gone": 5}, "--tokens-update")
     result = spending({"a": 110, "b": 50, "new": 70}, "--tokens-fail-on-increase=10%")
 
@@ -845,7 +845,7 @@ def test_no_growth_passes(spending):
 
 
 def test_growth_without_a_limit_is_shown(spending):
-    """A baseline alone is compared with, and fails nothing."""
+    """Without a limit, growth is shown and fails nothing."""
     spending({"a": 100}, "--tokens-update")
     result = spending({"a": 300})
 
@@ -892,7 +892,7 @@ def test_updating_keeps_what_did_not_run(run, spending, pytester):
     ],
 )
 def test_bad_baseline_files(spending, pytester, content, problem):
-    """A missing, damaged or foreign baseline is a usage error of one line, before any test runs."""
+    """A missing, damaged or foreign baseline is a usage error of one line before any test runs."""
     if content is not None:
         (pytester.path / "base.json").write_bytes(content.encode("latin-1"))
     result = spending({"a": 1}, *(["--tokens-update"] if content is not None else []))
@@ -905,7 +905,7 @@ def test_bad_baseline_files(spending, pytester, content, problem):
 
 
 def test_bad_baseline_paths(run, pytester):
-    """A folder that is none, or a file that is one, is a usage error too."""
+    """A baseline in a missing folder, or a folder as the baseline, is a usage error."""
     (pytester.path / "folder").mkdir()
     missing = run("def test(): pass\n", "--tokens-baseline=nowhere/base.json", "--tokens-update")
     folder = run("def test(): pass\n", "--tokens-baseline=folder", "--tokens-update")
@@ -926,7 +926,7 @@ def test_bad_baseline_paths(run, pytester):
     ],
 )
 def test_options_that_make_no_sense(run, arguments, problem):
-    """An option without the one it needs, or with a value that is none, is a usage error."""
+    """An option without the option it needs, or with a wrong value, is a usage error."""
     result = run("def test(): pass\n", *arguments)
 
     assert pytest.ExitCode.USAGE_ERROR == result.ret
@@ -934,7 +934,7 @@ def test_options_that_make_no_sense(run, arguments, problem):
 
 
 def test_a_baseline_that_cannot_be_written(spending, pytester):
-    """A file that cannot be written fails the session with a line that says so."""
+    """A baseline that cannot be written fails the session, and one line says so."""
     pytester.makeconftest("import shutil\ndef pytest_runtest_logfinish():\n    shutil.rmtree('down', True)\n")
     (pytester.path / "down").mkdir()
     result = spending({"a": 1}, "--tokens-baseline=down/base.json", "--tokens-update")
@@ -947,7 +947,7 @@ def test_a_baseline_that_cannot_be_written(spending, pytester):
 
 
 def test_costs_in_the_table(run):
-    """The table has a column of costs where prices are known, across workers too."""
+    """If prices are known, the table has a column of costs, also with workers."""
     code = PRICED + "def test_a(): pay(cost=Decimal('0.25'))\ndef test_b(): pay(unpriced_calls=1)\n"
     for result in (run(code, "--tokens"), run(code, "--tokens", "-n", "1", subprocess=True)):
         result.stdout.fnmatch_lines(

@@ -1,4 +1,4 @@
-"""Running programs with `tokenscope run`, and with Python alone to compare."""
+"""Runs programs with `tokenscope run`, and with Python alone for comparison."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ INTERRUPTED = 128 + signal.SIGINT
 class Done(NamedTuple):
     """How a program ended."""
 
-    status: int  # as subprocess says it: negative where it died of a signal
+    status: int  # as subprocess returns it: negative if a signal killed it
     stdout: bytes
-    stderr: str  # before what tokenscope says
-    told: str  # what tokenscope says
+    stderr: str  # before tokenscope's report
+    told: str  # tokenscope's report
 
 
 def program(folder: Path, source: str | bytes, name: str = "program.py") -> str:
@@ -60,7 +60,7 @@ def start(*arguments: str, ours: bool = True, flags: tuple[str, ...] = (), **opt
 
 
 def end(process: subprocess.Popen[bytes], stdin: bytes = b"") -> Done:
-    """Wait for the end of a program, and tell what it said from what tokenscope said."""
+    """Wait for the end of a program, and separate its output from tokenscope's."""
     stdout, stderr = process.communicate(stdin, timeout=60)
     text = (stderr or b"").decode("utf-8", "replace")
     began = HEAD.search(text)
@@ -83,7 +83,7 @@ def expected_status(alone: Done) -> int:
 
 
 def signalled(process: subprocess.Popen[bytes], number: int = signal.SIGINT, after: bytes = b"ready\n") -> None:
-    """Send a signal when the program has said that it is ready."""
+    """Send a signal when the program has printed that it is ready."""
     assert after == process.stdout.readline()
     time.sleep(0.1)  # until it waits
     process.send_signal(number)

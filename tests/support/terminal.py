@@ -1,4 +1,4 @@
-"""Running programs in a terminal of their own."""
+"""Runs programs in a terminal of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def in_a_terminal(start: Callable[[int], subprocess.Popen[bytes]]) -> tuple[str, bytes, bytes]:
-    """Start a process on a terminal; return what the terminal was sent, and what went to standard output and error beside it."""
+    """Start a process on a terminal, and return its output to the terminal, to standard output and to standard error."""
     leader, follower = pty.openpty()
     process = start(follower)
     os.close(follower)
