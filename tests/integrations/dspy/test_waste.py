@@ -86,6 +86,20 @@ def test_an_answer_that_cannot_be_read(provider, how):
     assert tokens(provider.total) == tokens(run.usage)
 
 
+def test_a_module_in_several_scopes(provider):
+    """What it wasted in each of them is added up."""
+    predict = dspy.Predict("question -> answer")
+    with token_scope("run") as run:
+        for scope in ("first", "second"):
+            with token_scope(scope):
+                predict(question=f"Why? <<bill {scope}>> <<garble once>>")
+    waste = run.report().waste()
+
+    assert ["Predict(question -> answer)"] == list(waste)
+    assert 2 == waste.total.failed_parses.calls
+    assert paid(sum(provider.garbled.values(), Usage())) == paid(waste.total.total)
+
+
 def test_no_answer_can_be_read(provider):
     """Whatever the module paid for was for nothing: the exception comes as ever."""
     with token_scope("run") as run, pytest.raises(dspy.utils.exceptions.AdapterParseError):
@@ -204,6 +218,32 @@ def test_attempts_that_are_thrown_away(provider, trying, rewards, kept):
     assert tokens(provider.total) == tokens(report.total)
     if trying is dspy.BestOfN:  # whose attempts all ask the same
         assert waste.total.input_tokens * attempts == report.total.input_tokens * (attempts - 1)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_two_of_three_attempts_are_thrown_away(provider, kept):
+    """Both of them are told, whichever is returned, and what that one spent is not."""
+
+    class Wordy(dspy.Module):
+        """Asks more at each attempt."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.answer = dspy.Predict("question -> answer")
+
+        def forward(self, question: str) -> Any:
+            made.append(f"attempt {len(made)}")
+            return self.answer(question=f"{question * len(made)} <<bill {made[-1]}>>")
+
+    made: list[str] = []
+    rewards = [0.5 if number == kept else 0.1 for number in range(3)]
+    with token_scope("run") as run:
+        dspy.BestOfN(module=Wordy(), N=3, reward_fn=reward(rewards), threshold=1.0)(question="Why? ")
+    report = run.report()
+
+    assert ["attempt 0", "attempt 1", "attempt 2"] == made
+    assert paid(report.waste().total.retries + provider.bill[f"attempt {kept}"]) == paid(report.total)
+    assert tokens(provider.total) == tokens(report.total)
 
 
 def test_who_judges_attempts_wastes_nothing(provider):
