@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 import pytest
-from support.dspy_support import DSPY, ENGINES, assert_billed, tokens
+from support.dspy_support import DSPY, ENGINES, HoldingProvider, assert_billed, tokens
 
 import tokenscope
 from tokenscope import carry, current_scope, token_scope, track_tokens
@@ -26,9 +26,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 
 @pytest.fixture
-def provider() -> Iterator[LoopbackProvider]:
-    with LoopbackProvider() as provider:
+def provider() -> Iterator[HoldingProvider]:
+    with HoldingProvider() as provider:
         yield provider
+        provider.go.set()
 
 
 @pytest.fixture(params=ENGINES)
@@ -385,12 +386,12 @@ def test_async_generator(lm: dspy.LM, provider: LoopbackProvider) -> None:
     )
 
 
-def test_cancelled_task(lm: dspy.LM, provider: LoopbackProvider) -> None:
+def test_cancelled_task(lm: dspy.LM, provider: HoldingProvider) -> None:
     """A call that is cancelled on its way is a failed one; those before and after it are counted as ever."""
 
     async def main() -> None:
-        task = asyncio.create_task(aask("lost", "<<wait 1>>"))
-        await asyncio.sleep(0.3)
+        task = asyncio.create_task(aask("lost", "<<hold>>"))
+        await asyncio.to_thread(provider.asked.acquire)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

@@ -157,16 +157,19 @@ def test_exits_are_not_caught():
 async def test_coroutines():
     """A coroutine function stays one; one that is cancelled is, and what it spent is this process's."""
 
+    waits = asyncio.Event()
+
     async def wait():
         spend(1)
-        await asyncio.sleep(10)
+        waits.set()
+        await asyncio.sleep(60)
 
     shipped = ship(tasks.spend_async)
     assert inspect.iscoroutinefunction(shipped)
     with token_scope("a") as a:
         assert [1, 2, 3] == [receive(each) for each in await asyncio.gather(*map(shipped, (1, 2, 3)))]
         task = asyncio.create_task(ship(wait)())
-        await asyncio.sleep(0.01)
+        await waits.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

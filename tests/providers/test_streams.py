@@ -359,8 +359,11 @@ def test_fails_before_it_has_told() -> None:
 async def test_cancelled() -> None:
     """A task that is cancelled while it waits for a piece has a failed call."""
 
+    waits = asyncio.Event()
+
     async def source() -> AsyncIterator[Any]:
         yield BEGUN
+        waits.set()
         await asyncio.sleep(60)
 
     async def read() -> None:
@@ -369,7 +372,7 @@ async def test_cancelled() -> None:
 
     with token_scope("a") as scope:
         task = asyncio.create_task(read())
-        await asyncio.sleep(0.05)
+        await waits.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -506,11 +506,11 @@ def test_deep_reports():
     """10,000 levels are compared and drawn without recursion, and fast."""
     old = deep(levels=10_000)
     new = old + old
-    began = time.perf_counter()
+    began = time.process_time()
     diff = old.diff(new)
     lines = diff.render().splitlines()
 
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 60
     assert old.diff(new) == diff
     assert (10_000, 10_002) == (len(diff.changes), len(lines))
     assert ("level 9999", 1) == (diff.changes[-1].path[-1], diff.changes[-1].tokens)

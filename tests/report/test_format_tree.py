@@ -138,10 +138,10 @@ def test_the_footer_says_what_the_columns_do_not():
 def test_a_deep_tree():
     """10,000 levels are drawn fast and without recursion; past 30 a level says its number."""
     report = chain(10_000)
-    began = time.perf_counter()
+    began = time.process_time()
     lines = report.render().splitlines()
 
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert 20_001 == len(lines)
     assert all(cell_len(line) <= 120 for line in lines)
     assert any(line.startswith("9,999> level 9999") for line in lines)

@@ -246,7 +246,7 @@ def test_tools_that_spent_nothing_are_left_out():
 
 def test_deep_reports():
     """10,000 levels: the tree, finding, adding up and the partitions need no recursion and no time."""
-    began = time.perf_counter()
+    began = time.process_time()
     report = chain(10_000)
     deepest = list(report.tree().walk())[-1]
 
@@ -254,7 +254,7 @@ def test_deep_reports():
     assert 100_000 == (report + Report()).total.input_tokens
     assert 10 == report.find("/".join(f"level {n}" for n in range(10_000))).usage.input_tokens
     assert 100_000 == sum(usage.input_tokens for usage in report.by_module().values())
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 60
 
 
 def test_formats():

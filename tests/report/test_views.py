@@ -213,19 +213,19 @@ def test_huge_numbers():
 def test_deep_reports(kind):
     """10,000 levels are flattened and cut without recursion."""
     report = deep(kind, 10_000)
-    began = time.perf_counter()
+    began = time.process_time()
 
     assert 10_000 == pivot(report, "module").total.input_tokens
     assert 10_000 == cut(report, 5).total.input_tokens
     assert 5 == len(rows(cut(report, 5)))
     assert 9_996 == cut(report, 5).find("/".join(f"level {n}" for n in range(5))).own.input_tokens
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 60
 
 
 def test_many_rows():
     """A long run is flattened in seconds."""
     wide = made((-1, "scope", "s", 1, 1, 0), *((0, "scope", f"n{n}", 1, 1, n + 1) for n in range(20_000)))
-    began = time.perf_counter()
+    began = time.process_time()
 
     assert 20_000 == len(json.loads(pivot(wide, "module").render("json"))["rows"])
-    assert time.perf_counter() - began < 30
+    assert time.process_time() - began < 30

@@ -504,10 +504,14 @@ def test_the_time_of_a_generator_is_that_of_its_steps():
         yield
         time.sleep(0.02)
 
+    began = time.perf_counter()
     for _ in function():
-        time.sleep(0.2)
+        paused = time.perf_counter()
+        time.sleep(0.1)
+        paused = time.perf_counter() - paused
+    whole = time.perf_counter() - began
 
-    assert 0.04 <= tokenscope.report().find("module/operation").seconds < 0.15
+    assert 0.04 <= tokenscope.report().find("module/operation").seconds <= whole - paused
 
 
 async def test_a_step_finalised_in_another_context():

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from tokenscope.testing import LoopbackProvider
+
 if TYPE_CHECKING:
     from tokenscope import Usage
-    from tokenscope.testing import LoopbackProvider
 
 DSPY = tuple(int(part) for part in version("dspy").split(".")[:2])
 ENGINES = ["native", "litellm"] if DSPY >= (3, 4) else ["litellm"]
+
+
+class HoldingProvider(LoopbackProvider):
+    """A provider that lets requests with `<<hold>>` wait for their answer until `go` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(self._hold)
+        self.asked = threading.Semaphore(0)  # released by each request that waits
+        self.go = threading.Event()
+
+    def _hold(self, field: str, prompt: str) -> None:
+        if "<<hold>>" in prompt and not self.go.is_set():
+            self.asked.release()
+            self.go.wait(60)
 
 
 def tokens(usage: Usage) -> tuple[int, int, int, int]:

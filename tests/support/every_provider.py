@@ -4,7 +4,7 @@ More of what a prompt may say:
 
     <<break>>      bill everything, send half of a stream, and then an error, as providers do that are overloaded
     <<hang up>>    the same, but the connection just ends
-    <<stall>>      bill everything, and send the other half of a stream half a second after the first
+    <<stall>>      bill everything, and send the other half of a stream a minute after the first
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class _Every(_Handler):
         self.end_headers()
         for place, event in enumerate(events):
             if "<<stall>>" in prompt and place == len(half):
-                time.sleep(0.5)
+                time.sleep(60)
             self.wfile.write(event.encode())
         self.close_connection = True
 

@@ -134,10 +134,10 @@ def test_many_threads(sink):
 def test_eight_processes_one_of_which_is_killed(tmp_path):
     """10,000 lines each into one file: every line parses, and of those that live none is missing."""
     path = tmp_path / "calls.jsonl"
-    workers = [start(path, f"worker {n}", 10_000) for n in range(8)]
+    workers = [start(path, f"worker {n}", 10_000 if n != 3 else 10_000_000) for n in range(8)]
     for worker in workers:
         go(worker)
-    while not path.exists() or path.stat().st_size < 2_000_000:
+    while path.stat().st_size < 2_000_000 or b'"worker 3"' not in path.read_bytes():
         time.sleep(0.01)
     workers[3].kill()
     assert [-signal.SIGKILL if n == 3 else 0 for n in range(8)] == [worker.wait(150) for worker in workers]
@@ -149,7 +149,7 @@ def test_eight_processes_one_of_which_is_killed(tmp_path):
     killed = found.pop("worker 3")
     assert {f"worker {n}": list(range(10_000)) for n in range(8) if n != 3} == found
     assert list(range(len(killed))) == killed
-    assert 0 < len(killed) < 10_000
+    assert 0 < len(killed)
     assert len(written) == Report.load(path).total.calls
 
 
@@ -158,8 +158,11 @@ def test_killed_in_the_midst_of_long_lines(tmp_path):
     path = tmp_path / "calls.jsonl"
     for n in range(8):
         worker = start(path, str(n), 100_000, padding=200_000)
+        before = path.stat().st_size
         go(worker)
-        time.sleep(random.uniform(0.02, 0.2))
+        while path.stat().st_size < before + 250_000:  # a line is whole
+            time.sleep(0.001)
+        time.sleep(random.uniform(0.0, 0.02))
         worker.kill()
         worker.wait(60)
     sink = JSONLSink(path)

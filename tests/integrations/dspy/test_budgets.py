@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 import pytest
-from support.dspy_support import DSPY, ENGINES, tokens
+from support.dspy_support import DSPY, ENGINES, HoldingProvider, tokens
 from support.dspy_ways import WAYS, Answer, Router, aask, ask, examples, metric, predict, swallowing
 
 from tokenscope import Budget, BudgetExceeded, current_scope, set_price, token_scope, track_tokens
@@ -151,11 +151,13 @@ def test_dspys_workers_end(lm: dspy.LM) -> None:
     with pytest.raises(BudgetExceeded), token_scope("run", budget=Budget(calls=6)):
         dspy.Parallel(num_threads=4, disable_progress_bar=True)([(program, example) for example in examples(300)])
     seen = len(begun), len(ended)
-    time.sleep(0.3)
+    workers = [thread for thread in set(threading.enumerate()) - before if "ThreadPoolExecutor" in thread.name]
+    for worker in workers:
+        worker.join(30)
 
+    assert not any(worker.is_alive() for worker in workers)
     assert seen == (len(begun), len(ended))
     assert 6 == len(ended) < len(begun) <= 6 + 4
-    assert [] == [thread for thread in set(threading.enumerate()) - before if "ThreadPoolExecutor" in thread.name]
 
 
 def test_workers_that_hang_are_left(lm: dspy.LM) -> None:
@@ -522,21 +524,24 @@ def test_a_call_that_cannot_be_counted_is_given_back(
 # -- tasks that outlive the block --------------------------------------------------------------------------------------------
 
 
-def test_late_tasks(lm: dspy.LM, provider: LoopbackProvider) -> None:
+def test_late_tasks() -> None:
     """What is on its way when the block is left is counted when it ends; another call is not let through any more."""
 
     async def main() -> Any:
         with pytest.raises(BudgetExceeded) as raised:
             async with token_scope("run", budget=Budget(calls=4)) as scope:
-                tasks = [asyncio.create_task(aask(f"{n} <<wait 0.1>>")) for n in range(4)]
-                await asyncio.sleep(0.02)
+                tasks = [asyncio.create_task(aask(f"{n} <<hold>>")) for n in range(4)]
+                for _ in tasks:
+                    await asyncio.to_thread(provider.asked.acquire)
                 await aask("one more")
+        provider.go.set()
         results = await asyncio.gather(*tasks)
         task = asyncio.create_task(aask("outside"))
         await task
         return raised.value, scope, results
 
-    error, scope, results = asyncio.run(main())
+    with HoldingProvider() as provider, dspy.context(lm=provider.lm()):
+        error, scope, results = asyncio.run(main())
     assert 0 == error.spent.calls
     assert all(result.answer for result in results)
     assert 4 == scope.usage.calls == provider.total.calls - 1

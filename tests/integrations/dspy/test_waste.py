@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import dspy
 import pytest
 from dspy.utils.parallelizer import ParallelExecutor
-from support.dspy_support import DSPY, ENGINES, tokens
+from support.dspy_support import DSPY, ENGINES, HoldingProvider, tokens
 from support.programs import program, run
 
 from tokenscope import Report, Usage, current_scope, receive, ship, token_scope
@@ -25,9 +26,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 
 @pytest.fixture(params=ENGINES)
-def provider(request: pytest.FixtureRequest) -> Iterator[LoopbackProvider]:
-    with LoopbackProvider() as provider, dspy.context(lm=model(provider, request.param), num_threads=4):
+def provider(request: pytest.FixtureRequest) -> Iterator[HoldingProvider]:
+    with HoldingProvider() as provider, dspy.context(lm=model(provider, request.param), num_threads=4):
         yield provider
+        provider.go.set()
 
 
 def model(provider: LoopbackProvider, engine: str, **settings: Any) -> Any:
@@ -160,8 +162,8 @@ def test_a_cancelled_call_is_no_error(provider):
     """Somebody wanted its answer no more."""
 
     async def main() -> None:
-        task = asyncio.create_task(dspy.Predict("question -> answer").acall(question="Why? <<wait 5>>"))
-        await asyncio.sleep(0.3)
+        task = asyncio.create_task(dspy.Predict("question -> answer").acall(question="Why? <<hold>>"))
+        await asyncio.to_thread(provider.asked.acquire)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -336,15 +338,24 @@ def test_code_that_does_not_run():
 @pytest.mark.parametrize("loser", ["first", "second"])
 def test_stragglers(provider, loser):
     """What DSPy runs twice, because it takes it for stuck: the run that comes second was for nothing."""
-    waits = {"first": 4.0, "second": 0.0} if loser == "first" else {"first": 2.5, "second": 3.0}
-    runs = iter(waits)
+    winner = "second" if loser == "first" else "first"
+    runs = iter(["first", "second"])
+    begun, won = threading.Event(), threading.Event()
     predict = dspy.Predict("question -> answer")
 
     def work(item: dict[str, str]) -> Any:
         if item["name"] == "other":
             return predict(question="Why? <<bill other>>")
         run = next(runs)
-        return predict(question=f"Why? <<bill {run}>> <<wait {waits[run]}>>")
+        if run == "second":
+            begun.set()
+        begun.wait(60)
+        if run == winner:
+            answer = predict(question=f"Why? <<bill {run}>>")
+            won.set()
+            return answer
+        won.wait(60)
+        return predict(question=f"Why? <<bill {run}>> <<wait 1>>")  # by then the other one is done with
 
     executor = ParallelExecutor(num_threads=4, timeout=1, straggler_limit=3, disable_progress_bar=True)
     with token_scope("run") as run:
