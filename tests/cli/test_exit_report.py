@@ -126,7 +126,7 @@ def test_a_program_that_has_such_a_module_loaded(tmp_path):
 STREAMS = {
     "closed": "import sys; sys.stderr.close()",
     "closed below": "import os; os.close(2)",
-    "nobody reads it": "import time; print('ready', flush=True); time.sleep(0.3)",
+    "nobody reads it": "import sys; print('ready', flush=True); sys.stdin.readline()",
 }
 
 
@@ -154,7 +154,7 @@ def test_standard_output_that_nobody_reads(tmp_path):
     """A broken pipe gives the exit status that Python gives it."""
     done = []
     for ours in (False, True):
-        process = start(spender(tmp_path, "spend(1)\nprint('x')\nimport time; time.sleep(0.5)"), ours=ours)
+        process = start(spender(tmp_path, "import sys\nsys.stdin.readline()\nspend(1)\nprint('x')"), ours=ours)
         process.stdout.close()
         process.stdout = None
         done.append(end(process))
@@ -211,10 +211,12 @@ def test_a_forked_child_and_sigterm(tmp_path):
 import multiprocessing, signal, time
 def child():
     print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)
+    printed.set()
     time.sleep(30)
 context = multiprocessing.get_context("fork")
+printed = context.Event()
 process = context.Process(target=child)
-process.start(); time.sleep(0.5); process.terminate(); process.join()
+process.start(); printed.wait(); process.terminate(); process.join()
 print(process.exitcode)
 """
     done = run(spender(tmp_path, code))
@@ -277,7 +279,7 @@ import os, sys, time
 fsync = os.fsync
 def slow(handle):
     print("ready", flush=True)
-    time.sleep(1)
+    sys.stdin.readline()
     fsync(handle)
 os.fsync = slow
 spend(3)
@@ -299,7 +301,9 @@ def test_signals_while_the_report_is_written(number, status, tmp_path):
 
 def test_a_second_sigterm(tmp_path):
     """A second SIGTERM ends the process without waiting for the report."""
-    process = start("-o", "r.json", spender(tmp_path, SLOW.replace("sleep(1)", "sleep(30)")), cwd=tmp_path)
+    process = start(
+        "-o", "r.json", spender(tmp_path, SLOW.replace("sys.stdin.readline()", "time.sleep(30)")), cwd=tmp_path
+    )
     signalled(process, signal.SIGTERM)
     time.sleep(0.2)
     process.terminate()

@@ -146,12 +146,12 @@ class Screen:
     def lines(self):
         return self("capture-pane", "-p").rstrip("\n").split("\n")
 
-    def until(self, *patterns):
-        """Wait until each pattern is on a line; return the lines."""
+    def until(self, *patterns, present=True):
+        """Wait until each pattern is on a line, or on none; return the lines."""
         deadline = time.monotonic() + 30
         while True:
             lines = self.lines()
-            if all(any(re.search(pattern, line) for line in lines) for pattern in patterns):
+            if all(present == any(re.search(pattern, line) for line in lines) for pattern in patterns):
                 return lines
             assert time.monotonic() < deadline, "\n".join(lines)
             time.sleep(0.05)
@@ -198,7 +198,7 @@ def test_the_tree_below_and_the_program_above(screen, tmp_path):
     assert HEAD.match(lines[16])
     shown("send-keys", "Ada")
     time.sleep(0.6)
-    assert "name? Ada" in shown.lines()
+    shown.until(r"^name\? Ada$")
     shown("send-keys", "Enter")
     lines = shown.until(r"^end\?$", r"^m +2 +10 ")
     assert [*(f"line {n}" for n in range(86, 100)), "end?"] == lines[:15]
@@ -233,8 +233,7 @@ def test_a_tree_that_is_taller_than_the_terminal(screen, tmp_path):
         assert re.match(note, lines[-1])
         assert "─" * columns == lines[-(height * 2 // 3)]
     shown("resize-window", "-x", "60", "-y", "5")
-    time.sleep(0.7)
-    assert not any("more lines" in line for line in shown.lines())
+    shown.until("more lines", present=False)
     shown("resize-window", "-x", "60", "-y", "30")
     shown.until(note)
     shown("send-keys", "C-c")

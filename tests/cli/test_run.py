@@ -268,12 +268,15 @@ def test_threads_and_exit_handlers(tmp_path):
 import atexit, threading, time
 atexit.register(spend, 100)
 def late():
+    last.wait()
     time.sleep(0.3)
     spend(10)
     print("late")
+last = threading.Event()
 threading.Thread(target=late).start()
 spend(1)
 print("last line")
+last.set()
 """
     done = both(spender(tmp_path, code))
     assert b"last line\nlate\n" == done.stdout
