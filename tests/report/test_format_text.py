@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 from support.formats import PRICED, deep, empty_and_free, hostile, huge, usage
+from support.reports import made
 
 from tokenscope import Usage
 from tokenscope._report import formats as render
@@ -146,4 +147,13 @@ def test_every_format_is_saved(tmp_path, name, make):
 def test_every_format_of_nothing(name):
     """A report of nothing is one in every format."""
     for report in empty_and_free():
-        assert isinstance(report.render(name), str)
+        assert {"\n"} >= {c for c in report.render(name) if not c.isprintable()}
+
+
+@pytest.mark.parametrize("name", ["tree", "markdown"])
+@pytest.mark.parametrize(("own", "below", "rows"), [(10, 5, 1), (10, 0, 0), (0, 5, 0), (0, 0, 0)])
+def test_what_a_scope_spent_itself(name, own, below, rows):
+    """It has a row of its own only where something was spent below that scope, too."""
+    report = made((-1, "scope", "top", 1, 1, own), (0, "scope", "inner", 1, 1, below))
+
+    assert rows == report.render(name).count("[self]")

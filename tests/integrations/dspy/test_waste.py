@@ -160,6 +160,17 @@ def test_the_provider_fails(provider):
     assert waste.provider_errors == waste.total
 
 
+def test_modules_that_wasted_as_much(provider):
+    """They are in the order of their names, not in that in which they ran."""
+    with token_scope("run") as run:
+        for scope, signature in (("first", "zebra -> stripes"), ("second", "ant -> hill")):
+            (name,) = dspy.Predict(signature).signature.input_fields
+            with token_scope(scope), pytest.raises(Exception, match="failing with"):
+                dspy.Predict(signature)(**{name: "<<fail 401>>"})
+
+    assert ["Predict(ant -> hill)", "Predict(zebra -> stripes)"] == list(run.report().waste())
+
+
 def test_a_cancelled_call_is_no_error(provider):
     """Somebody wanted its answer no more."""
 
