@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,13 @@ import tokenscope
 
 ROOT = Path(__file__).parents[1]
 TYPING = ROOT / "tests" / "typing"
+Checker = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def mypy(tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run mypy with a cache of its own, so that tests can run side by side."""
-    return _run("mypy", "--cache-dir", tmp_path / "mypy", *arguments)
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory: pytest.TempPathFactory) -> Checker:
+    """Run mypy, strict, with a cache that other processes do not use."""
+    return partial(_run, "mypy", "--strict", "--cache-dir", tmp_path_factory.mktemp("mypy"))
 
 
 def pyright(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -48,24 +52,14 @@ def outcome(done: subprocess.CompletedProcess[str]) -> tuple[str, int]:
     return "" if clean else done.stdout + done.stderr, done.returncode
 
 
-def test_mypy_passes_the_package(tmp_path: Path) -> None:
-    """The package is clean under mypy, strict, with the project's configuration."""
-    assert outcome(mypy(tmp_path)) == ("", 0)
+def test_mypy_passes_the_package_and_right_uses_and_finds_wrong_ones(mypy: Checker) -> None:
+    """The package is clean, right uses have the types that they say, and wrong ones are the errors that they say."""
+    assert outcome(mypy("tokenscope", TYPING / "api.py", TYPING / "wrong_uses.py")) == ("", 0)
 
 
 def test_pyright_passes_the_package() -> None:
     """The package is clean under pyright, strict, with the project's configuration."""
     assert outcome(pyright()) == ("", 0)
-
-
-def test_mypy_agrees_with_right_uses(tmp_path: Path) -> None:
-    """Every public name has the types that `typing/api.py` says, in the eyes of mypy."""
-    assert outcome(mypy(tmp_path, "--strict", TYPING / "api.py")) == ("", 0)
-
-
-def test_mypy_finds_wrong_uses(tmp_path: Path) -> None:
-    """Each wrong use in `typing/wrong_uses.py` is an error of the kind it says, in the eyes of mypy."""
-    assert outcome(mypy(tmp_path, "--strict", TYPING / "wrong_uses.py")) == ("", 0)
 
 
 def test_pyright_agrees_with_right_uses_and_finds_wrong_ones() -> None:
@@ -74,7 +68,7 @@ def test_pyright_agrees_with_right_uses_and_finds_wrong_ones() -> None:
 
 
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
-def test_a_wrong_use_that_is_no_longer_found_fails(checker: str, tmp_path: Path) -> None:
+def test_a_wrong_use_that_is_no_longer_found_fails(checker: str, mypy: Checker, tmp_path: Path) -> None:
     """The checks of wrong uses are not empty: a comment that hides no error is an error itself."""
     shutil.copy(TYPING / "pyrightconfig.json", tmp_path)
     (tmp_path / "api.py").touch()
@@ -83,7 +77,7 @@ def test_a_wrong_use_that_is_no_longer_found_fails(checker: str, tmp_path: Path)
         "from tokenscope import token_scope\n"
         'token_scope("right")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]\n'
     )
-    done = mypy(tmp_path, "--strict", file) if checker == "mypy" else pyright("-p", tmp_path)
+    done = mypy(file) if checker == "mypy" else pyright("-p", tmp_path)
     assert done.returncode == 1
     assert {"mypy": 'Unused "type: ignore"', "pyright": 'Unnecessary "# pyright: ignore"'}[checker] in done.stdout
 

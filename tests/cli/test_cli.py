@@ -62,6 +62,7 @@ def test_demo_without_a_key() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_demo_without_a_provider() -> None:
     """A provider that cannot be reached leads to one clear line and status 1, without a traceback."""
     with socket.socket() as held:
@@ -80,6 +81,7 @@ def test_demo_without_a_provider() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_demo_with_a_model_of_the_users() -> None:
     """With --model, the demo calls the user's provider and prints the tree without a bill."""
     from tokenscope.testing import LoopbackProvider

@@ -192,6 +192,7 @@ def assert_what_came(found: Ended, engine: str, asked: int) -> None:
         assert found.bill["done"].total_tokens <= total.total_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_calls_after_the_main_thread_has_ended(engine, tmp_path):
     """The report has the calls that threads and pools make after the main thread has ended."""

@@ -33,6 +33,7 @@ def no_deadlock():
     faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.mark.slow
 def test_threads_and_tasks_lose_nothing():
     """32 threads and 1,000 tasks, 200,000 records, generators collected and reports taken meanwhile: all is there."""
     each = RECORDS // 2
@@ -254,6 +255,7 @@ print(grown, whole.total.calls, whole.total.input_tokens, whole.total.output_tok
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
+@pytest.mark.slow
 def test_a_long_run():
     """After 1,000,000 records and 100,000 scopes a process is as large as after a twentieth of them: 0.3 MB more, measured.
 

@@ -11,6 +11,7 @@ from tokenscope import receive, ship, token_scope
 from tokenscope.testing import LoopbackProvider
 
 distributed = pytest.importorskip("distributed")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["processes", "threads"])

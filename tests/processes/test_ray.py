@@ -13,6 +13,7 @@ from tokenscope import Report, receive, ship, token_scope
 from tokenscope.testing import LoopbackProvider
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,6 +12,8 @@ from support.reports import made
 from tokenscope import Report
 from tokenscope._report.formats.text import printable
 
+pytestmark = pytest.mark.slow
+
 DOWN, UP, LEFT, RIGHT = "\ue015", "\ue013", "\ue012", "\ue014"
 HOME, END, ENTER, ESCAPE, TAB = "\ue011", "\ue010", "\ue007", "\ue00c", "\ue004"
 NAMES = "return [...document.querySelectorAll('#tree [aria-level] .name')].map((name) => name.textContent)"

@@ -16,6 +16,8 @@ from support.formats import HOSTILE, PRICED, deep, hostile
 from tokenscope import Report
 from tokenscope._report.formats.text import printable
 
+pytestmark = pytest.mark.slow
+
 
 class Files(SimpleHTTPRequestHandler):
     """Serves a folder, silently."""

@@ -143,6 +143,7 @@ def test_a_signal_that_forks_in_the_midst_of_a_change():
     assert "3\n1\n" == run(code)
 
 
+@pytest.mark.slow
 def test_forks_under_load():
     """Threads open and close scopes, spend and ask meanwhile: of many children none hangs, and each counts what it spends."""
     code = """

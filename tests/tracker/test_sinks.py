@@ -131,6 +131,7 @@ def test_many_threads(sink):
     assert 4_000 == len(written)
 
 
+@pytest.mark.slow
 def test_eight_processes_one_of_which_is_killed(tmp_path):
     """10,000 lines each into one file: every line parses, and of those that live none is missing."""
     path = tmp_path / "calls.jsonl"

@@ -12,6 +12,7 @@ from tokenscope import token_scope
 from tokenscope.testing import LoopbackProvider
 
 pytest_plugins = ["support.otel_support"]
+pytestmark = pytest.mark.slow
 
 LANGCHAIN = {
     "openinference": "openinference.instrumentation.langchain:LangChainInstrumentor",

@@ -109,6 +109,7 @@ def test_an_embedding(tracing, provider):
     assert provider.total.input_tokens == tracing.attributes("mine")["gen_ai.usage.input_tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_openinference(tracing, provider, engine):
     """OpenInference's spans of LM calls, which Phoenix, Langfuse and Logfire show, tell what was billed; other spans nothing."""
@@ -141,6 +142,7 @@ def test_openinference(tracing, provider, engine):
         assert ("openai", "gpt-4o-mini") == (each["gen_ai.provider.name"], each["gen_ai.request.model"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolated", ["true", "false"])
 def test_mlflow(provider, tmp_path, monkeypatch, isolated):
     """MLflow's own spans of LM calls tell what was billed, whether its context is its own or OpenTelemetry's."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from support.otel_support import Tracing
 
 pytest_plugins = ["support.otel_support"]
+pytestmark = pytest.mark.slow
 
 OPENAI = {
     "openinference": "openinference.instrumentation.openai:OpenAIInstrumentor",

@@ -18,9 +18,10 @@ from tokenscope.testing import LoopbackProvider
 PROMETHEUS = shutil.which("prometheus")
 if PROMETHEUS is None and "prometheus" in os.environ.get("TOKENSCOPE_TESTS_REQUIRE", ""):
     pytest.fail("prometheus is required here, and is not installed", pytrace=False)
-pytestmark = pytest.mark.skipif(
-    PROMETHEUS is None, reason="prometheus is not installed (Debian's package is of that name)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not installed (Debian's package is of that name)"),
+]
 
 PROGRAM = """
 import sys
