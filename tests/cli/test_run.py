@@ -8,7 +8,19 @@ import re
 import zipfile
 
 import pytest
-from support.programs import HEAD, INTERRUPTED, NOTHING, end, expected_status, program, run, signalled, spender, start
+from support.programs import (
+    ENVIRONMENT,
+    HEAD,
+    INTERRUPTED,
+    NOTHING,
+    end,
+    expected_status,
+    program,
+    run,
+    signalled,
+    spender,
+    start,
+)
 
 from tokenscope import Report
 
@@ -17,6 +29,13 @@ import sys
 print(sys.argv, sys.path, __name__, __file__, __package__, __doc__, __cached__, type(__loader__), __spec__ and __spec__.name)
 print(sys.modules["__main__"].__dict__ is globals(), __builtins__, sorted(globals()))
 """
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch):
+    """Measure no coverage of the programs: they would notice, and differ."""
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+        monkeypatch.setitem(ENVIRONMENT, name, "")
 
 
 def counted(text: str) -> int:

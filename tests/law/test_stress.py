@@ -139,6 +139,7 @@ def test_one_pool_of_many_scopes():
     assert 20 * sum(range(200)) == spent(tokenscope.report())
 
 
+@pytest.mark.slow
 def test_memory_is_flat():
     """From 10,000 to 100,000 entries of one scope, empty ones, spending ones and generators', nothing grows."""
 
@@ -185,6 +186,7 @@ def test_memory_is_flat():
     assert 5_000 == tokenscope.report().find("generator").usage.input_tokens
 
 
+@pytest.mark.slow
 async def test_memory_is_flat_with_abandoned_async_generators():
     """Generators that another Context finalises leave nothing in this one."""
 
