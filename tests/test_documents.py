@@ -28,6 +28,12 @@ COMPARISON = DOCS / "examples" / "compare_with_dspy.py"
 EXAMPLES = sorted(set((DOCS / "examples").glob("*.py")) - {COMPARISON})
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "```python" in path.read_text(encoding="utf-8"))
 PYTEST_PAGE = DOCS / "how-to" / "pytest.md"
+SLOW_PAGES = {"processes"}  # its programs start processes, each of which imports DSPy
+SESSIONS = [
+    pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW_PAGES else [])
+    for page in PAGES
+    if page != PYTEST_PAGE
+]
 EXACT = version("dspy") == "3.4.1"  # other versions write other prompts: then numbers are not compared
 
 
@@ -80,7 +86,7 @@ def run_script(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != PYTEST_PAGE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", SESSIONS)
 def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each page's Python blocks run one after the other, like a session, and print what stands below them."""
     monkeypatch.chdir(tmp_path)
@@ -128,6 +134,7 @@ def test_pytest_page(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess("-p", "no:cacheprovider", *plugin).assert_outcomes(passed=len(tests))
 
 
+@pytest.mark.slow
 def test_comparison() -> None:
     """The tables on the page that compares tokenscope with DSPy are what the script measures."""
     done = subprocess.run([sys.executable, str(COMPARISON)], capture_output=True, text=True, check=False)
@@ -171,6 +178,7 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 2 * namespace["report"].total.calls == namespace["both"].total.calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_examples(example: Path, tmp_path: Path) -> None:
     """Each script in docs/examples runs by itself and prints a tree."""

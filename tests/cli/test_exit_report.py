@@ -231,7 +231,8 @@ TERMINATED = {
     "asyncio": "import asyncio; asyncio.run(asyncio.sleep(30))",
     "loop": "while True: pass",
     "threads": "import threading\nfor _ in range(3): threading.Thread(target=time.sleep, args=(30,)).start()",
-    "subprocess": "import subprocess; subprocess.run(['sleep', '3'])",
+    # Without our pipes, whose end the test waits for.
+    "subprocess": "import subprocess; subprocess.run(['sleep', '10'], stdout=-3, stderr=-3)",
     "writing": "while True: print('x' * 1000, file=sys.stderr)",
     "counting": "while True: spend(0)",
     "at exit": "import atexit; atexit.register(time.sleep, 30)",
