@@ -43,8 +43,9 @@ def nothing_leaks() -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run a single file in this process: it starts sooner than workers do, and a debugger works."""
-    return 0 if len(config.args) == 1 and ".py" in config.args[0] else None
+    """Run a single file, and benchmarks, in this process: it starts sooner than workers do."""
+    alone = len(config.args) == 1 and ".py" in config.args[0]
+    return 0 if alone or config.getoption("benchmark_only", default=False) else None
 
 
 def pytest_collection_finish() -> None:
