@@ -303,4 +303,4 @@ def test_records_of_standard_input_cannot_be_kept():
     done = CliRunner().invoke(main, ["merge", "--records", "-", "-o", "-"], input="")
 
     assert 2 == done.exit_code
-    assert "standard input can be read only once; name files." in done.stderr
+    assert "standard input can be read only once; name files instead." in done.stderr
