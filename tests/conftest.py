@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tokenscope import current_scope, integrations
-from tokenscope._scopes.ledger import PROCESS
-from tokenscope._scopes.scope import _current
+from tokenscope._scopes.context import entered
+from tokenscope._scopes.event_log import clear
+from tokenscope._scopes.process import STATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,11 +33,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
     """Begin with an empty process ledger; end in no scope, and with the same patches in place."""
-    PROCESS.clear()
-    _current.set(None)  # so that a test that leaks fails alone
+    clear()
+    entered.set(None)  # so that a test that leaks fails alone
     patches = set(integrations.applied())
     yield
-    assert _current.get() is None, "a scope was left open"
+    assert entered.get() is None, "a scope was left open"
+    assert not STATE.generator_scopes, "a generator's scope was left open"
     assert current_scope() is None
     assert patches <= set(integrations.applied()), "a patch was not applied again"
 

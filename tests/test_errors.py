@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 import tokenscope
-from tokenscope import ReportFormatError, TokenScopeError, errors
+from tokenscope import ReportFormatError, TokenScopeError
+from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning, internal_error, warn_once
 
 
 @pytest.fixture(autouse=True)
 def may_warn(monkeypatch):
     """Let warnings be given again."""
-    monkeypatch.setattr(errors, "_warned", set())
+    forget_warnings()
 
 
 def test_types():

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokenscope._scopes.budget import Budget
+from tokenscope._scopes.budget import Budget, BudgetExceeded
+from tokenscope._scopes.process import DISABLED
 from tokenscope._scopes.recording import record_tokens
-from tokenscope._scopes.scope import DISABLED, Scope, current_scope
-from tokenscope._scopes.token_scope import carry, token_scope, track_tokens
+from tokenscope._scopes.scope import Scope, current_scope
+from tokenscope._scopes.token_scope import token_scope
+from tokenscope._scopes.track_tokens import track_tokens
+from tokenscope._scopes.wrapping import carry
 from tokenscope._usage.usage import Usage
+from tokenscope._usage.warnings import ReportFormatError, TokenScopeError
 from tokenscope._version import __version__
-from tokenscope.errors import BudgetExceeded, ReportFormatError, TokenScopeError
 from tokenscope.integrations import instrument, uninstrument
 
 if TYPE_CHECKING:
@@ -80,10 +83,10 @@ def report() -> Report:
         >>> tokenscope.report().total.failed_calls
         0
     """
-    from tokenscope._report.report import Report
-    from tokenscope._scopes.ledger import PROCESS
+    from tokenscope._scopes.enforcement import report_of
+    from tokenscope._scopes.process import STATE
 
-    return Report.from_rows(PROCESS.view(), PROCESS.path, scoped=False)
+    return report_of(STATE.root)
 
 
 _LAZY = {

@@ -16,7 +16,7 @@ from dspy.utils.callback import BaseCallback
 import tokenscope
 from benchmarks.ratios import Ratios, Run, micros
 from tokenscope import token_scope
-from tokenscope._scopes.event_log import read_now
+from tokenscope._scopes.event_log import drain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,11 +66,11 @@ def calls(lm: dspy.BaseLM, *contexts: Any) -> Run:
                 entered: AbstractContextManager[Any] = context()
                 stack.enter_context(entered)
             predict(question="What is six times seven?")
-            read_now()
+            drain()
             before = perf_counter()
             for _ in range(NUMBER):
                 predict(question="What is six times seven?")
-            read_now()  # what tokenscope left for later belongs to the price
+            drain()  # what tokenscope left for later belongs to the price
             return (perf_counter() - before) / NUMBER
 
     return timed

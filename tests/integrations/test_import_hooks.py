@@ -47,6 +47,7 @@ def test_hooks_fire_in_any_order(order):
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from tokenscope import current_scope, token_scope
+from tokenscope._usage.warnings import forget_warnings
 from tokenscope.integrations import applied
 assert {"Thread.start", "ThreadPoolExecutor.submit", "BaseEventLoop.create_task"} <= {patch.name for patch in applied()}
 with token_scope("a"), ThreadPoolExecutor(1) as pool:
@@ -182,7 +183,7 @@ def test_a_missing_name_is_one_warning(monkeypatch, waiting):
     from tokenscope import errors
     from tokenscope.integrations import patches as integrations
 
-    monkeypatch.setattr(errors, "_warned", set())
+    forget_warnings()
     name = "tokenscope_test_lacking"
     waiting(name, "class Present:\n    pass")
     module = __import__(name)
@@ -227,7 +228,7 @@ def test_a_fault_while_patching_does_not_break_the_import(monkeypatch, waiting):
     module = __import__(name)
     patch = integrations.Patch(name, "function", "tokenscope:no_such_hook")
     monkeypatch.setattr(integrations, "PATCHES", (patch,))
-    monkeypatch.setattr(errors, "_warned", set())
+    forget_warnings()
     with pytest.raises(AttributeError, match="no_such_hook"):
         integrations._on_import(module)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")

@@ -21,7 +21,7 @@ from support.spending import python, spend, spent
 
 import tokenscope
 from tokenscope import Budget, BudgetExceeded, carry, current_scope, integrations, token_scope
-from tokenscope.errors import _warned
+from tokenscope._usage.warnings import forget_warnings
 from tokenscope.integrations.process_pool import _errands
 from tokenscope.testing import LoopbackProvider
 
@@ -355,7 +355,7 @@ def test_a_fault_of_ours(monkeypatch):
         assert 1 == pool.submit(tasks.scoped, 1).result()
 
     assert ["bringing calls home from a process" in str(each.message) for each in seen] == [True]
-    _warned.clear()
+    forget_warnings()
 
 
 def test_many_tasks_of_many_scopes():

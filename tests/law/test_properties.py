@@ -10,15 +10,16 @@ from decimal import Decimal
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.spending import spend, spent
+from support.spending import count, spend, spent
 
 import tokenscope
 from tokenscope import Report, Usage, token_scope, track_tokens
 from tokenscope._report.formats.json import parse, render
 from tokenscope._report.report import build
-from tokenscope._scopes.ledger import PROCESS
+from tokenscope._scopes.context import entered
+from tokenscope._scopes.event_log import clear
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.usage import FIELDS, MONEY, counts
+from tokenscope._usage.usage import FIELDS, MONEY, values_of
 
 QUICK = settings(
     deadline=None,
@@ -33,8 +34,7 @@ QUICK = settings(
 few = st.integers(0, 1_000_000)
 money = st.decimals(0, 1_000, places=6, allow_nan=False, allow_infinity=False)
 usages = st.builds(
-    Usage.from_counts,
-    st.tuples(*(money.map(abs) if name in MONEY else few | st.integers(0, 10**30) for name in FIELDS)),
+    Usage, **{name: money.map(abs) if name in MONEY else few | st.integers(0, 10**30) for name in FIELDS}
 )
 names = st.sampled_from("abc") | st.text(min_size=1)
 frames = st.builds(Frame, st.sampled_from(["scope", "module", "operation", "dspy", "tool", "none", "other"]), names)
@@ -57,7 +57,7 @@ def test_usage_is_a_commutative_monoid(a, b, c):
     assert a + b == b + a
     assert (a + b) + c == a + (b + c)
     assert a == a + Usage() == Usage() + a == sum([a])
-    assert tuple(map(sum, zip(counts(a), counts(b), strict=True))) == counts(a + b)
+    assert tuple(map(sum, zip(values_of(a), values_of(b), strict=True))) == values_of(a + b)
     assert (a + b).total_tokens == a.total_tokens + b.total_tokens
 
 
@@ -102,7 +102,7 @@ def test_any_report_can_be_drawn(report, width):
     assert all(line.isprintable() for line in lines)
 
 
-# -- the ledger -------------------------------------------------------------------------------------------------------------
+# -- scopes -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -133,12 +133,9 @@ steps = st.lists(
 
 @settings(QUICK, max_examples=200)
 @given(steps, st.booleans())
-def test_a_ledger_and_brute_force(program, large):
+def test_scopes_and_brute_force(program, large):
     """Scopes entered, left in any order, counted in when open or closed, and cleared, hold what they should."""
-    from tokenscope._scopes.recording import count
-    from tokenscope._scopes.scope import _current
-
-    PROCESS.clear()
+    clear()
     process: Counter = Counter()
     entries_since: Counter = Counter()
     scopes: list[tuple[tokenscope.Scope, Entry]] = []
@@ -146,28 +143,28 @@ def test_a_ledger_and_brute_force(program, large):
         for what, index, name, tokens in program:
             chosen = scopes[index % len(scopes)] if scopes else None
             if what == "enter":
-                _current.set(None if chosen is None else chosen[0])
+                entered.set(None if chosen is None else chosen[0])
                 scope = token_scope(name).__enter__()
                 assert (None if chosen is None else chosen[0]) is scope.parent
                 scopes.append((scope, Entry(chosen and chosen[1], name)))
             elif what == "leave" and chosen and not chosen[1].closed:
-                _current.set(chosen[0])
+                entered.set(chosen[0])
                 chosen[0].leave()
                 chosen[1].closed = True
                 entries_since[chosen[1].path] += 1
             elif (what == "add" and chosen and not chosen[1].closed) or (what == "late" and chosen):
                 scope, entry = chosen
-                # Many names now and then, so that ledgers stay linked
+                # many names now and then
                 for number in range(70 if large and tokens == 9 else 1):
                     usage = Usage(calls=1, input_tokens=tokens)
-                    count(scope, "x", counts(usage), frames=(Frame("operation", str(number)),))
+                    count(scope, "x", usage, frames=(Frame("operation", str(number)),))
                     process[(*entry.path, str(number))] += tokens
                     around: Entry | None = entry
                     while around is not None:
                         around.rows[(*entry.path, str(number))] += tokens
                         around = around.above
             elif what == "clear":
-                PROCESS.clear()
+                clear()
                 process.clear()
                 entries_since.clear()
             elif chosen:
@@ -182,7 +179,7 @@ def test_a_ledger_and_brute_force(program, large):
             open_now = sum(not entry.closed and entry.path == path for _, entry in scopes)
             assert number <= seen[path] <= number + open_now
     finally:
-        _current.set(None)
+        entered.set(None)
 
 
 def paths(report):
@@ -336,7 +333,7 @@ class Run:
 @given(st.lists(programs, min_size=1, max_size=4))
 def test_random_programs_conserve_every_token(several):
     """Programs run side by side: own usages sum to the total, and each scope has what was recorded inside it."""
-    PROCESS.clear()
+    clear()
     run = Run()
 
     async def main():
@@ -362,7 +359,7 @@ def test_random_programs_conserve_every_token(several):
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), max_size=30), st.data())
 def test_interleaved_generators_conserve_every_token(plan, data):
     """Generators resumed in a random order, inside one another's consumers, each pay for themselves alone."""
-    PROCESS.clear()
+    clear()
     held: Counter = Counter()
 
     def generator(number, steps):

@@ -12,7 +12,8 @@ import pytest
 from support.dspy_support import assert_billed
 from support.every_provider import EveryProvider
 
-from tokenscope import Usage, errors, get_tracker, record_response, record_stream, token_scope
+from tokenscope import Usage, get_tracker, record_response, record_stream, token_scope
+from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 
 anthropic = pytest.importorskip("anthropic")
@@ -28,7 +29,7 @@ TOLD: Any = {"stream_options": {"include_usage": True}}
 @pytest.fixture(autouse=True)
 def may_warn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let warnings be given again."""
-    monkeypatch.setattr(errors, "_warned", set())
+    forget_warnings()
 
 
 @pytest.fixture(scope="module")

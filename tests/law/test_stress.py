@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.spending import spend, spent
+from tokenscope._scopes.ledger import PROCESS, _below
 
 import tokenscope
 from tokenscope import get_tracker, token_scope, track_tokens
-from tokenscope._scopes.ledger import PROCESS, _below
 
 THREADS = 32
 TASKS = 1_000

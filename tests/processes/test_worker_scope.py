@@ -1,23 +1,35 @@
-"""Freight: what is packed in one process and unpacked in another is the same, wherever it is unpacked."""
+"""What a worker counts for another process: packed there and unpacked here it is the same, wherever it is unpacked."""
 
 from __future__ import annotations
 
 import pickle
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.spending import spend, spent
 
 import tokenscope
 from tokenscope import current_scope, token_scope
-from tokenscope._processes.worker_scope import Task, pack, unload, unpack
-from tokenscope._scopes.ledger import PROCESS, Ledger
+from tokenscope._processes.worker_scope import WorkerScope, bring_home, pack, unpack
+from tokenscope._scopes.event_log import clear, collect
+from tokenscope._scopes.process import STATE, ScopeRoot
 from tokenscope._usage.calls import NO_SCOPE, OTHER, ROOT, Frame
-from tokenscope._usage.table import Row, row_at
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.table import UsageTable
+from tokenscope._usage.usage import Counts
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 
 FRAMES = st.sampled_from([Frame("scope", name) for name in "abc"] + [Frame("dspy", "a"), OTHER])
 BASES = st.lists(FRAMES, max_size=3)
-KEYS = st.tuples(st.sampled_from(["p/x", "p/y"]), st.sampled_from([0, -1, -10, -100_000]))
+KEYS = st.builds(
+    UsageKey,
+    st.sampled_from(["p/x", "p/y"]),
+    st.sampled_from([0, 7]),
+    st.sampled_from(["table", "provider", "cache", "none"]),
+    st.sampled_from([None, "retries"]),
+)
 SPENT = st.tuples(st.lists(FRAMES, max_size=4), KEYS, st.integers(1, 9), st.integers(0, 3))
 
 
@@ -28,59 +40,66 @@ def path_of(frames, base=ROOT):
     return base
 
 
-def rows_of(spent, base):
-    """Return rows below a path."""
-    rows: dict = {}
+def table_of(spent, base):
+    """Return a table of counts below a path."""
+    table = UsageTable(base)
     for frames, key, tokens, entries in spent:
-        row = row_at(rows, base, path_of(frames, base))
-        row.add(key, (1, 0, 0, tokens, *([0] * 10)))
+        row = table.row(path_of(frames, base))
+        row.add(key, Counts(calls=1, input_tokens=tokens))
         if frames:
             row.entries += entries
-    return rows
+    return table
 
 
-def plain(rows):
-    """Return rows as they can be compared; those that hold nothing are left out."""
-    return {path: (row.entries, row.models) for path, row in rows.items() if row.entries or row.models}
+def plain(table):
+    """Return a table's rows as they can be compared; those that hold nothing are left out."""
+    return {path: (row.entries, row.counts) for path, row in table.rows.items() if row.entries or row.counts}
 
 
 @given(st.lists(SPENT, max_size=12), BASES, BASES)
 def test_there_and_back(spent, there, here):
     """What lies below one path lies below the other then; what was spent at the path itself is at the other itself."""
     there, here = path_of(there), path_of(here)
-    freight = pickle.loads(pickle.dumps(pack(rows_of(spent, there), there)))
-    found = plain(unpack(freight, here))
-    expected = plain(rows_of(spent, here))
+    packed = pickle.loads(pickle.dumps(pack(table_of(spent, there), there)))
+    found = plain(unpack(packed, here))
+    expected = plain(table_of(spent, here))
     if here is ROOT and ROOT in expected:
-        entries, models = expected.pop(ROOT)
-        expected[ROOT.child(NO_SCOPE)] = entries, models
+        expected[ROOT.child(NO_SCOPE)] = expected.pop(ROOT)
 
     assert expected == found
 
 
 @given(st.lists(SPENT, max_size=12), st.lists(SPENT, max_size=12))
-def test_unloading_adds_up(first, second):
-    """Two loads are as one of both."""
-    apart, together = Ledger(ROOT), Ledger(ROOT)
+def test_what_comes_home_adds_up(first, second):
+    """Two tables that come home are as one of both."""
+    apart, together = ScopeRoot(ROOT), ScopeRoot(ROOT)
     for each in (first, second):
-        unload(pack(rows_of(each, ROOT), ROOT), apart)
-    unload(pack(rows_of(first + second, ROOT), ROOT), together)
+        bring_home(pack(table_of(each, ROOT), ROOT), apart)
+    bring_home(pack(table_of(first + second, ROOT), ROOT), together)
 
-    assert plain(together.view()) == plain(apart.view())
+    assert plain(collect(together)) == plain(collect(apart))
 
 
 def test_deep_paths():
     """Rows of any depth are packed without recursion, each level once."""
     path = path_of([Frame("scope", "deep")] * 20_000)
-    freight = pack({path: Row()}, ROOT)
-    assert 20_000 == len(freight)
-    assert [path] == [each for each in unpack(pickle.loads(pickle.dumps(freight)), ROOT) if each.depth == 20_000]
+    table = UsageTable(ROOT)
+    table.row(path)
+    packed = pack(table, ROOT)
+    assert 20_000 == len(packed)
+    unpacked = unpack(pickle.loads(pickle.dumps(packed)), ROOT)
+    assert [path] == [each for each in unpacked.rows if each.depth == 20_000]
+
+
+def tokens_of(packed):
+    """Return the input tokens of packed rows."""
+    return sum(counts.input_tokens for _, _, _, _, models in packed for counts in models.values())
 
 
 def test_a_task_stands_alone():
     """What is spent in it is its own; afterwards, what is late is the process's."""
     with token_scope("a") as a:
-        task = Task(Frame("scope", name) for name in "xy")
+        task = WorkerScope(Frame("scope", name) for name in "xy")
         assert current_scope() is task
         assert "y" == task.name
         assert task.parent is None
@@ -90,13 +109,12 @@ def test_a_task_stands_alone():
             visit = tokenscope.carry(spend)
         assert ["y"] == [node.name for node in [task.report().tree()]]
         late = tokenscope.carry(spend)
-        freight = task.end()
+        packed = task.finish()
         assert current_scope() is a
         late(4)
         visit(8)
 
-    rows = unpack(freight, ROOT)
-    assert 3 == sum(values[3] for row in rows.values() for values in row.models.values())
+    assert 3 == tokens_of(packed)
     assert [0, 10] == [spent(a), spent(inner)]
     report = tokenscope.report()
     assert 12 == spent(report)
@@ -104,27 +122,27 @@ def test_a_task_stands_alone():
 
 
 def test_scopes_that_are_open_when_a_task_ends():
-    """What they spent is in the freight, what they spend from then on is the process's; each token once."""
-    task = Task()
+    """What they spent is handed over, what they spend from then on is the process's; each token once."""
+    task = WorkerScope()
     scope = token_scope("open")
     scope.__enter__()
     spend(1)
-    freight = task.end()
+    packed = task.finish()
     spend(2)
     with token_scope("inner"):
         spend(4)
     scope.__exit__(None, None, None)
 
-    assert 1 == sum(values[3] for _, _, _, _, models in freight for values in models.values())
+    assert 1 == tokens_of(packed)
     assert 6 == spent(tokenscope.report())
     assert 4 == tokenscope.report().find("open/inner").usage.input_tokens
-    assert not PROCESS.books.inner
+    assert not STATE.open_scopes
 
 
 def test_a_task_that_is_abandoned():
     """What it spent is the process's."""
     with token_scope("a") as a:
-        task = Task([Frame("scope", "x")])
+        task = WorkerScope([Frame("scope", "x")])
         spend(1)
         task.abandon()
 
@@ -132,29 +150,28 @@ def test_a_task_that_is_abandoned():
     assert 1 == tokenscope.report().find("x/m/o").usage.calls
 
 
-def test_unloading_into_a_scope_that_has_closed():
+def test_coming_home_to_a_scope_that_has_ended():
     """It counts there and above, once, whether or not anything was counted there before."""
-    freight = pack(rows_of([([Frame("scope", "x")], ("p/x", 0), 3, 1)], ROOT), ROOT)
+    packed = pack(table_of([([Frame("scope", "x")], UsageKey("p/x"), 3, 1)], ROOT), ROOT)
     for before in (0, 1):
-        PROCESS.clear()
+        clear()
         with token_scope("a") as a, token_scope("b") as b:
             if before:
                 spend(before)
-        unload(freight, b)
+        bring_home(packed, b)
 
         assert [3 + before] * 3 == [spent(b), spent(a), spent(tokenscope.report())]
         assert 1 == tokenscope.report().find("a/b/x").entries
 
 
 def test_too_many_names():
-    """What comes home in many loads is held to the limit of names, with one warning; no token is lost."""
-    import pytest
-
-    from tokenscope.errors import TokenScopeWarning
-
+    """The limit of names holds for what comes home in many loads, with one warning; no token is lost."""
+    forget_warnings()
+    one = {UsageKey("p/x"): Counts(calls=1, input_tokens=1)}
     with token_scope("a") as a, pytest.warns(TokenScopeWarning, match="more than 2,000 distinct names below 'a'"):
         for n in range(2_100):
-            unload(((-1, Frame("scope", f"name {n}"), 1, 1, {("p/x", 0): (1, 0, 0, 1, *([0] * 10))}),), a)
+            bring_home(((-1, Frame("scope", f"name {n}"), 1, 1, one),), a)
+        tokenscope.report()
 
     assert 2_100 == spent(a)
     assert 100 == a.report().find("a/(other)").usage.calls

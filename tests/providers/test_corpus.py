@@ -15,9 +15,10 @@ from genai_prices import extract_usage
 from genai_prices.data_snapshot import get_snapshot
 
 from tokenscope import Usage, record_response, token_scope
+from tokenscope._providers.openai_usage import read_counts
 from tokenscope._scopes.recording import check_parts
-from tokenscope.errors import TokenScopeWarning, _warned
-from tokenscope.integrations.dspy.usage import read_entry
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 
 CORPUS = {
     f"{file.stem}: {entry['name']}": entry
@@ -49,7 +50,7 @@ def as_sdk(entry: dict[str, Any]) -> Any:
 
 def recorded(response: Any, entry: dict[str, Any]) -> dict[str, Usage]:
     """Record a response, and return what was counted by model."""
-    _warned.clear()
+    forget_warnings()
     warns = pytest.warns(TokenScopeWarning, match=entry["warns"]) if "warns" in entry else contextlib.nullcontext()
     with token_scope("corpus") as scope, warns:
         assert record_response(response, **entry.get("say", {})) is response
@@ -85,7 +86,7 @@ def test_responses_of_sdks(entry: dict[str, Any]) -> None:
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
 def test_entries(entry: dict[str, Any]) -> None:
     """An entry of DSPy's tracker, of either engine, is read as what the call spent."""
-    usage = read_entry(f"{entry['provider']}/{entry['model']}", entry["payload"])
+    usage = Usage.from_counts(read_counts(f"{entry['provider']}/{entry['model']}", entry["payload"]))
     assert expected(entry["expected"], 0) == tokens(usage)
     assert Decimal(entry["expected"].get("cost", 0)) == usage.cost
     check_parts(usage)

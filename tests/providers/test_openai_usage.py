@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.spending import count
 
 from tokenscope import Usage, token_scope
-from tokenscope._providers.openai_usage import own_cost, read_counts
-from tokenscope._scopes.recording import check_parts, count
-from tokenscope._scopes.scope import active
+from tokenscope._providers.openai_usage import read_counts, reported_cost
+from tokenscope._scopes.recording import check_parts
 from tokenscope.errors import TokenScopeWarning
 
 
@@ -77,7 +78,7 @@ def test_totals(model: str, entry: Any, usage: Usage) -> None:
 )
 def test_costs(entry: Any, cost: Decimal | None) -> None:
     """What a provider says that a call cost is known; 0 is a price where it comes with its details, else no price at all."""
-    assert cost == own_cost(entry)
+    assert cost == reported_cost(entry)
     assert (cost or Decimal(0)) == read(entry).cost
 
 
@@ -108,10 +109,10 @@ def test_whatever_comes(entry: dict[str, Any], model: str) -> None:
     """No entry raises or has a part that is larger than its whole; tokens cost something where the price is known."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TokenScopeWarning)
-        values = read_counts(model, entry)
-    check_parts(Usage.from_counts(values))
+        read_usage = read(entry, model)
+    check_parts(read_usage)
     with token_scope("a") as scope:
-        count(active(), model, (1, *values[1:]))
+        count(scope, model, replace(read_usage, calls=1))
     usage = scope.usage
     unpriced = int(usage.total_tokens > 0 and model == "openai/gemini-2.5-pro")
     assert unpriced == usage.unpriced_calls

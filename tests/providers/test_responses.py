@@ -23,9 +23,10 @@ from openai.types.chat import ChatCompletion
 from support.spending import python
 
 import tokenscope
-from tokenscope import Report, Usage, errors, record_response, set_price, token_scope
+from tokenscope import Report, Usage, record_response, set_price, token_scope
 from tokenscope._scopes.recording import check_parts
 from tokenscope._usage.prices import forget_prices
+from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 
 CHAT = {"id": "chatcmpl-1", "model": "gpt-4o-mini", "usage": {"prompt_tokens": 90, "completion_tokens": 30}}
@@ -42,7 +43,7 @@ GEMINI = {"modelVersion": "gemini-2.5-pro", "usageMetadata": {"promptTokenCount"
 @pytest.fixture(autouse=True)
 def may_warn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let warnings be given again."""
-    monkeypatch.setattr(errors, "_warned", set())
+    forget_warnings()
 
 
 def recorded(response: Any, **said: str) -> Report:

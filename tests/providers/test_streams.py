@@ -27,8 +27,9 @@ from openai.types.chat import ChatCompletion
 from support.spending import python
 
 import tokenscope
-from tokenscope import Budget, Report, Usage, errors, get_tracker, record_response, record_stream, token_scope
+from tokenscope import Budget, Report, Usage, get_tracker, record_response, record_stream, token_scope
 from tokenscope._scopes.recording import check_parts
+from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 
 USAGE = {"prompt_tokens": 90, "completion_tokens": 30, "total_tokens": 120}
@@ -44,7 +45,7 @@ BEGUN = {"type": "message_start", "message": {"model": "claude-x", "usage": {"in
 @pytest.fixture(autouse=True)
 def may_warn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let warnings be given again."""
-    monkeypatch.setattr(errors, "_warned", set())
+    forget_warnings()
 
 
 def generator(pieces: Iterable[Any] = PIECES) -> Generator[Any, Any, str]:

@@ -238,9 +238,21 @@ def test_the_other_way_round(a, b):
     assert bool(there) == bool(back)
     assert -there.total.tokens == back.total.tokens
     assert [
-        (each.where, swapped[each.status], each.after, each.before, -each.tokens, -each.calls) for each in there.changes
-    ] == [(each.where, each.status, each.before, each.after, each.tokens, each.calls) for each in back.changes]
+        (*each.where, swapped[each.status], each.after, each.before, -each.tokens, -each.calls)
+        for each in there.changes
+    ] == [(*each.where, each.status, each.before, each.after, each.tokens, each.calls) for each in back.changes]
     assert [None if each.cost is None else -each.cost for each in there.changes] == [each.cost for each in back.changes]
+
+
+@QUICK
+@given(reports(), reports())
+def test_equal_diffs_have_equal_changes(a, b):
+    """A diff taken again has the same changes: they compare and hash by what they say."""
+    once, again = a.diff(b), a.diff(b)
+
+    assert once.changes == again.changes
+    assert set(once.changes) == set(again.changes)
+    assert len(once.changes) == len(set(once.changes))
 
 
 def test_of_equal_tokens_the_largest_change_of_cost_comes_first():

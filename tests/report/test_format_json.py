@@ -12,8 +12,8 @@ from tokenscope import Report, ReportFormatError, Usage
 from tokenscope._report.formats.json import parse, render
 from tokenscope._report.report import build
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import FREE, OWN_PRICE, SAVED, bracket_of
-from tokenscope._usage.model_usage import Tally
+from tokenscope._usage.keys import UsageKey, tier_of
+from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.usage import FIELDS
 
 REPORT = made(
@@ -21,7 +21,10 @@ REPORT = made(
     (0, "dspy", "Agent", 2, 900, 1000),
     (1, "dspy", "planner", 2, 500, 20000),
 )
-FULL = build([(-1, Frame("scope", "s"), 3, 7, {"p/x": Usage.from_counts(range(1, len(FIELDS) + 1))})], scoped=False)
+FULL = build(
+    [(-1, Frame("scope", "s"), 3, 7, {"p/x": Usage(**dict(zip(FIELDS, range(1, len(FIELDS) + 1), strict=True)))})],
+    scoped=False,
+)
 
 
 @pytest.mark.parametrize("report", [REPORT, FULL, Report(), Report((), scoped=False), chain(1_100)], ids=repr)
@@ -53,23 +56,28 @@ def test_format_1():
 
 def test_calls_stay_apart_where_prices_need_it():
     """Long prompts, prices of the provider's own, answers from the cache and calls without tokens load as they were."""
-    tallies = [
-        Tally("m", FREE, Usage(calls=1)),
-        Tally("m", 0, Usage(calls=2, input_tokens=30_000, output_tokens=1)),
+    usages = [
+        ModelUsage(UsageKey("m", 0, "none"), Usage(calls=1)),
+        ModelUsage(UsageKey("m"), Usage(calls=2, input_tokens=30_000, output_tokens=1)),
         *(
-            Tally("m", bracket_of(n), Usage(calls=1, input_tokens=n, cost=Decimal("0.1")))
+            ModelUsage(UsageKey("m", tier_of(n)), Usage(calls=1, input_tokens=n, cost=Decimal("0.1")))
             for n in (16_000, 200_001, 9**9)
         ),
-        Tally("m", OWN_PRICE, Usage(calls=1, cost=Decimal(3))),
-        Tally("m", OWN_PRICE - bracket_of(200_001), Usage(calls=1, input_tokens=200_001)),
-        Tally("m", SAVED, Usage(calls=1, cached_calls=1, input_tokens=7, output_tokens=2, unpriced_calls=1)),
-        Tally("m", SAVED - bracket_of(128_001), Usage(calls=1, cached_calls=1, input_tokens=128_001, cost=Decimal(1))),
+        ModelUsage(UsageKey("m", 0, "provider"), Usage(calls=1, cost=Decimal(3))),
+        ModelUsage(UsageKey("m", tier_of(200_001), "provider"), Usage(calls=1, input_tokens=200_001)),
+        ModelUsage(
+            UsageKey("m", 0, "cache"), Usage(calls=1, cached_calls=1, input_tokens=7, output_tokens=2, unpriced_calls=1)
+        ),
+        ModelUsage(
+            UsageKey("m", tier_of(128_001), "cache"),
+            Usage(calls=1, cached_calls=1, input_tokens=128_001, cost=Decimal(1)),
+        ),
     ]
-    report = build([(-1, Frame("scope", "s"), 1, 1, tallies)], scoped=True)
+    report = build([(-1, Frame("scope", "s"), 1, 1, usages)], scoped=True)
     text = render(report)
 
     assert report == parse(text)
-    assert sorted(tallies) == list(parse(text).rows[0].tallies)
+    assert sorted(usages, key=lambda each: each.key.rank) == list(parse(text).rows[0].tallies)
     assert 128_010 == report.total.saved_tokens
     assert [True, True] == [
         tally["own_price"] for tally in json.loads(text)["rows"][0]["tallies"] if "own_price" in tally

@@ -12,17 +12,16 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.formats import HOSTILE, HUGE
+from support.spending import count
 
-from tokenscope import Report, ReportFormatError, get_tracker, record_tokens, token_scope
+from tokenscope import Report, ReportFormatError, Usage, get_tracker, record_tokens, token_scope
 from tokenscope._report.formats import json as json_format
 from tokenscope._report.reading import read
-from tokenscope._scopes.ledger import PROCESS
-from tokenscope._scopes.recent import forget, recent
-from tokenscope._scopes.recording import count
+from tokenscope._scopes.event_log import clear, records
 from tokenscope._tracker.record import Record
-from tokenscope._usage.usage import Usage, counts
+from tokenscope._usage.warnings import forget_warnings
 from tokenscope.cli import main
-from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope.errors import TokenScopeWarning
 
 LINE = {"module": "m", "operation": "o", "model": "x", "provider": "p", "input_tokens": 3, "output_tokens": 4}
 
@@ -40,7 +39,7 @@ def read_lines(*lines):
 
 def lines_of_process():
     """Return the records of what was counted as a sink writes them."""
-    return [json_format.line(Record(call).to_dict()) + "\n" for call in recent()]
+    return [json_format.line(Record(call).to_dict()) + "\n" for call in records()]
 
 
 NAMES = st.one_of(st.sampled_from(["a", "b", *(name for name in HOSTILE if name.strip())]))
@@ -64,15 +63,14 @@ TOKENS = st.one_of(st.integers(0, 300_000), st.sampled_from([0, HUGE]))
 )
 def test_records_add_up_to_the_report(calls):
     """Whatever was counted, its lines load to the rows of the report itself."""
-    PROCESS.clear()
-    forget()
+    clear()
     for scopes, name, provider, spent_tokens, gained, cost, cached in calls:
         opened = [token_scope(scope) for scope in scopes]
         for scope in opened:
             scope.__enter__()
         if cached:
-            saved = counts(Usage(input_tokens=spent_tokens, output_tokens=gained))
-            count(PROCESS, name, counts(Usage(calls=1, cached_calls=1)), saved=saved)
+            saved = Usage(input_tokens=spent_tokens, output_tokens=gained)
+            count(None, name, Usage(calls=1, cached_calls=1), saved=saved)
         else:
             record_tokens(
                 name, name, name, provider, spent_tokens, gained, cost=cost, cache_read_tokens=spent_tokens // 3
@@ -167,10 +165,10 @@ def test_a_last_line_that_is_cut_off():
     """As its killed writer left it: the others count, and a warning tells."""
     text = json.dumps(LINE) + "\n"
     for length in range(1, len(text) - 1):
-        _warned.clear()
+        forget_warnings()
         with pytest.warns(TokenScopeWarning, match=r"calls\.jsonl: line 3, the last one, is cut off"):
             assert 2 == read_lines(LINE, LINE, text[:length]).total.calls
-    _warned.clear()
+    forget_warnings()
     assert 3 == read_lines(LINE, LINE, text[:-1]).total.calls
 
 
@@ -255,10 +253,10 @@ def test_a_call_10_000_levels_down():
 
 def test_records_of_very_many_names():
     """A level holds as many names as in the program itself; the rest is added up, with a warning, and none is dropped."""
-    _warned.clear()
+    forget_warnings()
     with pytest.warns(TokenScopeWarning, match="more than 2,000 distinct names below 'm'"):
         report = read_lines(*({**LINE, "operation": f"request {n}"} for n in range(3_000)))
-    _warned.clear()
+    forget_warnings()
 
     assert 3_000 == report.total.calls
     assert 1_000 == report.find("m/(other)").usage.calls
@@ -282,7 +280,7 @@ def test_merging_keeps_records_where_asked(tmp_path, suffix):
         assert 0 == done.exit_code, done.output
         assert expected == json.loads(output.read_text()).get("records")
         assert 15 == Report.load(output).total.calls
-        _warned.clear()
+        forget_warnings()
 
 
 def test_a_cut_line_on_the_command_line(tmp_path):
@@ -290,7 +288,7 @@ def test_a_cut_line_on_the_command_line(tmp_path):
     file = tmp_path / "calls.jsonl"
     file.write_text(json.dumps(LINE) + "\n" + json.dumps(LINE)[:30])
     done = CliRunner().invoke(main, ["show", str(file)])
-    _warned.clear()
+    forget_warnings()
 
     assert 0 == done.exit_code
     assert done.stderr == (

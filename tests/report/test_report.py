@@ -12,8 +12,9 @@ import tokenscope
 from tokenscope import Report, Usage, record_tokens, token_scope, track_tokens
 from tokenscope._report.tree import Breakdown
 from tokenscope._usage.calls import ROOT, Frame
-from tokenscope._usage.table import Row
-from tokenscope._usage.usage import NOTHING
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.table import UsageTable
+from tokenscope._usage.usage import Counts
 
 AGENT = made(
     (-1, "scope", "pipeline", 1, 1000, 0),
@@ -221,7 +222,7 @@ def test_a_report_is_a_snapshot():
 
 def test_tools_that_spent_nothing_are_left_out():
     """Tool, evaluate and compile frames show only where something was spent below them."""
-    rows = {}
+    table = UsageTable(ROOT)
     top = ROOT.child(Frame("scope", "report test"))
     for kind, name, spent in (
         ("tool", "idle", 0),
@@ -230,18 +231,17 @@ def test_tools_that_spent_nothing_are_left_out():
         ("scope", "empty", 0),
     ):
         path = top.child(Frame(kind, name))
-        rows[path] = Row()
-        rows[path].entries = 1
+        table.add_entries(path, top, 1, 0)
         if kind == "evaluate":
-            path = path.child(Frame("dspy", "Predict"))
-            rows[path] = Row()
+            table.row(path.child(Frame("dspy", "Predict")))
         if spent:
-            rows[path].add(("x", 0), (1, 0, 0, spent, *NOTHING[4:]))
-    names = [node.name for _, node in Report.from_rows(rows, ROOT, scoped=True).tree().walk()]
+            table.add(path, UsageKey("x"), Counts(calls=1, input_tokens=spent))
+    names = [node.name for _, node in Report.from_table(table, ROOT, scoped=True).tree().walk()]
 
     assert ["report test", "busy", "empty"] == names
-    only = {ROOT.child(Frame("tool", "idle")): Row()}
-    assert Report() == Report.from_rows(only, ROOT, scoped=False)
+    only = UsageTable(ROOT)
+    only.add_entries(ROOT.child(Frame("tool", "idle")), ROOT, 1, 0)
+    assert Report() == Report.from_table(only, ROOT, scoped=False)
 
 
 def test_deep_reports():
@@ -290,8 +290,8 @@ def test_a_predictor_names_a_thousand_modules_at_most():
     path = ROOT
     for _ in range(1_200):
         path = path.child(Frame("dspy", "M"))
-    rows = {path: Row()}
-    rows[path].add(("x", 0), (1, 0, 0, 5, *NOTHING[4:]))
+    table = UsageTable(ROOT)
+    table.add(path, UsageKey("x"), Counts(calls=1, input_tokens=5))
 
-    (name,) = Report.from_rows(rows, ROOT, scoped=False).predictors()
+    (name,) = Report.from_table(table, ROOT, scoped=False).predictors()
     assert ".".join(["M"] * 1_000) == name

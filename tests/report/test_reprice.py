@@ -10,11 +10,10 @@ from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.spending import count
 
-from tokenscope import Report, get_tracker, record_tokens, set_price, token_scope
-from tokenscope._scopes.recording import count
+from tokenscope import Report, Usage, get_tracker, record_tokens, set_price, token_scope
 from tokenscope._usage.prices import forget_prices
-from tokenscope._usage.usage import Usage, counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +90,8 @@ def test_who_told_the_old_price_makes_no_difference(tmp_path):
 def test_what_the_cache_saved_is_repriced_too():
     """An answer from DSPy's cache costs nothing on any model, and would have cost the other one's price."""
     with token_scope("run") as scope:
-        saved = counts(Usage(input_tokens=1_000_000, output_tokens=1_000_000))
-        count(scope, "openai/gpt-4o", counts(Usage(calls=1, cached_calls=1)), saved=saved)
+        saved = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
+        count(scope, "openai/gpt-4o", Usage(calls=1, cached_calls=1), saved=saved)
     total = scope.report().reprice("openai/gpt-4o-mini").total
 
     assert (Decimal(0), Decimal("0.75"), 2_000_000) == (total.cost, total.saved_cost, total.saved_tokens)

@@ -16,14 +16,19 @@ from types import SimpleNamespace
 import cloudpickle
 import pytest
 
+import tokenscope
 from tokenscope import Budget, BudgetExceeded, carry, current_scope, record_tokens, set_price, token_scope, track_tokens
-from tokenscope._scopes.enforcement import Stop, admit, admit_again, release
-from tokenscope._scopes.ledger import PROCESS
-from tokenscope._scopes.recording import count
-from tokenscope._scopes.scope import active
+from tokenscope._scopes.context import active
+from tokenscope._scopes.enforcement import BudgetStop, ReservedCall, release, reserve, reserve_again
+from tokenscope._scopes.event_log import append
+from tokenscope._scopes.process import STATE
+from tokenscope._scopes.recording import path_of
+from tokenscope._usage.calls import Call
+from tokenscope._usage.keys import UsageKey, key_of
 from tokenscope._usage.prices import forget_prices
-from tokenscope._usage.usage import Usage, counts
-from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope._usage.usage import Counts
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 
 TEN = Budget(tokens=10)
 
@@ -33,21 +38,32 @@ def nothing_set():
     """Leave no price and no warning behind."""
     yield
     forget_prices()
-    _warned.clear()
+    forget_warnings()
+
+
+def here():
+    """Return where a call is counted that is made now."""
+    return active() or STATE.root
+
+
+def count(scope, model: str, counts: Counts, *, reserved: bool, key: UsageKey | None = None) -> None:
+    """Note that a call has ended."""
+    call = Call(path_of(scope), key or key_of(model, counts), counts, 0.0, 0.0, None, None)
+    append(scope, ReservedCall(scope, call) if reserved else call, 0, None)
 
 
 def buy(tokens: int = 1, model: str = "x") -> None:
-    """Do what the DSPy bridge does for one LM call: ask, spend, count."""
-    reserved = admit()
-    count(active(), model, counts(Usage(calls=1, input_tokens=tokens)), reserved=reserved)
+    """Do what the DSPy bridge does for one LM call: reserve, spend, count."""
+    reserved = reserve(here())
+    count(here(), model, Counts(calls=1, input_tokens=tokens), reserved=reserved)
 
 
 async def abuy(tokens: int = 1) -> None:
     """Do the same as a coroutine; another call may come in between."""
-    reserved = admit()
-    scope = active()
+    scope = here()
+    reserved = reserve(scope)
     await asyncio.sleep(0)
-    count(scope, "x", counts(Usage(calls=1, input_tokens=tokens)), reserved=reserved)
+    count(scope, "x", Counts(calls=1, input_tokens=tokens), reserved=reserved)
 
 
 # -- the budget itself ------------------------------------------------------------------------------------------------------
@@ -215,18 +231,13 @@ def test_answers_of_the_cache_spend_nothing():
     """They count as calls."""
     with token_scope("run", budget=Budget(tokens=10, calls=3)) as scope:
         for _ in range(3):
-            assert admit()
-            count(
-                active(),
-                "x",
-                counts(Usage(calls=1, cached_calls=1)),
-                saved=counts(Usage(input_tokens=99)),
-                reserved=True,
-            )
-        with suppress(Stop):
-            admit()
+            assert reserve(here())
+            saved = Counts(calls=1, cached_calls=1, input_tokens=99)
+            count(here(), "x", saved, key=UsageKey("x", 0, "cache"), reserved=True)
+        with suppress(BudgetStop):
+            reserve(here())
             pytest.fail("a fourth call was let through")  # pragma: no cover
-        current_scope().purse.stopped = False  # as though nobody had tried
+        scope.account.stopped = False  # as though nobody had tried
 
     assert 0 == scope.usage.total_tokens
 
@@ -234,31 +245,31 @@ def test_answers_of_the_cache_spend_nothing():
 def test_a_call_that_is_given_back():
     """What is reserved and then not to be counted is there again."""
     with token_scope("run", budget=Budget(calls=1)):
-        assert admit()
-        release(active())
+        assert reserve(here())
+        release(here())
         buy()
 
 
 def test_a_call_that_is_handed_on():
     """An LM call may hand on to another what it has reserved; it has to ask again if it buys something itself."""
     with suppress(BudgetExceeded), token_scope("run", budget=Budget(calls=1)):
-        call = SimpleNamespace(scope=active(), reserved=admit())
-        admit_again(call)
+        call = SimpleNamespace(scope=here(), reserved=reserve(here()))
+        reserve_again(call)
         assert call.reserved
-        assert admit(call)
+        assert reserve(here(), call)
         assert not call.reserved
-        with pytest.raises(Stop):
-            admit_again(call)
+        with pytest.raises(BudgetStop):
+            reserve_again(call)
 
 
 def test_a_call_that_is_refused_is_not_handed_on():
     """Where a budget further inside keeps the other call from being made, the first one keeps what it has."""
     with token_scope("run", budget=Budget(calls=1)) as scope:
-        call = SimpleNamespace(scope=active(), reserved=admit())
+        call = SimpleNamespace(scope=here(), reserved=reserve(here()))
         with suppress(BudgetExceeded), token_scope("inside", budget=Budget(calls=0)):
-            admit(call)
+            reserve(here(), call)
         assert call.reserved
-        assert 1 == scope.purse.calls
+        assert 1 == scope.account.calls
 
 
 # -- through everything -----------------------------------------------------------------------------------------------------
@@ -387,7 +398,7 @@ def test_calls_are_exact_at_any_concurrency(threads):
 
         with ThreadPoolExecutor(threads) as pool:
             for future in [pool.submit(work) for _ in range(threads)]:
-                assert isinstance(future.exception(), Stop)
+                assert isinstance(future.exception(), BudgetStop)
     assert 500 == scope.usage.calls
 
 
@@ -424,7 +435,7 @@ def test_a_thread_that_fails_is_heard(monkeypatch):
         thread.start()
         thread.join()
 
-    assert {KeyError, Stop} == {type(error) for error in heard.pop().exceptions}
+    assert {KeyError, BudgetStop} == {type(error) for error in heard.pop().exceptions}
 
 
 # -- within each other --------------------------------------------------------------------------------------------------
@@ -679,8 +690,8 @@ def test_calls_that_come_after_the_end():
                 task = asyncio.create_task(late())
                 await coroutine()
         go.set()
-        with pytest.raises(Stop):
+        with pytest.raises(BudgetStop):
             await task
 
     asyncio.run(main())
-    assert 2 == sum(values[0] for row in PROCESS.view().values() for values in row.models.values())
+    assert 2 == tokenscope.report().total.calls

@@ -1,65 +1,94 @@
-"""Counting later: what has ended is read in its order, by whoever asks first, and nothing is lost where reading fails."""
+"""The event log: what has ended is counted in its order, when somebody asks or many wait, and nothing is lost."""
 
 from __future__ import annotations
 
 import threading
 import time
+import warnings
 
 import pytest
+from support.spending import spend, spent
 
+import tokenscope
 from tokenscope import token_scope
-from tokenscope._scopes.changes import write
-from tokenscope._scopes.event_log import _MANY, _unread, afterwards, lock, read_later, read_now, read_promptly
+from tokenscope._scopes.event_log import append, drain, observe, outside_lock, unobserve
+from tokenscope._scopes.process import MANY_EVENTS, STATE
 
 
-def test_read_in_order():
-    """Calls are read in the order in which they ended."""
+class Event:
+    """A call that does something when it is counted."""
+
+    def __init__(self, function, *arguments):
+        self._function = function
+        self._arguments = arguments
+
+    def count(self, nanoseconds, error):
+        self._function(*self._arguments)
+
+
+def note(function, *arguments):
+    """Append an event."""
+    append(STATE.root, Event(function, *arguments), 0, None)
+
+
+def test_counted_in_order():
+    """Calls are counted in the order in which they ended."""
     seen = []
     for n in range(5):
-        read_later(seen.append, n)
+        note(seen.append, n)
 
     assert [] == seen
-    read_now()
+    drain()
     assert [0, 1, 2, 3, 4] == seen
 
 
-def test_asking_reads():
-    """Whoever asks a scope for its counts has everything read before."""
+def test_asking_counts():
+    """Before a scope tells its counts, everything that has ended is counted."""
     seen = []
     with token_scope("a") as scope:
-        read_later(seen.append, 1)
+        note(seen.append, 1)
         assert 0 == scope.usage.calls
     assert [1] == seen
 
 
-def test_many_are_read_at_once():
-    """When many have gathered they are read, though nobody asked: what waits is bounded."""
+def test_many_are_counted_at_once():
+    """What waits is bounded, though nobody asks."""
     seen = []
-    for n in range(10 * _MANY):
-        read_later(seen.append, n)
-        assert len(_unread) <= _MANY
-    read_now()
-    assert list(range(10 * _MANY)) == seen
+    for n in range(10 * MANY_EVENTS):
+        note(seen.append, n)
+        assert len(STATE.log) <= MANY_EVENTS
+    drain()
+    assert list(range(10 * MANY_EVENTS)) == seen
 
 
-def test_nothing_is_lost_where_reading_fails():
-    """One that fails is not read again, those behind it are."""
+def test_empty_scopes_are_bounded_too():
+    """Scopes that are left wait in the log as calls do."""
+    for _ in range(10 * MANY_EVENTS):
+        with token_scope("empty"):
+            pass
+        assert len(STATE.log) <= MANY_EVENTS
+
+    assert 10 * MANY_EVENTS == tokenscope.report().find("empty").entries
+
+
+def test_a_call_that_cannot_be_counted_holds_up_no_other():
+    """A fault is told of (raised, under pytest), and what stands behind it is counted."""
     seen = []
 
     def fail():
-        raise RuntimeError("unreadable")
+        raise RuntimeError("uncountable")
 
-    read_later(seen.append, 1)
-    read_later(fail)
-    read_later(seen.append, 2)
-    with pytest.raises(RuntimeError, match="unreadable"):
-        read_now()
-    read_now()
+    note(seen.append, 1)
+    note(fail)
+    note(seen.append, 2)
+    with pytest.raises(RuntimeError, match="uncountable"):
+        drain()
+    drain()
     assert [1, 2] == seen
 
 
-def test_who_asks_waits_for_who_reads():
-    """While one thread reads, another that asks waits until all are read."""
+def test_two_that_ask_at_once():
+    """While one thread counts, another that asks waits until all is counted."""
     began = threading.Event()
     seen = []
 
@@ -68,70 +97,80 @@ def test_who_asks_waits_for_who_reads():
         time.sleep(0.1)
         seen.append("slow")
 
-    read_later(slow)
-    thread = threading.Thread(target=read_now)
+    note(slow)
+    thread = threading.Thread(target=drain)
     thread.start()
     began.wait()
-    read_now()
+    drain()
     assert ["slow"] == seen
     thread.join()
 
 
-def test_asking_in_the_midst_of_a_change():
-    """A signal may ask for counts while a change is made, and another thread may be about to read: nobody waits for ever."""
-    changing = threading.Event()
+def test_asking_while_a_call_is_counted():
+    """A signal handler or a finaliser may ask for counts, and count, while a call is counted: nobody waits for ever."""
+    with token_scope("a") as scope:
+        spend(1)
+        note(lambda: (spend(2), drain()))
+        spend(4)
+        threads = [threading.Thread(target=drain, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert [False, False] == [thread.is_alive() for thread in threads]
 
-    def change():
-        changing.set()
-        time.sleep(0.2)  # the other thread comes to read
-        read_now()
-
-    def other():
-        changing.wait()
-        read_now()
-
-    read_later(write, lambda: None)
-    threads = [
-        threading.Thread(target=write, args=(change,), daemon=True),
-        threading.Thread(target=other, daemon=True),
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert [False, False] == [thread.is_alive() for thread in threads]
+    assert 7 == spent(scope) == spent(tokenscope.report())
 
 
-def test_afterwards_is_outside_of_the_lock():
-    """It waits for the lock that this thread holds; where it holds none, there is nothing to wait for."""
+def test_notices_are_given_outside_of_the_lock():
+    """They wait while this thread has the lock; else they are given at once."""
     seen = []
 
-    def note():
-        thread = threading.Thread(target=lambda: seen.append(lock.acquire(timeout=5) and lock.release() is None))
+    def tell():
+        thread = threading.Thread(
+            target=lambda: seen.append(STATE.lock.acquire(timeout=5) and STATE.lock.release() is None)
+        )
         thread.start()
         thread.join()
 
-    read_later(afterwards, note)
-    with lock:
-        read_now()
+    note(outside_lock, tell)
+    with STATE.lock:
+        drain()
         assert [] == seen
-    read_now()
+    drain()
     assert [True] == seen
-    afterwards(note)
+    outside_lock(tell)
     assert [True, True] == seen
 
 
-def test_promptly():
-    """Where somebody wants to be told at once, calls are read as they end."""
+def test_observers_are_told_at_once():
+    """If somebody observes, calls are counted as they end; what ended before is not told."""
     seen = []
-    read_later(seen.append, 1)
-    read_promptly(True)
+    spend(1)
+    observe(seen.append)
     try:
-        assert [1] == seen
-        read_later(seen.append, 2)
-        assert [1, 2] == seen
+        assert [] == seen
+        spend(2)
+        assert [2] == [call.counts.input_tokens for call in seen]
     finally:
-        read_promptly(False)
-    read_later(seen.append, 3)
-    assert [1, 2] == seen
-    read_now()
+        unobserve(seen.append)
+    spend(3)
+    drain()
+    assert [2, 3] == [call.counts.input_tokens for call in seen]  # another bound method: it was not this one
+    for observer in STATE.observers:
+        unobserve(observer)
+    spend(4)
+    drain()
+    assert [2, 3] == [call.counts.input_tokens for call in seen]
+    assert MANY_EVENTS == STATE.most_events
+
+
+def test_a_warning_made_an_error_is_told_in_a_line(capsys):
+    """A warning about a call that ended long ago is no error of whoever happens to ask."""
+    from tokenscope._scopes.event_log import warn_later
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_later("a test of the event log", "something is odd")
+
+    assert "tokenscope: something is odd\n" == capsys.readouterr().err

@@ -100,14 +100,15 @@ def test_calls_that_were_not_read_yet():
 
 
 def test_a_lock_held_in_another_thread():
-    """A child does not wait for it, nor for a change that nobody will end, and counts as ever."""
+    """A child does not wait for a lock that no thread of it will release, and counts as ever."""
     code = """
-    from tokenscope._scopes.changes import write
+    from tokenscope._scopes.process import STATE
     inside, done = threading.Event(), threading.Event()
     def hold():
-        inside.set()
-        done.wait()
-    thread = threading.Thread(target=write, args=(hold,))
+        with STATE.lock:
+            inside.set()
+            done.wait()
+    thread = threading.Thread(target=hold)
     thread.start()
     inside.wait()
     def child():
@@ -123,16 +124,18 @@ def test_a_lock_held_in_another_thread():
     assert "[3, 3]\n1\n" == run(code)
 
 
-def test_a_signal_that_forks_in_the_midst_of_a_change():
-    """The child ends that change itself, and begins anew then."""
+def test_a_signal_that_forks_while_calls_are_counted():
+    """The child begins anew, though it goes on where the parent was."""
     code = """
-    from tokenscope._scopes.changes import write
+    from tokenscope._scopes.event_log import append, drain
+    from tokenscope._scopes.process import STATE
     found = []
-    def change():
-        child = os.fork()
-        found.append(child)
+    class Forking:
+        def count(self, nanoseconds, error):
+            found.append(os.fork())
     spend(1)
-    write(change)
+    append(STATE.root, Forking(), 0, None)
+    drain()
     if not found[0]:
         spend(3)
         print(spent(tokenscope.report()), flush=True)

@@ -1,4 +1,4 @@
-"""Pausing: a generator's scope is out of force while the generator is suspended, whoever drives it."""
+"""Generators: a scope of a generator is active while the generator's body runs, and not while it is suspended."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from support.spending import spend, spent
 
 import tokenscope
 from tokenscope import current_scope, token_scope
-from tokenscope._scopes.generators import is_suspended, suspending_frame
-from tokenscope._scopes.scope import _current
+from tokenscope._scopes.context import entered
+from tokenscope._scopes.generators import generator_frame
+from tokenscope._scopes.process import STATE
 
 
 def produce(name="generator", steps=2):
@@ -221,7 +222,7 @@ def test_a_generator_left_to_the_collector():
 
     assert 10 == own(consumer.report(), "consumer/generator")
     assert current_scope() is None
-    assert _current.get() is None
+    assert entered.get() is None
 
 
 def test_a_generator_that_outlives_the_scope_around_it():
@@ -286,9 +287,9 @@ async def test_an_abandoned_async_generator():
             spend(1)
             with token_scope("next") as scope:
                 assert scope.parent is consumer
-        chain, top = 0, _current.get()
+        chain, top = 0, entered.get()
         while top is not consumer:
-            chain, top = chain + 1, top._below
+            chain, top = chain + 1, top.below
 
     assert chain < 3
     assert 500 == own(consumer.report(), "consumer/generator")
@@ -537,7 +538,7 @@ def test_a_contextlib_generator_does_not_pause(way):
         assert block is current_scope()
 
     assert 1 == spent(block)
-    assert _current.get() is None
+    assert entered.get() is None
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -557,7 +558,7 @@ def test_ones_own_context_manager_inside_a_generator_pauses(way):
 
     assert 20 == own(consumer.report(), "consumer/block")
     assert 1 == own(consumer.report(), "consumer/m")
-    assert _current.get() is None
+    assert entered.get() is None
 
 
 @pytest.mark.parametrize("way", [token_scope, aphase, Phase])
@@ -614,44 +615,86 @@ def test_a_fixture_does_not_pause(fixture_scope):
     assert 3 == spent(fixture_scope)
 
 
-def test_a_suspended_frame():
-    """Suspended is: started, at a `yield`, and not running."""
+async def test_an_async_generator_whose_task_has_ended():
+    """A generator that another task resumes than the one that began it charges its consumer with nothing."""
+    with token_scope("consumer") as consumer:
+        items = aproduce()
+        await asyncio.create_task(anext(items))
+        spend(1)
+        assert consumer is current_scope()
+        await anext(items)
+        spend(1)
+        assert [] == [item async for item in items]
+        spend(1)
 
-    def generator():
-        assert not is_suspended(sys._getframe())
+    assert 30 == own(consumer.report(), "consumer/generator")
+    assert 3 == own(consumer.report(), "consumer/m")
+
+
+async def test_callbacks_of_the_consumer():
+    """What the consumer of a paused generator schedules is the consumer's, also while the generator runs on."""
+    loop = asyncio.get_running_loop()
+    with token_scope("consumer") as consumer:
+        items = aproduce()
+        await anext(items)
+        loop.call_soon(spend, 1)
+        loop.call_later(0, spend, 1)
+        await anext(items)
+        await asyncio.sleep(0.01)
+        await items.aclose()
+
+    assert 20 == own(consumer.report(), "consumer/generator")
+    assert 2 == own(consumer.report(), "consumer/m")
+
+
+def test_a_decorated_generator_inside_another_generator():
+    """The step of a decorated generator is its own, whichever generator takes it."""
+
+    @tokenscope.track_tokens("decorated", "steps")
+    def decorated():
+        spend(10)
         yield
-        helper()
+        with token_scope("inner"):
+            spend(100)
+            yield
+        spend(1000)
+        yield
 
-    def helper():
-        assert not is_suspended(items.gi_frame)
+    def consume(items, name):
+        with token_scope(name):
+            for _ in items:
+                spend(1)
+                yield
 
-    items = generator()
+    with token_scope("consumer") as consumer:
+        items = decorated()
+        first, second = consume(items, "first"), consume(items, "second")
+        for each in (first, second, first):
+            next(each)
+        list(second)
+        first.close()
+
+    report = consumer.report()
+    assert 1110 == own(report, "consumer/first/decorated/steps")
+    assert 100 == own(report, "consumer/first/decorated/steps/inner")
+    assert [1112, 1] == [own(report, f"consumer/{name}") for name in ("first", "second")]
+
+
+def test_nothing_is_kept_of_a_generator():
+    """When its scope is left, neither its frame nor the scope is kept."""
+    list(produce())
+    items = produce()
     next(items)
-    assert is_suspended(items.gi_frame)
-    list(items)
+    assert [items.gi_frame] == list(STATE.generator_scopes)
+    items.close()
 
-
-async def test_suspended_at_an_await_is_not_suspended():
-    """An async generator that awaits is at work, though nobody is in its frame."""
-
-    async def generator():
-        await asyncio.sleep(0)
-        yield
-        await asyncio.sleep(0)
-
-    items = generator()
-    task = asyncio.ensure_future(anext(items))
-    await asyncio.sleep(0)
-    assert not is_suspended(items.ag_frame)
-    await task
-    assert is_suspended(items.ag_frame)
-    await items.aclose()
+    assert {} == STATE.generator_scopes
 
 
 def test_frames_that_are_no_generators():
     """A plain function's `with` never pauses."""
-    assert suspending_frame(sys._getframe()) is None
-    assert suspending_frame(None) is None
+    assert generator_frame(sys._getframe()) is None
+    assert generator_frame(None) is None
 
 
 def test_a_collection_while_a_scope_is_left():
@@ -673,41 +716,36 @@ def test_a_collection_while_a_scope_is_left():
         gc.enable()
 
     assert current_scope() is None
-    assert _current.get() is None
+    assert entered.get() is None
     spend(1)
     assert 1 == own(tokenscope.report(), "m")
 
 
 def test_scopes_left_elsewhere_do_not_pile_up():
-    """Scopes that were left in another Context are forgotten, also below one that is still there."""
-    recipes = [token_scope(f"scope {n}") for n in range(5)]
-    scopes = [recipe.__enter__() for recipe in recipes]
-    for recipe in recipes[:4]:
-        contextvars.Context().run(recipe.__exit__, None, None, None)
-    items = produce()
-    next(items)
-    with token_scope("over"):
-        assert scopes[4] is _current.get()._below._below
-        assert scopes[4]._below is None or scopes[4]._below._twist.dropped
-    items.close()
-    contextvars.Context().run(recipes[4].__exit__, None, None, None)
+    """Scopes that were left in another Context are forgotten when the next one is entered."""
+    with token_scope("outer") as outer:
+        for number in range(5):
+            left = token_scope(f"left {number}")
+            left.__enter__()
+            contextvars.Context().run(left.__exit__, None, None, None)
+            assert outer is current_scope()
+        with token_scope("next") as scope:
+            assert scope.parent is outer
+            assert scope.below is outer
+        assert outer is current_scope()
+
+    assert entered.get() is None
+
+
+def test_a_scope_left_elsewhere_below_another():
+    """It is stepped over when the one above it is left."""
+    left = token_scope("left")
+    left.__enter__()
+    with token_scope("over") as over:
+        contextvars.Context().run(left.__exit__, None, None, None)
+        assert over is current_scope()
+
+    assert current_scope() is None
     with token_scope("tidy"):
         pass
-
-    assert _current.get() is None
-
-
-def test_what_lies_below_a_generator_is_forgotten_too():
-    """A scope left elsewhere does not stay below a paused generator's."""
-    recipe = token_scope("left")
-    recipe.__enter__()
-    items = produce()
-    next(items)
-    contextvars.Context().run(recipe.__exit__, None, None, None)
-    assert "left" == _current.get()._below.name
-    with token_scope("next"):
-        assert "generator" == _current.get()._below.name
-        assert _current.get()._below._below is None
-    items.close()
-
-    assert _current.get() is None
+    assert entered.get() is None

@@ -15,7 +15,7 @@ from support.spending import python, spend, spent
 
 import tokenscope
 from tokenscope import Scope, carry, current_scope, record_tokens, token_scope, track_tokens
-from tokenscope._scopes.context import Visit
+from tokenscope._scopes.context import CapturedScope
 
 
 def test_a_call_is_counted_in_the_innermost_scope():
@@ -334,17 +334,20 @@ async def test_a_cancelled_task_leaves_its_scopes():
     assert 1 == spent(outer)
 
 
-def test_deep_nesting():
-    """10,000 levels: entering, counting, leaving and reporting need no recursion."""
-    recipes = [token_scope(f"level {n}") for n in range(10_000)]
-    scopes = [recipe.__enter__() for recipe in recipes]
+@pytest.mark.parametrize("levels", [1_000, 3_000])
+def test_deep_nesting(levels):
+    """Entering, counting, leaving and reporting need no recursion."""
+    nested = [token_scope(f"level {n}") for n in range(levels)]
+    scopes = [each.__enter__() for each in nested]
     spend(3)
     assert 3 == spent(scopes[0])
-    for recipe in reversed(recipes):
-        recipe.__exit__(None, None, None)
+    for each in reversed(nested):
+        each.__exit__(None, None, None)
 
-    assert [3, 3, 3] == [spent(scopes[0]), spent(scopes[5_000]), spent(scopes[-1])]
-    assert 10_002 == len(tokenscope.report().rows)
+    assert [3, 3, 3] == [spent(scopes[0]), spent(scopes[levels // 2]), spent(scopes[-1])]
+    assert levels + 2 == len(tokenscope.report().rows)
+    assert 1 == tokenscope.report().find("/".join(f"level {n}" for n in range(levels))).entries
+    assert min(levels + 2, 1_001) == len(scopes[0].report().rows)  # a scope's report reaches 1,000 levels down
 
 
 def test_no_scope_at_all():
@@ -527,14 +530,14 @@ def test_the_parts_of_a_call_are_counted():
     ) == scope.report().by_model().get("p/x")
 
 
-def test_a_visit_is_empty_elsewhere():
+def test_a_captured_scope_is_empty_elsewhere():
     """What carries a scope can be pickled, and carries none in the other process."""
     with token_scope("a") as scope:
-        visit = Visit.here()
-        assert scope is visit.scope
+        captured = CapturedScope.capture()
+        assert scope is captured.scope
 
-    assert pickle.loads(pickle.dumps(visit)).scope is None
-    assert copy.copy(visit).scope is None
+    assert pickle.loads(pickle.dumps(captured)).scope is None
+    assert copy.copy(captured).scope is None
 
 
 async def test_a_carried_coroutine_finalised_elsewhere_changes_nothing_there():

@@ -18,7 +18,7 @@ from support.spending import spend, spent
 
 import tokenscope
 from tokenscope import carry, current_scope, record_tokens, token_scope, track_tokens
-from tokenscope._scopes.recording import model_name
+from tokenscope._usage.calls import model_name
 
 
 def plain(tokens: int, *, more: int = 0) -> int:

@@ -8,14 +8,42 @@ import sys
 from typing import TYPE_CHECKING
 
 from tokenscope import record_tokens
+from tokenscope._scopes.event_log import count_call, drain
+from tokenscope._scopes.process import STATE
+from tokenscope._scopes.recording import path_of
+from tokenscope._usage.calls import Call, Frame
+from tokenscope._usage.keys import key_of, tier_of, usage_key
+from tokenscope._usage.usage import counts_of
 
 if TYPE_CHECKING:
-    from tokenscope import Report, Scope
+    from tokenscope import Report, Scope, Usage
 
 
 def spend(tokens: int = 1, module: str = "m", operation: str = "o") -> None:
     """Record so many input tokens where this is called."""
     record_tokens(module, operation, "model", "provider", input_tokens=tokens, output_tokens=0)
+
+
+def count(
+    scope: Scope | None,
+    model: str,
+    usage: Usage,
+    *,
+    cost_is_told: bool = False,
+    saved: Usage | None = None,
+    frames: tuple[Frame, ...] = (),
+    reserved: bool = False,
+) -> None:
+    """Count a call in a scope, or outside of any: also one that a cache has answered, or that a budget has let through."""
+    counts = counts_of(usage)
+    key = key_of(model, counts, cost_is_told=cost_is_told)
+    if saved is not None:  # what the answer once cost
+        counts = counts_of(saved)._replace(calls=usage.calls, cached_calls=usage.cached_calls)
+        key = usage_key(model, tier_of(counts.input_tokens), "cache")
+    where = STATE.root if scope is None else scope
+    with STATE.lock:
+        count_call(where, Call(path_of(where, frames), key, counts, 0.0, 0.0, None, None), reserved=reserved)
+    drain()  # tells observers
 
 
 def spent(scope: Scope | Report) -> int:

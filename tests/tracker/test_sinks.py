@@ -15,7 +15,8 @@ import dspy
 import pytest
 
 from tokenscope import JSONLSink, Report, get_tracker, record_tokens, token_scope
-from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 from tokenscope.testing import LoopbackProvider
 
 WRITER = """
@@ -264,7 +265,7 @@ def test_a_closed_sink(sink):
     sink.close()
     with pytest.warns(TokenScopeWarning, match=r"JSONLSink\('.*calls\.jsonl'\) failed: ValueError: .* is closed"):
         record_tokens("m", "o", "model", None, 1, 0)
-    _warned.clear()
+    forget_warnings()
 
     assert [] == lines(sink.path)
 

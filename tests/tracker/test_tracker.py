@@ -14,8 +14,9 @@ import pytest
 
 import tokenscope
 from tokenscope import Report, TokenTracker, get_tracker, record_tokens, token_scope, track_tokens
-from tokenscope._scopes.recent import KEPT
-from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope._scopes.process import KEPT_RECORDS as KEPT
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 from tokenscope.testing import LoopbackProvider
 
 
@@ -384,7 +385,7 @@ def test_a_sink_that_fails(tracker):
     ) as caught:
         for _ in range(3):
             tracker.record("m", "o", "x", None, 1, 0)
-    _warned.clear()
+    forget_warnings()
 
     assert [__file__] == [warning.filename for warning in caught]
     assert 3 == len(seen) == tracker.report().total.calls

@@ -1,4 +1,4 @@
-"""What tokens cost: the table, prices set by hand, and that a bracket's sum costs what its calls cost one by one."""
+"""What tokens cost: the table, prices set by hand, and that a tier's sum costs what its calls cost one by one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenscope import Usage, record_tokens, token_scope
-from tokenscope._usage.keys import bracket_of, edges
+from tokenscope._usage.keys import tier_edges, tier_of
 from tokenscope._usage.prices import forget_prices, price, set_price, split
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def test_known_prices() -> None:
 
 
 def test_every_threshold_is_an_edge() -> None:
-    """No bracket has a price threshold of the table inside it."""
+    """No tier has a price threshold of the table inside it."""
     thresholds = set()
     for provider in get_snapshot().providers:
         for model in provider.models:
@@ -109,7 +109,7 @@ def test_every_threshold_is_an_edge() -> None:
                     if isinstance(value, TieredPrices):
                         thresholds.update(tier.start for tier in value.tiers)
     assert len(thresholds) > 3
-    assert thresholds <= set(edges())
+    assert thresholds <= set(tier_edges())
 
 
 MODELS = [
@@ -145,12 +145,12 @@ def calls(draw: st.DrawFn) -> Usage:
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(MODELS), st.lists(calls(), min_size=1, max_size=6))
 def test_sums_cost_what_their_calls_cost(model: str, made: list[Usage]) -> None:
-    """Calls added up by bracket cost together what the price table says of each, to the last digit."""
+    """Calls added up by price tier cost together what the price table says of each, to the last digit."""
     sums: dict[int, Usage] = {}
     for usage in made:
-        bracket = bracket_of(usage.input_tokens)
-        sums[bracket] = sums.get(bracket, Usage()) + usage
-    priced = [price(model, usage, bracket) for bracket, usage in sums.items()]
+        tier = tier_of(usage.input_tokens)
+        sums[tier] = sums.get(tier, Usage()) + usage
+    priced = [price(model, usage, tier) for tier, usage in sums.items()]
     assert sum(table_price(model, usage) for usage in made) == sum(cost for cost in priced if cost is not None)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tokenscope import Usage
-from tokenscope._usage.usage import FIELDS, NOTHING, ZERO, check_count, counts
+from tokenscope._usage.usage import FIELDS, ZERO, ZERO_COUNTS, Counts, check_count, counts_of, sum_counts, values_of
 
 
 class Whole:
@@ -21,9 +21,9 @@ class Whole:
 
 def test_adds_field_by_field():
     """A sum has the sum of each field."""
-    one = Usage.from_counts(tuple(range(1, len(FIELDS) + 1)))
+    one = Usage(**dict(zip(FIELDS, range(1, len(FIELDS) + 1), strict=True)))
 
-    assert tuple(2 * n for n in range(1, len(FIELDS) + 1)) == counts(one + one)
+    assert tuple(2 * n for n in range(1, len(FIELDS) + 1)) == values_of(one + one)
 
 
 def test_sum_starts_from_zero():
@@ -44,7 +44,8 @@ def test_adds_to_nothing_else(other):
 def test_zero_is_false():
     """A usage is true when anything was counted."""
     assert not ZERO
-    assert counts(ZERO) == NOTHING
+    assert values_of(ZERO) == (0,) * len(FIELDS)
+    assert counts_of(ZERO) == ZERO_COUNTS
     assert Usage(failed_calls=1)
 
 
@@ -105,10 +106,25 @@ def test_integers_of_another_make_become_int(value):
     assert int is type(usage.output_tokens)
 
 
-def test_from_counts_wants_every_field():
-    """A tuple of another length is refused."""
-    with pytest.raises(ValueError, match="zip"):
-        Usage.from_counts((1, 2))
+def test_counts_are_a_usage_without_prices():
+    """Counts have the names that a usage has; what a price table adds is not among them."""
+    counts = Counts(*range(1, len(Counts._fields) + 1))
+    usage = Usage.from_counts(counts)
+
+    assert counts._asdict() == {name: getattr(usage, name) for name in Counts._fields}
+    assert {"unpriced_calls": 0, "saved_tokens": 0, "saved_cost": 0} == {
+        name: getattr(usage, name) for name in FIELDS if name not in Counts._fields
+    }
+    assert counts == counts_of(usage)
+    assert usage.total_tokens == counts.tokens
+
+
+def test_counts_add_up_field_by_field():
+    """Counts add up as their usages do; nothing adds up to zero."""
+    one, other = Counts(1, 0, 1, 7, 5, cost=Decimal("0.1")), Counts(2, 1, 0, 30, 4, 9, cost=Decimal("0.2"))
+
+    assert counts_of(Usage.from_counts(one) + Usage.from_counts(other)) == sum_counts([one, other])
+    assert ZERO_COUNTS == sum_counts([])
 
 
 def test_money_is_decimal():

@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, overload
 
-from tokenscope._processes.shipment import Failure, Shipment
-from tokenscope._processes.worker_scope import Task
+from tokenscope._processes.shipment import Shipment, ShippedError
+from tokenscope._processes.worker_scope import WorkerScope
 from tokenscope._scopes.enforcement import stop_in
 from tokenscope._scopes.wrapping import what_runs
 
@@ -21,23 +21,23 @@ T = TypeVar("T")
 class _Trip:
     """One call of a shipped function."""
 
-    __slots__ = ("_task",)
+    __slots__ = ("_scope",)
 
     def __init__(self) -> None:
-        self._task = Task()
+        self._scope = WorkerScope()
 
     def ended(self, value: Any) -> Shipment[Any]:
-        return Shipment(self._task.end(), value)
+        return Shipment(self._scope.finish(), value)
 
     def failed(self, error: BaseException) -> Shipment[Any] | None:
         """Return the shipment of what was raised; None where that is to end more than the call: an exit, a cancellation."""
         stop = stop_in(error)
         if stop is not None:  # by the budget of the whole program, which this process has inherited by a fork
-            error = stop.purse.error()
+            error = stop.account.error()
         if not isinstance(error, Exception):
-            self._task.abandon()
+            self._scope.abandon()
             return None
-        return Shipment(self._task.end(), None, Failure.of(error))
+        return Shipment(self._scope.finish(), None, ShippedError.of(error))
 
 
 class _Shipped:

@@ -7,20 +7,17 @@ would leave behind what was spent, and so would those that Ray's and Dask's retr
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 import pickle
 import sys
 import traceback
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 
-from tokenscope._processes.worker_scope import Freight, unload, unpack
-from tokenscope._scopes.event_log import lock
-from tokenscope._scopes.ledger import PROCESS
-from tokenscope._scopes.scope import active
+from tokenscope._processes.worker_scope import PackedRows, bring_home, unpack
+from tokenscope._scopes.process import STATE
+from tokenscope._scopes.context import active
 from tokenscope._usage.calls import ROOT
-from tokenscope.errors import TokenScopeError
+from tokenscope._usage.warnings import TokenScopeError
 
 if TYPE_CHECKING:
     from tokenscope._report.report import Report
@@ -41,14 +38,14 @@ class Shipment(Generic[T]):
         (7, 1200)
     """
 
-    __slots__ = ("_failure", "_freight", "_number", "_origin", "_value")
+    __slots__ = ("_failure", "_number", "_origin", "_rows", "_value")
 
-    def __init__(self, freight: Freight, value: Any, failure: Failure | None = None) -> None:
-        self._freight = freight
+    def __init__(self, rows: PackedRows, value: Any, failure: ShippedError | None = None) -> None:
+        self._rows = rows
         self._value = value
         self._failure = failure
-        self._origin = _origin
-        self._number = next(_numbers)
+        self._origin = STATE.name
+        self._number = next(STATE.shipment_numbers)
 
     @property
     def value(self) -> T:
@@ -67,14 +64,14 @@ class Shipment(Generic[T]):
         """What the function spent."""
         from tokenscope._report.report import Report
 
-        return Report.from_rows(unpack(self._freight, ROOT), ROOT, scoped=False)
+        return Report.from_table(unpack(self._rows, ROOT), ROOT, scoped=False)
 
     def __repr__(self) -> str:
         what = f"of {type(self._value).__name__}" if self._failure is None else f"that failed: {self._failure.summary}"
         return f"<Shipment {what}>"
 
 
-class Failure(NamedTuple):
+class ShippedError(NamedTuple):
     """An exception as it travels: not all can be pickled, and some that can be cannot be unpickled."""
 
     pickled: bytes | None
@@ -82,7 +79,7 @@ class Failure(NamedTuple):
     traceback: str
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
+    def of(cls, error: BaseException) -> ShippedError:
         text = "".join(traceback.format_exception(error))
         return cls(_pickled(error), traceback.format_exception_only(error)[-1].strip(), text)
 
@@ -133,10 +130,10 @@ def receive(shipment: Shipment[T]) -> T:
             f"receive takes a Shipment, what a function from ship() returns, not {type(shipment).__name__} {shipment!r:.200}: "
             "hand over ship(function) in place of the function, and each of its results to receive"
         )
-    with lock:
+    with STATE.lock:
         is_new = _received.setdefault(shipment._origin, _Seen()).add(shipment._number)
     if is_new:
-        unload(shipment._freight, active() or PROCESS, is_own=shipment._origin == _origin)
+        bring_home(shipment._rows, active() or STATE.root, is_own=shipment._origin == STATE.name)
     return shipment.value
 
 
@@ -171,16 +168,3 @@ class _Seen:
 
 
 _received: Final[dict[str, _Seen]] = {}
-_origin = ""
-_numbers = itertools.count()
-
-
-def _begin_anew() -> None:
-    """Give this process a name that no other has, and number its shipments."""
-    global _origin, _numbers
-    _origin, _numbers = os.urandom(8).hex(), itertools.count()
-
-
-_begin_anew()
-if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
-    os.register_at_fork(after_in_child=_begin_anew)

@@ -1,7 +1,7 @@
-"""Freight: what was counted in one process, as it travels to another, and the scope in which a worker counts it.
+"""What is counted in a worker process for another process, and how it travels there.
 
-What a worker spends for another process is counted there, and nowhere else: a task's ledger stands alone, and is handed over
-when the task ends. Calls that arrive later (from threads that outlive it) are the worker's own.
+It is counted in the worker's own scope for the task, and in no other place. When the task ends, its counts are handed over. Calls
+that arrive later, from threads that outlive the task, are the worker process's own.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from time import perf_counter_ns
 
-from tokenscope._scopes import scope as _scope
-from tokenscope._scopes.event_log import lock
-from tokenscope._scopes.ledger import PROCESS, Ledger
-from tokenscope._scopes.scope import Scope, _current
-from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, Path
-from tokenscope._usage.keys import Key
-from tokenscope._usage.table import Row
+from tokenscope._scopes.context import entered
+from tokenscope._scopes.event_log import add_table, hand_over
+from tokenscope._scopes.process import STATE, Counted, ScopeRoot
+from tokenscope._scopes.scope import Scope
+from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import Counts
 
-Freight = tuple[tuple[int, Frame, int, int, dict[Key, Counts]], ...]
-"""Rows, those above before those below: the row above or -1, the frame, entries, nanoseconds, and counts by key."""
+PackedRows = tuple[tuple[int, Frame, int, int, dict[UsageKey, Counts]], ...]
+"""A table as it travels, rows above before rows below: the index of the row above or -1, frame, entries, nanoseconds, counts."""
 
 
-class Task(Scope):
-    """Stand in for the scope, or for none, in which another process has handed a task over."""
+class WorkerScope(Scope):
+    """Stands for the scope, or for no scope, in which another process has submitted a task."""
 
     __slots__ = ()
 
@@ -31,93 +31,97 @@ class Task(Scope):
         path = ROOT
         for frame in frames:
             path = path.child(frame)
-        self._below = _current.get()
-        self._twist = None
         self.path = path
-        self.above = Ledger(path.parent or ROOT)
-        self.opener = None
-        self.books = None
+        self.above = ScopeRoot(path.parent or ROOT)
+        self.above.budgets = STATE.root.budgets  # a fork has inherited those of the program
+        self.below = entered.get()
+        self.upon = None
+        self.opened_by = None
+        self.table = None
         self.ended = None
-        self.held = False
-        _current.set(self)
+        self.is_referenced = False
+        self.is_plain = True
+        self.frame = None
+        self.account = None
+        self.budgets = self.above.budgets
         self.started = perf_counter_ns()
+        entered.set(self)
 
-    def end(self) -> Freight:
+    def finish(self) -> PackedRows:
         """Leave it, and return what was counted in it."""
         self.leave()
-        return pack(self.above.hand_over(), self.path)
+        return pack(self._hand_over(), self.path)
 
     def abandon(self) -> None:
         """Leave it; what was counted in it is this process's."""
         self.leave()
-        PROCESS.add_rows(self.above.hand_over())
+        add_table(STATE.root, self._hand_over())
+
+    def _hand_over(self) -> UsageTable:
+        assert isinstance(self.above, ScopeRoot)
+        return hand_over(self.above)
 
 
-def pack(rows: dict[Path, Row], base: Path) -> Freight:
+def pack(table: UsageTable, base: ScopePath) -> PackedRows:
     """Return rows that lie at or below a path, as seen from there; what was counted at the path itself is in no scope."""
-    packed: list[tuple[int, Frame, int, int, dict[Key, Counts]]] = []
+    packed: list[tuple[int, Frame, int, int, dict[UsageKey, Counts]]] = []
     places = {base: -1}
-    for path in sorted(rows, key=_depth):
+    for path in sorted(table.rows, key=lambda path: path.depth):
         if path.depth < base.depth:
             continue
-        row = rows[path]
-        models = {key: tuple(values) for key, values in row.models.items()}
-        if path == base:
-            if models:
-                packed.append((-1, NO_SCOPE, 0, 0, models))
+        row = table.rows[path]
+        counts = {key: Counts(*sums) for key, sums in row.counts.items()}
+        if path is base:
+            if counts:
+                packed.append((-1, NO_SCOPE, 0, 0, counts))
             continue
-        missing: list[Path] = []
+        missing: list[ScopePath] = []
         here = path
         while here not in places and here.parent is not None:
             missing.append(here)
             here = here.parent
         for step in reversed(missing):
             own = step is path
+            above = places[step.parent or base]
             packed.append(
                 (
-                    places[step.parent or base],
+                    above,
                     step.frame,
                     row.entries if own else 0,
                     row.nanoseconds if own else 0,
-                    models if own else {},
+                    counts if own else {},
                 )
             )
             places[step] = len(packed) - 1
     return tuple(packed)
 
 
-def _depth(path: Path) -> int:
-    return path.depth
-
-
-def unpack(freight: Freight, base: Path) -> dict[Path, Row]:
-    """Return the rows of freight, below a path."""
-    rows: dict[Path, Row] = {}
-    paths: list[Path] = []
-    for parent, frame, entries, nanoseconds, models in freight:
+def unpack(packed: PackedRows, base: ScopePath) -> UsageTable:
+    """Return a table of packed rows, below a path."""
+    table = UsageTable(base)
+    paths: list[ScopePath] = []
+    for parent, frame, entries, nanoseconds, counts in packed:
         if parent < 0 and frame == NO_SCOPE and base.parent is not None:
             path = base
         else:
             path = (paths[parent] if parent >= 0 else base).child(frame)
         paths.append(path)
-        row = rows.setdefault(path, Row())
+        row = table.row(path)
         row.entries += entries
         row.nanoseconds += nanoseconds
-        for key, values in models.items():
-            row.add(key, values)
-    return rows
+        for key, sums in counts.items():
+            row.add(key, sums)
+    return table
 
 
-def unload(freight: Freight, ledger: Ledger, *, is_own: bool = False) -> None:
-    """Add freight to a ledger, and take it out of the enclosing budgets; out of the process's not again if it is its own."""
-    rows = unpack(freight, ledger.path)
-    ledger.add_rows(rows)
-    guard = _scope.guard
-    if guard is not None:
-        with lock:
-            for purse in guard._purses(ledger):
-                if is_own and purse is guard.process:
-                    continue
-                for row in rows.values():
-                    for key, values in row.models.items():
-                        purse.spend(key, values, reserved=False)
+def bring_home(packed: PackedRows, scope: Counted, *, is_own: bool = False) -> None:
+    """Count packed rows in a scope, and charge its budgets; not the program's again if this process has made the rows itself."""
+    table = unpack(packed, scope.path)
+    add_table(scope, table)
+    with STATE.lock:
+        for account in scope.budgets:
+            if is_own and account in STATE.root.budgets:
+                continue
+            for row in table.rows.values():
+                for key, sums in row.counts.items():
+                    account.charge(key, Counts(*sums), reserved=False)

@@ -5,58 +5,58 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from tokenscope._providers.extractors import ANTHROPIC, BEDROCK, COHERE, GOOGLE, PERPLEXITY, Words, provider_of
-from tokenscope._providers.openai_usage import reader
+from tokenscope._providers.extractors import ANTHROPIC, BEDROCK, COHERE, GOOGLE, PERPLEXITY, UsageFormat, provider_of
+from tokenscope._providers.openai_usage import getter
 from tokenscope._scopes.event_log import warn_later
-from tokenscope._scopes.recording import model_name
+from tokenscope._usage.calls import model_name
 
 First = Callable[..., Any]
 
 
-class Origin(NamedTuple):
+class ResponseSource(NamedTuple):
     """What a response tells of itself, apart from numbers."""
 
     name: str | None  # as reports name the model; None where the response has no word for it
-    words: Words | None  # None: OpenAI's
+    words: UsageFormat | None  # None: OpenAI's
     usage: Any  # None: the response has none
     model: str  # as `read_counts` wants it: with its provider where LiteLLM has read it, alone where nobody has
 
 
-def origin_of(response: Any, provider: str | None, model: str | None) -> Origin:
+def source_of(response: Any, provider: str | None, model: str | None) -> ResponseSource:
     """Return what a response tells, where the caller has not told it.
 
     Whose words they are is told by their shape alone: one provider's SDK is used for another's API, and gateways translate.
     """
-    first = reader(response)
+    first = getter(response)
     words, usage = _usage(first)
     told = model if model is not None else _model(response, first)
     if told is None:
-        return Origin(None, words, usage, "")
+        return ResponseSource(None, words, usage, "")
     sdk = _sdk(type(response))
     if provider is not None:
         name = model_name(told, provider)
     elif model is not None and "/" in model and not model.startswith("arn:"):
         name = model
     else:
-        guess = _asked(response) if sdk == "litellm" else _sender(sdk, first, words, reader(usage))
+        guess = _asked(response) if sdk == "litellm" else _sender(sdk, first, words, getter(usage))
         # Where nothing tells, `openai` is whoever speaks as OpenAI does, as in DSPy's and LiteLLM's names.
         name = model_name(told, guess or provider_of(told) or "openai")
     if told == _UNKNOWN:
         warn_later(
             f"no model:{name}", f"a response of {name} does not say which model answered; pass model=... to name it"
         )
-    return Origin(name, words, usage, name if sdk == "litellm" else told.rpartition("/")[2])
+    return ResponseSource(name, words, usage, name if sdk == "litellm" else told.rpartition("/")[2])
 
 
-def _usage(first: First) -> tuple[Words | None, Any]:
+def _usage(first: First) -> tuple[UsageFormat | None, Any]:
     usage = first("usage_metadata", "usageMetadata")
     if usage is not None:
         return GOOGLE, usage
     usage = first("usage")
     if usage is None:
         meta = first("meta")  # Cohere's embeddings
-        return (None, None) if reader(meta)("billed_units") is None else (COHERE, meta)
-    told = reader(usage)
+        return (None, None) if getter(meta)("billed_units") is None else (COHERE, meta)
+    told = getter(usage)
     if told("prompt_tokens", "completion_tokens") is not None:
         return (None if told("citation_tokens") is None else PERPLEXITY), usage
     if told("inputTokens", "outputTokens") is not None:
@@ -120,11 +120,11 @@ def _sdk(kind: type) -> str | None:
 
 def _asked(response: Any) -> str | None:
     """Return whom LiteLLM has asked; it says so, if not quite publicly."""
-    provider = reader(getattr(response, "_hidden_params", None))("custom_llm_provider")
+    provider = getter(getattr(response, "_hidden_params", None))("custom_llm_provider")
     return provider if isinstance(provider, str) and provider else None
 
 
-def _sender(sdk: str | None, first: First, words: Words | None, told: First) -> str | None:
+def _sender(sdk: str | None, first: First, words: UsageFormat | None, told: First) -> str | None:
     """Return who sent a response, by what only they send; None where it may be anyone who speaks as OpenAI does."""
     identifier = first("id")
     identifier = identifier if isinstance(identifier, str) else ""

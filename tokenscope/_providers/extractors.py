@@ -16,12 +16,12 @@ from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import UsageExtractor
 
-from tokenscope._providers.openai_usage import MOST, count_of
+from tokenscope._providers.openai_usage import MOST, parse_count
 from tokenscope._usage import prices as _pricing
 from tokenscope._usage.usage import Usage
 
 
-class Words(NamedTuple):
+class UsageFormat(NamedTuple):
     """How a provider words its usage: whose extractor reads it, and where that looks for it in a response."""
 
     provider: str
@@ -29,11 +29,11 @@ class Words(NamedTuple):
     root: tuple[str, ...]
 
 
-ANTHROPIC: Final = Words("anthropic", "default", ("usage",))
-BEDROCK: Final = Words("aws", "default", ("usage",))
-COHERE: Final = Words("cohere", "default", ("usage",))
-GOOGLE: Final = Words("google", "default", ("usageMetadata",))
-PERPLEXITY: Final = Words("perplexity", "default", ("usage",))
+ANTHROPIC: Final = UsageFormat("anthropic", "default", ("usage",))
+BEDROCK: Final = UsageFormat("aws", "default", ("usage",))
+COHERE: Final = UsageFormat("cohere", "default", ("usage",))
+GOOGLE: Final = UsageFormat("google", "default", ("usageMetadata",))
+PERPLEXITY: Final = UsageFormat("perplexity", "default", ("usage",))
 
 _SAID: Final = {
     "input_tokens",
@@ -59,7 +59,7 @@ class Extracted(NamedTuple):
     cost: Decimal | None
 
 
-def extract(words: Words, usage: Any, name: str) -> list[Extracted]:
+def extract(words: UsageFormat, usage: Any, name: str) -> list[Extracted]:
     """Return what a response's usage tells, by model; nothing where it has no counts.
 
     Args:
@@ -99,7 +99,7 @@ def _anthropic(told: dict[str, Any], name: str) -> list[Extracted]:
     return [_extracted(theirs, name), *(_extracted(spent, prefix + model) for model, spent in advisors.items())]
 
 
-def _read(words: Words, told: dict[str, Any]) -> TheirUsage | None:
+def _read(words: UsageFormat, told: dict[str, Any]) -> TheirUsage | None:
     response: Any = told
     for key in reversed(words.root):
         response = {key: response}
@@ -109,7 +109,7 @@ def _read(words: Words, told: dict[str, Any]) -> TheirUsage | None:
         return None
 
 
-def _extractor(words: Words) -> UsageExtractor:
+def _extractor(words: UsageFormat) -> UsageExtractor:
     provider = get_snapshot().find_provider(None, words.provider, None)
     return next(each for each in provider.extractors or () if each.api_flavor == words.flavour)
 
@@ -190,7 +190,7 @@ def _plain(key: str, value: Any, name: str, depth: int) -> Any:
     counts = key.endswith(("okens", "ount"))  # tokens, tokenCount, token_count
     if isinstance(value, int | float | str) or hasattr(type(value), "__index__"):
         if counts:
-            return count_of(key, value, name)
+            return parse_count(key, value, name)
         if isinstance(value, str):
             return str(getattr(value, "value", value))  # Google's SDK has enums
         return value if type(value) is int and 0 <= value <= MOST else None

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from tokenscope._scopes.event_log import warn_later
-from tokenscope._usage.usage import COST, NOTHING, Counts
+from tokenscope._usage.usage import ZERO_COUNTS, Counts
 
 MOST: Final = 2**53
 """No call spends more tokens than this, nor dollars: JSON's numbers are exact up to here."""
@@ -20,8 +20,6 @@ _TICKS: Final = Decimal(10_000_000_000)
 """What xAI counts a dollar in."""
 _NATIVE: Final = ("gemini/", "vertex_ai/", "vertex/", "vertex-express/")
 """How DSPy and LiteLLM name models that they ask in Google's own words; any other name of Gemini's is OpenAI's words."""
-
-_REST: Final = NOTHING[COST + 1 :]
 
 _READ: Final = ("cached_tokens", "cache_read_tokens", "cache_read_input_tokens")
 _WRITTEN: Final = ("cache_creation_tokens", "cache_write_tokens")
@@ -37,96 +35,137 @@ _BESIDE: Final = frozenset(
 )
 """What may stand beside the details; most entries have none of it."""
 
+_PLAIN: Final = frozenset(
+    {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
+)
+_PLAIN_PROMPT: Final = frozenset({"cached_tokens"})
+_PLAIN_COMPLETION: Final = frozenset({"reasoning_tokens"})
+_NO_DETAILS: Final[dict[str, Any]] = {}
+
 
 def read_counts(model: str, entry: Any) -> Counts:
-    """Return the tokens that one entry tells, as the counts of a `Usage` without calls.
+    """Return the tokens that one usage entry reports, as counts without calls.
 
     Chat and Responses names are both read, and other providers' names of the parts. Counts are whole: cached tokens are part
-    of the prompt's, reasoning of the completion's. Where a provider counts them beside, its own total shows it.
+    of the prompt's, reasoning of the completion's. If a provider counts them beside, its own total shows it.
     """
+    if type(entry) is dict:  # nearly all are plain: whole counts, their usual parts, and a total that agrees
+        input_tokens, output_tokens = entry.get("prompt_tokens"), entry.get("completion_tokens")
+        prompt = entry.get("prompt_tokens_details") or _NO_DETAILS
+        completion = entry.get("completion_tokens_details") or _NO_DETAILS
+        if (
+            type(input_tokens) is int
+            and type(output_tokens) is int
+            and 0 <= input_tokens <= MOST >= output_tokens >= 0
+            and entry.get("total_tokens") == input_tokens + output_tokens
+            and entry.keys() <= _PLAIN
+            and type(prompt) is dict
+            and type(completion) is dict
+            and prompt.keys() <= _PLAIN_PROMPT
+            and completion.keys() <= _PLAIN_COMPLETION
+        ):
+            cache_read, reasoning = prompt.get("cached_tokens") or 0, completion.get("reasoning_tokens") or 0
+            if (
+                type(cache_read) is int
+                and type(reasoning) is int
+                and 0 <= cache_read <= input_tokens
+                and 0 <= reasoning <= output_tokens
+            ):
+                return Counts(0, 0, 0, input_tokens, output_tokens, cache_read, 0, reasoning)
+    return _read_any(model, entry)
+
+
+def _read_any(model: str, entry: Any) -> Counts:
 
     def count(name: str, value: Any) -> int:
-        return value if type(value) is int and 0 <= value <= MOST else count_of(name, value, model)
+        return value if type(value) is int and 0 <= value <= MOST else parse_count(name, value, model)
 
-    first = reader(entry)
-    spent = count("prompt_tokens", first("prompt_tokens", "input_tokens"))
-    gained = count("completion_tokens", first("completion_tokens", "output_tokens"))
-    total = first("total_tokens")
-    read = written = heard = said = reasoning = None
-    prompt = first("prompt_tokens_details", "input_tokens_details", "input_token_details")
+    get = getter(entry)
+    input_tokens = count("prompt_tokens", get("prompt_tokens", "input_tokens"))
+    output_tokens = count("completion_tokens", get("completion_tokens", "output_tokens"))
+    total = get("total_tokens")
+    read = written = audio_in = audio_out = thought = None
+    prompt = get("prompt_tokens_details", "input_tokens_details", "input_token_details")
     if prompt is not None:
-        detail = reader(prompt)
+        detail = getter(prompt)
         read = detail(*_READ)
         written = detail(*_WRITTEN)
-        heard = detail("audio_tokens")
-    completion = first("completion_tokens_details", "output_tokens_details", "output_token_details")
+        audio_in = detail("audio_tokens")
+    completion = get("completion_tokens_details", "output_tokens_details", "output_token_details")
     if completion is not None:
-        detail = reader(completion)
-        reasoning = detail("reasoning_tokens", "thinking_tokens")
-        said = detail("audio_tokens")
-    cost = NOTHING[COST]
+        detail = getter(completion)
+        thought = detail("reasoning_tokens", "thinking_tokens")
+        audio_out = detail("audio_tokens")
+    cost = ZERO_COUNTS.cost
     if type(entry) is not dict or not _BESIDE.isdisjoint(entry):
-        read = first(*_READ_BESIDE) if read is None else read
-        written = first("cache_creation_input_tokens") if written is None else written
-        reasoning = first("reasoning_tokens") if reasoning is None else reasoning
-        cost = own_cost(entry) or cost
-    cached = 0 if read is None else count("cached_tokens", read)
-    stored = 0 if written is None else count("cache_creation_tokens", written)
-    thought = 0 if reasoning is None else count("reasoning_tokens", reasoning)
-    audio_in = 0 if heard is None else count("audio_tokens", heard)
-    audio_out = 0 if said is None else count("audio_tokens", said)
+        read = get(*_READ_BESIDE) if read is None else read
+        written = get("cache_creation_input_tokens") if written is None else written
+        thought = get("reasoning_tokens") if thought is None else thought
+        cost = reported_cost(entry) or cost
+    cache_read = 0 if read is None else count("cached_tokens", read)
+    cache_write = 0 if written is None else count("cache_creation_tokens", written)
+    reasoning = 0 if thought is None else count("reasoning_tokens", thought)
+    input_audio = 0 if audio_in is None else count("audio_tokens", audio_in)
+    output_audio = 0 if audio_out is None else count("audio_tokens", audio_out)
     if type(total) is int:
-        if total != spent + gained and total <= MOST:
-            beyond = total - spent - gained
+        if total != input_tokens + output_tokens and total <= MOST:
+            beyond = total - input_tokens - output_tokens
             # LiteLLM leaves out what Google does not bill, and says how much that is.
-            unbilled = None if prompt is None else reader(prompt)("tool_use_tokens")
+            unbilled = None if prompt is None else getter(prompt)("tool_use_tokens")
             if unbilled != beyond:
-                spent, gained, thought = _beside(model, beyond, spent, gained, cached + stored, thought)
-    elif (cached or stored) and prompt is None and first("prompt_tokens") is None:
-        spent += cached + stored  # Anthropic's own words: what is called input is the rest
-    if cached + stored > spent or thought > gained or audio_in > spent or audio_out > gained:
-        # A part is at most its whole. xAI has reported more cached tokens than the prompt had.
-        cached = min(cached, spent)
-        stored, thought = min(stored, spent - cached), min(thought, gained)
-        audio_in, audio_out = min(audio_in, spent), min(audio_out, gained)
-    return 0, 0, 0, spent, gained, cached, stored, thought, audio_in, audio_out, cost, *_REST
+                input_tokens, output_tokens, reasoning = _reconcile_total(
+                    model, beyond, input_tokens, output_tokens, cache_read + cache_write, reasoning
+                )
+    elif (cache_read or cache_write) and prompt is None and get("prompt_tokens") is None:
+        input_tokens += cache_read + cache_write  # Anthropic's own words: what is called input is the rest
+    # A part is at most its whole. xAI has reported more cached tokens than the prompt had.
+    cache_read = min(cache_read, input_tokens)
+    cache_write = min(cache_write, input_tokens - cache_read)
+    reasoning = min(reasoning, output_tokens)
+    input_audio = min(input_audio, input_tokens)
+    output_audio = min(output_audio, output_tokens)
+    return Counts(
+        0, 0, 0, input_tokens, output_tokens, cache_read, cache_write, reasoning, input_audio, output_audio, cost
+    )
 
 
-def _beside(model: str, beyond: int, spent: int, gained: int, kept: int, thought: int) -> tuple[int, int, int]:
-    """Return input, output and reasoning where a provider's total holds more, or less, than input and output together."""
-    if beyond == -thought and 0 < thought <= gained:
-        gained -= thought  # DSPy adds Gemini's thoughts to a completion that may have them already
+def _reconcile_total(
+    model: str, beyond: int, input_tokens: int, output_tokens: int, cached: int, reasoning: int
+) -> tuple[int, int, int]:
+    """Return input, output and reasoning if a provider's total is more, or less, than input and output together."""
+    if beyond == -reasoning and 0 < reasoning <= output_tokens:
+        output_tokens -= reasoning  # DSPy adds Gemini's thoughts to a completion that may have them already
     elif beyond <= 0:
         pass
-    elif not spent and not gained:  # Voyage's embeddings tell a total alone
-        spent = beyond
-    elif beyond == thought:  # xAI and others count reasoning beside the completion
-        gained += thought
-    elif beyond == kept:
-        spent += kept
+    elif not input_tokens and not output_tokens:  # Voyage's embeddings report a total alone
+        input_tokens = beyond
+    elif beyond == reasoning:  # xAI and others count reasoning beside the completion
+        output_tokens += reasoning
+    elif beyond == cached:
+        input_tokens += cached
     elif "gemini" in model and model.startswith(_NATIVE):
-        spent += beyond  # what tools that Google runs gave the model to read
-    elif "gemini" in model and not thought:
-        gained += beyond  # Gemini's OpenAI-compatible API tells of thoughts only in the total
-        thought = beyond
-    return spent, gained, thought
+        input_tokens += beyond  # what tools that Google runs gave the model to read
+    elif "gemini" in model and not reasoning:
+        output_tokens += beyond  # Gemini's OpenAI-compatible API reports thoughts only in the total
+        reasoning = beyond
+    return input_tokens, output_tokens, reasoning
 
 
-def own_cost(entry: Any) -> Decimal | None:
+def reported_cost(entry: Any) -> Decimal | None:
     """Return what a provider itself says that a call cost, in dollars; None where it says nothing."""
-    first = reader(entry)
+    first = getter(entry)
     told = first("cost")
     if told is None:
         ticks = first("cost_in_usd_ticks")
         return None if ticks is None else (_dollars(ticks) or Decimal(0)) / _TICKS or None
     if not isinstance(told, int | float):
-        return _dollars(reader(told)("total_cost")) or None  # Perplexity
+        return _dollars(getter(told)("total_cost")) or None  # Perplexity
     cost = _dollars(told)
     details = first("cost_details")
     if details is None:
         return cost or None
     if first("is_byok") is True:  # OpenRouter, with a key of one's own: its fee, and what the provider behind it takes
-        behind = _dollars(reader(details)("upstream_inference_cost"))
+        behind = _dollars(getter(details)("upstream_inference_cost"))
         return None if behind is None else (cost or Decimal(0)) + behind
     return cost  # where OpenRouter says 0, that is the price
 
@@ -137,7 +176,7 @@ def _dollars(value: Any) -> Decimal | None:
     return Decimal(str(value))
 
 
-def reader(values: Any) -> Callable[..., Any]:
+def getter(values: Any) -> Callable[..., Any]:
     """Return a function that gives the first of some keys, or attributes, that is there and not None."""
     get = _getter(values)
 
@@ -160,7 +199,7 @@ def _getter(values: Any) -> Callable[[str], Any]:
     return {**vars(values), **(more or {})}.get  # pydantic's own look-up of a name that is not there takes microseconds
 
 
-def count_of(name: str, value: Any, model: str) -> int:
+def parse_count(name: str, value: Any, model: str) -> int:
     """Return a number of tokens; 0, with one warning, for what is none."""
     if value is None:
         return 0

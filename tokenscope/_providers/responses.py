@@ -8,16 +8,17 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final, TypeVar
 
-from tokenscope._providers.detection import Origin, origin_of
+from tokenscope._providers.detection import ResponseSource, source_of
 from tokenscope._providers.extractors import PERPLEXITY, Extracted, extract
-from tokenscope._providers.openai_usage import own_cost, read_counts
+from tokenscope._providers.openai_usage import read_counts, reported_cost
+from tokenscope._scopes.context import active
 from tokenscope._scopes.event_log import warn_later
-from tokenscope._scopes.lm_calls import counted_within, is_seen, lm_call
-from tokenscope._scopes.recording import count
-from tokenscope._scopes.scope import DISABLED, active
+from tokenscope._scopes.lm_calls import LMCall, is_counted, lm_call_in_progress, note_inner_usage
+from tokenscope._scopes.process import DISABLED, STATE, Counted
+from tokenscope._scopes.recording import record
 from tokenscope._usage.calls import check_name
-from tokenscope._usage.usage import Usage, counts
-from tokenscope.errors import internal_error
+from tokenscope._usage.usage import Usage, counts_of
+from tokenscope._usage.warnings import internal_error
 
 T = TypeVar("T")
 
@@ -51,27 +52,27 @@ def record_response(response: T, *, provider: str | None = None, model: str | No
         120
     """
     _check(response, provider, model)
-    if DISABLED or is_seen(response):
+    if DISABLED or is_counted(response):
         return response
     try:
-        origin = origin_of(response, provider, model)
+        source = source_of(response, provider, model)
     except Exception:  # noqa: BLE001 - attributes may be properties that do anything
         internal_error("telling where a response comes from")
         return response
-    name = origin.name
+    name = source.name
     if name is None:
         raise ValueError(
             f"this response ({_kind(response)}) does not name its model: "
             "pass record_response(response, model=...) the name that you called it by"
         )
     try:
-        _count(origin, name)
+        _count(source, name)
     except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
         internal_error("reading a response")
     return response
 
 
-_NONE_OF_THEM: Final = (str, bytes, bytearray, int, float, complex, Decimal, list, tuple, set, frozenset, type)
+NO_RESPONSES: Final = (str, bytes, bytearray, int, float, complex, Decimal, list, tuple, set, frozenset, type)
 
 
 def _check(response: object, provider: object, model: object) -> None:
@@ -80,7 +81,7 @@ def _check(response: object, provider: object, model: object) -> None:
     if model is not None:
         check_name("model", model)
     kind = type(response)
-    if response is None or isinstance(response, _NONE_OF_THEM) or inspect.isroutine(response):
+    if response is None or isinstance(response, NO_RESPONSES) or inspect.isroutine(response):
         raise TypeError(
             "record_response takes a response as the provider's SDK returned it, an object or a dict, "
             f"not {_kind(response)} {response!r:.60}"
@@ -98,9 +99,9 @@ def _kind(response: object) -> str:
     return type(response).__name__
 
 
-def _count(origin: Origin, name: str) -> None:
+def _count(source: ResponseSource, name: str) -> None:
     """Count a response: one call, and one more for each other model that had a part in it."""
-    found = _read(origin, name)
+    found = read_usages(source, name)
     if not found:
         warn_later(
             f"no usage:{name}",
@@ -108,20 +109,32 @@ def _count(origin: Origin, name: str) -> None:
             "(Streams tell it where asked to: OpenAI's with stream_options={'include_usage': True}.)",
         )
         found = [Extracted(name, Usage(calls=1), None)]
-    scope, now = active(), time.time()
+    count_usages(found, active() or STATE.root, lm_call_in_progress(), started=time.time())
+
+
+def count_usages(
+    found: list[Extracted],
+    scope: Counted,
+    outer_call: LMCall | None,
+    *,
+    started: float,
+    seconds: float = 0.0,
+    error: str | None = None,
+) -> None:
+    """Count what a response told: a call of each model that had a part in it."""
     for model, usage, cost in found:
-        values = counts(usage if cost is None else replace(usage, cost=cost))
-        counted_within(lm_call(), values)
-        count(scope, model, values, own_price=cost is not None, started=now)
+        counts = counts_of(usage if cost is None else replace(usage, cost=cost))
+        note_inner_usage(outer_call, counts)
+        record(scope, model, counts, cost_is_told=cost is not None, started=started, seconds=seconds, error=error)
 
 
-def _read(origin: Origin, name: str) -> list[Extracted]:
-    usage = origin.usage
+def read_usages(source: ResponseSource, name: str) -> list[Extracted]:
+    usage = source.usage
     if usage is None:
         return []
-    if origin.words is None:
-        spent = Usage.from_counts((1, *read_counts(origin.model, usage)[1:]))
-        return [Extracted(name, spent, own_cost(usage))]
-    found = extract(origin.words, usage, name)
-    told = own_cost(usage) if origin.words is PERPLEXITY else None
+    if source.words is None:
+        spent = Usage.from_counts(read_counts(source.model, usage)._replace(calls=1))
+        return [Extracted(name, spent, reported_cost(usage))]
+    found = extract(source.words, usage, name)
+    told = reported_cost(usage) if source.words is PERPLEXITY else None
     return found if told is None or not found else [found[0]._replace(cost=told)]

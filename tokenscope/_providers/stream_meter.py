@@ -10,41 +10,40 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from tokenscope._providers.detection import origin_of
+from tokenscope._providers.detection import source_of
 from tokenscope._providers.extractors import Extracted
-from tokenscope._providers.responses import _read
-from tokenscope._providers.stream_usage import Pieces
-from tokenscope._scopes.event_log import read_later, warn_later
-from tokenscope._scopes.ledger import Ledger
-from tokenscope._scopes.lm_calls import counted_within, lm_call
-from tokenscope._scopes.recording import count
-from tokenscope._usage.usage import Usage, counts
-from tokenscope.errors import internal_error
+from tokenscope._providers.responses import count_usages, read_usages
+from tokenscope._providers.stream_usage import StreamUsage
+from tokenscope._scopes.event_log import append, warn_later
+from tokenscope._scopes.lm_calls import lm_call_in_progress
+from tokenscope._scopes.process import Counted
+from tokenscope._usage.usage import Usage
+from tokenscope._usage.warnings import internal_error
 
 
-class Call:
+class StreamedCall:
     """Where a call is counted, and what its caller says of it."""
 
     __slots__ = ("model", "provider", "scope", "within")
 
-    def __init__(self, scope: Ledger | None, provider: str | None, model: str | None) -> None:
+    def __init__(self, scope: Counted, provider: str | None, model: str | None) -> None:
         self.scope = scope
         self.provider = provider
         self.model = model
-        self.within = lm_call()  # a stream that is dropped is counted who knows where
+        self.within = lm_call_in_progress()  # a stream that is dropped is counted who knows where
 
 
-class Meter:
+class StreamMeter:
     """What passes in one stream, and counting it once, whoever sees its end first."""
 
     __slots__ = ("_call", "_once", "_pieces", "_since", "_started", "sums_up")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: StreamedCall) -> None:
         self._call = call
         self._once = threading.Lock()
-        self._pieces = Pieces()
+        self._pieces = StreamUsage()
         self._started = time.time()
-        self._since = time.perf_counter()
+        self._since = time.perf_counter_ns()
         self.sums_up: Any = None  # a stream that adds up itself what passes by us
 
     def step(self, take: Callable[..., Any], *arguments: Any) -> Any:
@@ -100,16 +99,17 @@ class Meter:
     def end(self, error: BaseException | None = None) -> None:
         """Count the call, if nobody has."""
         if self._once.acquire(blocking=False):
-            self._end(time.perf_counter() - self._since, None if error is None else type(error).__name__)
+            self.count(time.perf_counter_ns() - self._since, None if error is None else type(error).__name__)
 
     def drop(self) -> None:
         """Count the call if nobody has, when somebody looks: this may be in the middle of anything."""
         if self._once.acquire(blocking=False):
-            read_later(self._end, time.perf_counter() - self._since, None)
+            append(self._call.scope, self, time.perf_counter_ns() - self._since, None)
 
-    def _end(self, seconds: float, error: str | None) -> None:
+    def count(self, nanoseconds: int, error: str | None) -> None:
+        """Count the call."""
         try:
-            self._count(seconds, error)
+            self._count(nanoseconds / 1e9, error)
         except Exception:  # noqa: BLE001
             internal_error("counting a stream")
 
@@ -121,11 +121,11 @@ class Meter:
         provider = call.provider
         if call.model is None or "/" not in call.model or call.model.startswith("arn:"):
             provider = provider or self._pieces.sender
-        origin = origin_of(response, provider, call.model)
-        if origin.name is None:
-            origin = origin_of(response, provider, "(unknown)")
-        name = cast("str", origin.name)
-        found = _read(origin, name)
+        source = source_of(response, provider, call.model)
+        if source.name is None:
+            source = source_of(response, provider, "(unknown)")
+        name = cast("str", source.name)
+        found = read_usages(source, name)
         if not found:
             found = [Extracted(name, Usage(calls=1), None)]
             if error is None:
@@ -137,15 +137,4 @@ class Meter:
                 )
         if error is not None:
             found[0] = found[0]._replace(usage=replace(found[0].usage, failed_calls=1))
-        for spent_by, usage, cost in found:
-            values = counts(usage if cost is None else replace(usage, cost=cost))
-            counted_within(call.within, values)
-            count(
-                call.scope,
-                spent_by,
-                values,
-                own_price=cost is not None,
-                started=self._started,
-                seconds=seconds,
-                error=error,
-            )
+        count_usages(found, call.scope, call.within, started=self._started, seconds=seconds, error=error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tokenscope._providers.extractors import plain
-from tokenscope._providers.openai_usage import reader
+from tokenscope._providers.openai_usage import getter
 
 _USAGE: Final = ("usage_metadata", "usageMetadata", "usage")
 _INSIDE: Final = (
@@ -22,7 +22,7 @@ _INSIDE: Final = (
 _FIRST: Final = {"prompt_filter_results": "azure", "messageStart": "bedrock"}
 
 
-class Pieces:
+class StreamUsage:
     """The usage of a stream until now, in what the provider has sent it in, and who it was."""
 
     __slots__ = ("_begun", "_changes", "_names", "_told", "sender")
@@ -39,7 +39,7 @@ class Pieces:
         """Take notice of a piece. Usages are cumulative: the last one counts."""
         if isinstance(piece, str | bytes):
             return
-        first = reader(piece)
+        first = getter(piece)
         if not self._begun:
             self._begun = True
             self.sender = next((sender for name, sender in _FIRST.items() if first(name) is not None), None)
@@ -56,12 +56,12 @@ class Pieces:
             inner = first(name)
             if inner is None or isinstance(inner, str):
                 continue
-            usage = reader(inner)(*_USAGE)
+            usage = getter(inner)(*_USAGE)
             if usage is not None:
                 own = {"model": _name(first), "id": first("id"), "usage": usage, name: inner}
                 self._told, self._changes = own if name == "x_groq" else inner, None
                 return
-            if self._names is None and _name(reader(inner)) is not None:
+            if self._names is None and _name(getter(inner)) is not None:
                 self._names = inner
 
     def response(self) -> Any:
@@ -69,7 +69,7 @@ class Pieces:
         if self._changes is None:
             return self._told if self._told is not None else self._names if self._names is not None else {}
         # Anthropic's message begins with its input and ends with what has changed since.
-        first = reader(self._told)
+        first = getter(self._told)
         model = _name(first)
         usages = [plain(usage, model or "a message") for usage in (first("usage"), self._changes) if usage is not None]
         usage = {name: value for each in usages for name, value in each.items()}

@@ -12,9 +12,10 @@ from typing import Any, Final, TypeVar, cast
 
 import wrapt
 
-from tokenscope._providers.responses import _NONE_OF_THEM
-from tokenscope._providers.stream_meter import Call, Meter
-from tokenscope._scopes.scope import DISABLED, active
+from tokenscope._providers.responses import NO_RESPONSES
+from tokenscope._providers.stream_meter import StreamedCall, StreamMeter
+from tokenscope._scopes.context import active
+from tokenscope._scopes.process import DISABLED, STATE
 from tokenscope._usage.calls import check_name
 
 T = TypeVar("T")
@@ -57,9 +58,9 @@ def record_stream(stream: T, *, provider: str | None = None, model: str | None =
         whole: Any = copy.copy(stream)
         whole["stream"] = record_stream(whole["stream"], provider=provider, model=model)
         return cast("T", whole)
-    call = Call(active(), provider, model)
+    call = StreamedCall(active() or STATE.root, provider, model)
     if _is_stream(type(stream)):
-        return cast("T", _stand_in(stream, Meter(call)))
+        return cast("T", _stand_in(stream, StreamMeter(call)))
     return cast("T", _like(_Opener, type(stream))(stream, call))
 
 
@@ -69,7 +70,7 @@ def _check(stream: object, provider: object, model: object) -> None:
     if model is not None:
         check_name("model", model)
     kind = type(stream)
-    if stream is None or isinstance(stream, _NONE_OF_THEM) or inspect.isroutine(stream):
+    if stream is None or isinstance(stream, NO_RESPONSES) or inspect.isroutine(stream):
         raise TypeError(
             "record_stream takes a stream as the provider's SDK returned it, something to iterate over, "
             f"not {kind.__name__} {stream!r:.60}"
@@ -89,7 +90,7 @@ def _check(stream: object, provider: object, model: object) -> None:
 def _is_stream(kind: type) -> bool:
     # pydantic's models, which whole responses are, iterate over their fields.
     return (hasattr(kind, "__iter__") or hasattr(kind, "__aiter__")) and not (
-        hasattr(kind, "__pydantic_validator__") or issubclass(kind, (*_NONE_OF_THEM, Mapping))
+        hasattr(kind, "__pydantic_validator__") or issubclass(kind, (*NO_RESPONSES, Mapping))
     )
 
 
@@ -110,7 +111,7 @@ class _Proxy(_Base):  # type: ignore[misc]
 class _Stream(_Proxy):
     """Stands in for a stream, or for an iterator over one (the `whole`), whose stand-in it keeps alive."""
 
-    def __init__(self, stream: Any, meter: Meter, whole: Any = None) -> None:
+    def __init__(self, stream: Any, meter: StreamMeter, whole: Any = None) -> None:
         super().__init__(stream)
         self._self_meter = meter
         self._self_whole = whole
@@ -140,10 +141,10 @@ class _Stream(_Proxy):
 class _Opener(_Proxy):
     """Stands in for what asks for a stream when it is entered: `client.messages.stream(...)`."""
 
-    def __init__(self, opener: Any, call: Call) -> None:
+    def __init__(self, opener: Any, call: StreamedCall) -> None:
         super().__init__(opener)
         self._self_call = call
-        self._self_meter: Meter | None = None
+        self._self_meter: StreamMeter | None = None
 
 
 def _next(self: _Stream) -> Any:
@@ -177,16 +178,16 @@ async def _aenter(self: _Stream) -> Any:
 
 
 def _open(self: _Opener) -> Any:
-    meter = Meter(self._self_call)
+    meter = StreamMeter(self._self_call)
     return _opened(self, self.__wrapped__.__enter__(), meter)
 
 
 async def _aopen(self: _Opener) -> Any:
-    meter = Meter(self._self_call)
+    meter = StreamMeter(self._self_call)
     return _opened(self, await self.__wrapped__.__aenter__(), meter)
 
 
-def _opened(self: _Opener, stream: Any, meter: Meter) -> Any:
+def _opened(self: _Opener, stream: Any, meter: StreamMeter) -> Any:
     self._self_meter = meter
     return _stand_in(stream, meter) if _is_stream(type(stream)) else stream
 
@@ -214,7 +215,7 @@ _METHODS: Final[dict[Any, dict[str, Any]]] = {
 }
 
 
-def _stand_in(stream: Any, meter: Meter, whole: Any = None) -> Any:
+def _stand_in(stream: Any, meter: StreamMeter, whole: Any = None) -> Any:
     return _like(_Stream, type(stream))(stream, meter, whole)
 
 

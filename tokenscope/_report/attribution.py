@@ -11,12 +11,12 @@ from tokenscope._usage.calls import NO_SCOPE, Frame
 _LONGEST_PREDICTOR: Final = 1_000
 
 
-class Place:
+class Attribution:
     """What the frames from the top level down to a row say about whose calls it holds."""
 
     __slots__ = ("_levels", "_predictor", "module", "operation", "scope")
 
-    def __init__(self, above: Place | None, frame: Frame) -> None:
+    def __init__(self, above: Attribution | None, frame: Frame) -> None:
         self.module: str | None = above.module if above else None
         self.operation: str | None = above.operation if above else None
         self.scope: str | None = above.scope if above else None
@@ -49,10 +49,10 @@ class Place:
         return ".".join(reversed(names)) or None
 
 
-def places(rows: Iterable[Row]) -> Iterator[tuple[Row, Place]]:
+def attributions(rows: Iterable[Row]) -> Iterator[tuple[Row, Attribution]]:
     """Yield each row with its place; those above come before those below."""
-    found: list[Place] = []
+    found: list[Attribution] = []
     for row in rows:
-        place = Place(found[row.parent] if row.parent >= 0 else None, row.frame)
+        place = Attribution(found[row.parent] if row.parent >= 0 else None, row.frame)
         found.append(place)
         yield row, place

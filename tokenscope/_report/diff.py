@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from tokenscope._report.report import Report
 from tokenscope._report.tree import Node
-from tokenscope._usage.calls import Frame, Path
+from tokenscope._usage.calls import Frame, ScopePath
 from tokenscope._usage.usage import ZERO, Usage
 
 EXACT: Final = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
@@ -16,7 +16,7 @@ EXACT: Final = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
 Amount = int | Decimal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Change:
     """What changed at one path and below.
 
@@ -27,10 +27,23 @@ class Change:
         after: What the newer report has there and below.
     """
 
-    where: Path
+    where: ScopePath
     status: Literal["new", "gone", "changed"]
     before: Usage
     after: Usage
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Change):
+            return NotImplemented
+        return (self.status, self.before, self.after, *self.where) == (
+            other.status,
+            other.before,
+            other.after,
+            *other.where,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.status, self.before, self.after, *self.where))
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -92,7 +105,7 @@ class Diff:
     @property
     def total(self) -> Change:
         """The change of everything together."""
-        return Change(Path(None, Frame("root", "")), "changed", self.before.total, self.after.total)
+        return Change(ScopePath(None, Frame("root", "")), "changed", self.before.total, self.after.total)
 
     @property
     def growth(self) -> Growth:
@@ -154,14 +167,14 @@ class _Pair:
         self.changed = before is None or after is None or before.own != after.own
         self.below: list[_Pair] = []
 
-    def change(self, where: Path) -> Change:
+    def change(self, where: ScopePath) -> Change:
         before, after = (ZERO if node is None else node.usage for node in (self.before, self.after))
         return Change(
             where, "new" if self.before is None else "gone" if self.after is None else "changed", before, after
         )
 
     def order(self) -> tuple[int, Decimal, str, str]:
-        change = self.change(Path(None, self.frame))
+        change = self.change(ScopePath(None, self.frame))
         return -abs(change.tokens), -abs(change.cost or Decimal(0)), self.frame.name, self.frame.kind
 
 
@@ -180,12 +193,12 @@ def compare(before: Report, after: Report) -> Diff:
             pair.above.below.append(pair)
 
     changes: list[Change] = []
-    waiting = [(top, Path(None, top.frame))]
+    waiting = [(top, ScopePath(None, top.frame))]
     while waiting:
         pair, where = waiting.pop()
         if pair is not top:
             changes.append(pair.change(where))
-        waiting += [(p, Path(where, p.frame)) for p in sorted(pair.below, key=_Pair.order, reverse=True)]
+        waiting += [(p, ScopePath(where, p.frame)) for p in sorted(pair.below, key=_Pair.order, reverse=True)]
     return Diff(before, after, tuple(changes))
 
 

@@ -13,14 +13,11 @@ from typing import Any, BinaryIO, Final
 
 from tokenscope._report.formats.json import parse
 from tokenscope._report.report import Report
-from tokenscope._scopes.recording import model_name
-from tokenscope._scopes.wasted import is_failure
-from tokenscope._tracker.record import TOKENS
-from tokenscope._usage.calls import ROOT, Frame, Path, check_name
-from tokenscope._usage.keys import FREE, OWN_PRICE, SAVED, Key, bracket_of, wasted
-from tokenscope._usage.table import Row, row_at, warn_of_crowds
-from tokenscope._usage.usage import COST, NOTHING, Counts, check_count, check_money
-from tokenscope.errors import ReportFormatError, warn_once
+from tokenscope._usage.calls import ROOT, Frame, ScopePath, check_name, is_failure, model_name
+from tokenscope._usage.keys import UsageKey, key_of, tier_of, usage_key
+from tokenscope._usage.table import UsageTable
+from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, check_count, check_money
+from tokenscope._usage.warnings import ReportFormatError, warn_once
 
 _KNOWN: Final = 50_000
 """How many paths are remembered by the text that names them."""
@@ -117,12 +114,12 @@ def _skip_records(lines: Iterator[bytes], where: str) -> None:
 
 
 def _add_up(lines: Iterator[bytes], where: str) -> Report:
-    rows: dict[Path, Row] = {}
+    table = UsageTable(ROOT)
     paths = _Paths()
     decode = json.JSONDecoder().decode
     for number, line in enumerate(lines, 1):
         try:
-            path, key, values, failed = _read_record(decode(line.decode()), paths)
+            path, key, counts, failed = _read_record(decode(line.decode()), paths)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             if not line.strip():
                 continue
@@ -131,21 +128,20 @@ def _add_up(lines: Iterator[bytes], where: str) -> Report:
                 break
             said = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
             raise ReportFormatError(f"{where}: line {number:,} {said}; it begins {_shown(line)}") from None
-        row = row_at(rows, ROOT, path)
-        row.add(key, values)
+        table.add(path, key, counts)
         if failed:
-            row.add(wasted("provider_errors", key), values)
-    warn_of_crowds()
-    return Report.from_rows(rows, ROOT, scoped=False)
+            table.add(path, key._replace(wasted="provider_errors"), counts)
+    table.warn_of_overflow()
+    return Report.from_table(table, ROOT, scoped=False)
 
 
 class _Paths:
     """Paths by the frames that name them."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[tuple[str, ...], ...], Path] = {}
+        self._known: dict[tuple[tuple[str, ...], ...], ScopePath] = {}
 
-    def __getitem__(self, frames: list[list[str]]) -> Path:
+    def __getitem__(self, frames: list[list[str]]) -> ScopePath:
         key = tuple(map(tuple, frames))
         path = self._known.get(key)
         if path is None:
@@ -157,7 +153,7 @@ class _Paths:
         return path
 
 
-def _read_record(record: dict[str, Any], paths: _Paths) -> tuple[Path, Key, Counts, bool]:
+def _read_record(record: dict[str, Any], paths: _Paths) -> tuple[ScopePath, UsageKey, Counts, bool]:
     """Return where a record's call was made, what it is added up by, what it spent, and whether that was for nothing."""
     if not isinstance(record, dict):
         raise TypeError("a record must be an object")
@@ -177,16 +173,14 @@ def _read_record(record: dict[str, Any], paths: _Paths) -> tuple[Path, Key, Coun
         value if type(value := spent(name, 0)) is int and value >= 0 else check_count(name, value) for name in TOKENS
     ]
     cost = get("cost")
-    money = NOTHING[COST] if cost is None else _dollars(cost)
-    values = (1, int(cached), int(failed), *tokens, money, *NOTHING[11:])
-    bracket = bracket_of(tokens[0])
+    money = ZERO_COUNTS.cost if cost is None else _dollars(cost)
+    counts = Counts._make((1, int(cached), int(failed), *tokens, money))
     if saved is not None:
-        bracket = SAVED - bracket
-    elif cost is not None:
-        bracket = OWN_PRICE - bracket
-    elif not (tokens[0] or tokens[1]):
-        bracket = FREE
-    return paths[frames], (model, bracket), values, is_failure(get("error"))
+        key = usage_key(model, tier_of(counts.input_tokens), "cache")
+    else:
+        key = key_of(model, counts, cost_is_told=cost is not None)
+    error = get("error")
+    return paths[frames], key, counts, error is not None and is_failure(error)
 
 
 def _dollars(value: object) -> Decimal:

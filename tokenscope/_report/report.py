@@ -11,15 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from tokenscope._report.attribution import places
-from tokenscope._report.rows import Draft, Line, Row, drafted
+from tokenscope._report.attribution import attributions
+from tokenscope._report.rows import Row, RowBuilder, RowInput, drafted
 from tokenscope._report.tree import Breakdown, Node, costliest_first, find, tree_of
-from tokenscope._usage.calls import Frame, Path
-from tokenscope._usage.keys import OWN_PRICE, length_bracket, waste_of, wasted
-from tokenscope._usage.model_usage import Tally
+from tokenscope._usage.calls import Frame, ScopePath
+from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.prices import check_priced, priced, repriced
-from tokenscope._usage.table import Row as LedgerRow
-from tokenscope._usage.usage import ZERO, Usage
+from tokenscope._usage.table import UsageTable
+from tokenscope._usage.usage import ZERO, Counts, Usage
 
 if TYPE_CHECKING:
     from tokenscope._report.diff import Diff
@@ -46,12 +45,12 @@ class Report:
     """Whether it begins at one scope, or at the top level of a process."""
 
     @classmethod
-    def from_rows(cls, rows: Mapping[Path, LedgerRow], above: Path, *, scoped: bool) -> Report:
-        """Build a report of ledger rows that lie below the path `above`."""
-        top = Draft()
+    def from_table(cls, table: UsageTable, above: ScopePath, *, scoped: bool) -> Report:
+        """Build a report of counts that lie below the path `above`."""
+        top = RowBuilder()
         drafts = {above: top}
-        for path, row in rows.items():
-            missing: list[Path] = []
+        for path, row in table.rows.items():
+            missing: list[ScopePath] = []
             here = path
             while here not in drafts:
                 missing.append(here)
@@ -62,8 +61,8 @@ class Report:
                 draft = drafts[step] = draft.below(step.frame)
             draft.entries += row.entries
             draft.nanoseconds += row.nanoseconds
-            for key, values in row.models.items():
-                draft.add(key, priced(*key, values))
+            for key, counts in row.counts.items():
+                draft.add(key, priced(key, Counts(*counts)))
         top.prune()
         frozen = top.freeze()
         return cls(frozen, scoped or not frozen)
@@ -101,7 +100,7 @@ class Report:
 
     def _partition(self, name_of: Any) -> Breakdown:
         found = Breakdown()
-        for row, place in places(self.rows):
+        for row, place in attributions(self.rows):
             if row.models and (name := name_of(place)) is not None:
                 found[name] = sum((usage for _, usage in row.models), found.get(name, ZERO))
         return costliest_first(found)
@@ -153,7 +152,7 @@ class Report:
         """Add up, path by path and model by model."""
         if not isinstance(other, Report):
             return NotImplemented
-        first, second = ([Line(*row[:4], row.tallies) for row in report.rows] for report in (self, other))
+        first, second = ([RowInput(*row[:4], row.tallies) for row in report.rows] for report in (self, other))
         return Report(drafted(second, drafted(first)).freeze(), self.scoped and other.scoped)
 
     def __radd__(self, other: object) -> Report:
@@ -204,7 +203,7 @@ class Report:
         """
         check_priced(model)
         lines = (
-            Line(row.parent, row.frame, row.entries, row.nanoseconds, [_on(model, tally) for tally in row.tallies])
+            RowInput(row.parent, row.frame, row.entries, row.nanoseconds, [_on(model, tally) for tally in row.tallies])
             for row in self.rows
         )
         return build(lines, scoped=self.scoped)
@@ -276,15 +275,14 @@ class Report:
         return f"<Report of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
 
 
-def build(lines: Iterable[Line | tuple[int, Frame, int, int, Mapping[str, Usage]]], *, scoped: bool) -> Report:
+def build(lines: Iterable[RowInput | tuple[int, Frame, int, int, Mapping[str, Usage]]], *, scoped: bool) -> Report:
     """Build a report of lines, those above before those below, siblings in any order."""
     return Report(drafted(lines).freeze(), scoped)
 
 
-def _on(model: str, tally: Tally) -> Tally:
+def _on(model: str, tally: ModelUsage) -> ModelUsage:
     """Return a tally as though another model had been called."""
-    usage = repriced(model, tally.bracket, tally.usage)
-    why, bracket = waste_of(tally.bracket)
-    if bracket <= OWN_PRICE:
-        bracket = length_bracket(bracket)
-    return Tally(*((model, bracket) if why is None else wasted(why, (model, bracket))), usage)
+    key = tally.key._replace(model=model)
+    if key.source == "provider":
+        key = key._replace(source="table")
+    return ModelUsage(key, repriced(model, tally.key, tally.usage))

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import Key
-from tokenscope._usage.model_usage import Tally, by_key, by_model
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.model_usage import ModelUsage, by_key, by_model
 from tokenscope._usage.usage import Usage
 
 _SHOWN_WHERE_SPENT: Final = frozenset({"tool", "evaluate", "compile", "phase"})
@@ -21,20 +21,20 @@ class Row(NamedTuple):
     entries: int
     nanoseconds: int
     models: tuple[tuple[str, Usage], ...]  # what was spent, by model
-    tallies: tuple[Tally, ...]  # the same, as finely as prices need it
+    tallies: tuple[ModelUsage, ...]  # the same, as finely as prices need it
 
 
-class Line(NamedTuple):
+class RowInput(NamedTuple):
     """A row to be."""
 
     parent: int  # the index of the line above it, or -1
     frame: Frame
     entries: int
     nanoseconds: int
-    spent: Mapping[str, Usage] | list[Tally] | tuple[Tally, ...]
+    spent: Mapping[str, Usage] | list[ModelUsage] | tuple[ModelUsage, ...]
 
 
-class Draft:
+class RowBuilder:
     """A row in the making."""
 
     __slots__ = ("children", "entries", "nanoseconds", "tallies")
@@ -42,23 +42,23 @@ class Draft:
     def __init__(self) -> None:
         self.entries = 0
         self.nanoseconds = 0
-        self.tallies: dict[Key, Usage] = {}
-        self.children: dict[Frame, Draft] = {}
+        self.tallies: dict[UsageKey, Usage] = {}
+        self.children: dict[Frame, RowBuilder] = {}
 
-    def below(self, frame: Frame) -> Draft:
+    def below(self, frame: Frame) -> RowBuilder:
         found = self.children.get(frame)
         if found is None:
-            found = self.children[frame] = Draft()
+            found = self.children[frame] = RowBuilder()
         return found
 
-    def add(self, key: Key, usage: Usage) -> None:
+    def add(self, key: UsageKey, usage: Usage) -> None:
         found = self.tallies.get(key)
         self.tallies[key] = usage if found is None else found + usage
 
     def prune(self) -> None:
         """Drop tools, evaluations and optimizers below which no call was made."""
-        order: list[tuple[Draft, Frame, Draft]] = []
-        stack: list[Draft] = [self]
+        order: list[tuple[RowBuilder, Frame, RowBuilder]] = []
+        stack: list[RowBuilder] = [self]
         while stack:
             draft = stack.pop()
             order.extend((draft, frame, child) for frame, child in draft.children.items())
@@ -77,18 +77,18 @@ class Draft:
         while stack:
             parent, frame, draft = stack.pop()
             index = len(rows)
-            tallies = tuple(Tally(*key, draft.tallies[key]) for key in sorted(draft.tallies))
+            tallies = tuple(ModelUsage(key, draft.tallies[key]) for key in sorted(draft.tallies, key=_rank))
             rows.append(Row(parent, frame, draft.entries, draft.nanoseconds, by_model(tallies), tallies))
             stack.extend((index, f, d) for f, d in sorted(draft.children.items(), key=_by_name, reverse=True))
         return tuple(rows)
 
 
 def drafted(
-    lines: Iterable[Line | tuple[int, Frame, int, int, Mapping[str, Usage]]], top: Draft | None = None
-) -> Draft:
+    lines: Iterable[RowInput | tuple[int, Frame, int, int, Mapping[str, Usage]]], top: RowBuilder | None = None
+) -> RowBuilder:
     """Add lines, those above before those below, to what lies below `top`, and return that."""
-    top = top or Draft()
-    drafts: list[Draft] = []
+    top = top or RowBuilder()
+    drafts: list[RowBuilder] = []
     for parent, frame, entries, nanoseconds, spent in lines:
         draft = (drafts[parent] if parent >= 0 else top).below(frame)
         draft.entries += entries
@@ -99,5 +99,9 @@ def drafted(
     return top
 
 
-def _by_name(item: tuple[Frame, Draft]) -> tuple[str, str]:
+def _rank(key: UsageKey) -> tuple[str, int, int, int]:
+    return key.rank
+
+
+def _by_name(item: tuple[Frame, RowBuilder]) -> tuple[str, str]:
     return item[0].name, item[0].kind

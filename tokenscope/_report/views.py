@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tokenscope._report.attribution import Place
+from tokenscope._report.attribution import Attribution
 from tokenscope._report.report import Report, build
-from tokenscope._report.rows import Line
+from tokenscope._report.rows import RowInput
 from tokenscope._usage.calls import NO_SCOPE, Frame
 
-_NAMES: Final[dict[str, tuple[str, Callable[[Place], str | None]]]] = {
+_NAMES: Final[dict[str, tuple[str, Callable[[Attribution], str | None]]]] = {
     "module": ("module", lambda place: place.module or place.predictor or place.scope or NO_SCOPE.name),
     "predictor": ("dspy", lambda place: place.predictor),
     "operation": (
@@ -35,7 +35,9 @@ def pivot(report: Report, by: str) -> Report:
         ValueError: there is no such breakdown.
     """
     if by == "model":
-        lines = [Line(-1, Frame("scope", tally.model), 0, 0, [tally]) for row in report.rows for tally in row.tallies]
+        lines = [
+            RowInput(-1, Frame("scope", tally.key.model), 0, 0, [tally]) for row in report.rows for tally in row.tallies
+        ]
     elif by in _NAMES:
         lines = list(_named(report, *_NAMES[by]))
     else:
@@ -58,22 +60,22 @@ def cut(report: Report, depth: int) -> Report:
     return build(_cut(report, depth), scoped=report.scoped)
 
 
-def _named(report: Report, kind: str, name_of: Callable[[Place], str | None]) -> Iterator[Line]:
-    places: list[Place] = []
+def _named(report: Report, kind: str, name_of: Callable[[Attribution], str | None]) -> Iterator[RowInput]:
+    attributions: list[Attribution] = []
     for row in report.rows:
-        place = Place(places[row.parent] if row.parent >= 0 else None, row.frame)
-        places.append(place)
+        place = Attribution(attributions[row.parent] if row.parent >= 0 else None, row.frame)
+        attributions.append(place)
         if row.tallies and (name := name_of(place)) is not None:
-            yield Line(-1, Frame(kind, name), 0, 0, row.tallies)
+            yield RowInput(-1, Frame(kind, name), 0, 0, row.tallies)
 
 
-def _cut(report: Report, depth: int) -> Iterator[Line]:
-    holders: list[tuple[int, Line]] = []  # of each row: its level, and the line that holds what it spent
+def _cut(report: Report, depth: int) -> Iterator[RowInput]:
+    holders: list[tuple[int, RowInput]] = []  # of each row: its level, and the line that holds what it spent
     for row in report.rows:
         level, holder = holders[row.parent] if row.parent >= 0 else (0, None)
         if holder is None or level < depth:
-            holder = Line(row.parent, row.frame, row.entries, row.nanoseconds, row.tallies)
+            holder = RowInput(row.parent, row.frame, row.entries, row.nanoseconds, row.tallies)
             yield holder
         else:
-            yield Line(holder.parent, holder.frame, 0, 0, row.tallies)
+            yield RowInput(holder.parent, holder.frame, 0, 0, row.tallies)
         holders.append((level + 1, holder))

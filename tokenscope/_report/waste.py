@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from tokenscope._report.attribution import places
+from tokenscope._report.attribution import attributions
 from tokenscope._report.rows import Row
 from tokenscope._report.tree import no_such
-from tokenscope._usage.keys import waste_of
 from tokenscope._usage.usage import ZERO, Usage
 
 
@@ -59,9 +58,9 @@ class Wastes(dict[str, Waste]):
 def waste_by_module(rows: Iterable[Row]) -> Wastes:
     """Add up what rows tell of waste, by module, those first that wasted most tokens."""
     found: dict[str, dict[str, Usage]] = {}
-    for row, place in places(rows):
+    for row, place in attributions(rows):
         for tally in row.tallies:
-            why, _ = waste_of(tally.bracket)
+            why = tally.key.wasted
             if why is not None:
                 reasons = found.setdefault(place.whose, {})
                 reasons[why] = reasons.get(why, ZERO) + tally.usage

@@ -1,13 +1,17 @@
-"""Budget: how much a scope may spend. What is spent of it, and how a run ends that has spent it, is in `_purse`."""
+"""Budgets: how much a scope may spend, and the exception that tells that it has spent it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from tokenscope._usage.usage import check_count
+from tokenscope._usage.usage import Usage, check_count
+from tokenscope._usage.warnings import TokenScopeError
+
+if TYPE_CHECKING:
+    from tokenscope._report.report import Report
 
 OnExceed = Literal["raise", "stop", "warn"]
 
@@ -16,20 +20,20 @@ OnExceed = Literal["raise", "stop", "warn"]
 class Budget:
     """How much may be spent in each entry of a scope: `token_scope("run", budget=Budget(tokens=50_000))`.
 
-    Before each LM call, and where a scope is entered, every enclosing budget is looked at. Where one is spent the run ends before
-    another token is bought, up to the scope that has the budget, through whatever catches exceptions in between. A limit on calls
-    is exact, however many are made at once; tokens and cost can exceed theirs by what the calls on their way spend.
+    Every enclosing budget is checked before each LM call, and when a scope is entered. If one is spent, the run ends before
+    it spends another token, up to the scope that has the budget. No `except Exception` in between catches this. A limit on
+    calls is exact, however many run at once. Tokens and cost can exceed theirs by what the calls in flight spend.
 
     Args:
         tokens: Input and output tokens together.
-        cost: Dollars. Calls of a model without a known price cost nothing here, and a warning names it.
+        cost: Dollars. Calls of a model without a known price count as free here, and a warning names the model.
         calls: LM calls, cached and failed ones included.
-        on_exceed: `raise` a `BudgetExceeded` out of the scope; `stop`: leave it quietly, `scope.budget_exceeded` is true then;
-            or `warn` once, and go on.
+        on_exceed: `raise` raises `BudgetExceeded` out of the scope; `stop` leaves the scope quietly, and
+            `scope.budget_exceeded` is true; `warn` warns once, and the run goes on.
 
     Raises:
-        TypeError: a limit is no number, or there is none.
-        ValueError: a limit is negative, fractional, infinite or NaN, or `on_exceed` is none of these.
+        TypeError: a limit is not a number, or there is no limit.
+        ValueError: a limit is negative, fractional, infinite or NaN, or `on_exceed` has another value.
 
     Example:
         >>> from tokenscope import Budget, record_tokens, token_scope
@@ -66,7 +70,7 @@ class Budget:
 
 
 def check_budget(what: str, budget: object) -> Budget:
-    """Return a budget, or raise for what is none."""
+    """Return a budget, or raise for anything else."""
     if not isinstance(budget, Budget):
         raise TypeError(f"the budget of {what} must be a Budget, not {type(budget).__name__} {budget!r}")
     return budget
@@ -87,3 +91,41 @@ def _dollars(value: object) -> Decimal:
 def amount(name: str, value: Any) -> str:
     """Say how much of a limit: `1 call`, `50,000 tokens`, `$0.50`."""
     return f"${value:,}" if name == "cost" else f"{value:,} {name if value != 1 else name[:-1]}"
+
+
+class BudgetExceeded(TokenScopeError):  # noqa: N818 - the name says what happened
+    """A scope has spent its budget, and the run was ended there.
+
+    Args:
+        message: What was spent, and of what.
+        scope: The scope's name; module and operation, joined by `/`, of a decorated function.
+        limit: Its budget.
+        spent: What the scope has spent so far. Calls that are in flight in other threads or tasks count when they end.
+        report: The report of the scope so far.
+
+    Example:
+        >>> from tokenscope import Budget, BudgetExceeded, record_tokens, token_scope
+        >>> try:
+        ...     with token_scope("run", budget=Budget(tokens=1_000)):
+        ...         record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=1_200, output_tokens=0)
+        ...         with token_scope("next"):
+        ...             pass
+        ... except BudgetExceeded as error:
+        ...     print(error)
+        ...     print(error.scope, error.limit.tokens, error.spent.total_tokens)
+        the budget of 'run', 1,000 tokens, is spent: 1,200 tokens, 200 tokens more than that
+        run 1000 1200
+    """
+
+    def __init__(self, message: str, scope: str, limit: Budget, spent: Usage, report: Report) -> None:
+        super().__init__(message, scope, limit, spent, report)
+        self.scope = scope
+        self.limit = limit
+        self.spent = spent
+        self.report = report
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+BudgetExceeded.__module__ = "tokenscope.errors"  # where users find it

@@ -1,47 +1,92 @@
-"""Visits: staying in a scope that is open elsewhere."""
+"""Which scope is active here.
+
+One ContextVar holds the scope that was entered last in this Context. asyncio copies it for each task. It is nearly always the
+active scope; `innermost` covers the rest: scopes of generators, which stand beside it (see `generators`), and scopes that were
+left in another Context than they were entered in.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from contextvars import ContextVar, Token
+from typing import Any, Final
 
-from tokenscope._scopes.scope import Scope, _current, _paused_above, _Pin, _resolve
+from tokenscope._scopes.generators import running_scope
+from tokenscope._scopes.process import STATE
+
+entered: Final[ContextVar[Any]] = ContextVar("tokenscope_scope", default=None)
+"""The scope that was entered last here, or an `AttachedScope`, or None."""
+_generator_scopes: Final = STATE.generator_scopes
 
 
-class Visit:
-    """Stay in a scope that is open elsewhere: how threads and tasks get theirs. Picklable, and empty in the other process."""
+class AttachedScope:
+    """A scope that another thread, task or step has handed over, attached while a generator's scope was open."""
+
+    __slots__ = ("below", "scope", "upon")
+
+    is_plain = False
+    ended = None
+
+    def __init__(self, scope: Any, upon: Any) -> None:
+        self.scope = scope
+        self.below = None
+        self.upon = upon  # what was innermost where it was attached
+
+
+def standing(top: Any) -> Any:
+    """Return the topmost scope that was not left in another Context."""
+    while top is not None and not top.is_plain and type(top) is not AttachedScope:
+        top = top.below
+    return top
+
+
+def innermost() -> Any:
+    """Return what is innermost here: a scope, an `AttachedScope`, or None."""
+    top = standing(entered.get())
+    if not _generator_scopes:
+        return top
+    running = running_scope()
+    here = top
+    while here is not None and here is not running:
+        here = here.upon
+    return top if here is running else running
+
+
+def active() -> Any:
+    """Return the active scope, or None; its counts are not kept for later."""
+    top = entered.get()
+    if not _generator_scopes and (top is None or top.is_plain):
+        return top
+    top = innermost()
+    return top.scope if type(top) is AttachedScope else top
+
+
+class CapturedScope:
+    """The scope that was active where it was captured, for threads and tasks. Picklable: empty in the other process."""
 
     __slots__ = ("scope",)
 
-    def __init__(self, scope: Scope | _Pin | None) -> None:
+    def __init__(self, scope: Any) -> None:
         self.scope = scope
 
     @classmethod
-    def here(cls) -> Visit:
+    def capture(cls) -> CapturedScope:
         """Remember the scope that is active here."""
-        top = _current.get()
-        if top is None or top._twist is None:
-            return cls(top)
-        scope = _resolve(top)
-        return cls(None if scope is None else _Pin(scope, _paused_above(top, scope)))
+        return cls(active())
 
-    def enter(self) -> _Stay:
-        """Make the scope current until `leave`."""
-        return _Stay(self.scope)
+    def attach(self) -> Token[Any]:
+        """Make the scope active here, until `detach`."""
+        scope = self.scope
+        if _generator_scopes or (scope is not None and not scope.is_plain):
+            scope = AttachedScope(scope, innermost())
+        return entered.set(scope)
 
-    def __reduce__(self) -> tuple[type[Visit], tuple[None]]:
-        return Visit, (None,)
-
-
-class _Stay:
-    __slots__ = ("_token",)
-
-    def __init__(self, scope: Scope | _Pin | None) -> None:
-        self._token = _current.set(scope)
-
-    def leave(self) -> None:
+    @staticmethod
+    def detach(token: Token[Any]) -> None:
+        """Make active again what was active before `attach`."""
         # A coroutine that is finalised in another Context has nothing to restore there.
         with contextlib.suppress(ValueError):
-            _current.reset(self._token)
+            entered.reset(token)
 
-    def close(self, nanoseconds: int) -> None:
-        """Nothing ends with a visit."""
+    def __reduce__(self) -> tuple[type[CapturedScope], tuple[None]]:
+        return CapturedScope, (None,)

@@ -1,100 +1,290 @@
-"""Counting later: a call that has ended is noted in the host program's time, and read when somebody looks.
+"""The event log: what happens is noted in one append, and counted later, all at once.
 
-Reading a call right where it ends costs two to three times what it costs a little later, among others of its kind: what the
-host program has just done is in the processor's caches, and we are not. So a call is left in a list, which needs no lock, and
-read together with its neighbours: when counts are asked for, or when many have gathered.
+    a call ends                        log.append((scope, call, nanoseconds, error))
+    a scope is left                    log.append((scope, None, nanoseconds, None))
+    somebody asks, or many wait        drain(): one lock, one loop
+
+Counting a call right where it ends costs two to three times as much as counting it among others a little later: the caches of
+the processor are then full of what the program has just done. So a call is left in a list, which needs no lock.
+
+Draining walks from an event's scope up through the scopes above it. It adds to the table of each that is open or that somebody
+refers to, and to the process's. Most scopes (DSPy's modules, decorated functions) are left and forgotten by then, so the walk
+touches one to three tables. Adding is commutative: order and re-entry do no harm, and what a late task spends after its scope
+has ended takes the same road.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from time import perf_counter_ns
 from typing import Any, Final
 
-from tokenscope.errors import TokenScopeWarning, warn_once
+from tokenscope._scopes.process import MANY_EVENTS, STATE, Counted, Observer, ScopeRoot
+from tokenscope._usage.calls import ROOT, Call, ScopePath, is_failure
+from tokenscope._usage.keys import UsageKey, WasteReason
+from tokenscope._usage.table import UsageTable
+from tokenscope._usage.usage import Counts
+from tokenscope._usage.warnings import TokenScopeWarning, internal_error, warn_once
 
-_MANY: Final = 128
-_unread: Final[list[tuple[Callable[..., None], tuple[Any, ...]]]] = []
-_afterwards: Final[deque[tuple[Callable[..., None], tuple[Any, ...]]]] = deque()
-_prompt = False
-
-lock: Final[Any] = threading.RLock()
-"""The one lock, of the ledgers too: calls are read in the order in which they ended, and reading writes to ledgers.
-
-Reentrant, because a garbage collection or a signal inside the lock may run code that counts, leaves scopes, or asks.
-"""
-
-
-def read_later(read: Callable[..., None], *arguments: Any) -> None:
-    """Call `read(*arguments)`, which counts a call, before anybody looks at counts."""
-    _unread.append((read, arguments))
-    if _prompt or len(_unread) > _MANY:
-        read_now()
+_log: Final = STATE.log
+_lock: Final = STATE.lock
+_DEEP: Final = 1_000
+"""How many levels a scope's table reaches down."""
 
 
-def read_promptly(prompt: bool) -> None:
-    """Read each call when it ends, for those who want to be told at once; or when many have gathered."""
-    global _prompt  # noqa: PLW0603
-    _prompt = prompt
-    read_now()
+def append(scope: Counted, call: Any, nanoseconds: int, error: str | None) -> None:
+    """Note that a call has ended, to be counted later: a `Call`, or what has a method `count(nanoseconds, error)`."""
+    _log.append((scope, call, nanoseconds, error))
+    if len(_log) > STATE.most_events:
+        drain()
 
 
-def read_now() -> None:
-    """Count the calls that were left for later. When this returns, all that had ended before are counted."""
-    with lock:
-        batch = _unread[: len(_unread)]
-        del _unread[: len(batch)]
-        while batch:
-            read, arguments = batch.pop(0)
+def drain() -> None:
+    """Count what waits in the log. When this returns, all that had ended before is counted."""
+    with _lock:
+        while _log:
             try:
-                read(*arguments)
-            except BaseException:
-                _unread[:0] = batch
-                raise
-    if _afterwards and not lock._is_owned():
-        _run_afterwards()
+                scope, call, nanoseconds, error = _log.popleft()
+            except IndexError:  # a finaliser has counted the last one
+                break
+            if call is None:
+                _count_entry(scope, nanoseconds)
+            elif type(call) is Call:
+                count_call(scope, call)
+            else:
+                try:
+                    call.count(nanoseconds, error)
+                except Exception:  # noqa: BLE001
+                    internal_error("counting a call")
+    if STATE.notices and not _lock._is_owned():
+        _give_notice()
 
 
-def afterwards(function: Callable[..., None], *arguments: Any) -> None:
-    """Call `function(*arguments)` outside of the lock: now, or when it is released. What is called may have locks of its own."""
-    if lock._is_owned():
-        _afterwards.append((function, arguments))
+def count_call(scope: Counted, call: Call, *, reserved: bool = False) -> None:
+    """Count a call in its scope and in all above; `reserved` says that budgets took it as a call before it began.
+
+    Only to be called while the lock is taken.
+    """
+    path, key, counts, _, _, error, _ = call
+    if path.depth > _DEEP:
+        for table, place in _places(scope, path):
+            table.add(place, key, counts)
+    else:
+        here: Counted | None = scope
+        while here is not None:
+            if here.ended is None or here.is_referenced:
+                table = here.table or _open_table(here)
+                (table.rows.get(path) or table.row(path)).add(key, counts)
+            here = here.above
+    for account in scope.budgets:
+        account.charge(key, counts, reserved=reserved)
+    if error is not None and is_failure(error):
+        mark_wasted(scope, path, key, counts, "provider_errors")
+    STATE.records.append(call)
+    for observer in STATE.observers:
+        STATE.notices.append((observer, (call,)))
+
+
+def mark_wasted(scope: Counted, path: ScopePath, key: UsageKey, counts: Counts, reason: WasteReason) -> None:
+    """Mark what a counted call spent as wasted, at its path. An answer from DSPy's cache cost nothing, so wastes nothing."""
+    if counts.cached_calls:
+        return
+    key = key._replace(wasted=reason)
+    with _lock:
+        for table, place in _places(scope, path):
+            table.add(place, key, counts)
+
+
+def add_table(scope: Counted, table: UsageTable) -> None:
+    """Add what was counted elsewhere, entries and times included, at or below a scope's path."""
+    with _lock:
+        here: Counted | None = scope
+        while here is not None:
+            if here.ended is None or here.is_referenced:
+                (here.table or _open_table(here)).merge(table)
+            here = here.above
+
+
+def collect(scope: Counted) -> UsageTable:
+    """Return a copy of what was counted in a scope until now, entries and times of scopes that are still open included."""
+    drain()
+    with _lock:
+        found = UsageTable(scope.path)
+        if scope.table is not None:
+            found.merge(scope.table)
+        if scope.above is not None:
+            found.add_entries(scope.path, scope.above.path, 1, elapsed(scope))
+        for inner in _open_inside(scope):
+            if inner.above is not None and inner.path.depth - scope.path.depth <= _DEEP:
+                found.add_entries(inner.path, inner.above.path, 1, elapsed(inner))
+    warn_of_overflow()
+    return found
+
+
+def warn_of_overflow() -> None:
+    """Warn of levels that have too many names."""
+    table = STATE.root.table
+    if table is not None and table.overflowed and not _lock._is_owned():
+        table.warn_of_overflow()
+
+
+def counted_in(scope: Counted) -> list[tuple[UsageKey, Counts]]:
+    """Return the counts of a scope, those of all paths: what `collect` holds, without its rows."""
+    drain()
+    with _lock:
+        rows = [] if scope.table is None else scope.table.rows.values()
+        return [(key, Counts(*counts)) for row in rows for key, counts in row.counts.items()]
+
+
+def elapsed(scope: Any) -> int:
+    """Return the nanoseconds from a scope's start to its end, or to now."""
+    ended: int | None = scope.ended
+    return perf_counter_ns() - scope.started if ended is None else ended
+
+
+def clear() -> None:
+    """Forget what was counted in the process so far, and its records. Scopes that are open keep what they hold."""
+    drain()
+    with _lock:
+        STATE.root.table = UsageTable(ROOT)
+        STATE.open_scopes.clear()
+        STATE.records.clear()
+
+
+def hand_over(root: ScopeRoot) -> UsageTable:
+    """Return what was counted below a root until now, and forget it. What a task's root still gets is the process's."""
+    found = collect(root)
+    with _lock:
+        root.table = UsageTable(root.path)
+        if root is not STATE.root:
+            root.above = STATE.root
+    return found
+
+
+# -- the latest calls ---------------------------------------------------------------------------------------------------
+
+
+def records() -> tuple[Call, ...]:
+    """Return the latest calls, in the order in which they ended."""
+    drain()
+    return tuple(sorted(STATE.records, key=lambda call: call.started + call.seconds))
+
+
+def keep_records(number: int) -> None:
+    """Keep so many calls from now on, of those that are there the newest."""
+    latest = records()
+    STATE.records = type(STATE.records)(latest, maxlen=number)
+
+
+def observe(observer: Observer) -> None:
+    """Tell a function of each call from now on, when it ends, in whatever thread counts it; it must not raise."""
+    drain()  # what has ended until now is not told
+    STATE.observers = (*STATE.observers, observer)
+    STATE.most_events = 0
+
+
+def unobserve(observer: Observer) -> None:
+    """Tell it of no more calls."""
+    drain()
+    STATE.observers = tuple(each for each in STATE.observers if each is not observer)
+    STATE.most_events = 0 if STATE.observers else MANY_EVENTS
+
+
+# -- outside of the lock ------------------------------------------------------------------------------------------------
+
+
+def outside_lock(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function now, or when the lock is released: what it calls may have locks of its own."""
+    if _lock._is_owned():
+        STATE.notices.append((function, arguments))
     else:
         function(*arguments)
 
 
-def _run_afterwards() -> None:
+def warn_later(key: str, message: str) -> None:
+    """Warn once about a call that has ended; outside of the lock."""
+    outside_lock(_warn, key, message)
+
+
+def _warn(key: str, message: str) -> None:
+    try:
+        warn_once(key, message)
+    except TokenScopeWarning as error:
+        # Warnings are errors here. But this one is about a call that ended long ago: its caller is not to blame.
+        print(f"tokenscope: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _give_notice() -> None:
     while True:
         try:
-            function, arguments = _afterwards.popleft()
+            function, arguments = STATE.notices.popleft()
         except IndexError:  # another thread may have taken the last one
             return
         function(*arguments)
 
 
-def warn_later(key: str, message: str) -> None:
-    """Warn outside of the lock, about a call that has ended."""
-    afterwards(_tell, key, message)
+# -- tables -------------------------------------------------------------------------------------------------------------
 
 
-def _tell(key: str, message: str) -> None:
-    try:
-        warn_once(key, message)
-    except TokenScopeWarning as error:
-        # Warnings are errors here; but it is about a call that ended long ago, and not this caller's to bear.
-        print(f"tokenscope: {error}", file=sys.stderr)  # noqa: T201
+def _count_entry(scope: Any, nanoseconds: int) -> None:
+    """Count one entry of a scope, and its time, in all scopes above."""
+    scope.ended = nanoseconds
+    STATE.open_scopes.pop(scope, None)
+    above: Counted = scope.above
+    if scope.path is above.path:  # one of several runs in the same scope
+        return
+    path: ScopePath = scope.path
+    if path.depth > _DEEP:
+        for table, place in _places(above, path):
+            table.add_entries(place, above.path if place is path else place.parent or ROOT, 1, nanoseconds)
+        return
+    single = path.parent is above.path
+    here: Counted | None = above
+    while here is not None:
+        if here.ended is None or here.is_referenced:
+            table = here.table or _open_table(here)
+            if single:
+                row = table.rows.get(path) or table.row(path)
+                row.entries += 1
+                row.nanoseconds += nanoseconds
+            else:
+                table.add_entries(path, above.path, 1, nanoseconds)
+        here = here.above
 
 
-def _forget_in_child() -> None:  # pragma: no cover - in children, which nothing measures
-    """In a forked child: what is unread is the parent's to count, and the lock may be held by a thread that is not there."""
-    if not lock._is_owned():  # by this thread, where a signal that came in the midst of a change forks
-        lock._at_fork_reinit()
-    _unread.clear()
-    _afterwards.clear()
+def _places(scope: Counted, path: ScopePath) -> Iterator[tuple[UsageTable, ScopePath]]:
+    """Yield the tables of a scope and of those above, each with the path at which something at `path` is counted there.
+
+    That is `path` itself. But a table reaches only 1,000 levels down, and what lies deeper is counted at the lowest of these: or
+    10,000 nested scopes, each with a row in all above, would fill the memory. The process's own table reaches down to all.
+    """
+    lowest = path
+    here: Counted | None = scope
+    while here is not None:
+        while lowest.depth - here.path.depth > _DEEP and lowest.parent is not None:
+            lowest = lowest.parent
+        if here.ended is None or here.is_referenced:
+            yield here.table or _open_table(here), path if here.above is None else lowest
+        here = here.above
 
 
-if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
-    os.register_at_fork(after_in_child=_forget_in_child)
+def _open_table(scope: Counted) -> UsageTable:
+    table = scope.table = UsageTable(scope.path)
+    if scope.ended is None and scope.above is not None:
+        STATE.open_scopes[scope] = None
+    return table
+
+
+def _open_inside(scope: Counted) -> list[Counted]:
+    """Return the open scopes inside a scope in which anything was counted."""
+    inside: dict[Any, bool] = {scope: True}
+    for each in STATE.open_scopes:
+        chain: list[Counted] = []
+        here: Counted | None = each
+        while here is not None and here not in inside:
+            chain.append(here)
+            here = here.above
+        found = here is not None and inside[here]
+        inside.update(dict.fromkeys(chain, found))
+    return [each for each in STATE.open_scopes if each is not scope and inside[each]]

@@ -1,36 +1,46 @@
-"""What is counted by hand (a call, a response, a stream), and what we have counted by ourselves: one thing is not both."""
+"""The LM call in progress, and what was counted without anybody's help: one thing is not counted twice."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, Final
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
-from tokenscope._usage.usage import Counts, Usage
+from tokenscope._usage.usage import Counts
 
-lm_call_here: Final[list[Callable[[], Any]]] = []
-"""How to find the LM call of DSPy's that is on its way here, once there is a bridge to DSPy."""
+
+class LMCall(Protocol):
+    """An LM call that is counted as a whole when it ends."""
+
+    ended: bool
+    inner_usages: list[Counts]
+    """What was counted of calls inside this one: its own usage may repeat theirs."""
+
+
+current_lm_call: Final[ContextVar[Any]] = ContextVar("tokenscope_lm_call", default=None)
+"""The LM call in progress, or one that has ended in the Context from which this one was copied."""
 _seen: Final[WeakValueDictionary[int, Any]] = WeakValueDictionary()
 
 
-def lm_call() -> Any:
-    """Return the LM call of DSPy's within which something is counted by hand; None where there is none."""
-    return lm_call_here[0]() if lm_call_here else None
+def lm_call_in_progress() -> Any:
+    """Return the LM call in progress here, or None; a task that was started inside one may outlive it."""
+    call = current_lm_call.get()
+    return None if call is None or call.ended else call
 
 
-def counted_within(call: Any, values: Counts) -> None:
-    """Take what was counted by hand for a call that was made within that LM call: DSPy may get to see its usage, too."""
+def note_inner_usage(call: LMCall | None, counts: Counts) -> None:
+    """Note what was counted inside an LM call: its provider may report the same usage to DSPy."""
     if call is not None:
-        call.inner.append(Usage.from_counts((0, 0, 0, *values[3:])))
+        call.inner_usages.append(counts._replace(calls=0, cached_calls=0, failed_calls=0))
 
 
-def seen_by_us(response: object) -> None:
-    """Remember a response that is counted without anybody's help."""
+def mark_counted(response: object) -> None:
+    """Remember that a response was counted already."""
     with contextlib.suppress(TypeError):  # of a kind that cannot be referred to weakly
         _seen[id(response)] = response
 
 
-def is_seen(response: object) -> bool:
-    """Whether a response was counted without anybody's help."""
+def is_counted(response: object) -> bool:
+    """Whether a response was counted already."""
     return _seen.get(id(response)) is response

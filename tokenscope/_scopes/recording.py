@@ -1,4 +1,4 @@
-"""Counting one model call: what the DSPy bridge does when a call has ended, and `record_tokens` for everybody else."""
+"""Recording one model call: what `record_tokens` does, and everything else that counts a call by itself."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from tokenscope._scopes import scope as _scope
-from tokenscope._scopes.ledger import PROCESS, Ledger
-from tokenscope._scopes.lm_calls import counted_within, lm_call
-from tokenscope._scopes.recent import keep
-from tokenscope._scopes.scope import DISABLED, active
-from tokenscope._scopes.wasted import discard, is_failure
-from tokenscope._usage.calls import NO_SCOPE, Call, Frame, check_name
-from tokenscope._usage.keys import FREE, OWN_PRICE, SAVED, bracket_of
-from tokenscope._usage.usage import Counts, Usage, check_money, counts
+from tokenscope._scopes.context import active
+from tokenscope._scopes.event_log import append, drain, warn_of_overflow
+from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
+from tokenscope._scopes.process import STATE, Counted
+from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
+from tokenscope._usage.keys import key_of
+from tokenscope._usage.usage import Counts, Usage, check_money, counts_of
 
 
 def record_tokens(
@@ -81,25 +79,17 @@ def record_tokens(
         cost=Decimal(0) if cost is None else check_money("cost", Decimal(str(cost)) if type(cost) is float else cost),
     )
     check_parts(usage)
-    counted_within(lm_call(), counts(usage))
-    count(
-        active(),
+    counts = counts_of(usage)
+    note_inner_usage(lm_call_in_progress(), counts)
+    record(
+        active() or STATE.root,
         name,
-        counts(usage),
-        own_price=cost is not None,
+        counts,
+        cost_is_told=cost is not None,
         frames=frames,
         started=time.time(),
         metadata=None if metadata is None else dict(metadata),
     )
-
-
-def model_name(model: object, provider: object) -> str:
-    """Join provider and model to the name that reports use."""
-    name = check_name("model", model)
-    if provider is None:
-        return name
-    prefix = check_name("provider", provider) + "/"
-    return name if name.startswith(prefix) else prefix + name
 
 
 def check_parts(usage: Usage) -> None:
@@ -122,46 +112,34 @@ def check_parts(usage: Usage) -> None:
             )
 
 
-def count(
-    ledger: Ledger | None,
+def path_of(scope: Counted, frames: tuple[Frame, ...] = ()) -> ScopePath:
+    """Return the path at which a call is counted that was made in a scope; outside of any it stands under `(no scope)`."""
+    path = scope.path
+    if path.parent is None:
+        frames = frames or (NO_SCOPE,)
+    for frame in frames:
+        path = path.child(frame)
+    return path
+
+
+def record(
+    scope: Counted,
     model: str,
-    values: Counts,
+    counts: Counts,
     *,
-    own_price: bool = False,
-    saved: Counts | None = None,
+    cost_is_told: bool = False,
     frames: tuple[Frame, ...] = (),
     started: float = 0.0,
     seconds: float = 0.0,
     error: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-    reserved: bool = False,
-) -> Call | None:
-    """Count one call in a scope (None: in the process, at the top level); return it as it was counted.
-
-    Its price is looked up when somebody asks, unless `own_price` says that the counts tell it. `saved` are the tokens that a
-    cached answer once cost. `reserved`: budgets were asked before the call was made.
-    """
-    if DISABLED:
-        return None
-    if ledger is None:
-        ledger = PROCESS
-    path = ledger.path
-    if path.parent is None:
-        frames = frames or (NO_SCOPE,)
-    for frame in frames:
-        path = path.child(frame)
-    if saved is not None:
-        values = (*values[:3], *saved[3:])
-        key = model, SAVED - bracket_of(values[3])
-    elif own_price:
-        key = model, OWN_PRICE - bracket_of(values[3])
-    else:
-        key = model, bracket_of(values[3]) if values[3] or values[4] else FREE
-    ledger.add(path, key, values)
-    if _scope.guard is not None:
-        _scope.guard.spend(ledger, key, values, reserved=reserved)
-    if error is not None and is_failure(error):
-        discard(ledger, path, key, values, "provider_errors")
-    call = Call(path, key, values, started, seconds, error, metadata)
-    keep(call)
-    return call
+) -> None:
+    """Note one call that has ended, to be counted in a scope. `cost_is_told`: its cost is known, and is looked up nowhere."""
+    key = key_of(model, counts, cost_is_told=cost_is_told)
+    path = path_of(scope, frames)
+    append(scope, Call(path, key, counts, started, seconds, error, metadata), 0, error)
+    for _ in frames:
+        path = path.parent or path
+        if len(path.children) >= MAX_NAMES:  # a level has many names: if too many, the warning is to name this line
+            drain()
+            warn_of_overflow()

@@ -1,36 +1,31 @@
-"""Scopes: which one is current, entering and leaving one, and counting a call in it.
-
-One ContextVar holds the scope entered last in this context. Usually that is the current scope; `_resolve` covers the rest:
-generators that are suspended while their scope is still on top, and scopes left in another context than they were entered.
-"""
+"""Scopes: entering and leaving one, and reading what was spent in it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextvars import ContextVar
 from time import perf_counter_ns
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenscope._scopes.generators import is_paused, is_suspended, resumed_inside
-from tokenscope._scopes.ledger import PROCESS, Ledger
-from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import is_saved, is_waste
+from tokenscope._scopes.budget import Budget
+from tokenscope._scopes.context import AttachedScope, active, entered, innermost, standing
+from tokenscope._scopes.enforcement import BudgetAccount, check_entry, report_of
+from tokenscope._scopes.event_log import counted_in, drain, elapsed
+from tokenscope._scopes.generators import forget, keep
+from tokenscope._scopes.process import STATE, Counted
+from tokenscope._usage.calls import Frame, ScopePath
+from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import Usage
 
 if TYPE_CHECKING:
     from tokenscope._report.report import Report
 
-DISABLED: Final = os.environ.get("TOKENSCOPE_DISABLED", "") not in ("", "0")
-"""Whether TOKENSCOPE_DISABLED is set: scopes can be entered and left, and count nothing."""
+_log: Final = STATE.log
+_root: Final = STATE.root
+_generator_scopes: Final = STATE.generator_scopes
 
 
-guard: Any = None
-"""What is asked where a scope is entered, and told of each call, once there is a budget; see `_purse`."""
-
-
-class Scope(Ledger):
+class Scope:
     """One entry of a `token_scope`, of a decorated function, or of a DSPy module; made by entering one of these.
 
     Example:
@@ -41,49 +36,63 @@ class Scope(Ledger):
         90
     """
 
-    __slots__ = ("__weakref__", "_below", "_twist", "opener")
+    __slots__ = (
+        "__weakref__",
+        "above",
+        "account",
+        "below",
+        "budgets",
+        "ended",
+        "frame",
+        "is_plain",
+        "is_referenced",
+        "opened_by",
+        "path",
+        "started",
+        "table",
+        "upon",
+    )
 
-    above: Ledger
-
-    def __init__(self, frames: tuple[Frame, ...], opener: object = None, frame: FrameType | None = None) -> None:
-        below: Any = _current.get()
-        self._below: Scope | _Pin | None = below
-        self._twist: _Twist | None = None
-        generator: Scope | _Pin | None = None
-        if frame is None and (below is None or below._twist is None):
-            above: Ledger = below or PROCESS
+    def __init__(
+        self,
+        frames: tuple[Frame, ...],
+        opened_by: object = None,
+        budget: Budget | None = None,
+        frame: FrameType | None = None,
+    ) -> None:
+        below: Any = entered.get()
+        if _generator_scopes or (below is not None and not below.is_plain):
+            below = standing(below)
+            upon = innermost()
+            above: Any = (upon.scope if type(upon) is AttachedScope else upon) or _root
         else:
-            above, generator = self._lie_upon(below, frame)
-        if guard is not None:
-            guard.enter(above)
-        path = above.path
-        for frame_below in frames:
-            path = path.children.get(frame_below) or path.child(frame_below)
+            upon, above = below, below or _root
+        budgets: tuple[Any, ...] = above.budgets
+        if budgets:
+            check_entry(budgets)
+        path: ScopePath = above.path
+        for each in frames:
+            path = path.children.get(each) or path.child(each)
         self.path = path
-        self.above = above  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.opener = opener
-        self.books = None
-        self.ended = None
-        self.held = False
-        _current.set(self)
-        if generator is not None:
-            self._pass_over(generator)
+        self.above: Counted = above
+        self.below = below  # what was on top of this Context, to be there again
+        self.upon = upon  # what was innermost
+        self.opened_by = opened_by
+        self.table: UsageTable | None = None
+        self.ended: int | None = None
+        self.is_referenced = False  # whether anybody may ask for its counts when it has ended
+        self.is_plain = True  # whether it was not left in another Context than it was entered in
+        self.frame = frame
+        self.account: BudgetAccount | None = None
+        if budget is not None:
+            self.account = BudgetAccount(budget, self, "/".join(each.name for each in frames))
+            budgets = (self.account, *budgets)
+        self.budgets = budgets
         self.started = perf_counter_ns()
-
-    def _lie_upon(self, below: Scope | _Pin | None, frame: FrameType | None) -> tuple[Ledger, Scope | _Pin | None]:
-        """Enter in a generator, or upon one that may be paused; return the active scope, and the one that lies below."""
-        self._below = below = _standing(below)
-        generator = below if below is not None and below.ended is None else None
-        active = _resolve(below)
-        paused = _paused_above(below, active)
-        if frame is not None or paused:
-            self._twist = _Twist(frame, paused)
-        return active or PROCESS, generator
-
-    def _pass_over(self, generator: Scope | _Pin | None) -> None:
-        """Pass over generators that a collection has finalised since, and whose scopes were left before this lay upon them."""
-        while generator is not None and generator.ended is not None:
-            self._below = generator = generator._below
+        if frame is None:
+            entered.set(self)
+        else:
+            keep(self, frame)
 
     # -- for users ------------------------------------------------------------------------------------------------------
 
@@ -91,7 +100,7 @@ class Scope(Ledger):
     def parent(self) -> Scope | None:
         """The scope that was active where this one was entered."""
         above = self.above
-        return _held(above) if isinstance(above, Scope) else None
+        return referenced(above) if isinstance(above, Scope) else None
 
     @property
     def name(self) -> str:
@@ -106,32 +115,30 @@ class Scope(Ledger):
     @property
     def usage(self) -> Usage:
         """What was spent in this entry of the scope until now, everything inside it included."""
-        from tokenscope._usage.model_usage import Tally, total
+        from tokenscope._usage.model_usage import ModelUsage, total
         from tokenscope._usage.prices import priced
 
-        tallies = [each for row in self.view().values() for each in row.models.items()]
-        return total(Tally(*key, priced(*key, values)) for key, values in tallies)
+        return total(ModelUsage(key, priced(key, counts)) for key, counts in counted_in(self))
 
     @property
     def attributes(self) -> Mapping[str, Any]:
         """What `token_scope(name, **attributes)` was given."""
-        return getattr(self.opener, "attributes", None) or {} if self.kind == "scope" else {}
+        return getattr(self.opened_by, "attributes", None) or {} if self.kind == "scope" else {}
 
     @property
     def budget_exceeded(self) -> bool:
-        """Whether the scope has a budget that ended its block, or more is spent in it than its budget holds."""
-        return False
+        """Whether the scope has a budget that ended its block, or more is spent in it than its budget allows."""
+        drain()
+        return self.account is not None and self.account.exceeded
 
     @property
     def seconds(self) -> float:
         """How long it has been open, or was, in seconds."""
-        return self.elapsed() / 1e9
+        return elapsed(self) / 1e9
 
     def report(self) -> Report:
         """Return a frozen report of this entry of the scope, its own name first; at any moment, from any thread."""
-        from tokenscope._report.report import Report
-
-        return Report.from_rows(self.view(), self.above.path, scoped=True)
+        return report_of(self)
 
     def __str__(self) -> str:
         """Draw the tree of this scope: in colour where standard output is a terminal."""
@@ -148,69 +155,49 @@ class Scope(Ledger):
     def __repr__(self) -> str:
         state = "open" if self.ended is None else "closed"
         # Without a price: that would load the table of prices.
-        tallies = [each for row in self.view().values() for each in row.models.items()]
-        spent = [values for (_, bracket), values in tallies if not is_saved(bracket) and not is_waste(bracket)]
-        tokens = sum(values[3] + values[4] for values in spent)
+        spent = [counts for key, counts in counted_in(self) if key.source != "cache" and key.wasted is None]
+        tokens = sum(counts.tokens for counts in spent)
         return f"<Scope {'/'.join(self.path.names[-8:])!r}, {state}, {tokens:,} tokens>"
 
     # -- for whatever opens scopes --------------------------------------------------------------------------------------
 
     def leave(self) -> None:
         """End this entry. Never raises, in whatever order and Context scopes are left."""
-        top = _current.get()
-        if top is self:
-            below = self._below
-            _current.set(below)
-            if below is not self._below:  # a collection while it was set has taken away what lay below
-                _current.set(self._below)  # pragma: no cover - tested, but tracing lines shifts the collection
+        if self.ended is None:
+            nanoseconds = perf_counter_ns() - self.started
+            _log.append((self, None, nanoseconds, None))
+            self.ended = nanoseconds
+            if len(_log) > STATE.most_events:
+                drain()
+        if entered.get() is self:
+            entered.set(self.below)
         else:
-            self._leave_out_of_order(top)
-        if self._twist is not None:
-            self._twist.frame = None
-            self._twist.paused = ()
-        self.close(perf_counter_ns() - self.started)
+            self._leave_elsewhere()
 
-    def _leave_out_of_order(self, top: Any) -> None:
-        while top is not None and top._below is not self:
-            top = top._below
-        if top is not None:
-            top._below = self._below
-            _current.set(_standing(_current.get()))
-        else:
-            # Entered in another Context, which still has it on top: look-ups there step over it from now on.
-            self._twist = _Twist(None, (), dropped=True)
+    def end(self, nanoseconds: int) -> None:
+        """End this entry in whatever Context, as one of so many nanoseconds: of a generator, whose time is that of its steps."""
+        if self.ended is None:
+            _log.append((self, None, nanoseconds, None))
+            self.ended = nanoseconds
 
-    if DISABLED:
-
-        def close(self, nanoseconds: int) -> None:
-            """Count nothing."""
-
-
-class _Twist:
-    """Why a scope may be on top and yet not the one that is active."""
-
-    __slots__ = ("dropped", "frame", "paused")
-
-    def __init__(self, frame: FrameType | None, paused: tuple[Scope, ...], *, dropped: bool = False) -> None:
-        self.frame = frame  # of the generator whose `with` statement opened it
-        self.paused = paused  # scopes of generators that were suspended when it was entered
-        self.dropped = dropped  # left in a Context that never saw it
-
-
-class _Pin:
-    """A scope that was inherited by a thread or a task while it was active: pausing its generator no longer concerns it."""
-
-    __slots__ = ("_below", "_twist", "scope")
-
-    ended = None
-
-    def __init__(self, scope: Scope, paused: tuple[Scope, ...]) -> None:
-        self.scope = scope
-        self._below = None
-        self._twist = _Twist(None, paused)
-
-
-_current: Final[ContextVar[Any]] = ContextVar("tokenscope_scope", default=None)
+    def _leave_elsewhere(self) -> None:
+        """Leave a scope that is not on top here: a generator's, one under others, or one of another Context."""
+        if self.frame is not None:
+            forget(self, self.frame)
+            self.frame = None
+            return
+        here = top = entered.get()
+        while here is not None and here.below is not self:
+            here = here.below
+        if (
+            here is None
+        ):  # entered in another Context, which still has it on top: look-ups there step over it from now on
+            self.is_plain = False
+            return
+        here.below = self.below
+        while top is not None and top.ended is not None:  # its end was interrupted
+            top = top.below
+        entered.set(top)
 
 
 def current_scope() -> Scope | None:
@@ -223,59 +210,17 @@ def current_scope() -> Scope | None:
         'outer'
     """
     scope = active()
-    return None if scope is None else _held(scope)
+    return None if scope is None else referenced(scope)
 
 
-def _held(scope: Scope) -> Scope | None:
-    """Return a scope that somebody will ask for its counts; None where it only stands for none."""
+def referenced(scope: Scope) -> Scope | None:
+    """Return a scope to somebody who may ask for its counts at any time; None for one that only stands for no scope."""
     while isinstance(scope.above, Scope) and scope.path is scope.above.path:  # one of several runs in that scope
         scope = scope.above
     if scope.path.parent is None:  # what a worker does for another process, in no scope of its own
         return None
-    scope.held = True
+    here: Any = scope
+    while not here.is_referenced:  # its parents, too, as they may be asked for through it
+        here.is_referenced = True
+        here = here.above
     return scope
-
-
-def active() -> Scope | None:
-    """Return the current scope, for whom it is only a place: nobody will ask it for its counts."""
-    top: Any = _current.get()
-    return top if top is None or top._twist is None else _resolve(top)
-
-
-def _standing(top: Scope | _Pin | None) -> Scope | _Pin | None:
-    """Return the topmost scope that was not left in another Context, and forget such right below: they would pile up."""
-    while _is_dropped(top):
-        top = top._below  # type: ignore[union-attr]
-    while top is not None and _is_dropped(top._below):
-        top._below = top._below._below  # type: ignore[union-attr]
-    return top
-
-
-def _is_dropped(scope: Scope | _Pin | None) -> bool:
-    return scope is not None and scope._twist is not None and scope._twist.dropped
-
-
-def _resolve(top: Scope | _Pin | None) -> Scope | None:
-    """Find the scope that is active, where the one on top may be paused, left, or older than a resumed one below it."""
-    while top is not None:
-        if isinstance(top, _Pin):
-            return resumed_inside(top._twist.paused) or top.scope
-        twist = top._twist
-        if twist is None:
-            return top
-        if not twist.dropped and (twist.frame is None or not is_suspended(twist.frame)):
-            return resumed_inside(twist.paused) or top
-        top = top._below
-    return None
-
-
-def _paused_above(top: Scope | _Pin | None, active: Scope | None) -> tuple[Scope, ...]:
-    """Return the scopes of suspended generators that lie above the active one, or were suspended when it was entered."""
-    found: dict[Scope, None] = {}
-    for scope in (top, active):
-        if scope is not None and scope._twist is not None:
-            found.update(dict.fromkeys(scope._twist.paused))
-    while top is not None and top is not active and not isinstance(top, _Pin):
-        found[top] = None
-        top = top._below
-    return tuple(scope for scope in found if is_paused(scope))

@@ -6,22 +6,25 @@ and cloudpickle takes it by value. For that, the wrappers below may name nothing
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Final, Protocol, TypeVar, overload
 
 from tokenscope._scopes.budget import Budget
-from tokenscope._scopes.context import Visit
-from tokenscope._scopes.enforcement import BudgetedScope, settle
-from tokenscope._scopes.scope import Scope, _current
+from tokenscope._scopes.context import CapturedScope, entered
+from tokenscope._scopes.enforcement import conclude
+from tokenscope._scopes.process import DISABLED
+from tokenscope._scopes.scope import Scope
 from tokenscope._usage.calls import Frame
 
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", "classmethod[Any, Any, Any]", "staticmethod[Any, Any]")
 
-class Recipe:
+
+class ScopeSpec:
     """How a decorated function opens its scope."""
 
     __slots__ = ("attributes", "budget", "frames")
@@ -33,63 +36,86 @@ class Recipe:
         self.attributes = attributes
         self.budget = budget
 
-    def enter(self) -> Scope:
-        """Open one entry, and make it current."""
-        return Scope(self.frames, self) if self.budget is None else BudgetedScope(self.frames, self.budget, self)
 
+class FunctionScope(Scope):
+    """The scope of one call of a decorated function: entered when it is made, left with the `with` statement around the call."""
 
-class Entry:
-    """An entry of a recipe with a budget, which may end what runs in it."""
-
-    __slots__ = ("_recipe", "_scope")
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    __slots__ = ()
 
     def __enter__(self) -> None:
-        self._scope: Any = self._recipe.enter()
+        pass
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        self._scope.leave()
-        return settle(self._scope.purse, error)
+        self.leave()
+        return self.account is not None and conclude(self.account, error)
+
+    def finish(self, error: BaseException | None, result: Any) -> None:
+        """Leave it, where a patch has entered it around a method's call."""
+        self.leave()
 
 
-class Steps:
-    """A generator's scope: entered for each step of its body, left while it is suspended."""
+class AttachedCall:
+    """One call of a function that `carry` has made: it runs in the scope that was captured."""
 
-    __slots__ = ("_inside", "_is_async", "_recipe", "_scope", "_since", "_spent", "_token")
+    __slots__ = ("_captured", "_token")
 
-    def __init__(self, recipe: Recipe | Visit, *, is_async: bool) -> None:
-        self._recipe = recipe
-        self._is_async = is_async
-        self._scope: Any = None
-        self._spent = 0
+    def __init__(self, captured: CapturedScope) -> None:
+        self._captured = captured
 
     def __enter__(self) -> None:
-        self._token = _current.set(_current.get() if self._scope is None else self._inside)
-        self._since = time.perf_counter_ns()
-        if self._scope is None:
-            self._scope = self._recipe.enter()
+        self._token = self._captured.attach()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._spent += time.perf_counter_ns() - self._since
-        self._inside: Any = _current.get()  # the body may be suspended inside scopes of its own
-        # A step that is finalised in another Context has nothing to restore there.
-        with contextlib.suppress(ValueError):
-            _current.reset(self._token)
-        if error is not None and isinstance(self._scope, BudgetedScope):
+        self._captured.detach(self._token)
+
+
+class GeneratorSteps:
+    """A decorated generator's scope: entered for each step of its body, left while it is suspended."""
+
+    __slots__ = ("_captured", "_is_async", "_nanoseconds", "_scope", "_since", "_spec", "_token", "_top")
+
+    def __init__(self, spec: ScopeSpec | CapturedScope, *, is_async: bool) -> None:
+        self._spec: Final = spec
+        self._is_async = is_async
+        self._scope: Scope | None = None
+        self._captured: CapturedScope | None = spec if isinstance(spec, CapturedScope) else None
+        self._top: Any = None  # what the body has left on top when it was suspended, if it was not the scope itself
+        self._nanoseconds = 0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter_ns()
+        if self._top is not None:
+            self._token = entered.set(self._top)
+        elif self._captured is not None:
+            self._token = self._captured.attach()
+        else:
+            self._token = entered.set(entered.get())
+            assert isinstance(self._spec, ScopeSpec)
+            self._scope = FunctionScope(self._spec.frames, self._spec, self._spec.budget)
+            self._captured = CapturedScope(self._scope)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._nanoseconds += time.perf_counter_ns() - self._since
+        top = entered.get()
+        own = self._captured.scope if self._captured is not None else None
+        self._top = None if top is own or getattr(top, "scope", None) is own else top
+        CapturedScope.detach(self._token)
+        account = None if self._scope is None else self._scope.account
+        if error is not None and account is not None:
             ended = isinstance(error, StopIteration | StopAsyncIteration)
-            if settle(self._scope.purse, None if ended else error) and not ended:
+            if conclude(account, None if ended else error) and not ended:
                 raise (StopAsyncIteration if self._is_async else StopIteration) from None
 
     def end(self) -> None:
-        """Close the scope; its time is that of the steps."""
-        if self._scope is not None:  # pragma: no branch - None only where an interrupt came while it was entered
-            self._scope.close(self._spent)
+        """End the scope; its time is that of the steps."""
+        if self._scope is not None:
+            self._scope.end(self._nanoseconds)
 
 
 def what_runs(function: Any) -> Any:
@@ -101,16 +127,20 @@ def what_runs(function: Any) -> Any:
     return type(function).__call__
 
 
-def wrap(function: Any, recipe: Recipe | Visit) -> Any:
-    """Return a function of the same kind whose body runs in the recipe's scope."""
-    steps_of, entry_of = Steps, Entry
+def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
+    """Return a function of the same kind whose body runs in the scope that `spec` opens, or in a captured one."""
+    steps_of: Any = GeneratorSteps
+    call_of: Any = AttachedCall
+    arguments: tuple[Any, ...] = (spec,)
+    if isinstance(spec, ScopeSpec):
+        call_of, arguments = FunctionScope, (spec.frames, spec, spec.budget)
     kind = what_runs(function)
     if inspect.isasyncgenfunction(kind):
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
             body = function(*args, **kwargs)
-            steps = steps_of(recipe, is_async=True)
+            steps = steps_of(spec, is_async=True)
             try:
                 with steps:
                     item = await body.__anext__()
@@ -133,7 +163,7 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             body = function(*args, **kwargs)
-            steps = steps_of(recipe, is_async=False)
+            steps = steps_of(spec, is_async=False)
             try:
                 with steps:
                     item = next(body)
@@ -151,39 +181,68 @@ def wrap(function: Any, recipe: Recipe | Visit) -> Any:
             finally:
                 steps.end()
 
-    elif isinstance(recipe, Recipe) and recipe.budget is not None:
-        if inspect.iscoroutinefunction(kind):
-
-            @functools.wraps(function)
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
-                with entry_of(recipe):
-                    return await function(*args, **kwargs)
-
-        else:
-
-            @functools.wraps(function)
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with entry_of(recipe):
-                    return function(*args, **kwargs)
-
     elif inspect.iscoroutinefunction(kind):
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
-            scope = recipe.enter()
-            try:
+            with call_of(*arguments):
                 return await function(*args, **kwargs)
-            finally:
-                scope.leave()
 
     else:
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            scope = recipe.enter()
-            try:
+            with call_of(*arguments):
                 return function(*args, **kwargs)
-            finally:
-                scope.leave()
 
     return wrapper
+
+
+class Decorator(Protocol):
+    """What `track_tokens("module")` and `token_scope("name")` are to type checkers: a decorator that changes no type."""
+
+    @overload
+    def __call__(self, function: F, /) -> F: ...
+    @overload
+    def __call__(self, function: M, /) -> M: ...
+
+
+def decorate(what: str, function: Any, spec_for: Callable[[Any], ScopeSpec]) -> Any:
+    """Wrap what can be decorated; raise for the rest, and say what to do instead."""
+    if isinstance(function, classmethod | staticmethod):
+        return type(function)(decorate(what, function.__func__, spec_for))
+    if isinstance(function, type):
+        raise TypeError(
+            f"{what} decorates functions and methods, not classes: decorate the methods of {function.__name__} that "
+            "make the calls (for a dspy.Module nothing is needed, modules become scopes by themselves)"
+        )
+    if isinstance(function, property):
+        raise TypeError(f"{what} cannot decorate a property: put it below @property, on the function itself")
+    if not callable(function):
+        raise TypeError(f"{what} decorates functions and methods, not {type(function).__name__} {function!r}")
+    spec = spec_for(function)
+    return function if DISABLED else wrap(function, spec)
+
+
+def carry(function: F) -> F:
+    """Return a function that runs in the scope that is active now, wherever it is called: for pools of another make.
+
+    `threading.Thread`, `ThreadPoolExecutor` (so `map` and `run_in_executor`), asyncio's tasks and DSPy's own workers need
+    none of this. In another process the scope is not to be had, and the function runs as it is.
+
+    Raises:
+        TypeError: what is passed cannot be called.
+
+    Example:
+        >>> from multiprocessing.pool import ThreadPool
+        >>> from tokenscope import carry, record_tokens, token_scope
+        >>> def work(n):
+        ...     record_tokens("worker", "step", "gpt-5-mini", "openai", input_tokens=n, output_tokens=0)
+        >>> with token_scope("pipeline") as scope, ThreadPool(2) as pool:
+        ...     _ = pool.map(carry(work), [1, 2, 3])
+        >>> scope.usage.input_tokens
+        6
+    """
+    if not callable(function):
+        raise TypeError(f"carry takes a function, not {type(function).__name__} {function!r}")
+    return wrap(function, CapturedScope.capture())  # type: ignore[no-any-return]

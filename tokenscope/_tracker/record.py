@@ -11,14 +11,12 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from tokenscope._report.attribution import Place
-from tokenscope._usage.calls import NO_SCOPE, Call, Frame, Path
-from tokenscope._usage.keys import OWN_PRICE, is_saved
-from tokenscope._usage.model_usage import Tally
-from tokenscope._usage.usage import COST, FIELDS, Usage
+from tokenscope._report.attribution import Attribution
+from tokenscope._usage.calls import NO_SCOPE, Call, Frame, ScopePath
+from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.usage import TOKENS, Usage
 
 _DEEPEST: Final = 20  # levels of metadata
-TOKENS: Final = FIELDS[3:10]
 _MORE: Final = (*TOKENS[2:], "saved_tokens")
 
 
@@ -32,12 +30,12 @@ class Where(NamedTuple):
 
 
 @lru_cache(maxsize=4_096)
-def where(path: Path) -> Where:
+def where(path: ScopePath) -> Where:
     """Tell whose the calls at a path are."""
-    place: Place | None = None
+    place: Attribution | None = None
     operation = ""
     for frame in path:
-        place = Place(place, frame)
+        place = Attribution(place, frame)
         if frame.kind in ("module", "operation"):
             operation = frame.name if frame.kind == "operation" else ""
     module = (place and (place.module or place.predictor or place.scope)) or NO_SCOPE.name
@@ -86,20 +84,19 @@ class Record(Mapping[str, Any]):
     @property
     def model(self) -> str:
         """The model's name, without the provider."""
-        provider, slash, name = self._call.key[0].partition("/")
+        provider, slash, name = self._call.key.model.partition("/")
         return name if slash else provider
 
     @property
     def provider(self) -> str:
         """Who serves the model: what stands before the first `/` of its whole name; empty where nothing does."""
-        provider, slash, _ = self._call.key[0].partition("/")
+        provider, slash, _ = self._call.key.model.partition("/")
         return provider if slash else ""
 
     @property
     def usage(self) -> Usage:
         """What the call spent; its cost is there where the provider told it."""
-        model, bracket = self._call.key
-        return Tally(model, bracket, Usage.from_counts(self._call.values)).spent
+        return ModelUsage(self._call.key, Usage.from_counts(self._call.counts)).spent
 
     @property
     def input_tokens(self) -> int:
@@ -119,12 +116,12 @@ class Record(Mapping[str, Any]):
     @property
     def cost(self) -> Decimal | None:
         """What the provider said that it cost, in dollars; None where it said nothing."""
-        return self._call.values[COST] if self._call.key[1] <= OWN_PRICE else None
+        return self._call.counts.cost if self._call.key.source == "provider" else None
 
     @property
     def cached(self) -> bool:
         """Whether DSPy's own cache answered."""
-        return bool(self._call.values[1])
+        return bool(self._call.counts.cached_calls)
 
     @property
     def error(self) -> str | None:
@@ -175,9 +172,8 @@ class Record(Mapping[str, Any]):
                 found[name] = value
         if self.cached:
             found["cached"] = True
-        if is_saved(call.key[1]):
-            counted = zip(FIELDS, call.values, strict=True)
-            found["saved"] = {name: value for name, value in counted if value and name in TOKENS}
+        if call.key.source == "cache":
+            found["saved"] = {name: value for name, value in call.counts._asdict().items() if value and name in TOKENS}
         return found
 
     def __getitem__(self, name: str) -> Any:
@@ -190,7 +186,7 @@ class Record(Mapping[str, Any]):
         return len(self.to_dict())
 
     def __repr__(self) -> str:
-        return f"<Record {self.scope or self.module!r}, {self._call.key[0]}, {self.total_tokens:,} tokens>"
+        return f"<Record {self.scope or self.module!r}, {self._call.key.model}, {self.total_tokens:,} tokens>"
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

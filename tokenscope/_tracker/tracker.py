@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self, overload
 
 from tokenscope._report.files import write_whole
 from tokenscope._report.report import Report
-from tokenscope._scopes import recent as _recent
-from tokenscope._scopes.event_log import read_now, warn_later
-from tokenscope._scopes.ledger import PROCESS
+from tokenscope._scopes.enforcement import report_of
+from tokenscope._scopes.event_log import clear, keep_records, observe, records, unobserve, warn_later
+from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import record_tokens
 from tokenscope._tracker.record import Record
 from tokenscope._usage.calls import Call
@@ -54,14 +54,13 @@ class TokenTracker:
 
     def reset(self) -> None:
         """Forget what was counted so far, and the records. Scopes that are open keep what they hold."""
-        PROCESS.clear()
-        _recent.forget()
+        clear()
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
     def report(self) -> Report:
         """Return a frozen report of everything counted since the start, or the last `reset`."""
-        return Report.from_rows(PROCESS.view(), PROCESS.path, scoped=False)
+        return report_of(STATE.root)
 
     def get_statistics(self) -> dict[str, Any]:
         """Return the totals as plain numbers: `summary`, `by_module` and `by_model`; costs in dollars."""
@@ -87,8 +86,7 @@ class TokenTracker:
     @property
     def records(self) -> tuple[Record, ...]:
         """The latest calls, the oldest first: at most `max_records` of them."""
-        read_now()
-        return tuple(map(Record, _recent.recent()))
+        return tuple(map(Record, records()))
 
     @property
     def max_records(self) -> int:
@@ -98,7 +96,7 @@ class TokenTracker:
             TypeError: it is set to something that is no int.
             ValueError: it is set to a number below 0.
         """
-        return _recent.limit()
+        return STATE.records.maxlen or 0
 
     @max_records.setter
     def max_records(self, number: int) -> None:
@@ -106,8 +104,7 @@ class TokenTracker:
             raise TypeError(f"max_records must be an int, not {type(number).__name__} {number!r}")
         if number < 0:
             raise ValueError(f"max_records must be 0 or more, but is {number}")
-        read_now()
-        _recent.set_limit(number)
+        keep_records(number)
 
     def to_dict(self, include_records: bool = True) -> dict[str, Any]:
         """Return what `export_to_file` writes.
@@ -164,7 +161,7 @@ class TokenTracker:
             )
         if id(sink) not in self._sinks:
             self._sinks[id(sink)] = _Watched(sink)
-            _recent.observe(self._sinks[id(sink)])
+            observe(self._sinks[id(sink)])
 
     def remove_sink(self, sink: Sink) -> None:
         """Hand it no more records.
@@ -175,7 +172,7 @@ class TokenTracker:
         watched = self._sinks.pop(id(sink), None)
         if watched is None:
             raise ValueError(f"{sink!r} is no sink of this tracker")
-        _recent.unobserve(watched)
+        unobserve(watched)
 
     def __repr__(self) -> str:
         total = self.report().total

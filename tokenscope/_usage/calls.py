@@ -1,11 +1,11 @@
-"""Frame, Path, Call: where a model call was made, and the one immutable record of it."""
+"""Where model calls are made, and one call as it was counted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from tokenscope._usage.keys import Key
+from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.usage import Counts
 
 MAX_NAMES: Final = 2_000
@@ -16,7 +16,7 @@ class Frame(NamedTuple):
     """One level of the tree.
 
     The kinds: `scope` (a `token_scope`), `module` and `operation` (from `track_tokens` and `record_tokens`), `dspy` (a
-    DSPy module), `tool`, `evaluate`, `compile` (DSPy's), `phase` (what an optimizer is at), `none` (no scope was active)
+    DSPy module), `tool`, `evaluate`, `compile` (DSPy's), `phase` (of an optimizer), `none` (no scope was active)
     and `other` (too many names).
     """
 
@@ -33,43 +33,38 @@ def check_name(what: str, name: object) -> str:
     return str(name)
 
 
-class Path:
-    """Frames from the top level down, as a chain: a child costs the same at any depth, and equal paths hash alike."""
+def model_name(model: object, provider: object) -> str:
+    """Join provider and model to the name that reports use."""
+    name = check_name("model", model)
+    if provider is None:
+        return name
+    prefix = check_name("provider", provider) + "/"
+    return name if name.startswith(prefix) else prefix + name
 
-    __slots__ = ("_hash", "children", "depth", "frame", "parent")
 
-    def __init__(self, parent: Path | None, frame: Frame) -> None:
+class ScopePath:
+    """Frames from the top level down, as a chain: a child costs the same at any depth.
+
+    Paths are compared by identity, which costs nothing. `child` returns the same object again while a level has few names;
+    beyond that, tables of counts compare the names (`UsageTable.row`).
+    """
+
+    __slots__ = ("children", "depth", "frame", "parent")
+
+    def __init__(self, parent: ScopePath | None, frame: Frame) -> None:
         self.parent = parent
         self.frame = frame
         self.depth: int = 0 if parent is None else parent.depth + 1
-        self._hash = hash((parent, frame))
-        self.children: dict[Frame, Path] = {}
+        self.children: dict[Frame, ScopePath] = {}
 
-    def child(self, frame: Frame) -> Path:
-        """Return the path one level further down; the same object again, while names are few."""
+    def child(self, frame: Frame) -> ScopePath:
+        """Return the path one level further down."""
         found = self.children.get(frame)
         if found is None:
-            found = Path(self, frame)
+            found = ScopePath(self, frame)
             if len(self.children) < MAX_NAMES:
                 found = self.children.setdefault(frame, found)
         return found
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        """Compare frame by frame, up to where the two chains are one."""
-        if not isinstance(other, Path):
-            return NotImplemented
-        if self._hash != other._hash or self.depth != other.depth:
-            return False
-        here: Path | None = self
-        there: Path | None = other
-        while here is not there:
-            if here is None or there is None or here.frame != there.frame:
-                return False
-            here, there = here.parent, there.parent
-        return True
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames from the top level down."""
@@ -86,10 +81,10 @@ class Path:
         return tuple(frame.name for frame in self)
 
     def __repr__(self) -> str:
-        return f"<Path {'/'.join(self.names[-8:])}>"
+        return f"<ScopePath {'/'.join(self.names[-8:])}>"
 
 
-ROOT: Final = Path(None, Frame("root", ""))
+ROOT: Final = ScopePath(None, Frame("root", ""))
 NO_SCOPE: Final = Frame("none", "(no scope)")
 OTHER: Final = Frame("other", "(other)")
 
@@ -97,10 +92,28 @@ OTHER: Final = Frame("other", "(other)")
 class Call(NamedTuple):
     """One model call as it was counted."""
 
-    path: Path  # the scope in which it was made
-    key: Key  # `provider/model`, as the caller named it, and the bracket
-    values: Counts  # what it spent; where DSPy's cache answered, what that saved
+    path: ScopePath  # the scope in which it was made
+    key: UsageKey
+    counts: Counts  # what it spent; where DSPy's cache answered, what that saved
     started: float  # in seconds since the epoch
     seconds: float
     error: str | None  # the name of the exception that ended it, if one did
     metadata: Mapping[str, Any] | None  # what the caller attached to it
+
+
+_ENDINGS: Final = frozenset(
+    {
+        "CancelledError",
+        "KeyboardInterrupt",
+        "SystemExit",
+        "GeneratorExit",
+        "BudgetStop",
+        "Stop",
+    }  # the last one is 0.1's
+)
+"""Exceptions that end a call because the program is to end, or no longer wants its answer."""
+
+
+def is_failure(error: str) -> bool:
+    """Whether an exception of this name ended a call against the program's will."""
+    return error not in _ENDINGS

@@ -1,67 +1,75 @@
-"""Brackets: what calls of one model can be added up and still be priced exactly.
+"""What calls are added up by, so that a sum can still be priced exactly.
 
-Some models are dearer for long prompts, so price is per call. But a price table takes half a second to load, and asking it a
-tenth of a millisecond, so no call is priced when it is counted. Instead, calls of one model are added up by the bracket that
-their prompts' lengths lie in, an interval that no price threshold divides: within one, the price of a sum is the sum of prices.
-
-Calls that the table does not price stand apart: a number tells the bracket and why.
+Some models are dearer for long prompts, so a price is a call's own. But a price table takes half a second to load, and each
+look-up a tenth of a millisecond, so no call is priced when it is counted. Instead, calls of one model are added up by *price
+tier*: an interval of prompt lengths in which no model changes its price. Within a tier, the price of a sum is the sum of prices.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from functools import cache
-from typing import Final
+from functools import cache, lru_cache
+from typing import Final, Literal, NamedTuple, get_args
 
-Key = tuple[str, int]
-"""What calls are added up by: the model's name, and the bracket, or a number below 0 for those that stand apart."""
+from tokenscope._usage.usage import Counts
 
-FREE: Final = -1  # calls that spent no tokens
-SAVED: Final = -10  # SAVED - bracket: answers from DSPy's cache, and the counts are what was saved
-OWN_PRICE: Final = -100_000  # OWN_PRICE - bracket: calls whose provider said what they cost
-WASTES: Final = ("failed_parses", "provider_errors", "retries", "stragglers")
-"""Why calls bought nothing. What those spent is counted a second time, apart: in brackets far below all others."""
-_WASTE: Final = 1_000_000
+PriceSource = Literal["table", "provider", "cache", "none"]
+"""Where the price of calls comes from: the price table; the provider or the caller, who told the cost; DSPy's response cache,
+whose answers cost nothing, and whose counts tell what was saved; or nowhere, as they spent no tokens."""
+WasteReason = Literal["failed_parses", "provider_errors", "retries", "stragglers"]
+"""Why what calls spent was wasted."""
+
+WASTE_REASONS: Final[tuple[WasteReason, ...]] = get_args(WasteReason)
+_SOURCES: Final[tuple[PriceSource, ...]] = ("provider", "cache", "none", "table")
 _SHORT: Final = 16_000
+"""No model is dearer for prompts of up to so many tokens."""
+
+
+class UsageKey(NamedTuple):
+    """What calls are added up by.
+
+    Args:
+        model: `provider/model`, as the caller named it.
+        tier: The price tier: the interval that the length of each prompt lies in, counted from 0.
+        source: Where the price comes from.
+        wasted: Why what the calls spent was wasted. Such counts repeat what other keys hold already, and no total holds them.
+    """
+
+    model: str
+    tier: int = 0
+    source: PriceSource = "table"
+    wasted: WasteReason | None = None
+
+    @property
+    def rank(self) -> tuple[str, int, int, int]:
+        """Where it stands among others: by model, then wasted counts first, then by source and tier."""
+        wasted = 0 if self.wasted is None else -1 - WASTE_REASONS.index(self.wasted)
+        tier = self.tier if self.source == "table" else -self.tier
+        return self.model, wasted, _SOURCES.index(self.source), tier
+
+
+@lru_cache(maxsize=4_096)
+def usage_key(model: str, tier: int, source: PriceSource) -> UsageKey:
+    """Return a key; the same object again, as most calls have one of few."""
+    return UsageKey(model, tier, source)
 
 
 @cache
-def edges() -> tuple[int, ...]:
+def tier_edges() -> tuple[int, ...]:
     """Return the lengths at which prices may change: above 16,000 each multiple of 1,000, the one before it, and of 1,024."""
     thousands = {k * 1_000 - low for k in range(16, 2_001) for low in (0, 1)}
     return tuple(sorted(thousands | {k * 1_024 for k in range(16, 2_048)}))
 
 
-def bracket_of(input_tokens: int) -> int:
-    """Return the bracket that a prompt's length lies in."""
-    return bisect_left(edges(), input_tokens) if input_tokens >= _SHORT else 0
+def tier_of(input_tokens: int) -> int:
+    """Return the price tier of a call whose prompt has so many tokens."""
+    return bisect_left(tier_edges(), input_tokens) if input_tokens >= _SHORT else 0
 
 
-def is_saved(bracket: int) -> bool:
-    """Whether the counts are what answers from DSPy's cache saved."""
-    return OWN_PRICE < bracket <= SAVED
-
-
-def wasted(why: str, key: Key) -> Key:
-    """Return under which key it is counted a second time what calls spent that bought nothing."""
-    model, bracket = key
-    return model, bracket - _WASTE * (WASTES.index(why) + 1)
-
-
-def waste_of(bracket: int) -> tuple[str | None, int]:
-    """Return why calls bought nothing, and their bracket; None where the counts are those of calls themselves."""
-    number = (_WASTE // 2 - bracket) // _WASTE
-    return (WASTES[number - 1], bracket + _WASTE * number) if number > 0 else (None, bracket)
-
-
-def is_waste(bracket: int) -> bool:
-    """Whether the counts are in the total already, and only tell that it bought nothing."""
-    return bracket < -_WASTE // 2
-
-
-def length_bracket(bracket: int) -> int:
-    """Return the bracket of the prompts' lengths alone, whoever told the price."""
-    bracket = waste_of(bracket)[1]
-    if bracket <= OWN_PRICE:
-        return OWN_PRICE - bracket
-    return SAVED - bracket if bracket <= SAVED else max(bracket, 0)
+def key_of(model: str, counts: Counts, *, cost_is_told: bool = False) -> UsageKey:
+    """Return the key by which a call is added up."""
+    length = counts.input_tokens
+    tier = tier_of(length) if length >= _SHORT else 0
+    if cost_is_told:
+        return usage_key(model, tier, "provider")
+    return usage_key(model, tier, "table") if length or counts.output_tokens else usage_key(model, 0, "none")

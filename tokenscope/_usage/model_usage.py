@@ -1,28 +1,27 @@
-"""Tally: the calls of one model at one path of a report, as finely as they must stay apart to be priced again."""
+"""What the calls of one key spent, priced."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from tokenscope._usage.keys import OWN_PRICE, Key, bracket_of, is_saved, is_waste
+from tokenscope._usage.keys import UsageKey, tier_of
 from tokenscope._usage.usage import ZERO, Usage
 
 
-class Tally(NamedTuple):
-    """Calls of one model in one bracket, priced."""
+class ModelUsage(NamedTuple):
+    """What the calls of one key spent: as finely as calls must stay apart to be priced again."""
 
-    model: str
-    bracket: int
-    usage: Usage  # where answers came from DSPy's cache: what they once spent and cost
+    key: UsageKey
+    usage: Usage  # of answers from DSPy's cache: what they once spent and cost
 
     @property
     def spent(self) -> Usage:
-        """What the calls spent: cached ones nothing, and what tells of waste is counted already."""
+        """What counts in totals: cached calls spent nothing, and wasted counts repeat what is counted already."""
         usage = self.usage
-        if is_waste(self.bracket):
+        if self.key.wasted is not None:
             return ZERO
-        if not is_saved(self.bracket):
+        if self.key.source != "cache":
             return usage
         return Usage(
             calls=usage.calls,
@@ -32,27 +31,26 @@ class Tally(NamedTuple):
         )
 
 
-def by_model(tallies: Iterable[Tally]) -> tuple[tuple[str, Usage], ...]:
-    """Add up what tallies spent, by model, in the order of the models' names."""
+def by_model(usages: Iterable[ModelUsage]) -> tuple[tuple[str, Usage], ...]:
+    """Add up what was spent by model, in the order of the models' names."""
     found: dict[str, Usage] = {}
-    for tally in tallies:
-        if is_waste(tally.bracket):
-            continue
-        usage = tally.spent
-        found[tally.model] = found[tally.model] + usage if tally.model in found else usage
+    for each in usages:
+        if each.key.wasted is None:
+            model = each.key.model
+            found[model] = found[model] + each.spent if model in found else each.spent
     return tuple(sorted(found.items()))
 
 
-def by_key(models: Mapping[str, Usage] | list[Tally] | tuple[Tally, ...]) -> Iterable[tuple[Key, Usage]]:
-    """Return tallies by key; usages by model count as calls of average length whose price is told."""
+def by_key(models: Mapping[str, Usage] | Iterable[ModelUsage]) -> Iterable[tuple[UsageKey, Usage]]:
+    """Return usages by key; those by model count as calls of average length, whose price is told."""
     if not isinstance(models, Mapping):
-        return [((tally.model, tally.bracket), tally.usage) for tally in models]
+        return [(each.key, each.usage) for each in models]
     return [
-        ((model, OWN_PRICE - bracket_of(usage.input_tokens // max(1, usage.calls))), usage)
+        (UsageKey(model, tier_of(usage.input_tokens // max(1, usage.calls)), "provider"), usage)
         for model, usage in models.items()
     ]
 
 
-def total(tallies: Iterable[Tally]) -> Usage:
-    """Add up what tallies spent."""
-    return sum((tally.spent for tally in tallies), ZERO)
+def total(usages: Iterable[ModelUsage]) -> Usage:
+    """Add up what was spent."""
+    return sum((each.spent for each in usages), ZERO)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from difflib import get_close_matches
 from functools import lru_cache
 from numbers import Real
 from typing import Any, Final
 
-from tokenscope._usage.keys import FREE, OWN_PRICE, edges, length_bracket, waste_of
+from tokenscope._usage.keys import UsageKey, tier_edges
 from tokenscope._usage.usage import Counts, Usage
 
 _MILLION: Final = Decimal(1_000_000)
+_ARITHMETIC: Final = Context(prec=50)
+"""Used by name, for its methods: to enter a context sets a ContextVar, which a finaliser in Python 3.11 may not do safely."""
 _PROVIDERS: Final = {
     "fireworks_ai": "fireworks",
     "bedrock_converse": "bedrock",
@@ -63,20 +66,19 @@ def forget_prices() -> None:
     _custom.clear()
 
 
-def priced(model: str, bracket: int, values: Counts | list[Any]) -> Usage:
-    """Return the usage of a ledger's calls of one model and bracket, its cost filled in where it is not told."""
-    usage = Usage.from_counts(values)
-    _, bracket = waste_of(bracket)
-    return usage if bracket == FREE or bracket <= OWN_PRICE else _with_cost(model, usage, bracket)
+def priced(key: UsageKey, counts: Counts) -> Usage:
+    """Return what the calls of one key spent, with its cost where that was not told."""
+    usage = Usage.from_counts(counts)
+    return usage if key.source in ("provider", "none") else _with_cost(key.model, key.tier, usage)
 
 
-def repriced(model: str, bracket: int, usage: Usage) -> Usage:
-    """Return a tally's usage as though another model had been called, at its price in the table, whoever told the old one."""
-    return usage if waste_of(bracket)[1] == FREE else _with_cost(model, usage, bracket)
+def repriced(model: str, key: UsageKey, usage: Usage) -> Usage:
+    """Return the usage of one key as though another model had been called, at its price in the table, whatever was told."""
+    return usage if key.source == "none" else _with_cost(model, key.tier, usage)
 
 
-def _with_cost(model: str, usage: Usage, bracket: int) -> Usage:
-    cost = price(model, usage, length_bracket(bracket))
+def _with_cost(model: str, tier: int, usage: Usage) -> Usage:
+    cost = price(model, usage, tier)
     if cost is None:
         return replace(usage, cost=Decimal(0), unpriced_calls=usage.calls)
     return replace(usage, cost=cost, unpriced_calls=0)
@@ -109,30 +111,38 @@ def known_models() -> list[str]:
     ]
 
 
-def price(model: str, usage: Usage, bracket: int) -> Decimal | None:
-    """Return what calls of one model, whose prompts lie in one bracket, cost together in dollars; None where nobody knows."""
+def price(model: str, usage: Usage, tier: int) -> Decimal | None:
+    """Return what calls of one model, whose prompts are of one price tier, cost together in dollars; None if unknown."""
     custom = _custom.get(model)
-    with localcontext() as context:
-        context.prec = 50
-        if custom is not None:
-            return _by_hand(custom, usage)
-        rates = _rates(model, bracket)
-        if rates is None:
-            return None
-        per_call, rate_of = rates
-        cost = per_call * usage.calls
-        for part, rate in rate_of.items():
-            cost += rate * int(getattr(usage, part))
-        return _short(cost)
+    if custom is not None:
+        return _by_hand(custom, usage)
+    rates = _rates(model, tier)
+    if rates is None:
+        return None
+    per_call, rate_of = rates
+    return _total([(per_call, usage.calls), *((rate, getattr(usage, part)) for part, rate in rate_of.items())])
 
 
 def _by_hand(prices: dict[str, Decimal], usage: Usage) -> Decimal:
     read, written = usage.cache_read_tokens, usage.cache_write_tokens
-    fresh = usage.input_tokens - read - written
     whole = prices["input"]
-    cost = whole * fresh + prices["output"] * usage.output_tokens
-    cost += prices.get("cache_read", whole) * read + prices.get("cache_write", whole) * written
-    return _short(cost / _MILLION)
+    cost = _total(
+        [
+            (whole, usage.input_tokens - read - written),
+            (prices["output"], usage.output_tokens),
+            (prices.get("cache_read", whole), read),
+            (prices.get("cache_write", whole), written),
+        ]
+    )
+    return _ARITHMETIC.normalize(_ARITHMETIC.divide(cost, _MILLION)) or Decimal(0)
+
+
+def _total(parts: Iterable[tuple[Decimal, int]]) -> Decimal:
+    """Add up rates times counts, without the zeros that arithmetic leaves behind a sum."""
+    total = Decimal(0)
+    for rate, count in parts:
+        total = _ARITHMETIC.add(total, _ARITHMETIC.multiply(rate, count))
+    return _ARITHMETIC.normalize(total) or Decimal(0)
 
 
 _PARTS: Final = {
@@ -146,13 +156,18 @@ _PARTS: Final = {
 
 
 @lru_cache(maxsize=4_096)
-def _rates(model: str, bracket: int) -> tuple[Decimal, dict[str, Decimal]] | None:
+def _rates(model: str, tier: int) -> tuple[Decimal, dict[str, Decimal]] | None:
     """Return the price of a call itself and of one token of each kind, found by asking genai-prices about single changes.
 
     A part's rate is what a token of it costs more, or less, than a plain one of its whole.
     """
-    all_edges = edges()
-    length = all_edges[bracket] if bracket < len(all_edges) else all_edges[-1] + 1
+    with localcontext(_ARITHMETIC):
+        return _ask_for_rates(model, tier)
+
+
+def _ask_for_rates(model: str, tier: int) -> tuple[Decimal, dict[str, Decimal]] | None:
+    edges = tier_edges()
+    length = edges[tier] if tier < len(edges) else edges[-1] + 1
     plain = _ask(model, input_tokens=length, output_tokens=0)
     per_call = _ask(model, input_tokens=0, output_tokens=0)
     if plain is None or per_call is None:
@@ -204,8 +219,3 @@ def _dollars(name: str, value: Any) -> Decimal:
     if not dollars.is_finite() or dollars < 0:
         raise ValueError(f"{name} must be dollars per million tokens, 0 or more, but is {value!r}")
     return dollars
-
-
-def _short(value: Decimal) -> Decimal:
-    """Return a sum of money without the zeros that arithmetic left behind it."""
-    return value.normalize() or Decimal(0)

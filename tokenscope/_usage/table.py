@@ -1,86 +1,128 @@
-"""Rows: what was counted, by path, with a limit to the names of one level."""
+"""A table of counts: what was spent at each path, by key, with a limit to the names of one level."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from tokenscope._usage.calls import MAX_NAMES, OTHER, Path
-from tokenscope._usage.keys import Key
-from tokenscope._usage.usage import NOTHING, Counts
-from tokenscope.errors import warn_once
+from tokenscope._usage.calls import MAX_NAMES, OTHER, Frame, ScopePath
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.usage import ZERO_COUNTS, Counts
+from tokenscope._usage.warnings import warn_once
 
-crowded: Final[dict[Path, None]] = {}
-"""Paths below which there are too many names, and nobody was warned yet."""
+_ZEROS: Final = list(ZERO_COUNTS)
+_NO_COUNTS: Final[dict[UsageKey, list[Any]]] = {}
+"""Most rows only have entries, and share this."""
 
 
-class Row:
-    """What was counted at one path itself, by model, and how often and for how long the path was entered."""
+class UsageRow:
+    """What was counted at one path itself, and how often and for how long the path was entered."""
 
-    __slots__ = ("entries", "models", "nanoseconds", "width")
+    __slots__ = ("counts", "entries", "nanoseconds", "width")
 
     def __init__(self) -> None:
         self.entries = 0
         self.nanoseconds = 0
-        self.width = 0  # distinct names one level below
-        self.models: dict[Key, list[Any]] = {}
+        self.width = 0  # rows one level below
+        self.counts: dict[UsageKey, list[Any]] = _NO_COUNTS  # each a `Counts` in the making
 
-    def add(self, key: Key, values: Counts | list[Any]) -> None:
-        """Add counts in place: a collection or a signal between two additions then finds nothing half-done."""
-        tally = self.models.get(key)
-        if tally is None:
-            tally = self.models.setdefault(key, list(NOTHING))
-        for index, value in enumerate(values):
+    def add(self, key: UsageKey, counts: Counts | Sequence[Any]) -> None:
+        """Add counts in place: a collection or a signal between two additions finds nothing half-done."""
+        sums = self.counts.get(key)
+        if sums is None:
+            if self.counts is _NO_COUNTS:
+                self.counts = {}
+            sums = self.counts.setdefault(key, _ZEROS.copy())
+        index = 0
+        for value in counts:
             if value:
-                tally[index] += value
-
-    def absorb(self, other: Row) -> None:
-        """Add everything that another row of the same path holds."""
-        self.entries += other.entries
-        self.nanoseconds += other.nanoseconds
-        for key, values in list(other.models.items()):
-            self.add(key, values)
+                sums[index] += value
+            index += 1  # noqa: SIM113 - enumerate costs more, and this is done for each call
 
 
-def row_at(rows: dict[Path, Row], base: Path, path: Path) -> Row:
-    """Return the row of a path, making it and those between, or the row under `(other)` where names are too many."""
-    found = rows.get(path)
-    if found is not None:
-        return found
-    missing: list[Path] = []
-    here = path
-    while here not in rows and here.depth > base.depth and here.parent is not None:
-        missing.append(here)
-        here = here.parent
-    row = rows.setdefault(here, Row())
-    for step in reversed(missing):
-        below = step if step.parent is here else here.child(step.frame)
-        if below not in rows:
-            if row.width >= MAX_NAMES and step.frame != OTHER:
-                below = here.child(OTHER)
-                crowded[here] = None
-            if below not in rows:
-                row.width += 1
-        row = rows.setdefault(below, Row())
-        here = below
-    return row
+class UsageTable:
+    """Rows of counts, for paths at or below one path."""
 
+    __slots__ = ("_renamed", "base", "overflowed", "rows")
 
-def note_entries(rows: dict[Path, Row], path: Path, stop: Path, entries: int, nanoseconds: int) -> None:
-    """Count entries of every path from `path` up to, and without, `stop`."""
-    while path is not stop and path.parent is not None:
-        row = rows.get(path) or row_at(rows, stop, path)
-        row.entries += entries
-        row.nanoseconds += nanoseconds
-        path = path.parent
+    def __init__(self, base: ScopePath) -> None:
+        self.base = base
+        self.rows: dict[ScopePath, UsageRow] = {}
+        self.overflowed: dict[ScopePath, None] = {}
+        """Paths below which there are too many names, of which no warning has told yet."""
+        self._renamed: dict[tuple[ScopePath, Frame], ScopePath] | None = None
+        """The rows of paths that are not the one object of their name, as a level with many names makes them."""
 
+    def row(self, path: ScopePath) -> UsageRow:
+        """Return the row of a path; where a level has too many names, the row `(other)` of that level."""
+        found = self.rows.get(path)
+        if found is not None:
+            return found
+        above = path.parent
+        row = None if above is None else self.rows.get(above)
+        if row is not None and row.width < MAX_NAMES and above is not None and above.children.get(path.frame) is path:
+            row.width += 1  # nearly always: one level below a row that there is
+            return self.rows.setdefault(path, UsageRow())
+        missing: list[ScopePath] = []
+        here = path
+        while here not in self.rows and here.depth > self.base.depth and here.parent is not None:
+            missing.append(here)
+            here = here.parent
+        row = self.rows.setdefault(here, UsageRow())
+        for step in reversed(missing):
+            here = self._below(here, row, step)
+            row = self.rows.setdefault(here, UsageRow())
+        return row
 
-def warn_of_crowds() -> None:
-    """Warn outside of the lock: what shows warnings may have locks of its own."""
-    for path in list(crowded):
-        crowded.pop(path, None)
-        warn_once(
-            f"names:{path!r}",
-            f"more than {MAX_NAMES:,} distinct names below {'/'.join(path.names[-8:]) or 'the top level'!r}: the tokens "
-            "of further ones are added up under '(other)'. Use fewer names, and put what differs from call to call "
-            "(ids, urls) into attributes: token_scope('request', id=...).",
-        )
+    def _below(self, here: ScopePath, row: UsageRow, step: ScopePath) -> ScopePath:
+        """Return the path of the row one level below `here` that has the name of a step."""
+        below = here.children.get(step.frame)
+        if below is not None and below in self.rows:
+            return below
+        if below is None:
+            self._renamed = self._renamed or {}
+            below = self._renamed.get((here, step.frame))
+            if below is not None:
+                return below
+        if row.width >= MAX_NAMES and step.frame != OTHER:
+            self.overflowed[here] = None
+            return self._below(here, row, here.child(OTHER))
+        row.width += 1
+        if below is None:
+            assert self._renamed is not None
+            below = self._renamed.setdefault(
+                (here, step.frame), step if step.parent is here else here.child(step.frame)
+            )
+        return below
+
+    def add(self, path: ScopePath, key: UsageKey, counts: Counts | Sequence[Any]) -> None:
+        """Add counts at a path."""
+        (self.rows.get(path) or self.row(path)).add(key, counts)
+
+    def add_entries(self, path: ScopePath, above: ScopePath, entries: int, nanoseconds: int) -> None:
+        """Count entries of every path from `path` up to, and without, `above`."""
+        while path is not above and path.parent is not None:
+            row = self.rows.get(path) or self.row(path)
+            row.entries += entries
+            row.nanoseconds += nanoseconds
+            path = path.parent
+
+    def merge(self, other: UsageTable) -> None:
+        """Add everything that another table holds, of the same base or of one below."""
+        for path, row in list(other.rows.items()):
+            mine = self.row(path)
+            mine.entries += row.entries
+            mine.nanoseconds += row.nanoseconds
+            for key, counts in list(row.counts.items()):
+                mine.add(key, counts)
+
+    def warn_of_overflow(self) -> None:
+        """Warn once of each level that has too many names. Not to be called with a lock: filters of warnings may have some."""
+        for path in list(self.overflowed):
+            self.overflowed.pop(path, None)
+            warn_once(
+                f"names:{path!r}",
+                f"more than {MAX_NAMES:,} distinct names below {'/'.join(path.names[-8:]) or 'the top level'!r}: the tokens "
+                "of further ones are added up under '(other)'. Use fewer names, and put what differs from call to call "
+                "(ids, urls) into attributes: token_scope('request', id=...).",
+            )

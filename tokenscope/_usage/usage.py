@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-Counts = tuple[Any, ...]
-"""The fields of a `Usage`, in order: what ledgers add up."""
+
+class Counts(NamedTuple):
+    """What one call spent, or a sum of calls: the fields of a `Usage` that are counted, before anybody asks for prices."""
+
+    calls: int = 0
+    cached_calls: int = 0
+    failed_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    cost: Decimal = Decimal(0)
+    """Dollars, where the provider or the caller told them."""
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
 
 
 def check_count(name: str, value: object) -> int:
@@ -101,7 +121,7 @@ class Usage:
 
     def __post_init__(self) -> None:
         """Check every count, and turn integer-like values (numpy's) into int."""
-        for name, value in zip(FIELDS, counts(self), strict=True):
+        for name, value in zip(FIELDS, values_of(self), strict=True):
             if name in MONEY:
                 if value or type(value) is not Decimal:
                     object.__setattr__(self, name, check_money(name, value))
@@ -117,7 +137,7 @@ class Usage:
         """Add up, field by field."""
         if not isinstance(other, Usage):
             return NotImplemented
-        return Usage.from_counts(tuple(map(operator.add, counts(self), counts(other))))
+        return Usage(**dict(zip(FIELDS, map(operator.add, values_of(self), values_of(other)), strict=True)))
 
     def __radd__(self, other: object) -> Usage:
         """Let `sum(usages)` start from 0."""
@@ -125,12 +145,12 @@ class Usage:
 
     def __bool__(self) -> bool:
         """Whether anything was counted."""
-        return any(counts(self))
+        return any(values_of(self))
 
     @classmethod
-    def from_counts(cls, values: Counts | list[Any]) -> Usage:
-        """Build a usage from its fields in order."""
-        return cls(**dict(zip(FIELDS, values, strict=True)))
+    def from_counts(cls, counts: Counts) -> Usage:
+        """Return counts as a usage, without prices."""
+        return cls(**counts._asdict())
 
     @property
     def known_cost(self) -> Decimal | None:
@@ -140,7 +160,7 @@ class Usage:
     def to_dict(self) -> dict[str, int | float | None]:
         """Return the counts by name, `total_tokens` among them, for JSON; `cost` is None where no price is known."""
         result: dict[str, int | float | None] = {}
-        for name, value in zip(FIELDS, counts(self), strict=True):
+        for name, value in zip(FIELDS, values_of(self), strict=True):
             result[name] = float(value) if name in MONEY else value
             if name == "output_tokens":
                 result["total_tokens"] = self.total_tokens
@@ -152,8 +172,22 @@ class Usage:
 MONEY: Final = frozenset({"cost", "saved_cost"})
 """The fields that are dollars, as Decimal; the others are counts, as int."""
 FIELDS: Final = tuple(field.name for field in fields(Usage))
-counts = operator.attrgetter(*FIELDS)
-"""The counts of a usage as a tuple: `Usage.from_counts(counts(usage)) == usage`."""
-COST: Final = FIELDS.index("cost")
+values_of = operator.attrgetter(*FIELDS)
+"""The values of a usage's fields, in order."""
+TOKENS: Final = FIELDS[FIELDS.index("input_tokens") : FIELDS.index("cost")]
+"""The fields that are tokens."""
 ZERO: Final = Usage()
-NOTHING: Final[Counts] = counts(ZERO)
+ZERO_COUNTS: Final = Counts()
+
+
+def sum_counts(several: Iterable[Counts]) -> Counts:
+    """Add up counts, field by field."""
+    total = ZERO_COUNTS
+    for counts in several:
+        total = Counts(*map(operator.add, total, counts))
+    return total
+
+
+def counts_of(usage: Usage) -> Counts:
+    """Return what a usage counts, without what prices add to it."""
+    return Counts(*values_of(usage)[: len(Counts._fields)])

@@ -16,7 +16,7 @@ import click
 from tokenscope._report.files import write_whole
 from tokenscope._report.formats import format_of
 from tokenscope._report.formats.text import printable
-from tokenscope.errors import ReportFormatError, TokenScopeWarning
+from tokenscope._usage.warnings import ReportFormatError, TokenScopeWarning
 
 if TYPE_CHECKING:
     from tokenscope._report.report import Report

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenscope import Scope, record_tokens, token_scope, track_tokens
 from tokenscope._report.formats.text import one_line
-from tokenscope._scopes.scope import DISABLED
+from tokenscope._scopes.process import DISABLED
 from tokenscope.cli.console import quiet
 from tokenscope.testing import LoopbackProvider
 

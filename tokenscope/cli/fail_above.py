@@ -49,5 +49,5 @@ def _growth(old: Amount, new: Amount, limit: Decimal) -> str:
     growth = percent(old, new)
     if growth is None:
         return "from nothing"
-    shown = (f"{growth:,.{places}f}" for places in range(1, 20))
+    shown = (f"{growth:,.{attributions}f}" for attributions in range(1, 20))
     return f"by {next((each for each in shown if Decimal(each.replace(',', '')) > limit), f'{growth:,.1f}')}%"

@@ -64,7 +64,7 @@ class _Finder:
 _finder: Final = _Finder()
 
 
-def after(module: str, hook: Hook) -> None:
+def after_import(module: str, hook: Hook) -> None:
     """Call `hook(module)` each time the module of that name has been imported."""
     _finder.hooks[module] = hook
     if _finder not in sys.meta_path:

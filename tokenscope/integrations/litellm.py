@@ -1,137 +1,75 @@
-"""litellm: DSPy's Embedder makes its calls there, and counts nothing; and requests that fail are repeated there."""
+"""litellm: DSPy's Embedder makes its calls there, and DSPy counts none of their tokens."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import sys
 import time
-from contextvars import Token
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Self
 
-from tokenscope._scopes.enforcement import admit
-from tokenscope._scopes.lm_calls import seen_by_us
-from tokenscope._scopes.recording import count
-from tokenscope._scopes.scope import Scope, active
-from tokenscope._usage.usage import Usage, counts
-from tokenscope.errors import internal_error
-from tokenscope.integrations import usage_watchers as _entries
-from tokenscope.integrations.dspy.usage import read_entry
+from tokenscope._providers.openai_usage import read_counts
+from tokenscope._scopes.context import active
+from tokenscope._scopes.enforcement import ReservedCall, reserve
+from tokenscope._scopes.event_log import append
+from tokenscope._scopes.lm_calls import lm_call_in_progress, mark_counted
+from tokenscope._scopes.process import STATE
+from tokenscope._scopes.recording import path_of
+from tokenscope._usage.calls import Call
+from tokenscope._usage.keys import key_of
+from tokenscope._usage.warnings import internal_error
+from tokenscope.integrations import usage_watchers
 
-_BRIDGE: Final = "tokenscope.integrations.dspy.lm_calls"
+
+class _Embedding:
+    """One embedding request, counted when it ends. Inside an LM call that is counted as a whole it adds nothing."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._model = str(args[0] if args else kwargs.get("model"))
+        self._is_counted = lm_call_in_progress() is None
+        self._scope = active() or STATE.root
+        self._reserved = self._is_counted and reserve(self._scope)
+        self._started = time.time()
+        self._since = time.perf_counter()
+        self.response: Any = None
+
+    def __enter__(self) -> Self:
+        self._token = usage_watchers.embedding.set(True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:  # noqa: SIM105
+            usage_watchers.embedding.reset(self._token)
+        except ValueError:
+            pass  # a coroutine that is finalised in another Context
+        try:
+            if self._is_counted:
+                self._count(None if error is None else type(error).__name__)
+        except Exception:  # noqa: BLE001
+            internal_error("counting an embedding")
+
+    def _count(self, error: str | None) -> None:
+        entry = getattr(self.response, "usage", None) or {}
+        if entry:
+            usage_watchers.tell(self._model, entry)
+        if error is None:
+            mark_counted(self.response)
+        counts = read_counts(self._model, entry)._replace(calls=1, failed_calls=int(error is not None))
+        key = key_of(self._model, counts, cost_is_told=bool(counts.cost))
+        seconds = time.perf_counter() - self._since
+        call = Call(path_of(self._scope), key, counts, self._started, seconds, error, None)
+        append(self._scope, ReservedCall(self._scope, call) if self._reserved else call, 0, error)
 
 
 def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`litellm.embedding`: count what it spends."""
-    scope = active()
-    reserved = _is_counted_here() and admit()
-    started, since = time.time(), time.perf_counter()
-    token = _entries.embedding.set(True)
-    try:
-        response = wrapped(*args, **kwargs)
-    except BaseException as error:
-        _count(scope, None, args, kwargs, started, since, reserved=reserved, error=type(error).__name__)
-        raise
-    finally:
-        _leave(token)
-    _count(scope, response, args, kwargs, started, since, reserved=reserved)
-    return response
+    with _Embedding(args, kwargs) as call:
+        call.response = wrapped(*args, **kwargs)
+        return call.response
 
 
 async def aembed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`litellm.aembedding`: count what it spends."""
-    scope = active()
-    reserved = _is_counted_here() and admit()
-    started, since = time.time(), time.perf_counter()
-    token = _entries.embedding.set(True)
-    try:
-        response = await wrapped(*args, **kwargs)
-    except BaseException as error:
-        _count(scope, None, args, kwargs, started, since, reserved=reserved, error=type(error).__name__)
-        raise
-    finally:
-        _leave(token)
-    _count(scope, response, args, kwargs, started, since, reserved=reserved)
-    return response
-
-
-def repeat(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`litellm.completion_with_retries`: a request that has failed is repeated, as often as DSPy has told it to."""
-    call = _lm_call()
-    if call is None:
-        return wrapped(*args, **kwargs)
-    original: Any = kwargs.get("original_function") or sys.modules["litellm.main"].completion
-
-    @functools.wraps(original)
-    def once_more(*args: Any, **kwargs: Any) -> Any:
-        call.repeats += 1
-        return original(*args, **kwargs)
-
-    @functools.wraps(original)
-    async def once_more_async(*args: Any, **kwargs: Any) -> Any:
-        return await once_more(*args, **kwargs)
-
-    again = once_more_async if inspect.iscoroutinefunction(original) else once_more
-    return wrapped(*args, **{**kwargs, "original_function": again})
-
-
-def repeat_soon(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`SyncAPIClient._sleep_for_retry`: litellm lets OpenAI's client repeat what it asks of it."""
-    call = _lm_call()
-    if call is not None:
-        call.repeats += 1
-    return wrapped(*args, **kwargs)
-
-
-def _lm_call() -> Any:
-    """Return the LM call of DSPy's that is on its way here."""
-    bridge = sys.modules.get(_BRIDGE)
-    return None if bridge is None else bridge.call_here()
-
-
-def _leave(token: Token[bool]) -> None:
-    try:  # noqa: SIM105
-        _entries.embedding.reset(token)
-    except ValueError:
-        pass  # a coroutine that is finalised in another Context
-
-
-def _is_counted_here() -> bool:
-    """Whether no LM call is on its way, which is counted as a whole."""
-    return _lm_call() is None
-
-
-def _count(
-    scope: Scope | None,
-    response: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    started: float,
-    since: float,
-    *,
-    reserved: bool,
-    error: str | None = None,
-) -> None:
-    try:
-        if not _is_counted_here():
-            return
-        model = str(args[0] if args else kwargs.get("model"))
-        entry = getattr(response, "usage", None) or {}
-        if entry:
-            _entries.tell(model, entry)
-        if error is None:
-            seen_by_us(response)
-        usage = read_entry(model, entry) + Usage(calls=1, failed_calls=int(error is not None))
-        seconds = time.perf_counter() - since
-        count(
-            scope,
-            model,
-            counts(usage),
-            own_price=usage.cost > 0,
-            started=started,
-            seconds=seconds,
-            error=error,
-            reserved=reserved,
-        )
-    except Exception:  # noqa: BLE001
-        internal_error("counting an embedding")
+    with _Embedding(args, kwargs) as call:
+        call.response = await wrapped(*args, **kwargs)
+        return call.response

@@ -1,30 +1,33 @@
-"""Carrying scopes to threads and tasks: a ContextVar alone does not reach threads, nor tell who is paused from who is not."""
+"""Threads and tasks: they run in the scope in which they were started. A ContextVar alone does not reach threads."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from contextvars import Context
+from typing import Any, Final
 
-from tokenscope._scopes import scope as _scope
-from tokenscope._scopes.context import Visit
+from tokenscope._scopes.context import CapturedScope, active, entered
 from tokenscope._scopes.enforcement import stop_in
-from tokenscope._scopes.scope import _current, active
+from tokenscope._scopes.process import STATE
+
+_generator_scopes: Final = STATE.generator_scopes
 
 
-def run_in(visit: Visit, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function in the scope in which it was handed over."""
-    stay = visit.enter()
+def run_in(captured: CapturedScope, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a function in the scope in which it was submitted."""
+    token = captured.attach()
     try:
         return function(*args, **kwargs)
     finally:
-        stay.leave()
+        captured.detach(token)
 
 
-class _Run:
-    """A thread's `run`, in the scope in which the thread was started."""
+class _ThreadRun:
+    """Stands for a thread's `run`, in the scope in which the thread was started."""
 
-    def __init__(self, thread: Any, visit: Visit) -> None:
+    def __init__(self, thread: Any, captured: CapturedScope) -> None:
         self._thread = thread
-        self._visit = visit
+        self._captured = captured
         self._own = vars(thread).get("run")
 
     def put_in(self) -> None:
@@ -38,22 +41,19 @@ class _Run:
 
     def __call__(self) -> None:
         self.put_back()
-        stay = self._visit.enter()
         try:
-            self._thread.run()
+            run_in(self._captured, self._thread.run)
         except BaseException as error:
-            if stop_in(error) is None:
+            if stop_in(error) is None:  # else the scope that owns the budget knows, and nothing waits for this thread
                 raise
-            # Else the budget's scope knows; a thread has nobody to tell.
-        finally:
-            stay.leave()
 
 
 def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`threading.Thread.start`: the thread inherits the scope in which it is started."""
-    if (active() is None and _scope.guard is None) or not instance._initialized or instance.ident is not None:
+    scope = active()
+    if (scope is None and not STATE.root.budgets) or not instance._initialized or instance.ident is not None:
         return wrapped(*args, **kwargs)
-    run = _Run(instance, Visit.here())
+    run = _ThreadRun(instance, CapturedScope(scope))
     run.put_in()
     try:
         return wrapped(*args, **kwargs)
@@ -63,20 +63,48 @@ def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dic
 
 
 def submit(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`ThreadPoolExecutor.submit`: the work item runs in the submitting scope, be it none at all."""
+    """`ThreadPoolExecutor.submit`: the work item runs in the submitting scope, also if that is no scope."""
     if not args:
         return wrapped(*args, **kwargs)
     function, *rest = args
-    return wrapped(run_in, Visit.here(), function, *rest, **kwargs)
+    captured = CapturedScope.capture()
+    if _generator_scopes:
+        function = _inside_context(captured, function)
+    return wrapped(run_in, captured, function, *rest, **kwargs)
+
+
+def _inside_context(captured: CapturedScope, function: Any) -> Any:
+    """Return a function that runs in the scope also if it is `Context.run`, as `asyncio.to_thread` submits it.
+
+    The Context is a copy of one that knows nothing of the generator whose body submits this.
+    """
+    if type(function) is functools.partial and isinstance(getattr(function.func, "__self__", None), Context):
+        return functools.partial(function.func, run_in, captured, *function.args, **function.keywords)
+    if isinstance(getattr(function, "__self__", None), Context):
+        return functools.partial(function, run_in, captured)
+    return function
+
+
+async def run_sync(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`anyio.to_thread.run_sync`: the thread of a generator's body runs in the scope of the generator."""
+    if not _generator_scopes:
+        return await wrapped(*args, **kwargs)
+    captured = CapturedScope.capture()
+    token = captured.attach()
+    try:
+        return await wrapped(*args, **kwargs)
+    finally:
+        captured.detach(token)
 
 
 def create_task(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`loop.create_task`: a task takes along the scope that is active, not one that is on top but paused."""
-    top = _current.get()
-    if top is None or top._twist is None or kwargs.get("context") is not None:
+    """`loop.create_task`: a task that a generator's body creates takes along the scope of the generator."""
+    top = entered.get()
+    if (not _generator_scopes and (top is None or top.is_plain)) or kwargs.get("context") is not None:
         return wrapped(*args, **kwargs)
-    stay = Visit.here().enter()
+    captured = CapturedScope.capture()
+    token = captured.attach()
     try:
         return wrapped(*args, **kwargs)
     finally:
-        stay.leave()
+        captured.detach(token)

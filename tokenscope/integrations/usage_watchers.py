@@ -5,10 +5,11 @@ OpenTelemetry's side does: a span that belongs to the call may have ended by the
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
+
+from tokenscope._scopes.lm_calls import current_lm_call
 
 Watcher = Callable[[str, Any], None]
 
@@ -40,5 +41,4 @@ def tell(model: str, entry: Any) -> None:
 
 def inside_counted_call() -> bool:
     """Whether this runs inside a call that the DSPy bridge counts as a whole, or was started there: late logs are."""
-    calls = sys.modules.get("tokenscope.integrations.dspy.lm_calls")
-    return embedding.get() or (calls is not None and calls.stems_from_lm_call())
+    return embedding.get() or current_lm_call.get() is not None

@@ -19,7 +19,7 @@ from typing import Final
 import pytest
 
 from tokenscope import Report
-from tokenscope._scopes.scope import DISABLED
+from tokenscope._scopes.process import DISABLED
 from tokenscope.pytest_plugin.baseline import Baseline
 from tokenscope.pytest_plugin.budget import marker_line
 from tokenscope.pytest_plugin.meter import TestMeter, asks

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import warnings
 from collections.abc import Generator
 from typing import Any
 
@@ -16,9 +15,9 @@ import pytest
 
 from tokenscope import Budget, Scope, Usage, current_scope, token_scope
 from tokenscope._report.formats.text import money, plural
-from tokenscope._scopes.context import Visit
+from tokenscope._scopes.context import CapturedScope
 from tokenscope._usage.calls import ROOT
-from tokenscope.errors import TokenScopeWarning, warn_once
+from tokenscope._usage.warnings import TokenScopeWarning, silence
 from tokenscope.pytest_plugin.budget import budget_of, excess, token_budget
 from tokenscope.pytest_plugin.summary import packed
 
@@ -36,15 +35,12 @@ class TestMeter:
         self.everything = everything
         self.scope: Scope | None = None  # of the test that runs
         self._entered = contextlib.ExitStack()
-        self._here = Visit(None)  # the scope that is active where pytest calls the test or a fixture
+        self._here = CapturedScope(None)  # the scope that is active where pytest calls the test or a fixture
         self._budget: Budget | None = None
         self._excess = ""
         self._earlier: dict[str, Usage] = {}  # by test: its runs before this one
         if everything:
-            # Each test is a name at the top level of the process's report. The warning of too many names has come, unseen.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                warn_once(f"names:{ROOT!r}", "there may be many tests")
+            silence(f"names:{ROOT!r}")  # each test is a name at the top level of the process's report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -53,7 +49,7 @@ class TestMeter:
         if self.everything or asks(item):
             self._budget = budget_of(item)
             self.scope = self._entered.enter_context(token_scope(item.nodeid))
-        self._here = Visit(self.scope)
+        self._here = CapturedScope(self.scope)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
@@ -61,7 +57,7 @@ class TestMeter:
         function = fixturedef.func
         if self.scope is None or not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
             return (yield)
-        self._here = Visit.here()
+        self._here = CapturedScope.capture()
         fixturedef.func = self._in_scope(function)
         try:
             return (yield)
@@ -73,7 +69,7 @@ class TestMeter:
         """Run an async test in the scope, and check the budget after the test."""
         if self.scope is None:
             return (yield)
-        self._here = Visit.here()
+        self._here = CapturedScope.capture()
         with self._async_test_in_scope(item):
             try:
                 result = yield
@@ -147,7 +143,7 @@ class TestMeter:
         """Run a coroutine test in its scope: the event loop of a session may run it in a Context older than the scope."""
         context = getattr(getattr(item, "instance", None), "_asyncioTestContext", None)
         if context is not None:  # an IsolatedAsyncioTestCase has a Context of its own since it was collected
-            context.run(self._here.enter)
+            context.run(self._here.attach)
         owner: Any = item
         name = "obj"
         hypothesis = getattr(getattr(item, "obj", None), "hypothesis", None)
@@ -196,10 +192,10 @@ class TestMeter:
         if scope is not None:
             yield
             return
-        attached = self._here.enter()
+        token = self._here.attach()
         before = current_scope()
         try:
             yield
         finally:
             if current_scope() is before:  # otherwise a fixture has opened a scope, which stays for the test
-                attached.leave()
+                self._here.detach(token)

@@ -15,7 +15,8 @@ from support.dspy_support import DSPY, ENGINES, tokens
 
 import tokenscope
 from tokenscope import current_scope, integrations, record_tokens, token_scope
-from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ def test_a_name_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where this version of DSPy lacks a name, that patch is left out with one warning, and the others stand."""
     import dspy.utils.parallelizer as module
 
-    _warned.clear()
+    forget_warnings()
     tokenscope.uninstrument()
     with monkeypatch.context() as patch:
         patch.delattr(module.ParallelExecutor, "execute")
@@ -368,10 +369,10 @@ def test_our_own_faults_do_not_reach_the_program(provider: LoopbackProvider, mon
     with pytest.raises(RuntimeError, match="no name"):
         lm("Hello")
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    _warned.clear()
+    forget_warnings()
     for call in (lambda: lm("Hello"), lambda: asyncio.run(lm.acall("Hello"))):
         lm.armed = True
-        _warned.clear()
+        forget_warnings()
         with token_scope("a") as a, pytest.warns(TokenScopeWarning, match="preparing to count an LM call"):
             assert 1 == len(call())
         assert a.usage.calls <= 1

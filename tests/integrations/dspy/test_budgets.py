@@ -17,7 +17,8 @@ from support.dspy_ways import WAYS, Answer, Router, aask, ask, examples, metric,
 from tokenscope import Budget, BudgetExceeded, current_scope, set_price, token_scope, track_tokens
 from tokenscope._scopes.enforcement import Stop
 from tokenscope._usage.prices import forget_prices
-from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def provider() -> Iterator[LoopbackProvider]:
     with LoopbackProvider(latency=0.005) as provider:  # so that what runs at once overlaps
         yield provider
     forget_prices()
-    _warned.clear()
+    forget_warnings()
 
 
 @pytest.fixture
@@ -509,7 +510,7 @@ def test_a_call_that_cannot_be_counted_is_given_back(
 
     strange = Strange("openai/gpt-4o-mini", api_base=provider.url, api_key="none", cache=False)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # or our own faults would be raised
-    _warned.clear()
+    forget_warnings()
     with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as run:
         strange.armed = True
         with pytest.warns(TokenScopeWarning, match="count(ing)? an LM call"):

@@ -11,7 +11,8 @@ from support.dspy_support import tokens
 from support.spending import python
 
 from tokenscope import Budget, BudgetExceeded, current_scope, record_tokens, token_scope
-from tokenscope.errors import TokenScopeWarning, _warned
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 from tokenscope.integrations.dspy import gepa_stopper
 from tokenscope.testing import LoopbackProvider
 
@@ -29,7 +30,7 @@ VALSET = 3
 def provider() -> Iterator[LoopbackProvider]:
     with LoopbackProvider() as provider, dspy.context(lm=provider.lm(), num_threads=2):
         yield provider
-    _warned.clear()
+    forget_warnings()
 
 
 def feedback(example: Any, prediction: Any, trace: Any = None, name: Any = None, named_trace: Any = None) -> Any:

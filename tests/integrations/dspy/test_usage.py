@@ -12,9 +12,16 @@ import numpy as np
 import pytest
 
 from tokenscope import Usage, token_scope
-from tokenscope._scopes.event_log import read_later, read_now
-from tokenscope.errors import TokenScopeWarning, _warned
-from tokenscope.integrations.dspy.usage import read_entries, read_entry
+from tokenscope._providers.openai_usage import read_counts
+from tokenscope._scopes.event_log import drain
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
+
+
+def read_entry(model: str, entry: Any) -> Usage:
+    """Return what one entry tells; its calls are 0."""
+    return Usage.from_counts(read_counts(model, entry))
+
 
 SHAPES = {
     "dspy 3.4, native": (
@@ -106,10 +113,20 @@ def test_shapes(entry: Any, usage: Usage) -> None:
     assert usage == read_entry("openai/gpt-4o-mini", entry)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_entries_add_up() -> None:
-    """A call's entries are added up."""
+    """A call's entries are added up: of an LM that asks a provider twice for one answer."""
     entries = [{"prompt_tokens": 1, "completion_tokens": 2}, {"prompt_tokens": 10, "completion_tokens": 20}]
-    assert Usage(input_tokens=11, output_tokens=22) == read_entries("m", entries)
+
+    class Twice(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            for entry in entries:
+                dspy.settings.usage_tracker.add_usage(self.model, entry)
+            return response(None)
+
+    with token_scope("a") as scope:
+        Twice(model="m")("Hi")
+    assert (1, 11, 22) == (scope.usage.calls, scope.usage.input_tokens, scope.usage.output_tokens)
 
 
 NO_COUNTS = [-1, 1.5, float("nan"), float("inf"), True, "12", [1], {"a": 1}, object()]
@@ -118,10 +135,10 @@ NO_COUNTS = [-1, 1.5, float("nan"), float("inf"), True, "12", [1], {"a": 1}, obj
 @pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: type(value).__name__)
 def test_what_is_no_count(value: Any) -> None:
     """What is no number of tokens is counted as 0, with one warning that names it."""
-    _warned.clear()
+    forget_warnings()
     with pytest.warns(TokenScopeWarning, match=r"prompt_tokens of openai/gpt-4o-mini, which is no number"):
         usage = read_entry("openai/gpt-4o-mini", {"prompt_tokens": value, "completion_tokens": 3})
-        read_now()
+        drain()
     assert Usage(output_tokens=3) == usage
     assert Usage(output_tokens=3) == read_entry("openai/gpt-4o-mini", {"prompt_tokens": value, "completion_tokens": 3})
 
@@ -133,20 +150,28 @@ def test_strange_details(details: Any) -> None:
     assert Usage(input_tokens=5, output_tokens=3) == read_entry("m", entry)
 
 
+def response(usage: Any) -> Any:
+    """Return what an LM's `forward` returns."""
+    message = SimpleNamespace(content="Hello.", tool_calls=None)
+    return SimpleNamespace(
+        choices=[SimpleNamespace(message=message, finish_reason="stop")], usage=usage, model="nonsense"
+    )
+
+
+class Nonsense(dspy.BaseLM):
+    """Reports a usage that is none."""
+
+    usage: Any = {"prompt_tokens": -5, "completion_tokens": float("nan"), "prompt_tokens_details": ["?"]}
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        return response(self.usage)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_an_lm_that_reports_nonsense_breaks_nothing() -> None:
     """The host program gets its answer whatever its LM reports as usage."""
 
-    class Nonsense(dspy.BaseLM):
-        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
-            message = SimpleNamespace(content="Hello.", tool_calls=None)
-            return SimpleNamespace(
-                choices=[SimpleNamespace(message=message, finish_reason="stop")],
-                usage={"prompt_tokens": -5, "completion_tokens": float("nan"), "prompt_tokens_details": ["?"]},
-                model="nonsense",
-            )
-
-    _warned.clear()
+    forget_warnings()
     with token_scope("a") as scope, pytest.warns(TokenScopeWarning):
         assert ["Hello."] == Nonsense(model="nonsense")("Hi")
         assert Usage(calls=1) == scope.usage
@@ -162,13 +187,15 @@ class Unprintable:
         raise RuntimeError("no text")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_where_warnings_are_errors(capsys: Any) -> None:
-    """A bad count breaks nobody where warnings are errors: not its own call, and not a later one that happens to read it."""
-    _warned.clear()
+    """A bad count breaks nobody where warnings are errors: not its own call, and not a later one that counts it."""
+    forget_warnings()
     with warnings.catch_warnings(), token_scope("a") as scope:
         warnings.simplefilter("error", TokenScopeWarning)
         for number in range(300):
-            entry = {"prompt_tokens": Unprintable(), "completion_tokens": 1}
-            read_later(read_entry, f"model {number}", entry)
-        assert 0 == scope.usage.calls
+            lm = Nonsense(model=f"model {number}")
+            lm.usage = {"prompt_tokens": Unprintable(), "completion_tokens": 1}
+            assert ["Hello."] == lm("Hi")
+        assert (300, 300) == (scope.usage.calls, scope.usage.total_tokens)
     assert "the provider reported a Unprintable as prompt_tokens of model 299" in capsys.readouterr().err

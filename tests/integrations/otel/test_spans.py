@@ -17,7 +17,7 @@ from support.otel_support import usage
 
 import tokenscope
 from tokenscope import Budget, BudgetExceeded, Usage, get_tracker, token_scope
-from tokenscope._scopes.recent import recent
+from tokenscope._scopes.event_log import records as recent
 from tokenscope.errors import TokenScopeWarning
 from tokenscope.integrations.otel import TokenScopeSpanProcessor, annotate_spans
 from tokenscope.integrations.otel import spans as otel_spans

@@ -19,24 +19,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
 from tokenscope._report.report import Report, build
-from tokenscope._report.rows import Line, Row
+from tokenscope._report.rows import Row, RowInput
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import (
-    FREE,
-    OWN_PRICE,
-    SAVED,
-    WASTES,
-    bracket_of,
-    edges,
-    is_saved,
-    length_bracket,
-    waste_of,
-    wasted,
-)
-from tokenscope._usage.model_usage import Tally
-from tokenscope._usage.usage import FIELDS, MONEY, Usage, check_count, counts
+from tokenscope._usage.keys import WASTE_REASONS, PriceSource, UsageKey, tier_edges, tier_of
+from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.usage import FIELDS, MONEY, Usage, check_count, values_of
+from tokenscope._usage.warnings import ReportFormatError
 from tokenscope._version import __version__
-from tokenscope.errors import ReportFormatError
 
 FORMAT: Final = 1  # 1: the first
 
@@ -97,21 +86,20 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _written(tally: Tally) -> dict[str, Any]:
-    why, bracket = waste_of(tally.bracket)
-    longer = length_bracket(bracket)
+def _written(tally: ModelUsage) -> dict[str, Any]:
+    key = tally.key
     marks = {
-        "wasted": why,
-        "prompts_over": edges()[longer - 1] if longer else 0,
-        "own_price": bracket <= OWN_PRICE,
-        "cached": is_saved(bracket),
+        "wasted": key.wasted,
+        "prompts_over": tier_edges()[key.tier - 1] if key.tier else 0,
+        "own_price": key.source == "provider",
+        "cached": key.source == "cache",
     }
     values = {
         name: str(value) if name in MONEY else value  # dollars as text: exact
-        for name, value in zip(FIELDS, counts(tally.usage), strict=True)
+        for name, value in zip(FIELDS, values_of(tally.usage), strict=True)
         if value
     }
-    return {"model": tally.model} | {name: value for name, value in marks.items() if value} | values
+    return {"model": key.model} | {name: value for name, value in marks.items() if value} | values
 
 
 def parse(text: str, where: str = "<string>") -> Report:
@@ -142,7 +130,7 @@ def parse(text: str, where: str = "<string>") -> Report:
     return build(_rows(data["rows"], where), scoped=data["scoped"])
 
 
-def _rows(rows: list[Any], where: str) -> Iterator[Line]:
+def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
     for index, row in enumerate(rows):
         try:
             parent = row["parent"]
@@ -153,31 +141,31 @@ def _rows(rows: list[Any], where: str) -> Iterator[Line]:
             frame = Frame(_text(row["kind"], "kind"), _text(row["name"], "name"))
             tallies = [_tally(each) for each in _list(row["tallies"], "tallies")]
             whole = Usage(calls=row["entries"], input_tokens=row["nanoseconds"])  # checked as counts are
-            yield Line(parent, frame, whole.calls, whole.input_tokens, tallies)
+            yield RowInput(parent, frame, whole.calls, whole.input_tokens, tallies)
         except KeyError as error:
             raise ReportFormatError(f"{where}: row {index} of the report lacks {error}") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise ReportFormatError(f"{where}: row {index} of the report is damaged: {error}") from None
 
 
-def _tally(written: object) -> Tally:
+def _tally(written: object) -> ModelUsage:
     if not isinstance(written, dict):
         raise TypeError(f"a tally must be an object, not {written!r}")
     values: dict[str, Any] = {**written}
     model = _text(values.pop("model"), "model")
-    longer = bracket_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
+    tier = tier_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
     own_price, cached = (_flag(name, values.pop(name, False)) for name in ("own_price", "cached"))
     why = values.pop("wasted", None)
-    if why is not None and (why not in WASTES or cached):
-        raise ValueError(f"'wasted' must be one of {', '.join(WASTES)}, of calls that spent something, not {why!r}")
+    if why is not None and (why not in WASTE_REASONS or cached):
+        reasons = ", ".join(WASTE_REASONS)
+        raise ValueError(f"'wasted' must be one of {reasons}, of calls that spent something, not {why!r}")
     usage = _usage(values)
+    source: PriceSource = "table" if usage.total_tokens else "none"
     if own_price:
-        bracket = OWN_PRICE - longer
+        source = "provider"
     elif cached:
-        bracket = SAVED - longer
-    else:
-        bracket = longer if usage.total_tokens else FREE
-    return Tally(*((model, bracket) if why is None else wasted(why, (model, bracket))), usage)
+        source = "cache"
+    return ModelUsage(UsageKey(model, 0 if source == "none" else tier, source, why), usage)
 
 
 def _usage(values: dict[str, Any]) -> Usage:

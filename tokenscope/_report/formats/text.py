@@ -56,8 +56,8 @@ def dollars(amount: Decimal, rounding: str = ROUND_HALF_UP) -> str:
         return f"${amount:.1e}"
     if size < 0:
         amount = Context(prec=2, rounding=rounding).plus(amount)
-    places = Decimal(1).scaleb(min(-2, amount.adjusted() - 1) if amount else -2)
-    return f"${amount.quantize(places, rounding, _EXACT):,f}"
+    attributions = Decimal(1).scaleb(min(-2, amount.adjusted() - 1) if amount else -2)
+    return f"${amount.quantize(attributions, rounding, _EXACT):,f}"
 
 
 def number(amount: Decimal) -> str:

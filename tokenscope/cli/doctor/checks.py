@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
 from tokenscope._report.formats.text import one_line
-from tokenscope._scopes.scope import DISABLED
+from tokenscope._scopes.process import DISABLED
 from tokenscope._version import __version__
 from tokenscope.integrations import patches as _patches
-from tokenscope.integrations.patches import COMPILE, PATCHES, Patch
+from tokenscope.integrations.patch_table import OPTIMIZERS, PATCHES, Patch
 
 OK: Final = "ok"
 NOTE: Final = "note"
@@ -113,12 +113,10 @@ def patches(*, fresh: bool) -> Iterator[Finding]:
     for patch in PATCHES:
         mark, text = _state(patch, fresh=fresh, inert=inert)
         yield Finding("patches", mark, f"{patch.module}.{patch.name}: {text}")
-    if COMPILE in sys.modules:
-        from tokenscope.integrations.dspy.optimizers import are_adopted
-
-        done = are_adopted(sys.modules[COMPILE])
+    if OPTIMIZERS in sys.modules:
+        done = _patches.are_optimizers_adopted()
         mark = OK if done else NOTE if inert else PROBLEM
-        yield Finding("patches", mark, f"{COMPILE}, compile of each optimizer: {'' if done else 'not '}applied")
+        yield Finding("patches", mark, f"{OPTIMIZERS}, compile of each optimizer: {'' if done else 'not '}applied")
 
 
 def _state(patch: Patch, *, fresh: bool, inert: bool) -> tuple[str, str]:

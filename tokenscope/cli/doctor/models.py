@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tokenscope import Usage, token_scope
 from tokenscope._report.formats.text import dollars, one_line, plural
-from tokenscope._scopes.scope import DISABLED
+from tokenscope._scopes.process import DISABLED
 from tokenscope.cli.console import quiet
 from tokenscope.cli.doctor.checks import NOTE, OK, PROBLEM, Finding, load
 from tokenscope.integrations.patches import is_active

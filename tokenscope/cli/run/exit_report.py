@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 
 from tokenscope._report.formats import format_of, save
 from tokenscope._report.formats.text import one_line
-from tokenscope._scopes.budget import Budget
-from tokenscope._scopes.enforcement import Purse, limit_process, settle
-from tokenscope._scopes.scope import DISABLED
-from tokenscope.errors import BudgetExceeded
+from tokenscope._scopes.budget import Budget, BudgetExceeded
+from tokenscope._scopes.enforcement import BudgetAccount, conclude, limit_process
+from tokenscope._scopes.process import DISABLED
 
 if TYPE_CHECKING:
     from tokenscope._report.report import Report
@@ -51,7 +50,7 @@ class ExitReport:
         self._live: Live | None = None
         self._path = sys.path[0 if sys.flags.safe_path else 1 :]  # without the folder that Python was started in
         self._budget = None if DISABLED else budget
-        self._account: Purse | None = None
+        self._account: BudgetAccount | None = None
         self._reporting = False
         self._terminated = False
         self.began = True  # the program's first line has run
@@ -75,7 +74,7 @@ class ExitReport:
         if self._account is None:
             return False
         try:
-            return settle(self._account, error)
+            return conclude(self._account, error)
         except BudgetExceeded:
             return True
 

@@ -1,4 +1,4 @@
-"""Modules that try again: which of their attempts was kept, and what those have spent that were not."""
+"""Modules that try again: which of their attempts was kept, and what the others have spent."""
 
 from __future__ import annotations
 
@@ -8,70 +8,63 @@ from dspy.predict.best_of_n import BestOfN
 from dspy.predict.program_of_thought import ProgramOfThought
 from dspy.predict.refine import OfferFeedback, Refine
 
-from tokenscope._scopes.scope import Scope
-from tokenscope._scopes.wasted import discard_all
-from tokenscope._usage.calls import Frame
-from tokenscope.errors import internal_error
-from tokenscope.integrations.dspy.lm_calls import Kwargs
+from tokenscope._scopes.process import Counted
+from tokenscope._scopes.wasted import mark_all_wasted
 
 TRYING: Final = (BestOfN, Refine, ProgramOfThought)
 """The modules that make attempts."""
 
 
-class Attempts(Scope):
-    """The scope of a module that makes attempts."""
+class _Run(NamedTuple):
+    """A module that has run on the way to a result."""
 
-    __slots__ = ("inputs", "made")
-
-    def __init__(self, frames: tuple[Frame, ...], opener: Any, inputs: Kwargs) -> None:
-        super().__init__(frames, opener)
-        self.inputs = inputs
-        self.made: list[_Made] = []
-
-
-class _Made(NamedTuple):
-    """What was run on the way to a result."""
-
-    scope: Scope
+    scope: Counted
     result: Any
-    is_attempt: bool  # or only helps to make the next one
+    is_attempt: bool  # or it only helps to make the next one
 
 
-def note_attempt(scope: Scope, result: Any, kwargs: Kwargs) -> None:
-    """Note what has ended in the scope of a module that makes attempts; and where that module itself has, what was in vain."""
-    try:
-        if isinstance(scope, Attempts):
-            kept = _kept(scope, result)
-            for made in scope.made:
-                if made is not kept:
-                    discard_all(made.scope, "retries")
-            scope.made, scope.inputs = [], {}
-        above = scope.above
-        if isinstance(above, Attempts):
-            is_attempt = _is_attempt(scope.opener, above, kwargs)
-            if is_attempt or _is_advice(scope.opener):
-                above.made.append(_Made(scope, result, is_attempt))
-    except Exception:  # noqa: BLE001
-        internal_error("reading what attempts have spent")
+class Attempts:
+    """The attempts of one call of a module."""
 
+    __slots__ = ("_inputs", "_runs", "_trying")
 
-def _kept(scope: Attempts, result: Any) -> _Made | None:
-    """Return the attempt whose result is the module's own; the last one, where the module has made another of it, or failed."""
-    attempts = [made for made in scope.made if made.is_attempt]
-    returned = [made for made in attempts if made.result is result and result is not None]
-    return next(reversed(returned or attempts), None)
+    def __init__(self, trying: Any, inputs: dict[str, Any]) -> None:
+        self._trying = trying
+        self._inputs = inputs
+        self._runs: list[_Run] = []
 
+    def wants(self, module: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether a module that is called is an attempt, or advises on the next one."""
+        return self._is_attempt(module, kwargs) or _is_advice(module)
 
-def _is_attempt(module: Any, above: Attempts, kwargs: Kwargs) -> bool:
-    trying: Any = above.opener
-    if isinstance(trying, ProgramOfThought):
-        return any(module is getattr(trying, name, None) for name in ("code_generate", "code_regenerate"))
-    # It is a copy of the module that is to be tried, called as that was: what judges its result is called otherwise.
-    return (
-        type(module) is type(getattr(trying, "module", None))
-        and kwargs.keys() == above.inputs.keys()
-        and all(value is above.inputs[name] for name, value in kwargs.items())
-    )
+    def note(self, scope: Any, result: Any) -> None:
+        """Note that such a module has run in a scope."""
+        self._runs.append(_Run(scope, result, not _is_advice(scope.opened_by)))
+
+    def conclude(self, result: Any) -> None:
+        """Mark as wasted what was spent for another result than this one."""
+        kept = self._kept(result)
+        for run in self._runs:
+            if run is not kept:
+                mark_all_wasted(run.scope, "retries")
+        self._runs, self._inputs = [], {}
+
+    def _kept(self, result: Any) -> _Run | None:
+        """Return the attempt whose result is the module's own; else, if that was changed or there is none, the last one."""
+        attempts = [run for run in self._runs if run.is_attempt]
+        returned = [run for run in attempts if run.result is result and result is not None]
+        return next(reversed(returned or attempts), None)
+
+    def _is_attempt(self, module: Any, kwargs: dict[str, Any]) -> bool:
+        trying = self._trying
+        if isinstance(trying, ProgramOfThought):
+            return any(module is getattr(trying, name, None) for name in ("code_generate", "code_regenerate"))
+        # It is a copy of the module that is to be tried, with the same inputs: what judges its result has other inputs.
+        return (
+            type(module) is type(getattr(trying, "module", None))
+            and kwargs.keys() == self._inputs.keys()
+            and all(value is self._inputs[name] for name, value in kwargs.items())
+        )
 
 
 def _is_advice(module: Any) -> bool:

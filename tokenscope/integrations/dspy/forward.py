@@ -1,46 +1,34 @@
-"""`LM.forward`, which is part of a call, or, where somebody calls it directly, one by itself."""
+"""`LM.forward`: part of an LM call, or a call by itself if a program calls it directly."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tokenscope._scopes.enforcement import admit_again
-from tokenscope._scopes.lm_calls import seen_by_us
-from tokenscope.integrations.dspy.lm_calls import Args, Kwargs, acall_lm, call_here, call_lm, read_response
+from tokenscope._scopes.enforcement import reserve_again
+from tokenscope._scopes.lm_calls import lm_call_in_progress, mark_counted
+from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs, call_lm, read_response
 
 
-def forward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`LM.forward`: part of a call, or, where somebody calls it directly, one by itself, whose usage is in the response."""
-    if _goes_on_with_a_call():
-        return wrapped(*args, **kwargs)
+class _DirectCall:
+    """A direct call of `LM.forward`: its usage is in the response, which DSPy itself does not read."""
 
-    def ask() -> Any:
-        response = wrapped(*args, **kwargs)
-        read_response(response)
-        seen_by_us(response)
-        return response
+    __slots__ = ("_call",)
 
-    return call_lm(ask, instance, (), {})
+    def __init__(self, call: CallTracker) -> None:
+        self._call = call
 
-
-async def aforward(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`LM.aforward`: the same for coroutines."""
-    if _goes_on_with_a_call():
-        return await wrapped(*args, **kwargs)
-
-    async def ask() -> Any:
-        response = await wrapped(*args, **kwargs)
-        read_response(response)
-        seen_by_us(response)
-        return response
-
-    return await acall_lm(ask, instance, (), {})
+    def finish(self, error: BaseException | None, result: Any) -> None:
+        if error is None:
+            read_response(result)
+            mark_counted(result)
+        self._call.finish(error, result)
 
 
-def _goes_on_with_a_call() -> bool:
-    """Whether an LM call is on its way here, which then buys what is asked for now."""
-    call = call_here()
+def forward(lm: Any, args: Args, kwargs: Kwargs) -> _DirectCall | None:
+    """`LM.forward`, `.aforward`: count a direct call; one inside an LM call is that call's."""
+    call = lm_call_in_progress()
     if call is None:
-        return False
-    admit_again(call)
-    return True
+        direct = call_lm(lm, args, kwargs)
+        return None if direct is None else _DirectCall(direct)
+    reserve_again(call)
+    return None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tokenscope._scopes.budget import Budget, check_budget
-from tokenscope._scopes.enforcement import Purse
-from tokenscope._scopes.ledger import PROCESS, Ledger
-from tokenscope._scopes.scope import Scope, active
+from tokenscope._scopes.context import active
+from tokenscope._scopes.enforcement import account_of
+from tokenscope._scopes.process import STATE, Counted
+from tokenscope._scopes.scope import Scope
 
 
 class GepaStopper:
@@ -19,25 +20,22 @@ class GepaStopper:
     def __call__(self, gepa_state: object) -> bool:
         """Return whether the run that asks has spent the budget."""
         run = _run()
-        purse = Purse(self.budget, run, run.name if isinstance(run, Scope) else "the program")
-        for row in run.view().values():
-            for key, values in row.models.items():
-                purse.spend(key, tuple(values), reserved=False)
-        return purse.spent_limit() is not None
+        name = run.name if isinstance(run, Scope) else "the program"
+        return account_of(run, self.budget, name).spent_limit() is not None
 
     def __repr__(self) -> str:
         return f"gepa_stopper({self.budget!r})"
 
 
-def _run() -> Ledger:
+def _run() -> Counted:
     """Return the optimizer's run that is active here, or where there is none, the current scope."""
     here = active()
-    scope: Ledger | None = here
+    scope: Counted | None = here
     while isinstance(scope, Scope):
         if scope.kind == "compile":
             return scope
         scope = scope.above
-    return here or PROCESS
+    return here or STATE.root
 
 
 def gepa_stopper(budget: Budget) -> GepaStopper:

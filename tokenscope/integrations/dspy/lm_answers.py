@@ -1,23 +1,24 @@
-"""What becomes known of an LM call on its way, and of its answer: whether the cache had it, and whether it could be read."""
+"""What becomes known of an LM call and of its answer: whether the cache had it, and whether it could be parsed."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tokenscope._scopes.event_log import read_later
-from tokenscope.errors import internal_error
-from tokenscope.integrations.dspy.lm_calls import Args, Kwargs, answered, call_here, read_response
+from tokenscope._scopes.event_log import append
+from tokenscope._scopes.lm_calls import lm_call_in_progress
+from tokenscope._usage.warnings import internal_error
+from tokenscope.integrations.dspy.lm_calls import Args, Kwargs, UnparsedAnswer, answered_call, read_response
 
 
-def get_cached(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
+def get_cached(wrapped: Any, cache: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Cache.get`: tell a cache hit from a call whose provider reports no usage."""
     found = wrapped(*args, **kwargs)
     if found is not None:
-        tracker = call_here()
-        if tracker is not None:
-            tracker.hit = True
+        call = lm_call_in_progress()
+        if call is not None:
+            call.cache_hit = True
             try:
-                tracker.saved = _usage_of_hit(instance, found, args, kwargs)
+                call.saved = _usage_of_hit(cache, found, args, kwargs)
             except Exception:  # noqa: BLE001
                 internal_error("reading what a cache hit saved")
     return found
@@ -33,30 +34,22 @@ def _usage_of_hit(cache: Any, found: Any, args: Args, kwargs: Kwargs) -> Any:
     return usage
 
 
-def process_response(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`BaseLM._process_lm_response`: what DSPy 3.0 does not track, the usage that an LM of the user's own reports."""
+def process_response(wrapped: Any, lm: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`BaseLM._process_lm_response`: read the usage of a user's own LM, which DSPy 3.0 does not track."""
     result = wrapped(*args, **kwargs)
     if args:
         read_response(args[0])
     return result
 
 
-def read_answer(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`Adapter._call_postprocess`: where the adapter cannot read an LM's answer, that was bought for nothing."""
-    call = answered.get()
+def parse_answer(wrapped: Any, adapter: Any, args: Args, kwargs: Kwargs) -> Any:
+    """`Adapter._call_postprocess`: if the adapter cannot parse an LM's answer, the call was wasted."""
+    call = answered_call.get()
     if call is None:
         return wrapped(*args, **kwargs)
-    answered.set(None)
+    answered_call.set(None)
     try:
         return wrapped(*args, **kwargs)
     except Exception:
-        read_later(call.was_useless)
+        append(call.scope, UnparsedAnswer(call), 0, None)
         raise
-
-
-def repeat(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`execution._delay`: DSPy is about to repeat a request that has failed."""
-    call = call_here()
-    if call is not None:
-        call.repeats += 1
-    return wrapped(*args, **kwargs)

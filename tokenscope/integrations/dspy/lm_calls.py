@@ -16,247 +16,220 @@ from typing import Any, Final
 from dspy.dsp.utils.settings import settings, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
-from tokenscope._providers.openai_usage import own_cost
-from tokenscope._scopes.enforcement import admit, release, stop_in
-from tokenscope._scopes.event_log import read_later
-from tokenscope._scopes.ledger import PROCESS, Ledger
-from tokenscope._scopes.lm_calls import lm_call_here
-from tokenscope._scopes.recording import count
-from tokenscope._scopes.scope import Scope, active
-from tokenscope._scopes.wasted import discard
+from tokenscope._providers.openai_usage import read_counts, reported_cost
+from tokenscope._scopes.context import active, entered
+from tokenscope._scopes.enforcement import release, reserve, stop_in
+from tokenscope._scopes.event_log import count_call, drain, mark_wasted
+from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
+from tokenscope._scopes.process import STATE, Counted
+from tokenscope._scopes.recording import path_of
+from tokenscope._scopes.scope import Scope
 from tokenscope._usage.calls import Call
-from tokenscope._usage.keys import FREE
-from tokenscope._usage.usage import COST, NOTHING, Usage, counts
-from tokenscope.errors import internal_error
-from tokenscope.integrations import usage_watchers as _entries
+from tokenscope._usage.keys import key_of, tier_of, usage_key
+from tokenscope._usage.usage import Counts, sum_counts
+from tokenscope._usage.warnings import internal_error
+from tokenscope.integrations import usage_watchers
 from tokenscope.integrations.dspy.optimizers import phase_of_call
-from tokenscope.integrations.dspy.usage import read_counts, read_entries
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
-_calling: Final[ContextVar[Any]] = ContextVar("tokenscope_lm_call", default=None)
-"""The LM call on its way here: DSPy's settings may hold another tracker by then, where an LM tracks usage itself."""
-answered: Final[ContextVar[Any]] = ContextVar("tokenscope_answered", default=None)
-"""The LM call that ended last, whose answer is about to be read."""
-
-
-def call_here() -> Any:
-    """Return the LM call that is on its way here; a task that was started inside one may outlive it."""
-    call = _calling.get()
-    return None if call is None or call.ended else call
+_log: Final = STATE.log
+_generator_scopes: Final = STATE.generator_scopes
+answered_call: Final[ContextVar[Any]] = ContextVar("tokenscope_answered_call", default=None)
+"""The LM call that ended last here, whose answer is about to be parsed."""
 
 
 class CallTracker(UsageTracker):  # type: ignore[misc]
-    """One LM call on its way: a usage tracker, with the one that it stands in for behind it."""
+    """One LM call in progress: a usage tracker, which passes on what it gets to the tracker that it replaces."""
 
-    def __init__(self, lm: Any, *, reserved: bool) -> None:
+    def __init__(self, lm: Any, outer_call: Any, scope: Counted, *, reserved: bool) -> None:
         overrides = thread_local_overrides.get()
-        behind = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker  # noqa: SIM401
+        replaced = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker  # noqa: SIM401
         # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
-        ours: CallTracker | None = behind if isinstance(behind, CallTracker) else None
-        self.around: CallTracker | None = call_here() or ours
-        self.behind: Any = behind if ours is None else ours.behind
-        self.unclaimed: Any = None
-        self.outside = overrides
+        ours: CallTracker | None = replaced if isinstance(replaced, CallTracker) else None
+        self.wrapped_tracker: Any = replaced if ours is None else ours.wrapped_tracker
+        self.outer_call: CallTracker | None = outer_call or ours
+        self.own_data: Any = None
+        self.settings_outside = overrides
         self.ended = False
-        self.kind = type(lm)
+        self.lm_class = type(lm)
         self.reserved = reserved
         self.refused = False
         self.entries: list[Any] = []
-        self.inner: list[Usage] = []  # what LM calls inside this one spent: an LM may ask another
-        self.counted: list[tuple[Ledger, Call]] = []  # this call, or those whose answers it only handed on
-        self.repeats = 0  # requests that DSPy sent again, because the one before failed
-        self.hit = False
-        self.saved: Any = None  # what a cached answer once cost, where the cache still tells
+        self.inner_usages: list[Counts] = []  # what LM calls inside this one spent: an LM may ask another
+        self.counted: list[tuple[Counted, Call]] = []  # this call, or those whose answers it only relayed
+        self.cache_hit = False
+        self.saved: Any = None  # the usage of a cached answer, if the cache still has it
         self.model = str(getattr(lm, "model", None) or type(lm).__name__)
-        self.scope: Scope | None = active()
+        self.scope = scope
         self.phase: Scope | None = None
-        if self.scope is not None and self.scope.path.frame.kind == "compile":
-            frame = phase_of_call(self.scope.path.frame.name)
+        if scope.path.frame.kind == "compile":
+            frame = phase_of_call(scope.path.frame.name)
             if frame is not None:
                 self.scope = self.phase = Scope((frame,))
         # Not dspy.context(): that would also freeze the global settings for the time of the call.
         inside = type(overrides)(overrides)
         inside["usage_tracker"] = self
         inside["track_usage"] = True
-        self.token = thread_local_overrides.set(inside)
-        self.calling = _calling.set(self)
         self.started = time.time()
-        self.since = time.perf_counter()
+        self.since = time.perf_counter_ns()
+        self.tokens: Any = (thread_local_overrides.set(inside), current_lm_call.set(self))
 
     def add_usage(self, lm: str, usage_entry: Any) -> None:
         """Keep the entry and pass it on."""
         if usage_entry:
-            self.keep(usage_entry)
-        if self.behind is not None:
-            self.behind.add_usage(lm, usage_entry)
-
-    def keep(self, usage_entry: Any) -> None:
-        """Keep an entry of this call."""
-        self.entries.append(usage_entry)
-        if _entries.watchers:
-            _entries.tell(self.model, usage_entry)
+            self.entries.append(usage_entry)
+            if usage_watchers.watchers:
+                usage_watchers.tell(self.model, usage_entry)
+        if self.wrapped_tracker is not None:
+            self.wrapped_tracker.add_usage(lm, usage_entry)
 
     @property
     def usage_data(self) -> Any:
-        """What the tracker behind holds, for whoever reads the settings inside an LM call."""
-        if self.behind is not None:
-            return self.behind.usage_data
-        if self.unclaimed is None:
-            self.unclaimed = defaultdict(list)
-        return self.unclaimed
+        """What the replaced tracker holds, for code inside an LM call that reads the settings."""
+        if self.wrapped_tracker is not None:
+            return self.wrapped_tracker.usage_data
+        if self.own_data is None:
+            self.own_data = defaultdict(list)
+        return self.own_data
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the tracker behind has, where it is one of the user's own making."""
-        return getattr(self.__dict__.get("behind"), name)
+        """Return any other attribute of the replaced tracker, which may be of a user's own class."""
+        return getattr(self.__dict__.get("wrapped_tracker"), name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallTracker:
-        """Copy as DSPy's executor does for each worker: what is behind is copied, the call stays the same one."""
+        """Copy as DSPy's executor does for each worker: the replaced tracker is copied, the call stays the same one."""
         twin = copy.copy(self)
-        twin.behind = copy.deepcopy(self.behind, memo)
+        twin.wrapped_tracker = copy.deepcopy(self.wrapped_tracker, memo)
         return twin
 
-    def end(self, error: BaseException | None) -> None:
+    # -- the call -------------------------------------------------------------------------------------------------------
+
+    def finish(self, error: BaseException | None, result: Any) -> None:
         """Restore the settings, and leave the call to be counted."""
         self.ended = True
-        seconds = time.perf_counter() - self.since
+        nanoseconds = time.perf_counter_ns() - self.since
+        overrides_token, call_token = self.tokens
+        self.tokens = self.settings_outside = None
         try:
-            thread_local_overrides.reset(self.token)
-            _calling.reset(self.calling)
+            thread_local_overrides.reset(overrides_token)
+            current_lm_call.reset(call_token)
         except ValueError:
             pass  # a coroutine that is finalised in another Context, which never saw these settings
         if self.phase is not None:
             self.phase.leave()
-        self.refused = error is not None and stop_in(error) is not None
-        read_later(self.count, seconds, None if error is None else type(error).__name__)
-
-    def count(self, seconds: float, error: str | None) -> None:
-        """Count the call by what the entries say."""
-        try:
-            self._count(seconds, error)
-        except Exception:  # noqa: BLE001
-            internal_error("counting an LM call")
-
-    def _count(self, seconds: float, error: str | None) -> None:
-        entries = self.entries
-        if self.refused and not entries and not self.inner:
-            if self.reserved:
-                release(self.scope)
-            return  # the LM that it asked was kept from it, and it bought nothing itself
-        # Nearly always there is one entry, and no need to add anything up.
-        spent = read_counts(self.model, entries[0]) if len(entries) == 1 else counts(read_entries(self.model, entries))
-        if self.inner or self.around is not None:
-            usage = Usage.from_counts(spent)
-            relayed = bool(self.inner) and (not usage or _is_relayed(usage, self.inner))
-            if self.around is not None:
-                self.around.inner.append(sum(self.inner, Usage()) if relayed else usage)
-            if relayed:
-                if self.reserved:
-                    release(self.scope)
-                if self.around is not None:
-                    self.around.counted += self.counted
-                return  # it only handed on what another LM, counted already, has spent
-        cached = self.hit and error is None and not entries
-        values = (1, int(cached), int(error is not None), *spent[3:])
-        saved = read_counts(self.model, self.saved) if cached and self.saved else None
-        call = count(
-            self.scope,
-            self.model,
-            values,
-            own_price=spent[COST] > 0 or bool(entries and all(map(_is_free, entries))),
-            saved=saved,
-            started=self.started,
-            seconds=seconds,
-            error=error,
-            reserved=self.reserved,
-        )
-        if call is None:
-            return
-        ledger = self.scope or PROCESS
         if error is None:
-            self.counted.append((ledger, call))
-        if self.around is not None:
-            self.around.counted += self.counted
-        if self.repeats:
-            discard(ledger, call.path, (self.model, FREE), (self.repeats, 0, self.repeats, *NOTHING[3:]), "retries")
+            answered_call.set(self)
+            _log.append((self.scope, self, nanoseconds, None))
+        else:
+            self.refused = stop_in(error) is not None
+            _log.append((self.scope, self, nanoseconds, type(error).__name__))
+        if len(_log) > STATE.most_events:
+            drain()
 
-    def was_useless(self) -> None:
-        """Tell that nobody could read its answer."""
-        for ledger, call in self.counted:
-            discard(ledger, call.path, call.key, call.values, "failed_parses")
-        self.counted = []
+    def count(self, nanoseconds: int, error: str | None) -> None:
+        """Count the call by what the entries say. Called when the event log is drained."""
+        entries = self.entries
+        if self.refused and not entries and not self.inner_usages:
+            self._release()
+            return  # the LM that it asked was kept from it, and it spent nothing itself
+        # Nearly always there is one entry, and no need to add anything up.
+        if len(entries) == 1:
+            counts = read_counts(self.model, entries[0])
+        else:
+            counts = sum_counts(read_counts(self.model, entry) for entry in entries)
+        if (self.inner_usages or self.outer_call is not None) and self._relays(counts):
+            return
+        cached = self.cache_hit and error is None and not entries
+        if cached and self.saved:
+            counts = read_counts(self.model, self.saved)
+            key = usage_key(self.model, tier_of(counts.input_tokens), "cache")
+        else:
+            key = key_of(self.model, counts, cost_is_told=bool(counts.cost) or _are_free(entries))
+        counts = Counts(1, int(cached), int(error is not None), *counts[3:])
+        path = path_of(self.scope) if self.scope is STATE.root else self.scope.path
+        call = Call(path, key, counts, self.started, nanoseconds / 1e9, error, None)
+        count_call(self.scope, call, reserved=self.reserved)
+        if error is None:
+            self.counted.append((self.scope, call))
+        if self.outer_call is not None:
+            self.outer_call.counted += self.counted
+
+    def _relays(self, counts: Counts) -> bool:
+        """Whether this call only relays what other LM calls have spent, which are counted already; tell the call around it."""
+        inner = self.inner_usages
+        relays = bool(inner) and (not any(counts) or counts in inner or counts == sum_counts(inner))
+        if self.outer_call is not None:
+            self.outer_call.inner_usages.append(sum_counts(inner) if relays else counts)
+            if relays:
+                self.outer_call.counted += self.counted
+        if relays:
+            self._release()
+        return relays
+
+    def _release(self) -> None:
+        if self.reserved:
+            release(self.scope)
 
 
-def _is_free(entry: Any) -> bool:
+class UnparsedAnswer:
+    """An event: no adapter could parse the answer of an LM call."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: CallTracker) -> None:
+        self._call = call
+
+    def count(self, nanoseconds: int, error: str | None) -> None:
+        """Mark what the call spent as wasted."""
+        for scope, call in self._call.counted:
+            mark_wasted(scope, call.path, call.key, call.counts, "failed_parses")
+        self._call.counted = []
+
+
+def _are_free(entries: list[Any]) -> bool:
     """Whether a provider says that a call cost nothing, as OpenRouter does of free models."""
-    return (type(entry) is not dict or "cost" in entry) and own_cost(entry) == 0
-
-
-def _is_relayed(spent: Usage, inner: list[Usage]) -> bool:
-    return spent in inner or spent == sum(inner, Usage())
+    for entry in entries:
+        if (type(entry) is dict and "cost" not in entry) or reported_cost(entry) != 0:
+            return False
+    return bool(entries)
 
 
 def _may_relay(kind: Any) -> bool:
-    """Whether an LM's class has code that is not DSPy's, and may hand on what it is asked to another LM."""
+    """Whether an LM's class has code that is not DSPy's, and may relay what it is asked to another LM."""
     methods = (getattr(kind, "forward", None), getattr(kind, "aforward", None))
     return any(str(getattr(method, "__module__", None)).partition(".")[0] != "dspy" for method in methods)
 
 
-def _begin(lm: Any) -> CallTracker | None:
-    around = call_here()
-    reserved = admit(around if around is not None and _may_relay(around.kind) else None)
+def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
+    """`BaseLM.__call__`, `.acall`: count what the call spends, also if it fails or is cancelled."""
+    scope: Any = entered.get()
+    if _generator_scopes or (scope is not None and not scope.is_plain):
+        scope = active()
+    if scope is None:
+        scope = STATE.root
+    outer: Any = current_lm_call.get()
+    if outer is not None and outer.ended:
+        outer = None
+    reserved = False
+    if scope.budgets:
+        reserved = reserve(scope, outer if outer is not None and _may_relay(outer.lm_class) else None)
     try:
-        return CallTracker(lm, reserved=reserved)
+        return CallTracker(lm, outer, scope, reserved=reserved)
     except Exception:  # noqa: BLE001
         if reserved:
-            release(active())
+            release(scope)
         internal_error("preparing to count an LM call")
         return None
 
 
-def call_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`BaseLM.__call__`: count what the call spends, also where it fails."""
-    call = _begin(instance)
-    if call is None:
-        return wrapped(*args, **kwargs)
-    try:
-        result = wrapped(*args, **kwargs)
-    except BaseException as error:
-        call.end(error)
-        raise
-    call.end(None)
-    answered.set(call)
-    return result
-
-
-async def acall_lm(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`BaseLM.acall`: the same for coroutines; a cancelled call is a failed one."""
-    call = _begin(instance)
-    if call is None:
-        return await wrapped(*args, **kwargs)
-    try:
-        result = await wrapped(*args, **kwargs)
-    except BaseException as error:
-        call.end(error)
-        raise
-    call.end(None)
-    answered.set(call)
-    return result
-
-
 def read_response(response: Any) -> None:
-    """Keep the usage that a response tells, where DSPy itself did not hand it to the tracker."""
-    tracker = call_here()
-    if tracker is not None and not tracker.entries and not tracker.hit:
+    """Keep the usage that a response reports, if DSPy itself did not hand it to the tracker."""
+    call = lm_call_in_progress()
+    if call is not None and not call.entries and not call.cache_hit:
         usage = getattr(response, "usage", None)
         if usage:
-            tracker.keep(usage)
-
-
-lm_call_here.append(call_here)
-
-
-def stems_from_lm_call() -> bool:
-    """Whether this was started inside an LM call, which may have ended since: what is logged about a call is logged late."""
-    return _calling.get() is not None
+            call.entries.append(usage)
+            if usage_watchers.watchers:
+                usage_watchers.tell(call.model, usage)

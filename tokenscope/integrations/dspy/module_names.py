@@ -10,7 +10,7 @@ from typing import Any
 from dspy.predict.predict import Predict
 from dspy.primitives.module import Module
 
-from tokenscope._scopes.ledger import Ledger
+from tokenscope._scopes.process import Counted
 from tokenscope._scopes.scope import Scope
 
 _OWN_STATE = frozenset({"history", "callbacks", "lm", "demos", "traces", "train", "signature"})
@@ -20,7 +20,7 @@ _MOST = 1_000  # things that are looked at, and in one collection
 _Way = tuple[Any, str]  # how a thing is reached: the way to what holds it, and the last step
 
 
-def module_name(module: Any, scope: Ledger | None) -> str | None:
+def module_name(module: Any, scope: Counted | None) -> str | None:
     """Return the name of a module that is called inside `scope`; None where its calls are those of the module around it.
 
     The first module is its class name. One below is the attribute that holds it (`planner`, `steps[0]`, `tools['search']`),
@@ -29,7 +29,7 @@ def module_name(module: Any, scope: Ledger | None) -> str | None:
     that module.
     """
     while isinstance(scope, Scope):
-        around = scope.opener
+        around = scope.opened_by
         if isinstance(around, Module):
             name = _attribute(around, module)
             if name is not None:

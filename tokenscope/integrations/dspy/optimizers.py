@@ -7,17 +7,17 @@ their own, which write instructions; GEPA asks its reflection model without any.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Final
 
-from tokenscope._scopes.scope import Scope
-from tokenscope._scopes.wrapping import Recipe, wrap
+from tokenscope._scopes.wrapping import FunctionScope, ScopeSpec, wrap
 from tokenscope._usage.calls import Frame
 
 
-class _Compile(Recipe):
+class _CompileSpec(ScopeSpec):
     """A scope by the optimizer's class name. Subclasses that call their base's compile stay in one scope."""
 
     __slots__ = ()
@@ -41,16 +41,14 @@ _RUNS: Final = {"SIMBA": "evaluate", "AvatarOptimizer": "evaluate"}
 _PROPOSES: Final = ("dspy.teleprompt.", "dspy.propose.")
 """Where the programs, and the signatures, are that write instructions."""
 
-_COMPILE_ORIGINALS: Final = "__tokenscope_compile__"
+_ADOPTED: Final = "__tokenscope_adopted__"
+"""Marks methods that are wrapped."""
 
 
-def adopt_optimizers(module: ModuleType) -> None:
-    """Wrap `compile` of every optimizer there is, and of those to come."""
+def adopt_optimizers(module: ModuleType) -> Callable[[], None]:
+    """Wrap `compile` of every optimizer there is, and of those to come; return a function that undoes this."""
     base = module.Teleprompter
-    if _COMPILE_ORIGINALS in vars(base):
-        return
     original = vars(base).get("__init_subclass__")
-    setattr(base, _COMPILE_ORIGINALS, original)
     for optimizer in _subclasses(base):
         _adopt(optimizer)
 
@@ -59,20 +57,10 @@ def adopt_optimizers(module: ModuleType) -> None:
         _adopt(cls)
 
     base.__init_subclass__ = classmethod(__init_subclass__)
+    return functools.partial(_release, base, original)
 
 
-def are_adopted(module: ModuleType) -> bool:
-    """Return whether `compile` of the optimizers is wrapped."""
-    return _COMPILE_ORIGINALS in vars(module.Teleprompter)
-
-
-def release_optimizers(module: ModuleType) -> None:
-    """Undo `adopt_optimizers`."""
-    base = module.Teleprompter
-    if _COMPILE_ORIGINALS not in vars(base):
-        return
-    original = vars(base)[_COMPILE_ORIGINALS]
-    delattr(base, _COMPILE_ORIGINALS)
+def _release(base: Any, original: Any) -> None:
     if original is None:
         del base.__init_subclass__
     else:
@@ -81,25 +69,25 @@ def release_optimizers(module: ModuleType) -> None:
         for name in ("compile", *_PHASES):
             own: Any = vars(optimizer).get(name)
             ours: Any = getattr(own, "__func__", own)
-            if hasattr(ours, _COMPILE_ORIGINALS):
+            if hasattr(ours, _ADOPTED):
                 setattr(optimizer, name, ours.__wrapped__ if ours is own else type(own)(ours.__wrapped__))
 
 
 def _adopt(optimizer: Any) -> None:
-    _wrap_own(optimizer, "compile", _Compile(optimizer.__name__))
+    _wrap_own(optimizer, "compile", _CompileSpec(optimizer.__name__))
     for name, phase in _PHASES.items():
-        _wrap_own(optimizer, name, Recipe((Frame("phase", phase),)))
+        _wrap_own(optimizer, name, ScopeSpec((Frame("phase", phase),)))
 
 
-def _wrap_own(optimizer: Any, name: str, recipe: Recipe) -> None:
+def _wrap_own(optimizer: Any, name: str, spec: ScopeSpec) -> None:
     own = vars(optimizer).get(name)
-    if inspect.isfunction(own) and not hasattr(own, _COMPILE_ORIGINALS):
-        ours = wrap(own, recipe)
-        setattr(ours, _COMPILE_ORIGINALS, True)
+    if inspect.isfunction(own) and not hasattr(own, _ADOPTED):
+        ours = wrap(own, spec)
+        setattr(ours, _ADOPTED, True)
         setattr(optimizer, name, ours)
-    elif isinstance(own, staticmethod | classmethod) and not hasattr(own.__func__, _COMPILE_ORIGINALS):
-        inner = wrap(own.__func__, recipe)
-        setattr(inner, _COMPILE_ORIGINALS, True)
+    elif isinstance(own, staticmethod | classmethod) and not hasattr(own.__func__, _ADOPTED):
+        inner = wrap(own.__func__, spec)
+        setattr(inner, _ADOPTED, True)
         setattr(optimizer, name, type(own)(inner))
 
 
@@ -112,23 +100,15 @@ def _subclasses(base: Any) -> Iterator[Any]:
     return iter(found)
 
 
-def evaluate_candidate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def evaluate_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionScope:
     """`DspyAdapter.evaluate`: GEPA runs a candidate, either to learn from how it goes, or to score it."""
     learns = kwargs.get("capture_traces", args[2] if len(args) > 2 else False)
-    scope = Scope((Frame("phase", "sample" if learns else "evaluate"),))
-    try:
-        return wrapped(*args, **kwargs)
-    finally:
-        scope.leave()
+    return FunctionScope((Frame("phase", "sample" if learns else "evaluate"),))
 
 
-def judge_candidate(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def judge_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionScope:
     """`DspyAdapter.make_reflective_dataset`: GEPA asks the metric for feedback, which may ask a judge of its own."""
-    scope = Scope((Frame("phase", "feedback"),))
-    try:
-        return wrapped(*args, **kwargs)
-    finally:
-        scope.leave()
+    return FunctionScope((Frame("phase", "feedback"),))
 
 
 def phase_of(optimizer: str, module: Any) -> Frame | None:

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sized
 from typing import Any
 
-from tokenscope._scopes.context import Visit
-from tokenscope._scopes.enforcement import Stop, stop_in
+from tokenscope._scopes.context import CapturedScope
+from tokenscope._scopes.enforcement import BudgetStop, stop_in
 from tokenscope._scopes.scope import Scope
-from tokenscope._scopes.wasted import discard_all
-from tokenscope.errors import internal_error
+from tokenscope._scopes.wasted import mark_all_wasted
+from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.dspy.lm_calls import Args, Kwargs
 
 
@@ -20,22 +20,22 @@ def _times(item: Any, items: Any) -> int:
     return sum(each is item for each in items)
 
 
-class _Work:
+class _ParallelWork:
     """What DSPy's workers do with each of some items, in the scope that called for them."""
 
     def __init__(self, function: Any, items: Any) -> None:
         self._function = function
         self._items = items if isinstance(items, Sized) else None
-        self._visit = Visit.here()
+        self._captured = CapturedScope.capture()
         self._started = 0
         self._running = 0
         self._done: Counter[int] = Counter()  # how often each item was worked through, by its identity
         self._changed = threading.Condition()
-        self._stop: Stop | None = None
+        self._stop: BudgetStop | None = None
 
     def __call__(self, item: Any) -> Any:
         if self._stop is not None:
-            raise Stop(self._stop.purse)
+            raise BudgetStop(self._stop.account)
         with self._changed:
             self._started += 1
             self._running += 1
@@ -50,28 +50,28 @@ class _Work:
                 self._changed.notify_all()
 
     def _run(self, item: Any) -> Any:
-        stay = self._visit.enter()
+        token = self._captured.attach()
         try:
-            run = Scope(())  # apart, in the same scope: what this run spends may turn out to be for nothing
-            run.held = True
+            run = Scope(())  # apart, in the same scope: what this run spends may turn out to be wasted
+            run.is_referenced = True
             try:
                 result = self._function(item)
             finally:
                 run.leave()
         finally:
-            stay.leave()
+            self._captured.detach(token)
         self._note(run, item)
         return result
 
     def _note(self, run: Scope, item: Any) -> None:
-        """Tell that a run was for nothing whose item another has worked through meanwhile: DSPy had taken one for stuck."""
+        """Mark the run as wasted if another run of the same item finished first: DSPy had taken this one for stuck."""
         with self._changed:
             self._done[id(item)] += 1
             items = self._items
             again = items is not None and self._started > len(items) and 0 < _times(item, items) < self._done[id(item)]
         if again:
             try:
-                discard_all(run, "stragglers")
+                mark_all_wasted(run, "stragglers")
             except Exception:  # noqa: BLE001
                 internal_error("reading what a straggler has spent")
 
@@ -86,7 +86,7 @@ def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     given = {**dict(zip(("function", "data"), args, strict=False)), **kwargs}
     if "function" not in given:
         return wrapped(*args, **kwargs)
-    work = _Work(given["function"], given.get("data"))
+    work = _ParallelWork(given["function"], given.get("data"))
     if args:
         args = (work, *args[1:])
     else:

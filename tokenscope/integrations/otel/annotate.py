@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from opentelemetry import trace
 
+from tokenscope._providers.openai_usage import read_counts
 from tokenscope._usage.usage import Usage
-from tokenscope.errors import internal_error
+from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations import usage_watchers as _entries
-from tokenscope.integrations.dspy.usage import read_entry
 from tokenscope.integrations.otel.attributes import MLFLOW_USAGE
 from tokenscope.integrations.otel.names import request_attributes
 
@@ -46,7 +46,7 @@ def annotate_spans() -> Callable[[], None]:
 
 def _annotate(model: str, entry: Any) -> None:
     try:
-        spent = read_entry(model, entry)
+        spent = Usage.from_counts(read_counts(model, entry))
         span = trace.get_current_span()
         if span.is_recording():
             _write(span, model, spent)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from tokenscope._providers.openai_usage import count_of, read_counts, reader
+from tokenscope._providers.openai_usage import getter, parse_count, read_counts
 from tokenscope._usage.usage import Counts
 from tokenscope.integrations.otel.names import report_name
 
@@ -89,7 +89,7 @@ class Reading(NamedTuple):
     """What a span tells."""
 
     model: str  # as reports name it, with its provider where that is known
-    values: Counts  # as the counts of a `Usage` without calls
+    counts: Counts  # without calls
 
 
 def read(attributes: Attributes, instrumentor: str) -> Reading | None:
@@ -105,8 +105,8 @@ def read(attributes: Attributes, instrumentor: str) -> Reading | None:
     model = model_of(attributes)
     details = entry["prompt_tokens_details"]
     if _is_without_cache(entry, instrumentor):
-        cached = sum(count_of(name, each, model) for name, each in details.items() if name != "audio_tokens")
-        entry[_IN] = count_of(_IN, entry.get(_IN), model) + cached
+        cached = sum(parse_count(name, each, model) for name, each in details.items() if name != "audio_tokens")
+        entry[_IN] = parse_count(_IN, entry.get(_IN), model) + cached
         entry.pop(_TOTAL, None)
     return Reading(model, read_counts(model, entry))
 
@@ -115,7 +115,7 @@ def _entry(attributes: Attributes) -> dict[str, Any] | None:
     """Return the attributes of the first convention that tells of input or output, in OpenAI's words."""
     for convention in (_GENAI, _OPENINFERENCE, _MLFLOW):
         told = _mlflow(attributes) if convention is _MLFLOW else attributes
-        first = reader(told)
+        first = getter(told)
         found = {name: value for name, keys in convention.items() if (value := first(*keys)) is not None}
         if _IN in found or _OUT in found:
             prompt: dict[str, Any] = {name: found.pop(name) for name in (_CACHE_READ, _CACHE_WRITTEN) if name in found}
@@ -135,7 +135,7 @@ def _mlflow(attributes: Attributes) -> Attributes:
     try:
         told = json.loads(text)
     except ValueError:
-        count_of(MLFLOW_USAGE, text, model_of(attributes))  # warns: it is no number of tokens
+        parse_count(MLFLOW_USAGE, text, model_of(attributes))  # warns: it is no number of tokens
         return {}
     return told if isinstance(told, dict) else {}
 
@@ -152,7 +152,7 @@ def _is_without_cache(entry: dict[str, Any], instrumentor: str) -> bool:
 
 def model_of(attributes: Attributes) -> str:
     """Return the model's name as reports have it, `provider/model`."""
-    first = reader(attributes)
+    first = getter(attributes)
     name = first(*_MODEL)
     name = name if isinstance(name, str) and name.strip() else "(unknown)"
     provider = first(*_PROVIDER)
@@ -166,7 +166,7 @@ def _unquoted(name: str) -> str:
 
 def is_model_call(attributes: Attributes) -> bool:
     """Whether a span is that of one model call, also where it tells no usage, as failed calls do."""
-    first = reader(attributes)
+    first = getter(attributes)
     kind = first("gen_ai.operation.name", "llm.request.type")
     if isinstance(kind, str):
         return kind in _MODEL_CALLS

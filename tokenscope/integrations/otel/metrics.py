@@ -10,15 +10,14 @@ from typing import Any, Final
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
-from tokenscope._report.attribution import Place
+from tokenscope._report.attribution import Attribution
 from tokenscope._report.report import Report
-from tokenscope._scopes.event_log import read_now
-from tokenscope._scopes.recent import observe, unobserve
-from tokenscope._usage.calls import NO_SCOPE, OTHER, Call, Frame, Path
-from tokenscope._usage.keys import is_saved
-from tokenscope._usage.usage import FIELDS
+from tokenscope._scopes.enforcement import report_of
+from tokenscope._scopes.event_log import observe, unobserve
+from tokenscope._scopes.process import STATE
+from tokenscope._usage.calls import NO_SCOPE, OTHER, Call, Frame, ScopePath
+from tokenscope._usage.warnings import internal_error
 from tokenscope._version import __version__
-from tokenscope.errors import internal_error
 from tokenscope.integrations.otel.names import request_attributes
 
 _MOST: Final = 990
@@ -30,9 +29,6 @@ _DEPTH: Final = 8
 
 _TOKEN_BUCKETS: Final = [4**power for power in range(14)]
 _SECONDS_BUCKETS: Final = [0.01 * 2**power for power in range(14)]
-_CACHED_CALLS: Final = FIELDS.index("cached_calls")
-_INPUT: Final = FIELDS.index("input_tokens")
-_OUTPUT: Final = FIELDS.index("output_tokens")
 
 Attributes = dict[str, str]
 
@@ -41,25 +37,25 @@ class _AttributeSets:
     """The attributes of calls, by where they were made and of which model: so many, and one for all the others."""
 
     def __init__(self) -> None:
-        self._of_call: dict[tuple[Path, str], tuple[Attributes, Attributes, Attributes]] = {}
+        self._of_call: dict[tuple[ScopePath, str], tuple[Attributes, Attributes, Attributes]] = {}
         self._sets: dict[tuple[str, str, str], tuple[Attributes, Attributes, Attributes]] = {}
         self._errors: set[str] = set()
 
     def of_call(self, call: Call) -> tuple[Attributes, Attributes, Attributes]:
         """Return a call's attributes: plain, those of its input, those of its output."""
-        key = call.path, call.key[0]
+        key = call.path, call.key.model
         found = self._of_call.get(key)
         if found is None:
-            found = self.of(tuple(call.path), call.key[0])
+            found = self.of(tuple(call.path), call.key.model)
             if len(self._of_call) < _CACHED:
                 self._of_call[key] = found
         return found
 
     def of(self, frames: Iterable[Frame], model: str) -> tuple[Attributes, Attributes, Attributes]:
-        place: Place | None = None
+        place: Attribution | None = None
         names: list[str] = []
         for frame in frames:
-            place = Place(place, frame)
+            place = Attribution(place, frame)
             names.append(frame.name)
         module = NO_SCOPE.name
         if place is not None:
@@ -126,14 +122,14 @@ class _Export:
     def record(self, call: Call) -> None:
         """Record one call; what DSPy's cache answered is none."""
         try:
-            values = call.values
-            if values[_CACHED_CALLS] or is_saved(call.key[1]):
+            counts = call.counts
+            if counts.cached_calls or call.key.source == "cache":
                 return
             plain, input_, output = self._sets.of_call(call)
-            if values[_INPUT]:
-                self._tokens.record(values[_INPUT], input_)
-            if values[_OUTPUT]:
-                self._tokens.record(values[_OUTPUT], output)
+            if counts.input_tokens:
+                self._tokens.record(counts.input_tokens, input_)
+            if counts.output_tokens:
+                self._tokens.record(counts.output_tokens, output)
             if call.error is not None:
                 plain = {**plain, "error.type": self._sets.error(call.error)}
             if call.seconds:
@@ -149,11 +145,9 @@ class _Export:
         return [] if self.stopped else self._observe(lambda usage: usage.unpriced_calls)
 
     def _observe(self, measure: Callable[[Any], Decimal | int]) -> list[Observation]:
-        from tokenscope import report
-
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
         sets: dict[int, Attributes] = {}
-        for frames, model, usage in _spent(report()):
+        for frames, model, usage in _spent(report_of(STATE.root)):
             plain = self._sets.of(frames, model)[0]
             sets[id(plain)] = plain
             sums[id(plain)] += measure(usage)
@@ -208,6 +202,5 @@ def export_metrics(meter_provider: MeterProvider | None = None) -> Callable[[], 
                 return export.stop
         export = _Export(provider)
         _exports.append(export)
-        read_now()  # calls that have ended before are none of this
         observe(export.observer)
     return export.stop

@@ -15,11 +15,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import StatusCode
 
-from tokenscope._scopes.ledger import Ledger
-from tokenscope._scopes.recording import count
-from tokenscope._scopes.scope import DISABLED, active
-from tokenscope._usage.usage import NOTHING
-from tokenscope.errors import internal_error
+from tokenscope._scopes.context import active
+from tokenscope._scopes.process import DISABLED, STATE, Counted
+from tokenscope._scopes.recording import record
+from tokenscope._usage.usage import ZERO_COUNTS
+from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations import usage_watchers as _entries
 from tokenscope.integrations.otel.attributes import is_model_call, model_of, read
 
@@ -43,7 +43,7 @@ class _Noted:
 
     __slots__ = ("above", "alive", "below", "counted", "ended", "hidden", "key", "scope", "started")
 
-    def __init__(self, key: _Key, above: _Noted | None, scope: Ledger | None, started: int, *, hidden: bool) -> None:
+    def __init__(self, key: _Key, above: _Noted | None, scope: Counted | None, started: int, *, hidden: bool) -> None:
         self.key = key
         self.above = above
         self.scope = scope
@@ -169,26 +169,26 @@ def _remember(key: _Key, noted: _Noted) -> None:
             return
 
 
-def _count(span: ReadableSpan, noted: _Noted, scope: Ledger | None) -> None:
+def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
     attributes = span.attributes or {}
     reading = read(attributes, span.instrumentation_scope.name if span.instrumentation_scope else "")
     failed = span.status.status_code is StatusCode.ERROR
     if reading is None:
         if not failed or not is_model_call(attributes):
             return
-        model, values = model_of(attributes), None
+        model, counts = model_of(attributes), ZERO_COUNTS
     else:
-        model, values = reading
-    spent = _TOKENS if values is not None and (values[3] or values[4]) else _CALL
+        model, counts = reading
+    spent = _TOKENS if counts.tokens else _CALL
     if noted.below >= spent or any(above.counted >= spent for above in noted.ancestors()):
         return
     noted.counted = spent  # from here on, spans below that are open still are not counted on top of it
     for above in noted.ancestors():
         above.below = max(above.below, spent)
-    count(
-        scope,
+    record(
+        scope or STATE.root,
         model,
-        (1, 0, int(failed), *(values or NOTHING)[3:]),
+        counts._replace(calls=1, failed_calls=int(failed)),
         started=noted.started / 1e9,
         seconds=max(0, (noted.ended or 0) - noted.started) / 1e9,
         error=_error(span) if failed else None,

@@ -1,4 +1,4 @@
-"""The ledger: what scopes inside hold is seen above, folded or linked, and memory is bounded by paths."""
+"""Collecting: a scope holds what is spent in the scopes inside it, and memory is bounded by paths."""
 
 from __future__ import annotations
 
@@ -13,37 +13,46 @@ import pytest
 from support.spending import spend, spent
 
 import tokenscope
-from tokenscope import current_scope, errors, token_scope
-from tokenscope._scopes.changes import write
-from tokenscope._scopes.ledger import PROCESS, Ledger, _below
-from tokenscope._usage.calls import MAX_NAMES, ROOT
+from tokenscope import current_scope, token_scope
+from tokenscope._scopes.event_log import clear
+from tokenscope._scopes.process import STATE
+from tokenscope._scopes.recording import record
+from tokenscope._usage.calls import MAX_NAMES
+from tokenscope._usage.usage import Counts
+from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 
 
 @pytest.fixture
 def may_warn(monkeypatch):
     """Let warnings that were given before be given again."""
-    monkeypatch.setattr(errors, "_warned", set())
+    forget_warnings()
 
 
-def linked() -> int:
-    """How many ledgers the process's holds on to."""
-    return len(_below(PROCESS)) - 1
+def kept() -> int:
+    """How many scopes the process keeps."""
+    tokenscope.report()
+    return len(STATE.open_scopes) + len(STATE.log)
 
 
-def test_closed_scopes_are_folded():
-    """When its scope has closed, nothing but rows is left of a ledger."""
+def late(scope, tokens):
+    """Spend in a scope that has ended, as a task does that outlives it."""
+    record(scope, "late", Counts(calls=1, input_tokens=tokens))
+
+
+def test_closed_scopes_are_not_kept():
+    """When a scope has closed, nothing but counts is left of it."""
     for _ in range(1_000):
         with token_scope("a"), token_scope("b"):
             spend()
 
-    assert 0 == linked()
+    assert 0 == kept()
     assert 1_000 == spent(tokenscope.report())
     assert 1_000 == tokenscope.report().find("a/b").entries
 
 
 def test_entries_of_scopes_that_spend_nothing_are_counted():
-    """Empty scopes need no ledger, but are seen."""
+    """Empty scopes need no table, but are seen."""
     with token_scope("outer") as outer:
         for _ in range(300):
             with token_scope("inner"):
@@ -80,25 +89,25 @@ def test_late_calls_go_where_their_scope_went():
         with token_scope("b") as b:
             spend(1)
     before = spent(tokenscope.report())
-    b.add(b.path, ("late", 0), (1, 0, 0, 10, 0, 0, 0, 0, 0, 0))
+    late(b, 10)
 
     assert 1 == before
     assert [11, 11, 11] == [spent(b), spent(a), spent(tokenscope.report())]
-    assert 0 == linked()
+    assert 0 == kept()
 
 
 def test_late_calls_of_scopes_that_had_none_before():
-    """A scope that closed empty still takes late calls, and is not kept linked for it."""
+    """A scope that closed empty still takes late calls, and is not kept for it."""
     with token_scope("a") as a:
         with token_scope("b") as b:
             pass
-    b.add(b.path, ("late", 0), (1, 0, 0, 10, 0, 0, 0, 0, 0, 0))
+    late(b, 10)
 
     assert [10, 10, 10] == [spent(b), spent(a), spent(tokenscope.report())]
-    assert 0 == linked()
+    assert 0 == kept()
 
 
-def test_scopes_opened_late_are_folded_too():
+def test_scopes_opened_late():
     """Empty scopes that open in a closed one, from a task that outlives it, leave nothing behind."""
     with token_scope("a") as a:
         visit = tokenscope.carry(lambda: [token_scope("late").__enter__().leave() for _ in range(500)])
@@ -106,53 +115,54 @@ def test_scopes_opened_late_are_folded_too():
 
     assert 500 == a.report().find("a/late").entries
     assert 500 == tokenscope.report().find("a/late").entries
-    assert 0 == linked()
+    assert 0 == kept()
 
 
 def test_an_outer_scope_that_closes_first():
-    """Out of order, each scope still has its own, and all is folded in the end."""
+    """Out of order, each scope still has its own, and none is kept in the end."""
     a, b = token_scope("a"), token_scope("b")
     outer, inner = a.__enter__(), b.__enter__()
     spend(1)
     a.__exit__(None, None, None)
     spend(2)
-    assert 2 == linked()
+    tokenscope.report()
+    assert 1 == len(STATE.open_scopes)
     b.__exit__(None, None, None)
 
     assert [3, 3, 3] == [spent(outer), spent(inner), spent(tokenscope.report())]
-    assert 0 == linked()
+    assert 0 == kept()
     assert 3 == tokenscope.report().find("a/b").usage.input_tokens
 
 
-def test_large_closed_ledgers_are_kept_linked_for_a_while_only():
-    """Many scopes with many names inside: few stay linked, and none is lost."""
+def test_many_scopes_with_many_names():
+    """None of them is kept, and no token is lost."""
     with token_scope("outer") as outer:
         for _ in range(100):
             with token_scope("large"):
                 for name in range(70):
                     spend(1, operation=str(name))
-            assert linked() <= 12
+            assert 1 >= kept()
         assert 7_000 == spent(outer)
 
     assert 7_000 == spent(tokenscope.report())
     assert 100 == tokenscope.report().find("outer/large").entries
 
 
-def test_a_late_call_to_a_ledger_that_was_compacted():
-    """What was added up in a crowd still passes late calls on, to everyone above, once."""
-    kept = []
+def test_late_calls_of_many_scopes():
+    """Late calls reach everyone above, once."""
+    scopes = []
     with token_scope("outer") as outer:
         for _ in range(20):
             with token_scope("large") as large, token_scope("larger") as larger:
                 for name in range(70):
                     spend(1, operation=str(name))
-            kept += [large, larger]
-    for each in kept:
-        each.add(each.path, ("late", 0), (1, 0, 0, 1000, 0, 0, 0, 0, 0, 0))
+            scopes += [large, larger]
+    for each in scopes:
+        late(each, 1000)
 
     assert 20 * 70 + 40 * 1000 == spent(outer) == spent(tokenscope.report())
-    assert {70 + 2000} == {spent(each) for each in kept[::2]}
-    assert {70 + 1000} == {spent(each) for each in kept[1::2]}
+    assert {70 + 2000} == {spent(each) for each in scopes[::2]}
+    assert {70 + 1000} == {spent(each) for each in scopes[1::2]}
 
 
 def test_clear_forgets_what_was_counted():
@@ -162,12 +172,12 @@ def test_clear_forgets_what_was_counted():
             spend(1)
             with token_scope("empty"):
                 pass
-            PROCESS.clear()
+            clear()
             assert not tokenscope.report()
             spend(2)
             with token_scope("c"):
                 spend(4)
-                PROCESS.clear()
+                clear()
                 spend(8)
         assert [15, 15] == [spent(a), spent(b)]
 
@@ -176,14 +186,6 @@ def test_clear_forgets_what_was_counted():
     with pytest.raises(KeyError):
         tokenscope.report().find("a/b/empty")
     assert 1 == a.report().find("a/b/empty").entries
-
-
-def test_a_ledger_alone_has_nothing_above():
-    """The process's ledger cannot be closed."""
-    alone = Ledger(ROOT)
-    alone.close(5)
-
-    assert alone.ended is None
 
 
 def test_names_are_capped_and_no_token_is_lost(may_warn):
@@ -288,22 +290,6 @@ def test_what_a_collection_counts_is_counted_once():
     gc.collect()
 
     assert total == spent(tokenscope.report())
-
-
-def test_what_is_counted_in_the_midst_of_a_change_waits():
-    """A change inside of a change is made when that one is complete; who looks meanwhile sees what was before."""
-    with token_scope("a") as scope:
-        spend(1)
-        seen = []
-
-        def change():
-            spend(2)
-            seen.append(spent(scope))
-
-        write(change)
-
-    assert [1] == seen
-    assert 3 == spent(scope) == spent(tokenscope.report())
 
 
 FORKING = """

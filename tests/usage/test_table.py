@@ -1,0 +1,81 @@
+"""Tables of counts: one row for the same names, however deep, and however the path was made."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokenscope._usage.calls import MAX_NAMES, OTHER, ROOT, Frame, ScopePath
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.table import UsageTable
+from tokenscope._usage.usage import Counts
+
+A = Frame("scope", "a")
+B = Frame("scope", "b")
+KEY = UsageKey("x")
+ONE = Counts(calls=1, input_tokens=1)
+
+
+def path(*frames: Frame) -> ScopePath:
+    """Return a path that nothing else refers to, as those beyond the limit of names are."""
+    made = ROOT
+    for frame in frames:
+        made = ScopePath(made, frame)
+    return made
+
+
+def test_equal_chains_have_one_row():
+    """Paths that were made apart have one row if their frames are equal."""
+    table = UsageTable(ROOT)
+    one, other = path(A, B), path(A, B)
+    table.add(one, KEY, ONE)
+    table.add(other, KEY, ONE)
+
+    assert one is not other
+    assert table.row(one) is table.row(other)
+    assert {KEY: list(Counts(calls=2, input_tokens=2))} == table.row(other).counts
+
+
+@pytest.mark.parametrize("other", [path(A), path(B, B), path(A, A), path(A, Frame("dspy", "b")), path(B, A)], ids=repr)
+def test_other_chains_have_others(other):
+    """Another depth, name, kind or order is another row."""
+    table = UsageTable(ROOT)
+
+    assert table.row(path(A, B)) is not table.row(other)
+
+
+def test_deep_chains_without_recursion():
+    """10,000 levels are no problem."""
+    one, other = path(*[B] * 10_000), path(*[B] * 10_000)
+    table, second = UsageTable(ROOT), UsageTable(ROOT)
+    table.add(one, KEY, ONE)
+    second.add(other, KEY, ONE)
+    table.merge(second)
+
+    assert 10_000 == one.depth
+    assert 10_001 == len(table.rows)
+    assert {KEY: list(Counts(calls=2, input_tokens=2))} == table.row(other).counts
+
+
+def test_names_beyond_the_limit():
+    """A level has so many rows, and one for all further names; what was counted there before stays where it is."""
+    table = UsageTable(ROOT)
+    for number in range(MAX_NAMES + 5):
+        table.add(path(A, Frame("scope", str(number)), B), KEY, ONE)
+    table.add(path(A, Frame("scope", "7"), B), KEY, ONE)
+
+    assert MAX_NAMES + 1 == len(table.row(path(A)).below)
+    assert {KEY: list(Counts(calls=5, input_tokens=5))} == table.row(path(A, OTHER, B)).counts
+    assert {KEY: list(Counts(calls=2, input_tokens=2))} == table.row(path(A, Frame("scope", "7"), B)).counts
+    assert ["a"] == [level.frame.name for level in table.overflowed]
+
+
+def test_entries_of_each_level():
+    """An entry of a scope of several levels counts at each of them, up to the scope above."""
+    table = UsageTable(ROOT)
+    inner = path(A, B)
+    assert inner.parent is not None
+    table.add_entries(inner, ROOT, 1, 5)
+    table.add_entries(inner, inner.parent, 1, 2)
+
+    assert [(1, 5), (2, 7)] == [(row.entries, row.nanoseconds) for row in (table.row(path(A)), table.row(inner))]
+    assert (0, 0) == (table.row(ROOT).entries, table.row(ROOT).nanoseconds)

@@ -1,0 +1,108 @@
+"""The state of this process: what was counted in it, what waits to be counted, and who is told of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from tokenscope._usage.calls import ROOT, Call, ScopePath
+from tokenscope._usage.table import UsageTable
+
+if TYPE_CHECKING:
+    from tokenscope._usage.keys import UsageKey
+    from tokenscope._usage.usage import Counts
+
+DISABLED: Final = os.environ.get("TOKENSCOPE_DISABLED", "") not in ("", "0")
+"""Whether TOKENSCOPE_DISABLED is set: scopes can be entered and left, and count nothing."""
+KEPT_RECORDS: Final = 10_000
+"""How many of the latest calls are kept unless a program says otherwise: as many as DSPy keeps in its history."""
+MANY_EVENTS: Final = 256
+"""How many events wait in the log before they are counted, unless somebody asks earlier."""
+
+Observer = Callable[[Call], None]
+
+
+class Account(Protocol):
+    """What is spent of a budget; see `tokenscope._scopes.enforcement`."""
+
+    def charge(self, key: UsageKey, counts: Counts, *, reserved: bool) -> None:
+        """Add a call that has ended; `reserved` says that it was taken as a call before it began."""
+        ...
+
+
+class Counted(Protocol):
+    """A place in which calls are counted: a scope, or the root above all scopes."""
+
+    path: ScopePath
+    table: UsageTable | None
+    ended: int | None
+    is_referenced: bool
+    budgets: tuple[Any, ...]
+
+    @property
+    def above(self) -> Counted | None:
+        """The place around it."""
+        ...
+
+
+class ScopeRoot:
+    """Where a chain of scopes begins: the process, or a task that another process has handed over."""
+
+    __slots__ = ("above", "budgets", "ended", "is_referenced", "path", "table")
+
+    def __init__(self, path: ScopePath) -> None:
+        self.path = path
+        self.above: Counted | None = None
+        self.table: UsageTable | None = UsageTable(path)
+        self.ended: int | None = None
+        self.is_referenced = True
+        self.budgets: tuple[Any, ...] = ()
+
+
+class ProcessState:
+    """All state of this process that is no ContextVar and no patch."""
+
+    def __init__(self) -> None:
+        self.root: Final = ScopeRoot(ROOT)
+        self.lock: Final[Any] = threading.RLock()
+        """Guards all tables and budgets. Reentrant: a finaliser or a signal may count while it is taken."""
+        self.log: Final[deque[tuple[Any, Any, int, str | None]]] = deque(maxlen=0 if DISABLED else None)
+        """Events that wait to be counted: `(scope, call, nanoseconds, error)`; the call is None where a scope was left."""
+        self.most_events = MANY_EVENTS
+        self.notices: Final[deque[tuple[Callable[..., None], tuple[Any, ...]]]] = deque()
+        """What is to be told outside of the lock: calls to observers, and warnings."""
+        self.open_scopes: Final[dict[Any, None]] = {}
+        """Open scopes in which anything was counted: their entries and times are not in any table yet."""
+        self.generator_scopes: Final[dict[FrameType, list[Any]]] = {}
+        """Scopes that were opened in the body of a generator, by its frame, the innermost last."""
+        self.records: deque[Call] = deque(maxlen=KEPT_RECORDS)
+        self.observers: tuple[Observer, ...] = ()
+        self.begin()
+
+    def begin(self) -> None:
+        """Give this process a name that no other has, and number its shipments."""
+        self.name = os.urandom(8).hex()
+        self.shipment_numbers: Iterator[int] = itertools.count()
+
+    def begin_in_child(self) -> None:  # pragma: no cover - in children, which nothing measures
+        """Begin anew in a forked child: what was counted is the parent's, and other threads' locks are not released here."""
+        if not self.lock._is_owned():  # by this thread, where a signal handler forks while counts change
+            self.lock._at_fork_reinit()
+        self.log.clear()
+        self.notices.clear()
+        self.records.clear()
+        self.root.table = UsageTable(ROOT)
+        for scope in self.open_scopes:
+            scope.table = None
+        self.open_scopes.clear()
+        self.begin()
+
+
+STATE: Final = ProcessState()
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
+    os.register_at_fork(after_in_child=STATE.begin_in_child)

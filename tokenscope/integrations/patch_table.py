@@ -1,0 +1,79 @@
+"""Which functions of other packages are patched, with what, and in which way."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+
+class Patch(NamedTuple):
+    """One function to patch: `module` and `name` say which, `hook` (`module:attribute`, loaded when needed) with what.
+
+    The styles:
+
+    - `around`: a method, sync or async. `hook(instance, args, kwargs)` is called before it and returns an entry, or None. The
+      entry's `finish(error, result)` is called when it ends.
+    - `replace`: a method. `hook(bound, instance, args, kwargs)` is called in its place.
+    - `proxy`: a function of a module, wrapped by wrapt. `hook(function, None, args, kwargs)` is called in its place.
+
+    Methods are replaced by plain functions of the same kind, name and signature: a wrapt proxy is another object at each look.
+    """
+
+    module: str
+    name: str
+    hook: str
+    style: Literal["around", "replace", "proxy"] = "around"
+    optional: bool = False  # not in every supported version
+    inherited: bool = False  # usually: patched only if another package has put a wrapper of its own into the class
+
+
+_DSPY: Final = "tokenscope.integrations.dspy"
+_THREADS: Final = "tokenscope.integrations.threads"
+
+PATCHES: Final = (
+    Patch("threading", "Thread.start", f"{_THREADS}:start_thread", "replace"),
+    Patch("concurrent.futures.thread", "ThreadPoolExecutor.submit", f"{_THREADS}:submit", "replace"),
+    Patch(
+        "concurrent.futures.process",
+        "ProcessPoolExecutor.submit",
+        "tokenscope.integrations.process_pool:submit",
+        "replace",
+    ),
+    Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_THREADS}:create_task", "replace"),
+    Patch("uvloop", "Loop.create_task", f"{_THREADS}:create_task", "replace"),
+    Patch("anyio.to_thread", "run_sync", f"{_THREADS}:run_sync", "proxy"),
+    Patch("dspy.clients.base_lm", "BaseLM.__call__", f"{_DSPY}.lm_calls:call_lm"),
+    Patch("dspy.clients.base_lm", "BaseLM.acall", f"{_DSPY}.lm_calls:call_lm"),
+    # Instrumentors that came first have wrapped BaseLM's original in LM, where a patch of BaseLM is passed by.
+    Patch("dspy.clients.lm", "LM.__call__", f"{_DSPY}.lm_calls:call_lm", inherited=True),
+    Patch("dspy.clients.lm", "LM.acall", f"{_DSPY}.lm_calls:call_lm", inherited=True),
+    Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_DSPY}.lm_answers:process_response", "replace"),
+    Patch("dspy.clients.lm", "LM.forward", f"{_DSPY}.forward:forward"),
+    Patch("dspy.clients.lm", "LM.aforward", f"{_DSPY}.forward:forward"),
+    Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_DSPY}.lm_calls:call_lm", optional=True),
+    Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_DSPY}.lm_calls:call_lm", optional=True),
+    Patch("dspy.clients.cache", "Cache.get", f"{_DSPY}.lm_answers:get_cached", "replace"),
+    Patch("dspy.primitives.module", "Module.__call__", f"{_DSPY}.modules:call_module"),
+    Patch("dspy.primitives.module", "Module.acall", f"{_DSPY}.modules:call_module"),
+    Patch("dspy.adapters.types.tool", "Tool.__call__", f"{_DSPY}.modules:call_tool"),
+    Patch("dspy.adapters.types.tool", "Tool.acall", f"{_DSPY}.modules:call_tool"),
+    Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_DSPY}.modules:call_evaluate"),
+    Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_DSPY}.parallel:execute", "replace"),
+    Patch("dspy.adapters.base", "Adapter._call_postprocess", f"{_DSPY}.lm_answers:parse_answer", "replace"),
+    Patch(
+        "dspy.teleprompt.gepa.gepa_utils",
+        "DspyAdapter.evaluate",
+        f"{_DSPY}.optimizers:evaluate_candidate",
+        optional=True,
+    ),
+    Patch(
+        "dspy.teleprompt.gepa.gepa_utils",
+        "DspyAdapter.make_reflective_dataset",
+        f"{_DSPY}.optimizers:judge_candidate",
+        optional=True,
+    ),
+    Patch("litellm", "embedding", "tokenscope.integrations.litellm:embed", "proxy"),
+    Patch("litellm", "aembedding", "tokenscope.integrations.litellm:aembed", "proxy"),
+)
+OPTIMIZERS: Final = "dspy.teleprompt.teleprompt"
+"""Where the optimizers' base class is: `compile` is wrapped in each of its subclasses, also in those to come."""
+OPTIMIZERS_HOOK: Final = f"{_DSPY}.optimizers"
