@@ -6,6 +6,10 @@ import ast
 import doctest
 import importlib
 import inspect
+import re
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 import tokenscope
 
 PACKAGE = Path(tokenscope.__file__).parent
+ROOT = Path(__file__).parents[1]
 PUBLIC = [
     "Breakdown",
     "Budget",
@@ -52,6 +57,88 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 def module_name(file: Path) -> str:
     parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
+
+
+def imports() -> dict[str, set[str]]:
+    """Return which modules of ours each imports: inside functions and for type checkers, too."""
+    names = {module_name(file): file for file in FILES}
+    found: dict[str, set[str]] = {}
+    for name, file in names.items():
+        found[name] = set()
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{file}: a relative import"
+                inner = [f"{node.module}.{alias.name}" for alias in node.names]
+                found[name] |= {each if each in names else str(node.module) for each in inner} & set(names)
+            elif isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names} & set(names)
+    return found
+
+
+def test_imports_go_in_no_circle():
+    """A module imports nothing that imports it, however many lie in between."""
+    left = imports()
+    while leaves := [name for name, targets in left.items() if not targets & (set(left) - {name})]:
+        for name in leaves:
+            del left[name]
+
+    assert {} == left
+
+
+def test_imports_keep_the_contract():
+    """Imports point down the floors that pyproject.toml names."""
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert "Contracts: 1 kept, 0 broken." in done.stdout, done.stdout + done.stderr
+
+
+def test_the_top_level_is_small():
+    """At most 6 files and 10 folders stand directly in the package."""
+    files = [each for each in PACKAGE.iterdir() if each.suffix == ".py"]
+    folders = [each for each in PACKAGE.iterdir() if each.is_dir() and each.name != "__pycache__"]
+
+    assert len(files) <= 6
+    assert len(folders) <= 10
+
+
+def test_no_two_classes_have_one_name():
+    """A class's name says which one it is."""
+    names = Counter(
+        node.name
+        for file in FILES
+        for node in ast.parse(file.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+
+    assert [] == [name for name, number in names.items() if number > 1]
+
+
+def test_no_file_takes_a_private_name_of_another():
+    """A file that needs its neighbour's private has the wrong border; nor does it look for it in sys.modules."""
+    text = "".join(file.read_text("utf-8") for file in FILES)
+
+    assert [] == re.findall(r"from tokenscope[\w.]* import [^\n]*\b_[a-z]\w*", text)
+    assert [] == re.findall(r"sys\.modules[.\[(get]+[\"']tokenscope[^\n]*", text)
+
+
+def test_the_page_of_how_it_works_shows_the_layout():
+    """Its tree names each file of the package, and nothing else."""
+    page = (ROOT / "docs" / "explanation" / "how-it-works.md").read_text("utf-8")
+    tree = page.partition("```text\ntokenscope/\n")[2].partition("```")[0]
+    shown: set[str] = set()
+    folders: list[str] = []
+    for line in tree.splitlines():
+        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2 - 1
+        folders = folders[:depth]
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            shown.add("".join(folders) + name)
+
+    assert shown == {file.relative_to(PACKAGE).as_posix() for file in FILES if file.name != "__init__.py"} | {
+        "__init__.py"
+    }
 
 
 def test_the_core_knows_no_others():

@@ -14,8 +14,8 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 
 from tokenscope._processes.worker_scope import PackedRows, bring_home, unpack
-from tokenscope._scopes.process import STATE
 from tokenscope._scopes.context import active
+from tokenscope._scopes.process import STATE
 from tokenscope._usage.calls import ROOT
 from tokenscope._usage.warnings import TokenScopeError
 

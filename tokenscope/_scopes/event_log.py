@@ -154,11 +154,12 @@ def clear() -> None:
 
 def hand_over(root: ScopeRoot) -> UsageTable:
     """Return what was counted below a root until now, and forget it. What a task's root still gets is the process's."""
-    found = collect(root)
     with _lock:
+        found = collect(root)
         root.table = UsageTable(root.path)
         if root is not STATE.root:
             root.above = STATE.root
+    drain()  # for the notices, which wait while the lock is taken
     return found
 
 

@@ -2,8 +2,8 @@
 
 A ContextVar that is set in a generator's body stays set while the generator is suspended, so that what its consumer does would be
 charged to the generator. Such a scope is therefore kept with the generator's frame, and is active where that frame is on the
-stack of whoever asks: while its body runs or waits for an awaitable, in whatever task and Context it is resumed. While no such
-scope is open, nobody walks the stack.
+stack that asks: while its body runs or waits for an awaitable, in whatever task and Context it is resumed. While no such scope
+is open, the stack is not walked.
 """
 
 from __future__ import annotations

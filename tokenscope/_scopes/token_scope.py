@@ -73,7 +73,7 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         code = caller.f_code
         frame = generator_frame(caller) if code.co_flags & GENERATOR or code.co_name in PASSING else None
         scope = Scope(self.frames, self, self.budget, frame)
-        here: Any = scope  # whoever writes `as scope` may ask for its counts later, and for its parents'
+        here: Any = scope  # `as scope` may be asked for its counts later, and for its parents'
         while not here.is_referenced:
             here.is_referenced = True
             here = here.above

@@ -85,7 +85,7 @@ def _with_cost(model: str, tier: int, usage: Usage) -> Usage:
 
 
 def check_priced(model: object) -> None:
-    """Raise for a model that nobody knows a price of.
+    """Raise for a model without a known price.
 
     Raises:
         TypeError: the model is no str.

@@ -90,7 +90,7 @@ class Usage:
         input_audio_tokens: Input tokens that are audio.
         output_audio_tokens: Output tokens that are audio.
         cost: What the priced calls cost, in dollars.
-        unpriced_calls: Calls that spent tokens at a price nobody knows; `cost` is then a lower bound.
+        unpriced_calls: Calls that spent tokens at an unknown price; `cost` is then a lower bound.
         saved_tokens: Tokens that cached calls would have spent, where DSPy's cache still tells; part of nothing else.
         saved_cost: What those would have cost, in dollars, where their price is known.
 

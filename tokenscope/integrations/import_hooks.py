@@ -29,7 +29,7 @@ class _Notifier:
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code as though nobody stood in between, then call the hook."""
+        """Run the module's code as the real loader does, then call the hook."""
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
@@ -37,7 +37,7 @@ class _Notifier:
         self._hook(module)
 
     def __getattr__(self, name: str) -> Any:
-        """Whoever asks between finding and loading sees the real loader's attributes."""
+        """Return the attributes of the real loader to code that asks between finding and loading."""
         return getattr(self._loader, name)
 
 

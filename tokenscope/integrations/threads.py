@@ -51,7 +51,8 @@ class _ThreadRun:
 def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`threading.Thread.start`: the thread inherits the scope in which it is started."""
     scope = active()
-    if (scope is None and not STATE.root.budgets) or not instance._initialized or instance.ident is not None:
+    is_new = instance._initialized and instance.ident is None  # noqa: SLF001 - there is no public way to ask
+    if not is_new or (scope is None and not STATE.root.budgets):
         return wrapped(*args, **kwargs)
     run = _ThreadRun(instance, CapturedScope(scope))
     run.put_in()

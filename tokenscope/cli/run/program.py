@@ -132,9 +132,9 @@ def _module(name: str, _: ModuleType) -> None:
 
 # `python -m` itself calls this. runpy's public functions restore the former `__main__` after the module's last line, while
 # the module's threads and exit handlers still need it.
-_run_as_main: Callable[..., object] = runpy._run_module_as_main  # type: ignore[attr-defined]
+_run_as_main: Callable[..., object] = runpy._run_module_as_main  # type: ignore[attr-defined]  # noqa: SLF001
 # Registers a function to call when the main thread has ended, before threads are joined. concurrent.futures uses it, too.
-_at_shutdown: Callable[..., None] = threading._register_atexit  # type: ignore[attr-defined]
+_at_shutdown: Callable[..., None] = threading._register_atexit  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _of_program(traceback: TracebackType | None) -> TracebackType | None:

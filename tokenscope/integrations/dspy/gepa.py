@@ -1,4 +1,4 @@
-"""Ending an optimisation by GEPA in good order: a stopper that GEPA asks between two of its iterations."""
+"""A stopper that ends an optimization by GEPA in good order, once it has spent a budget."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ def _run() -> Counted:
 
 
 def gepa_stopper(budget: Budget) -> GepaStopper:
-    """Return a stopper that ends an optimisation by GEPA once it has spent a budget, and lets it keep its best program.
+    """Return a stopper that ends an optimization by GEPA once it has spent a budget, and keeps its best program.
 
-    A budget on a scope ends whatever runs in it, and an optimisation that is ended so returns no program. A stopper is asked by
-    GEPA itself, before each iteration, and GEPA then returns the best program that it has found until then. So what is spent may
-    exceed the limit by what one iteration spends; a budget on a scope around it, beside, sets a hard limit.
+    A budget on a scope ends whatever runs in it, and an optimization that is ended in this way returns no program. GEPA asks a
+    stopper before each iteration. When the stopper says so, GEPA returns the best program that it has found. What is spent can
+    exceed the limit by one iteration. For a hard limit, add a budget on a scope around it.
 
-    All that is spent in the run of `compile` counts: the program's calls, the metric's, and the reflection model's. Each run has
-    the whole budget, also where several use the same stopper. Where `gepa.optimize` runs without an optimizer of DSPy's, what the
-    current scope has spent counts.
+    Everything spent in the run of `compile` counts: calls of the program, of the metric, and of the reflection model. Each run
+    has the whole budget, also if several runs use one stopper. If `gepa.optimize` runs without a DSPy optimizer, what the current
+    scope has spent counts.
 
     Needs dspy 3.0.4 or later, whose GEPA takes `gepa_kwargs`.
 
     Args:
-        budget: The tokens, dollars or calls after which to stop. Its `on_exceed` is without meaning here.
+        budget: The tokens, dollars or calls after which to stop. Its `on_exceed` has no effect here.
 
     Raises:
-        TypeError: the budget is no `Budget`.
+        TypeError: the budget is not a `Budget`.
 
     Example:
         >>> from tokenscope import Budget

@@ -29,7 +29,7 @@ def _usage_of_hit(cache: Any, found: Any, args: Args, kwargs: Kwargs) -> Any:
     usage = found.get("usage") if isinstance(found, dict) else getattr(found, "usage", None)
     if not usage and cache.enable_memory_cache:
         key = cache.cache_key(*args, **kwargs)
-        with cache._lock:
+        with cache._lock:  # noqa: SLF001 - DSPy's own code takes it to look there
             usage = getattr(cache.memory_cache.get(key), "usage", None)
     return usage
 

@@ -1,8 +1,8 @@
 """LM calls: one call, one fresh usage tracker, one `Call`.
 
-Around each LM call, DSPy's settings get a usage tracker of ours. What it holds when the call ends is what the call spent,
-however many others run: nobody else writes to it. Each entry is passed on at once to the tracker that would have been there,
-so `prediction.get_lm_usage()` and `dspy.track_usage()` see what they always saw.
+Around each LM call, DSPy's settings get a usage tracker of ours. Only this call writes to it, so what it holds at the end is
+what the call spent, however many others run. Each entry is passed on at once to the tracker that would have been there, so
+`prediction.get_lm_usage()` and `dspy.track_usage()` see what they always saw.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _frames(name: str) -> tuple[Frame, ...]:
 
 
 def _set_settings_outside(inside: Any) -> Any:
-    """Give a module that an LM runs the settings that it would find without us, if nobody tracks usage around the LM."""
+    """Give a module that an LM runs the settings that it would find without us, unless usage is tracked around the LM."""
     call: CallTracker = inside["usage_tracker"]
     if call.wrapped_tracker is not None or call.settings_outside is None:
         return None

@@ -1,8 +1,8 @@
 """A scope for each optimizer's run, and for the phases of it.
 
-Each optimizer overrides `compile`, so it is wrapped in every one, also in those to come. Most do what a phase does in a method
-of their own, and so do DSPy's. What runs in `compile` itself is told apart by what it is: DSPy's optimizers have programs of
-their own, which write instructions; GEPA asks its reflection model without any.
+Each optimizer overrides `compile`, so `compile` is wrapped in each, also in those to come. Most optimizers have a method for each
+phase. What runs in `compile` itself is told apart by what it is: DSPy's own programs write instructions, and what GEPA asks
+without a program goes to its reflection model.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _PHASES: Final = {
 }
 """Methods of optimizers, and the phases that they are."""
 _OTHERWISE: Final = {"GEPA": "reflect", "COPRO": "propose"}
-"""What it is that an optimizer does in `compile` itself, whatever runs there."""
+"""The phase of an optimizer in `compile` itself, whatever runs there."""
 _RUNS: Final = {"SIMBA": "evaluate", "AvatarOptimizer": "evaluate"}
-"""What it is when an optimizer runs the program that it optimizes in `compile` itself."""
+"""The phase of an optimizer while it runs the program that it optimizes in `compile` itself."""
 _PROPOSES: Final = ("dspy.teleprompt.", "dspy.propose.")
-"""Where the programs, and the signatures, are that write instructions."""
+"""Where DSPy keeps the programs and signatures that write instructions."""
 
 _ADOPTED: Final = "__tokenscope_adopted__"
 """Marks methods that are wrapped."""
@@ -112,7 +112,7 @@ def judge_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def phase_of(optimizer: str, module: Any) -> Frame | None:
-    """Return what an optimizer is at when a module is called in `compile` itself; None where nobody knows."""
+    """Return the phase of an optimizer when a module is called in `compile` itself; None if it is not known."""
     name = _OTHERWISE.get(optimizer)
     if name is None:
         what: Any = getattr(module, "signature", None) or type(module)
@@ -122,6 +122,6 @@ def phase_of(optimizer: str, module: Any) -> Frame | None:
 
 
 def phase_of_call(optimizer: str) -> Frame | None:
-    """Return what an optimizer is at when it calls an LM in `compile` itself."""
+    """Return the phase of an optimizer when it calls an LM in `compile` itself."""
     name = _OTHERWISE.get(optimizer)
     return None if name is None else Frame("phase", name)

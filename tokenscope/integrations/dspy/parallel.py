@@ -1,4 +1,4 @@
-"""DSPy's worker threads: they run in the scope that called for them, and end when its budget is spent."""
+"""DSPy's worker threads: they run in the scope that called the executor, and end when a budget is spent."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tokenscope.integrations.dspy.lm_calls import Args, Kwargs
 
 
 def _times(item: Any, items: Any) -> int:
-    """Return how often an item is among the items; 0 where those are made anew each time that somebody asks for them."""
+    """Return how often an item is among the items; 0 if the collection makes new items each time."""
     return sum(each is item for each in items)
 
 
 class _ParallelWork:
-    """What DSPy's workers do with each of some items, in the scope that called for them."""
+    """The function that DSPy's workers call with each item, in the scope that called the executor."""
 
     def __init__(self, function: Any, items: Any) -> None:
         self._function = function
@@ -76,7 +76,7 @@ class _ParallelWork:
                 internal_error("reading what a straggler has spent")
 
     def wait(self, seconds: float | None) -> None:
-        """Wait for what the workers are at."""
+        """Wait until no worker runs an item."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running, seconds)
 
@@ -94,8 +94,8 @@ def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     try:
         return wrapped(*args, **kwargs)
     except BaseException as error:
-        # DSPy would leave its workers to themselves. What they are at is waited for, so that all that the run has bought is
-        # counted when it ends; but no longer than DSPy itself waits for one of them.
+        # DSPy does not wait for its workers here. Wait for the calls in flight, so that all that the run has spent is counted
+        # when it ends; but no longer than DSPy itself waits for a worker.
         if stop_in(error) is not None:
             work.wait(getattr(instance, "timeout", None) or None)
         raise
