@@ -19,7 +19,7 @@ class Waste:
         failed_parses: Calls whose answer DSPy's adapter could not read, so that it asked again, or the module failed.
         provider_errors: Calls that ended in an error; cancelled ones are none.
         retries: Attempts of `dspy.Refine`, `dspy.BestOfN` and `dspy.ProgramOfThought` that were thrown away for another one,
-            and what came between them; and, as calls without tokens, requests that DSPy repeated within a call.
+            and the advice between them.
         stragglers: What ran twice because DSPy took it for stuck: the run that came second.
     """
 

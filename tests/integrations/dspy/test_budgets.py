@@ -15,7 +15,7 @@ from support.dspy_support import DSPY, ENGINES, HoldingProvider, tokens
 from support.dspy_ways import WAYS, Answer, Router, aask, ask, examples, metric, predict, swallowing
 
 from tokenscope import Budget, BudgetExceeded, current_scope, set_price, token_scope, track_tokens
-from tokenscope._scopes.enforcement import Stop
+from tokenscope._scopes.enforcement import BudgetStop
 from tokenscope._usage.prices import forget_prices
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
@@ -563,7 +563,7 @@ def test_a_task_that_goes_on(lm: dspy.LM, provider: LoopbackProvider) -> None:
             for n in range(3):
                 await aask(n)
         go.set()
-        with pytest.raises(Stop):
+        with pytest.raises(BudgetStop):
             await task
 
     asyncio.run(main())
