@@ -9,7 +9,9 @@ from types import ModuleType
 import pytest
 from support.spending import python
 
-from tokenscope.integrations import import_hooks as _imports
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
+from tokenscope.integrations import import_hooks, patches
 
 HEAVY = {"dspy", "litellm", "rich", "click", "genai_prices", "asyncio", "wrapt", "numpy", "json", "tempfile"}
 
@@ -47,7 +49,6 @@ def test_hooks_fire_in_any_order(order):
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from tokenscope import current_scope, token_scope
-from tokenscope._usage.warnings import forget_warnings
 from tokenscope.integrations import applied
 assert {"Thread.start", "ThreadPoolExecutor.submit", "BaseEventLoop.create_task"} <= {patch.name for patch in applied()}
 with token_scope("a"), ThreadPoolExecutor(1) as pool:
@@ -90,13 +91,13 @@ def waiting(tmp_path, monkeypatch):
 
     def make(name, source="X = 1"):
         (tmp_path / f"{name}.py").write_text(source)
-        _imports.after(name, calls.append)
+        import_hooks.after_import(name, calls.append)
         return calls
 
     yield make
     for name in [path.stem for path in tmp_path.glob("*.py")]:
         sys.modules.pop(name, None)
-        _imports._finder.hooks.pop(name, None)
+        import_hooks._finder.hooks.pop(name, None)
 
 
 def test_the_hook_gets_the_complete_module(waiting):
@@ -124,13 +125,13 @@ def test_a_module_that_fails_to_import(waiting):
 
 def test_a_module_that_is_not_there(waiting):
     """It is as missing as ever, and the hook goes on waiting."""
-    _imports.after("tokenscope_test_missing", print)
+    import_hooks.after_import("tokenscope_test_missing", print)
     try:
         with pytest.raises(ModuleNotFoundError):
             __import__("tokenscope_test_missing")
-        assert "tokenscope_test_missing" in _imports._finder.hooks
+        assert "tokenscope_test_missing" in import_hooks._finder.hooks
     finally:
-        del _imports._finder.hooks["tokenscope_test_missing"]
+        del import_hooks._finder.hooks["tokenscope_test_missing"]
 
 
 def test_namespace_packages_are_left_alone(tmp_path, monkeypatch):
@@ -138,12 +139,12 @@ def test_namespace_packages_are_left_alone(tmp_path, monkeypatch):
     (tmp_path / "tokenscope_test_namespace").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     calls = []
-    _imports.after("tokenscope_test_namespace", calls.append)
+    import_hooks.after_import("tokenscope_test_namespace", calls.append)
     try:
         module = __import__("tokenscope_test_namespace")
         assert module.__path__
     finally:
-        del _imports._finder.hooks["tokenscope_test_namespace"]
+        del import_hooks._finder.hooks["tokenscope_test_namespace"]
         del sys.modules["tokenscope_test_namespace"]
 
 
@@ -180,26 +181,21 @@ def test_names_of_the_package():
 
 def test_a_missing_name_is_one_warning(monkeypatch, waiting):
     """Where a package lacks what is to be patched, one warning says so, and the import goes on."""
-    from tokenscope import errors
-    from tokenscope.integrations import patches as integrations
-
     forget_warnings()
     name = "tokenscope_test_lacking"
     waiting(name, "class Present:\n    pass")
     module = __import__(name)
-    with pytest.warns(errors.TokenScopeWarning, match=f"no {name}.Present.method") as caught:
+    with pytest.warns(TokenScopeWarning, match=f"no {name}.Present.method") as caught:
         for _ in range(2):
-            integrations._apply(integrations.Patch(name, "Present.method", "tokenscope:carry"), module)
-            integrations._apply(integrations.Patch(name, "Absent.method", "tokenscope:carry", True), module)
+            patches._apply(patches.Patch(name, "Present.method", "tokenscope:carry"), module)
+            patches._apply(patches.Patch(name, "Absent.method", "tokenscope:carry", optional=True), module)
 
     assert 1 == len(caught)
-    assert not [patch for patch in integrations.applied() if patch.module == name]
+    assert not [patch for patch in patches.applied() if patch.module == name]
 
 
 def test_inherited_methods_are_taken_away_again(waiting):
     """A method patched where it is only inherited is inherited again when the patch is undone."""
-    from tokenscope.integrations import patches as integrations
-
     name = "tokenscope_test_inherits"
     source = """
 class Base:
@@ -209,10 +205,10 @@ def hook(wrapped, instance, args, kwargs): return 10 * wrapped(*args, **kwargs)
 """
     waiting(name, source)
     module = __import__(name)
-    patch = integrations.Patch(name, "Derived.method", f"{name}:hook")
-    integrations._apply(patch, module)
+    patch = patches.Patch(name, "Derived.method", f"{name}:hook", "replace")
+    patches._apply(patch, module)
     assert [1, 10] == [module.Base().method(), module.Derived().method()]
-    integrations._undo(integrations._applied.pop(patch))
+    patches._undo(patches._registry.applied.pop(patch))
 
     assert "method" not in vars(module.Derived)
     assert 1 == module.Derived().method()
@@ -220,19 +216,16 @@ def hook(wrapped, instance, args, kwargs): return 10 * wrapped(*args, **kwargs)
 
 def test_a_fault_while_patching_does_not_break_the_import(monkeypatch, waiting):
     """Under pytest it is raised; elsewhere it is one warning, with its traceback."""
-    from tokenscope import errors
-    from tokenscope.integrations import patches as integrations
-
     name = "tokenscope_test_fault"
     waiting(name, "def function(): return 1")
     module = __import__(name)
-    patch = integrations.Patch(name, "function", "tokenscope:no_such_hook")
-    monkeypatch.setattr(integrations, "PATCHES", (patch,))
+    patch = patches.Patch(name, "function", "tokenscope:no_such_hook")
+    monkeypatch.setattr(patches, "PATCHES", (patch,))
     forget_warnings()
     with pytest.raises(AttributeError, match="no_such_hook"):
-        integrations._on_import(module)
+        patches._on_import(module)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    with pytest.warns(errors.TokenScopeWarning, match="(?s)could not do its work in patching.*no_such_hook"):
-        integrations._on_import(module)
+    with pytest.warns(TokenScopeWarning, match="(?s)could not do its work in patching.*no_such_hook"):
+        patches._on_import(module)
 
     assert 1 == module.function()

@@ -22,7 +22,7 @@ from support.spending import python, spend, spent
 import tokenscope
 from tokenscope import Budget, BudgetExceeded, carry, current_scope, integrations, token_scope
 from tokenscope._usage.warnings import forget_warnings
-from tokenscope.integrations.process_pool import _errands
+from tokenscope.integrations.process_pool import _pending
 from tokenscope.testing import LoopbackProvider
 
 METHODS = [method for method in ("fork", "spawn", "forkserver") if method in multiprocessing.get_all_start_methods()]
@@ -47,7 +47,7 @@ def nothing_is_awaited():
     """When all results are there, none is awaited."""
     yield
     gc.collect()
-    assert not _errands
+    assert not _pending
 
 
 def test_calls_come_home(context):
@@ -351,7 +351,7 @@ def test_a_fault_of_ours(monkeypatch):
     with warnings.catch_warnings(record=True) as seen, ProcessPoolExecutor(1) as pool:
         warnings.simplefilter("always")
         pool.submit(tasks.nothing).result()
-        monkeypatch.setattr("tokenscope.integrations.process_pool.unload", None)
+        monkeypatch.setattr("tokenscope.integrations.process_pool.bring_home", None)
         assert 1 == pool.submit(tasks.scoped, 1).result()
 
     assert ["bringing calls home from a process" in str(each.message) for each in seen] == [True]

@@ -124,7 +124,7 @@ def test_conventions(convention):
     reading = read(attributes, "an-instrumentor")
 
     assert reading is not None
-    assert Usage(**expected) == Usage.from_counts(reading.values)
+    assert Usage(**expected) == Usage.from_counts(reading.counts)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_bedrock_instrumentors_leave_cached_tokens_out():
     reading = read(attributes, "opentelemetry.instrumentation.botocore.bedrock-runtime")
 
     assert reading is not None
-    assert Usage(**WHOLE, cache_read_tokens=10) == Usage.from_counts(reading.values)
+    assert Usage(**WHOLE, cache_read_tokens=10) == Usage.from_counts(reading.counts)
 
 
 @given(
@@ -163,7 +163,7 @@ def test_nothing_that_a_span_tells_can_break_anything(attributes):
     reading = read(attributes, "opentelemetry.instrumentation.bedrock")
 
     if reading is not None:
-        spent = Usage.from_counts(reading.values)
+        spent = Usage.from_counts(reading.counts)
         assert spent.cache_read_tokens + spent.cache_write_tokens <= spent.input_tokens
         assert spent.reasoning_tokens <= spent.output_tokens
 
