@@ -6,8 +6,8 @@ import pytest
 
 import tokenscope
 from tokenscope import ReportFormatError, TokenScopeError
-from tokenscope._usage.warnings import forget_warnings
-from tokenscope.errors import TokenScopeWarning, internal_error, warn_once
+from tokenscope._usage.warnings import forget_warnings, internal_error, warn_once
+from tokenscope.errors import TokenScopeWarning
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ from decimal import Decimal
 
 import pytest
 
-from tokenscope import Budget, errors
+from tokenscope import Budget
+from tokenscope._usage import warnings as token_warnings
 from tokenscope.pytest_plugin.baseline import Baseline
 from tokenscope.pytest_plugin.budget import marker_line, token_budget
 
@@ -30,20 +31,18 @@ def spend(tokens, module="m"):
 """
 PRICED = """
 from decimal import Decimal
-from tokenscope import Usage
-from tokenscope._scopes.recording import count
-from tokenscope._usage.usage import counts
 
-def pay(model="priced", *, cost=None, calls=1, unpriced_calls=0):
-    values = counts(Usage(calls=calls, input_tokens=10, cost=cost or 0))
-    count(current_scope(), model, values, own_price=cost is not None)
+def pay(model="priced", *, cost=None, calls=1):
+    record_tokens("m", "o", model, None, 10, 0, cost=cost)
+    for _ in range(calls - 1):
+        record_tokens("m", "o", model, None, 0, 0, cost=0)
 """
 
 
 @pytest.fixture(autouse=True)
 def warned(monkeypatch):
     """Restore the set of warnings that have been shown."""
-    monkeypatch.setattr(errors, "_warned", set(errors._warned))
+    monkeypatch.setattr(token_warnings, "_warned", set(token_warnings._warned))
 
 
 @pytest.fixture
@@ -706,8 +705,7 @@ def test_wrong_arguments(run, arguments, problem):
 def test_a_budget_in_dollars(run):
     """A test that costs more than its budget fails, and the message has its cost."""
     result = run(
-        PRICED + "@pytest.mark.token_budget(cost=0.05)\ndef test_it():\n"
-        "    pay(cost=Decimal('0.06'))\n    pay('odd', unpriced_calls=1)\n"
+        PRICED + "@pytest.mark.token_budget(cost=0.05)\ndef test_it():\n    pay(cost=Decimal('0.06'))\n    pay('odd')\n"
     )
 
     result.assert_outcomes(failed=1)
@@ -718,7 +716,7 @@ def test_a_price_that_is_not_known(run):
     """With a budget in dollars, an unknown price is a warning that names the model, and a failure if warnings are errors."""
     code = (
         PRICED + "@pytest.mark.token_budget(cost=0.05)\ndef test_it():\n"
-        "    pay(cost=Decimal('0.01'))\n    pay('local/odd', unpriced_calls=1)\n"
+        "    pay(cost=Decimal('0.01'))\n    pay('local/odd')\n"
     )
 
     loose = run(code, "-W", "always::tokenscope.errors.TokenScopeWarning")
@@ -948,7 +946,7 @@ def test_a_baseline_that_cannot_be_written(spending, pytester):
 
 def test_costs_in_the_table(run):
     """If prices are known, the table has a column of costs, also with workers."""
-    code = PRICED + "def test_a(): pay(cost=Decimal('0.25'))\ndef test_b(): pay(unpriced_calls=1)\n"
+    code = PRICED + "def test_a(): pay(cost=Decimal('0.25'))\ndef test_b(): pay()\n"
     for result in (run(code, "--tokens"), run(code, "--tokens", "-n", "1", subprocess=True)):
         result.stdout.fnmatch_lines(
             [
