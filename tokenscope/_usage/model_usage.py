@@ -41,7 +41,7 @@ def by_model(usages: Iterable[ModelUsage]) -> tuple[tuple[str, Usage], ...]:
     return tuple(sorted(found.items()))
 
 
-def by_key(models: Mapping[str, Usage] | Iterable[ModelUsage]) -> Iterable[tuple[UsageKey, Usage]]:
+def by_key(models: Mapping[str, Usage] | list[ModelUsage] | tuple[ModelUsage, ...]) -> Iterable[tuple[UsageKey, Usage]]:
     """Return usages by key; those by model count as calls of average length, whose price is told."""
     if not isinstance(models, Mapping):
         return [(each.key, each.usage) for each in models]

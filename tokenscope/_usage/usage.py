@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 
 class Counts(NamedTuple):
@@ -182,10 +182,11 @@ ZERO_COUNTS: Final = Counts()
 
 def sum_counts(several: Iterable[Counts]) -> Counts:
     """Add up counts, field by field."""
-    total = ZERO_COUNTS
+    sums: list[Any] = list(ZERO_COUNTS)
     for counts in several:
-        total = Counts(*map(operator.add, total, counts))
-    return total
+        for index, value in enumerate(counts):
+            sums[index] += value
+    return Counts._make(sums)
 
 
 def counts_of(usage: Usage) -> Counts:
