@@ -35,14 +35,11 @@ class WorkerScope(Scope):
         self.above = ScopeRoot(path.parent or ROOT)
         self.above.budgets = STATE.root.budgets  # a fork has inherited those of the program
         self.below = entered.get()
-        self.upon = None
+        self.detour = None
         self.opened_by = None
         self.table = None
         self.ended = None
         self.is_referenced = False
-        self.is_plain = True
-        self.frame = None
-        self.account = None
         self.budgets = self.above.budgets
         self.started = perf_counter_ns()
         entered.set(self)

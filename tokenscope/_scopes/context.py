@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from contextvars import ContextVar, Token
+from types import FrameType
 from typing import Any, Final
 
 from tokenscope._scopes.generators import running_scope
@@ -19,23 +20,33 @@ entered: Final[ContextVar[Any]] = ContextVar("tokenscope_scope", default=None)
 _generator_scopes: Final = STATE.generator_scopes
 
 
+class Detour:
+    """Where look-ups go that find a scope on top of a Context which is not simply the active one. Most scopes have none."""
+
+    __slots__ = ("frame", "left_elsewhere", "upon")
+
+    def __init__(self, upon: Any, frame: FrameType | None = None, *, left_elsewhere: bool = False) -> None:
+        self.upon = upon  # what was innermost where the scope was entered
+        self.frame = frame  # of the generator whose `with` statement has opened it
+        self.left_elsewhere = left_elsewhere  # in another Context than it was entered in
+
+
 class AttachedScope:
     """A scope that another thread, task or step has handed over, attached while a generator's scope was open."""
 
-    __slots__ = ("below", "scope", "upon")
+    __slots__ = ("detour", "scope")
 
-    is_plain = False
+    below = None
     ended = None
 
     def __init__(self, scope: Any, upon: Any) -> None:
         self.scope = scope
-        self.below = None
-        self.upon = upon  # what was innermost where it was attached
+        self.detour = Detour(upon)
 
 
 def standing(top: Any) -> Any:
     """Return the topmost scope that was not left in another Context."""
-    while top is not None and not top.is_plain and type(top) is not AttachedScope:
+    while top is not None and top.detour is not None and top.detour.left_elsewhere:
         top = top.below
     return top
 
@@ -48,14 +59,14 @@ def innermost() -> Any:
     running = running_scope()
     here = top
     while here is not None and here is not running:
-        here = here.upon
+        here = here.below if here.detour is None else here.detour.upon
     return top if here is running else running
 
 
 def active() -> Any:
     """Return the active scope, or None; its counts are not kept for later."""
     top = entered.get()
-    if not _generator_scopes and (top is None or top.is_plain):
+    if not _generator_scopes and (top is None or top.detour is None):
         return top
     top = innermost()
     return top.scope if type(top) is AttachedScope else top
@@ -77,7 +88,7 @@ class CapturedScope:
     def attach(self) -> Token[Any]:
         """Make the scope active here, until `detach`."""
         scope = self.scope
-        if _generator_scopes or (scope is not None and not scope.is_plain):
+        if _generator_scopes or (scope is not None and scope.detour is not None):
             scope = AttachedScope(scope, innermost())
         return entered.set(scope)
 

@@ -1,7 +1,7 @@
 """The event log: what happens is noted in one append, and counted later, all at once.
 
     a call ends                        log.append((scope, call, nanoseconds, error))
-    a scope is left                    log.append((scope, None, nanoseconds, None))
+    a scope is left                    log.append((scope above, its path, nanoseconds, None))
     somebody asks, or many wait        drain(): one lock, one loop
 
 Counting a call right where it ends costs two to three times as much as counting it among others a little later: the caches of
@@ -34,7 +34,7 @@ _DEEP: Final = 1_000
 
 
 def append(scope: Counted, call: Any, nanoseconds: int, error: str | None) -> None:
-    """Note that a call has ended, to be counted later: a `Call`, or what has a method `count(nanoseconds, error)`."""
+    """Note an event: a `Call` that has ended, or an object whose `count(nanoseconds, error)` is called to count it."""
     _log.append((scope, call, nanoseconds, error))
     if len(_log) > STATE.most_events:
         drain()
@@ -43,22 +43,39 @@ def append(scope: Counted, call: Any, nanoseconds: int, error: str | None) -> No
 def drain() -> None:
     """Count what waits in the log. When this returns, all that had ended before is counted."""
     with _lock:
-        while _log:
-            try:
-                scope, call, nanoseconds, error = _log.popleft()
-            except IndexError:  # a finaliser has counted the last one
-                break
-            if call is None:
-                _count_entry(scope, nanoseconds)
-            elif type(call) is Call:
-                count_call(scope, call)
-            else:
+        path: ScopePath | None = None
+        above: Any = None
+        entries = nanoseconds = 0
+        try:
+            while _log:
                 try:
-                    call.count(nanoseconds, error)
-                except Exception:  # noqa: BLE001
-                    internal_error("counting a call")
+                    scope, what, took, error = _log.popleft()
+                except IndexError:  # a finaliser has counted the last one
+                    break
+                kind = type(what)
+                if kind is Call:
+                    count_call(scope, what)
+                elif kind is ScopePath:
+                    if what is not path or scope is not above:
+                        if entries:
+                            _count_entries(path, above, entries, nanoseconds)
+                        path, above, entries, nanoseconds = what, scope, 0, 0
+                    entries += 1
+                    nanoseconds += took
+                else:
+                    _count_other(what, took, error)
+        finally:
+            if entries:
+                _count_entries(path, above, entries, nanoseconds)
     if STATE.notices and not _lock._is_owned():
         _give_notice()
+
+
+def _count_other(event: Any, nanoseconds: int, error: str | None) -> None:
+    try:
+        event.count(nanoseconds, error)
+    except Exception:  # noqa: BLE001
+        internal_error("counting a call")
 
 
 def count_call(scope: Counted, call: Call, *, reserved: bool = False) -> None:
@@ -228,17 +245,20 @@ def _give_notice() -> None:
 # -- tables -------------------------------------------------------------------------------------------------------------
 
 
-def _count_entry(scope: Any, nanoseconds: int) -> None:
-    """Count one entry of a scope, and its time, in all scopes above."""
+def count_entry(scope: Any, nanoseconds: int) -> None:
+    """Count the entry of a scope in which something was counted while it was open. Only to be called while the lock is taken."""
     scope.ended = nanoseconds
     STATE.open_scopes.pop(scope, None)
-    above: Counted = scope.above
-    if scope.path is above.path:  # one of several runs in the same scope
+    _count_entries(scope.path, scope.above, 1, nanoseconds)
+
+
+def _count_entries(path: Any, above: Counted, entries: int, nanoseconds: int) -> None:
+    """Count entries of a path in the scope above and in all above that; of scopes that were entered one after the other."""
+    if path is above.path:  # runs in the same scope
         return
-    path: ScopePath = scope.path
     if path.depth > _DEEP:
         for table, place in _places(above, path):
-            table.add_entries(place, above.path if place is path else place.parent or ROOT, 1, nanoseconds)
+            table.add_entries(place, above.path if place is path else place.parent or ROOT, entries, nanoseconds)
         return
     single = path.parent is above.path
     here: Counted | None = above
@@ -247,10 +267,10 @@ def _count_entry(scope: Any, nanoseconds: int) -> None:
             table = here.table or _open_table(here)
             if single:
                 row = table.rows.get(path) or table.row(path)
-                row.entries += 1
+                row.entries += entries
                 row.nanoseconds += nanoseconds
             else:
-                table.add_entries(path, above.path, 1, nanoseconds)
+                table.add_entries(path, above.path, entries, nanoseconds)
         here = here.above
 
 

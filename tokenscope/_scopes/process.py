@@ -72,7 +72,7 @@ class ProcessState:
         self.lock: Final[Any] = threading.RLock()
         """Guards all tables and budgets. Reentrant: a finaliser or a signal may count while it is taken."""
         self.log: Final[deque[tuple[Any, Any, int, str | None]]] = deque(maxlen=0 if DISABLED else None)
-        """Events that wait to be counted: `(scope, call, nanoseconds, error)`; the call is None where a scope was left."""
+        """Events that wait to be counted: `(scope, call, nanoseconds, error)`; see `event_log`."""
         self.most_events = MANY_EVENTS
         self.notices: Final[deque[tuple[Callable[..., None], tuple[Any, ...]]]] = deque()
         """What is to be told outside of the lock: calls to observers, and warnings."""

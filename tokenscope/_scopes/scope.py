@@ -8,9 +8,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenscope._scopes.budget import Budget
-from tokenscope._scopes.context import AttachedScope, active, entered, innermost, standing
+from tokenscope._scopes.context import AttachedScope, Detour, active, entered, innermost, standing
 from tokenscope._scopes.enforcement import BudgetAccount, check_entry, report_of
-from tokenscope._scopes.event_log import counted_in, drain, elapsed
+from tokenscope._scopes.event_log import count_entry, counted_in, drain, elapsed
 from tokenscope._scopes.generators import forget, keep
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import Frame, ScopePath
@@ -39,18 +39,15 @@ class Scope:
     __slots__ = (
         "__weakref__",
         "above",
-        "account",
         "below",
         "budgets",
+        "detour",
         "ended",
-        "frame",
-        "is_plain",
         "is_referenced",
         "opened_by",
         "path",
         "started",
         "table",
-        "upon",
     )
 
     def __init__(
@@ -61,12 +58,14 @@ class Scope:
         frame: FrameType | None = None,
     ) -> None:
         below: Any = entered.get()
-        if _generator_scopes or (below is not None and not below.is_plain):
+        above: Any = below or _root
+        detour: Detour | None = None
+        if frame is not None or _generator_scopes or (below is not None and below.detour is not None):
             below = standing(below)
             upon = innermost()
-            above: Any = (upon.scope if type(upon) is AttachedScope else upon) or _root
-        else:
-            upon, above = below, below or _root
+            above = (upon.scope if type(upon) is AttachedScope else upon) or _root
+            if frame is not None or upon is not below:
+                detour = Detour(upon, frame)
         budgets: tuple[Any, ...] = above.budgets
         if budgets:
             check_entry(budgets)
@@ -76,17 +75,13 @@ class Scope:
         self.path = path
         self.above: Counted = above
         self.below = below  # what was on top of this Context, to be there again
-        self.upon = upon  # what was innermost
+        self.detour = detour
         self.opened_by = opened_by
         self.table: UsageTable | None = None
         self.ended: int | None = None
         self.is_referenced = False  # whether anybody may ask for its counts when it has ended
-        self.is_plain = True  # whether it was not left in another Context than it was entered in
-        self.frame = frame
-        self.account: BudgetAccount | None = None
         if budget is not None:
-            self.account = BudgetAccount(budget, self, "/".join(each.name for each in frames))
-            budgets = (self.account, *budgets)
+            budgets = (BudgetAccount(budget, self, "/".join(each.name for each in frames)), *budgets)
         self.budgets = budgets
         self.started = perf_counter_ns()
         if frame is None:
@@ -129,7 +124,8 @@ class Scope:
     def budget_exceeded(self) -> bool:
         """Whether the scope has a budget that ended its block, or more is spent in it than its budget allows."""
         drain()
-        return self.account is not None and self.account.exceeded
+        account = self.account
+        return account is not None and account.exceeded
 
     @property
     def seconds(self) -> float:
@@ -161,11 +157,18 @@ class Scope:
 
     # -- for whatever opens scopes --------------------------------------------------------------------------------------
 
+    @property
+    def account(self) -> BudgetAccount | None:
+        """What is spent of the scope's own budget; None if it has none."""
+        budgets = self.budgets
+        return budgets[0] if budgets and budgets[0].scope is self else None
+
     def leave(self) -> None:
         """End this entry. Never raises, in whatever order and Context scopes are left."""
         if self.ended is None:
             nanoseconds = perf_counter_ns() - self.started
-            _log.append((self, None, nanoseconds, None))
+            # In most scopes nothing was counted yet: these need not be kept until the log is drained.
+            _log.append((self.above, self.path if self.table is None else self, nanoseconds, None))
             self.ended = nanoseconds
             if len(_log) > STATE.most_events:
                 drain()
@@ -177,14 +180,18 @@ class Scope:
     def end(self, nanoseconds: int) -> None:
         """End this entry in whatever Context, as one of so many nanoseconds: of a generator, whose time is that of its steps."""
         if self.ended is None:
-            _log.append((self, None, nanoseconds, None))
+            _log.append((self.above, self, nanoseconds, None))
             self.ended = nanoseconds
+
+    def count(self, nanoseconds: int, error: str | None) -> None:  # noqa: ARG002 - as all events of the log are counted
+        """Count the end of this entry."""
+        count_entry(self, nanoseconds)
 
     def _leave_elsewhere(self) -> None:
         """Leave a scope that is not on top here: a generator's, one under others, or one of another Context."""
-        if self.frame is not None:
-            forget(self, self.frame)
-            self.frame = None
+        if self.detour is not None and self.detour.frame is not None:
+            forget(self, self.detour.frame)
+            self.detour.frame = None
             return
         here = top = entered.get()
         while here is not None and here.below is not self:
@@ -192,7 +199,7 @@ class Scope:
         if (
             here is None
         ):  # entered in another Context, which still has it on top: look-ups there step over it from now on
-            self.is_plain = False
+            self.detour = Detour(self.below, left_elsewhere=True)
             return
         here.below = self.below
         while top is not None and top.ended is not None:  # its end was interrupted

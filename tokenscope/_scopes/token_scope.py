@@ -93,7 +93,8 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
             scope.leave()
         else:
             scope = self._leave(_getframe(1))
-        return None if scope is None or scope.account is None else conclude(scope.account, error)
+        account = None if scope is None or not scope.budgets else scope.account
+        return None if account is None else conclude(account, error)
 
     async def __aenter__(self) -> Scope:
         scope = self.__enter__()
@@ -107,7 +108,8 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         scope = self._leave(_getframe(1))
-        return None if scope is None or scope.account is None else conclude(scope.account, error)
+        account = None if scope is None or not scope.budgets else scope.account
+        return None if account is None else conclude(account, error)
 
     def _note(self, scope: Scope, caller: FrameType) -> None:
         if self._more is None:
@@ -118,7 +120,7 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         """Leave and return which of several entries is meant: its own generator's, function's, Context's, or else the last."""
         more = self._more or {}
         found: Scope | None = entered.get()
-        if found is None or more.get(found) is not caller or not found.is_plain:
+        if found is None or more.get(found) is not caller or found.detour is not None:
             frame = generator_frame(caller)
             # Taken in one go, keys alone: other threads, and generators that are collected, enter and leave meanwhile.
             entries = [(scope, more.get(scope)) for scope in list(more)]
@@ -129,7 +131,8 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
                 entries.append((top, caller))  # another thread entered at the very same time
             found, best = None, (False, False, False)
             for scope, opener in entries:
-                likeness = (scope.frame is frame, opener is caller, _is_below(scope))
+                own = None if scope.detour is None else scope.detour.frame
+                likeness = (own is frame, opener is caller, _is_below(scope))
                 if likeness >= best:
                     found, best = scope, likeness
         if found is None:

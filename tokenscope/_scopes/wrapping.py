@@ -49,7 +49,8 @@ class FunctionScope(Scope):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self.leave()
-        return self.account is not None and conclude(self.account, error)
+        account = self.account if self.budgets else None
+        return account is not None and conclude(account, error)
 
     def finish(self, error: BaseException | None, result: Any) -> None:
         """Leave it, where a patch has entered it around a method's call."""

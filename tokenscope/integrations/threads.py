@@ -101,7 +101,7 @@ async def run_sync(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: d
 def create_task(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`loop.create_task`: a task that a generator's body creates takes along the scope of the generator."""
     top = entered.get()
-    if (not _generator_scopes and (top is None or top.is_plain)) or kwargs.get("context") is not None:
+    if (not _generator_scopes and (top is None or top.detour is None)) or kwargs.get("context") is not None:
         return wrapped(*args, **kwargs)
     captured = CapturedScope.capture()
     token = captured.attach()

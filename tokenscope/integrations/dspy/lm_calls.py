@@ -205,7 +205,7 @@ def _may_relay(kind: Any) -> bool:
 def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
     """`BaseLM.__call__`, `.acall`: count what the call spends, also if it fails or is cancelled."""
     scope: Any = entered.get()
-    if _generator_scopes or (scope is not None and not scope.is_plain):
+    if _generator_scopes or (scope is not None and scope.detour is not None):
         scope = active()
     if scope is None:
         scope = STATE.root

@@ -54,7 +54,7 @@ class ModuleScope(Scope):
 def call_module(module: Any, args: Args, kwargs: Kwargs) -> ModuleScope | None:
     """`Module.__call__`, `.acall`: a scope by the module's name; None if its calls are those of the module around it."""
     around: Any = entered.get()
-    if _generator_scopes or (around is not None and not around.is_plain):
+    if _generator_scopes or (around is not None and around.detour is not None):
         around = active()
     try:
         name = module_name(module, around)
