@@ -127,12 +127,11 @@ def _state(patch: Patch, *, fresh: bool, inert: bool) -> tuple[str, str]:
         try:
             load(patch.module)
         except Exception as error:  # noqa: BLE001
-            absent = isinstance(error, ModuleNotFoundError) and error.name == patch.module
-            text = (
-                f"not in this version of {package}"
-                if absent and "." in patch.module
-                else f"cannot be imported: {one_line(error)}"
-            )
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing == package != "dspy":
+                return OK, "not installed"
+            absent = missing == patch.module and "." in patch.module
+            text = f"not in this version of {package}" if absent else f"cannot be imported: {one_line(error)}"
             return NOTE if patch.optional or package != "dspy" else PROBLEM, text
     if patch in _patches.applied():
         return OK, "applied"
