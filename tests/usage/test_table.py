@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenscope._usage.calls import MAX_NAMES, OTHER, ROOT, Frame, ScopePath
+from tokenscope._usage.calls import MAX_NAMES, OTHER, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import Counts
@@ -15,9 +15,12 @@ KEY = UsageKey("x")
 ONE = Counts(calls=1, input_tokens=1)
 
 
+TOP = ScopePath(None, Frame("root", ""))
+
+
 def path(*frames: Frame) -> ScopePath:
     """Return a path that nothing else refers to, as those beyond the limit of names are."""
-    made = ROOT
+    made = TOP
     for frame in frames:
         made = ScopePath(made, frame)
     return made
@@ -25,7 +28,7 @@ def path(*frames: Frame) -> ScopePath:
 
 def test_equal_chains_have_one_row():
     """Paths that were made apart have one row if their frames are equal."""
-    table = UsageTable(ROOT)
+    table = UsageTable(TOP)
     one, other = path(A, B), path(A, B)
     table.add(one, KEY, ONE)
     table.add(other, KEY, ONE)
@@ -38,7 +41,7 @@ def test_equal_chains_have_one_row():
 @pytest.mark.parametrize("other", [path(A), path(B, B), path(A, A), path(A, Frame("dspy", "b")), path(B, A)], ids=repr)
 def test_other_chains_have_others(other):
     """Another depth, name, kind or order is another row."""
-    table = UsageTable(ROOT)
+    table = UsageTable(TOP)
 
     assert table.row(path(A, B)) is not table.row(other)
 
@@ -46,7 +49,7 @@ def test_other_chains_have_others(other):
 def test_deep_chains_without_recursion():
     """10,000 levels are no problem."""
     one, other = path(*[B] * 10_000), path(*[B] * 10_000)
-    table, second = UsageTable(ROOT), UsageTable(ROOT)
+    table, second = UsageTable(TOP), UsageTable(TOP)
     table.add(one, KEY, ONE)
     second.add(other, KEY, ONE)
     table.merge(second)
@@ -58,12 +61,12 @@ def test_deep_chains_without_recursion():
 
 def test_names_beyond_the_limit():
     """A level has so many rows, and one for all further names; what was counted there before stays where it is."""
-    table = UsageTable(ROOT)
+    table = UsageTable(TOP)
     for number in range(MAX_NAMES + 5):
         table.add(path(A, Frame("scope", str(number)), B), KEY, ONE)
     table.add(path(A, Frame("scope", "7"), B), KEY, ONE)
 
-    assert MAX_NAMES + 1 == len(table.row(path(A)).below)
+    assert MAX_NAMES + 1 == table.row(path(A)).width
     assert {KEY: list(Counts(calls=5, input_tokens=5))} == table.row(path(A, OTHER, B)).counts
     assert {KEY: list(Counts(calls=2, input_tokens=2))} == table.row(path(A, Frame("scope", "7"), B)).counts
     assert ["a"] == [level.frame.name for level in table.overflowed]
@@ -71,11 +74,11 @@ def test_names_beyond_the_limit():
 
 def test_entries_of_each_level():
     """An entry of a scope of several levels counts at each of them, up to the scope above."""
-    table = UsageTable(ROOT)
+    table = UsageTable(TOP)
     inner = path(A, B)
     assert inner.parent is not None
-    table.add_entries(inner, ROOT, 1, 5)
+    table.add_entries(inner, TOP, 1, 5)
     table.add_entries(inner, inner.parent, 1, 2)
 
     assert [(1, 5), (2, 7)] == [(row.entries, row.nanoseconds) for row in (table.row(path(A)), table.row(inner))]
-    assert (0, 0) == (table.row(ROOT).entries, table.row(ROOT).nanoseconds)
+    assert (0, 0) == (table.row(TOP).entries, table.row(TOP).nanoseconds)
