@@ -52,16 +52,15 @@ def drain() -> None:
                     scope, what, took, error = _log.popleft()
                 except IndexError:  # a finaliser has counted the last one
                     break
-                kind = type(what)
-                if kind is Call:
-                    count_call(scope, what)
-                elif kind is ScopePath:
-                    if what is not path or scope is not above:
-                        if entries:
-                            _count_entries(path, above, entries, nanoseconds)
-                        path, above, entries, nanoseconds = what, scope, 0, 0
+                if what is path and scope is above:  # another entry of the same scope
                     entries += 1
                     nanoseconds += took
+                elif type(what) is ScopePath:
+                    if entries:
+                        _count_entries(path, above, entries, nanoseconds)
+                    path, above, entries, nanoseconds = what, scope, 1, took
+                elif type(what) is Call:
+                    count_call(scope, what)
                 else:
                     _count_other(what, took, error)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from time import perf_counter_ns
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tokenscope._scopes.budget import Budget
 from tokenscope._scopes.context import AttachedScope, Detour, active, entered, innermost, standing
@@ -20,6 +20,9 @@ from tokenscope._usage.usage import Usage
 if TYPE_CHECKING:
     from tokenscope._report.report import Report
 
+S = TypeVar("S", bound="Scope")
+_top: Final = entered.get
+_set_top: Final = entered.set
 _log: Final = STATE.log
 _root: Final = STATE.root
 _generator_scopes: Final = STATE.generator_scopes
@@ -50,44 +53,16 @@ class Scope:
         "table",
     )
 
-    def __init__(
-        self,
-        frames: tuple[Frame, ...],
-        opened_by: object = None,
-        budget: Budget | None = None,
-        frame: FrameType | None = None,
-    ) -> None:
-        below: Any = entered.get()
-        above: Any = below or _root
-        detour: Detour | None = None
-        if frame is not None or _generator_scopes or (below is not None and below.detour is not None):
-            below = standing(below)
-            upon = innermost()
-            above = (upon.scope if type(upon) is AttachedScope else upon) or _root
-            if frame is not None or upon is not below:
-                detour = Detour(upon, frame)
-        budgets: tuple[Any, ...] = above.budgets
-        if budgets:
-            check_entry(budgets)
-        path: ScopePath = above.path
-        for each in frames:
-            path = path.children.get(each) or path.child(each)
-        self.path = path
-        self.above: Counted = above
-        self.below = below  # what was on top of this Context, to be there again
-        self.detour = detour
-        self.opened_by = opened_by
-        self.table: UsageTable | None = None
-        self.ended: int | None = None
-        self.is_referenced = False  # whether anybody may ask for its counts when it has ended
-        if budget is not None:
-            budgets = (BudgetAccount(budget, self, "/".join(each.name for each in frames)), *budgets)
-        self.budgets = budgets
-        self.started = perf_counter_ns()
-        if frame is None:
-            entered.set(self)
-        else:
-            keep(self, frame)
+    path: ScopePath
+    above: Counted
+    below: Any  # what was on top of this Context, to be there again
+    detour: Detour | None
+    opened_by: object
+    budgets: tuple[BudgetAccount, ...]
+    table: UsageTable | None
+    ended: int | None  # after so many nanoseconds
+    is_referenced: bool  # whether anybody may ask for its counts when it has ended
+    started: int
 
     # -- for users ------------------------------------------------------------------------------------------------------
 
@@ -165,23 +140,29 @@ class Scope:
 
     def leave(self) -> None:
         """End this entry. Never raises, in whatever order and Context scopes are left."""
-        if self.ended is None:
+        if self.ended is None:  # as in `end`; a call of it would be a tenth of what leaving costs
             nanoseconds = perf_counter_ns() - self.started
+            _log.append((self.above, self.path if self.table is None else self, nanoseconds, None))
+            self.ended = nanoseconds
+            if len(_log) > STATE.most_events:
+                drain()
+        if _top() is self:
+            _set_top(self.below)
+        else:
+            self._leave_elsewhere()
+
+    def finish(self, error: BaseException | None, result: Any) -> None:  # noqa: ARG002 - as all entries of patches end
+        """Leave it, after the call of a method that a patch has entered it around."""
+        self.leave()
+
+    def end(self, nanoseconds: int) -> None:
+        """End this entry, as one that has taken so many nanoseconds, in whatever Context; but leave what is active as it is."""
+        if self.ended is None:
             # In most scopes nothing was counted yet: these need not be kept until the log is drained.
             _log.append((self.above, self.path if self.table is None else self, nanoseconds, None))
             self.ended = nanoseconds
             if len(_log) > STATE.most_events:
                 drain()
-        if entered.get() is self:
-            entered.set(self.below)
-        else:
-            self._leave_elsewhere()
-
-    def end(self, nanoseconds: int) -> None:
-        """End this entry in whatever Context, as one of so many nanoseconds: of a generator, whose time is that of its steps."""
-        if self.ended is None:
-            _log.append((self.above, self, nanoseconds, None))
-            self.ended = nanoseconds
 
     def count(self, nanoseconds: int, error: str | None) -> None:  # noqa: ARG002 - as all events of the log are counted
         """Count the end of this entry."""
@@ -207,6 +188,62 @@ class Scope:
         entered.set(top)
 
 
+def open_scope(
+    kind: type[S],
+    frames: tuple[Frame, ...],
+    opened_by: object = None,
+    budget: Budget | None = None,
+    frame: FrameType | None = None,
+) -> S:
+    """Enter a scope: make it the active one until it is left.
+
+    Args:
+        kind: The class of the scope.
+        frames: Its levels, below those of the active scope.
+        opened_by: The `token_scope`, specification or DSPy module that opens it.
+        budget: How much may be spent in it.
+        frame: The frame of the generator whose `with` statement opens it.
+
+    Raises:
+        BudgetStop: where a budget of an enclosing scope is exceeded.
+    """
+    below: Any = _top()
+    if frame is not None or _generator_scopes or (below is not None and below.detour is not None):
+        below, above, detour = _around(below, frame)
+    else:
+        above, detour = below or _root, None
+    budgets: tuple[Any, ...] = above.budgets
+    if budgets:
+        check_entry(budgets)
+    path: ScopePath = above.path
+    for each in frames:
+        path = path.children.get(each) or path.child(each)
+    scope = kind()
+    scope.path = path
+    scope.above = above
+    scope.below = below
+    scope.detour = detour
+    scope.budgets = budgets
+    scope.opened_by = opened_by
+    scope.table = scope.ended = None
+    scope.is_referenced = False
+    if budget is not None:
+        scope.budgets = (BudgetAccount(budget, scope, "/".join(each.name for each in frames)), *budgets)
+    scope.started = perf_counter_ns()
+    if frame is None:
+        _set_top(scope)
+    else:
+        keep(scope, frame)
+    return scope
+
+
+def _around(below: Any, frame: FrameType | None) -> tuple[Any, Counted, Detour | None]:
+    """Return what is on top of this Context, and the active scope, where the two may differ."""
+    below, upon = standing(below), innermost()
+    active_scope = upon.scope if type(upon) is AttachedScope else upon
+    return below, active_scope or _root, Detour(upon, frame) if frame is not None or upon is not below else None
+
+
 def current_scope() -> Scope | None:
     """Return the innermost scope that is active here, or None.
 
@@ -222,6 +259,7 @@ def current_scope() -> Scope | None:
 
 def referenced(scope: Scope) -> Scope | None:
     """Return a scope to somebody who may ask for its counts at any time; None for one that only stands for no scope."""
+    refer_to(scope)
     while isinstance(scope.above, Scope) and scope.path is scope.above.path:  # one of several runs in that scope
         scope = scope.above
     if scope.path.parent is None:  # what a worker does for another process, in no scope of its own
@@ -231,3 +269,10 @@ def referenced(scope: Scope) -> Scope | None:
         here.is_referenced = True
         here = here.above
     return scope
+
+
+def refer_to(scope: Any) -> None:
+    """Keep the counts of a scope, and of those above it, also when they have ended."""
+    while not scope.is_referenced:
+        scope.is_referenced = True
+        scope = scope.above

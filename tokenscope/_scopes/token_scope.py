@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from time import perf_counter_ns
 from types import FrameType, TracebackType
 from typing import Any, Final, overload
 
@@ -11,11 +12,13 @@ from tokenscope._scopes.budget import Budget, check_budget
 from tokenscope._scopes.context import active, entered
 from tokenscope._scopes.enforcement import conclude
 from tokenscope._scopes.generators import GENERATOR, PASSING, generator_frame
-from tokenscope._scopes.scope import Scope
+from tokenscope._scopes.scope import Scope, open_scope, refer_to
 from tokenscope._scopes.wrapping import F, M, ScopeSpec, decorate
 from tokenscope._usage.calls import MAX_NAMES, Frame, check_name
 
 _getframe: Final = sys._getframe
+_top: Final = entered.get
+_set_top: Final = entered.set
 
 
 @functools.lru_cache(maxsize=MAX_NAMES)
@@ -72,11 +75,10 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         caller = _getframe(1)
         code = caller.f_code
         frame = generator_frame(caller) if code.co_flags & GENERATOR or code.co_name in PASSING else None
-        scope = Scope(self.frames, self, self.budget, frame)
-        here: Any = scope  # `as scope` may be asked for its counts later, and for its parents'
-        while not here.is_referenced:
-            here.is_referenced = True
-            here = here.above
+        scope = open_scope(Scope, self.frames, self, self.budget, frame)
+        scope.is_referenced = True  # `as scope` may be asked for its counts later, and for its parents
+        if not scope.above.is_referenced:
+            refer_to(scope.above)
         if self._scope is None:
             self._scope = scope
             self._caller = caller
@@ -88,9 +90,10 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         scope = self._scope
-        if scope is not None and scope is entered.get() and not self._more:
+        if scope is not None and self._more is None and _top() is scope:  # nearly always
             self._scope = self._caller = None
-            scope.leave()
+            _set_top(scope.below)
+            scope.end(perf_counter_ns() - scope.started)
         else:
             scope = self._leave(_getframe(1))
         account = None if scope is None or not scope.budgets else scope.account
@@ -140,6 +143,8 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         if found is self._scope:
             self._scope = self._caller = None
         more.pop(found, None)
+        if not more:
+            self._more = None
         found.leave()
         return found
 

@@ -17,7 +17,7 @@ from tokenscope._scopes.budget import Budget
 from tokenscope._scopes.context import CapturedScope, entered
 from tokenscope._scopes.enforcement import conclude
 from tokenscope._scopes.process import DISABLED
-from tokenscope._scopes.scope import Scope
+from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._usage.calls import Frame
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,25 +36,28 @@ class ScopeSpec:
         self.attributes = attributes
         self.budget = budget
 
+    def open(self) -> Scope:
+        """Enter one scope of it."""
+        return open_scope(Scope, self.frames, self, self.budget)
 
-class FunctionScope(Scope):
-    """The scope of one call of a decorated function: entered when it is made, left with the `with` statement around the call."""
 
-    __slots__ = ()
+class BudgetedCall:
+    """One call of a decorated function whose scope has a budget, which may end the call."""
+
+    __slots__ = ("_scope", "_spec")
+
+    def __init__(self, spec: ScopeSpec) -> None:
+        self._spec = spec
 
     def __enter__(self) -> None:
-        pass
+        self._scope = self._spec.open()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        self.leave()
-        account = self.account if self.budgets else None
+        self._scope.leave()
+        account = self._scope.account
         return account is not None and conclude(account, error)
-
-    def finish(self, error: BaseException | None, result: Any) -> None:
-        """Leave it, where a patch has entered it around a method's call."""
-        self.leave()
 
 
 class AttachedCall:
@@ -96,7 +99,7 @@ class GeneratorSteps:
         else:
             self._token = entered.set(entered.get())
             assert isinstance(self._spec, ScopeSpec)
-            self._scope = FunctionScope(self._spec.frames, self._spec, self._spec.budget)
+            self._scope = self._spec.open()
             self._captured = CapturedScope(self._scope)
 
     def __exit__(
@@ -131,10 +134,6 @@ def what_runs(function: Any) -> Any:
 def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
     """Return a function of the same kind whose body runs in the scope that `spec` opens, or in a captured one."""
     steps_of: Any = GeneratorSteps
-    call_of: Any = AttachedCall
-    arguments: tuple[Any, ...] = (spec,)
-    if isinstance(spec, ScopeSpec):
-        call_of, arguments = FunctionScope, (spec.frames, spec, spec.budget)
     kind = what_runs(function)
     if inspect.isasyncgenfunction(kind):
 
@@ -182,19 +181,43 @@ def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
             finally:
                 steps.end()
 
-    elif inspect.iscoroutinefunction(kind):
+    elif isinstance(spec, CapturedScope) or spec.budget is not None:
+        call_of: Any = AttachedCall if isinstance(spec, CapturedScope) else BudgetedCall
+        if inspect.iscoroutinefunction(kind):
 
-        @functools.wraps(function)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
-            with call_of(*arguments):
-                return await function(*args, **kwargs)
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
+                with call_of(spec):
+                    return await function(*args, **kwargs)
 
-    else:
+        else:
 
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            with call_of(*arguments):
-                return function(*args, **kwargs)
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                with call_of(spec):
+                    return function(*args, **kwargs)
+
+    else:  # nearly always; a context manager around the call would cost a quarter more
+        frames, enter, kind_of_scope = spec.frames, open_scope, Scope
+        if inspect.iscoroutinefunction(kind):
+
+            @functools.wraps(function)
+            async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
+                scope = enter(kind_of_scope, frames, spec)
+                try:
+                    return await function(*args, **kwargs)
+                finally:
+                    scope.leave()
+
+        else:
+
+            @functools.wraps(function)
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                scope = enter(kind_of_scope, frames, spec)
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    scope.leave()
 
     return wrapper
 

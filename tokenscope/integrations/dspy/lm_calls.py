@@ -23,7 +23,7 @@ from tokenscope._scopes.event_log import count_call, drain, mark_wasted
 from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._scopes.recording import path_of
-from tokenscope._scopes.scope import Scope
+from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._usage.calls import Call
 from tokenscope._usage.keys import key_of, tier_of, usage_key
 from tokenscope._usage.usage import Counts, sum_counts
@@ -67,7 +67,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         if scope.path.frame.kind == "compile":
             frame = phase_of_call(scope.path.frame.name)
             if frame is not None:
-                self.scope = self.phase = Scope((frame,))
+                self.scope = self.phase = open_scope(Scope, (frame,))
         # Not dspy.context(): that would also freeze the global settings for the time of the call.
         inside = type(overrides)(overrides)
         inside["usage_tracker"] = self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any, Final
 
@@ -9,8 +10,7 @@ from dspy.dsp.utils.settings import thread_local_overrides
 
 from tokenscope._scopes.context import active, entered
 from tokenscope._scopes.process import STATE
-from tokenscope._scopes.scope import Scope
-from tokenscope._scopes.wrapping import FunctionScope
+from tokenscope._scopes.scope import Scope, open_scope, refer_to
 from tokenscope._usage.calls import MAX_NAMES, Frame
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.dspy.attempts import TRYING, Attempts
@@ -21,37 +21,41 @@ from tokenscope.integrations.dspy.optimizers import phase_of
 _generator_scopes: Final = STATE.generator_scopes
 
 
-class ModuleScope(Scope):
-    """The scope of one call of a DSPy module."""
+class TryingScope(Scope):
+    """The scope of a module that makes attempts."""
 
-    __slots__ = ("attempts", "attempts_around", "settings_token")
+    __slots__ = ("attempts",)
 
-    attempts: Attempts | None
-    attempts_around: Attempts | None
-    settings_token: Any
+    attempts: Attempts
+
+
+class _Entry:
+    """One call of a module after which there is more to do than to leave its scope."""
+
+    __slots__ = ("_attempts_around", "_scope", "_settings_token")
+
+    def __init__(self, scope: Scope, attempts_around: Attempts | None, settings_token: Any) -> None:
+        self._scope = scope
+        self._attempts_around = attempts_around
+        self._settings_token = settings_token
 
     def finish(self, error: BaseException | None, result: Any) -> None:
-        """Leave it, and note its result if it is an attempt at another one, or has made attempts."""
-        if self.settings_token is not None:
-            try:  # noqa: SIM105 - contextlib.suppress costs a microsecond
-                thread_local_overrides.reset(self.settings_token)
-            except ValueError:
-                pass  # a coroutine that is finalised in another Context
-        self.leave()
-        if self.attempts is not None or self.attempts_around is not None:
-            self._note_attempt(result)
-
-    def _note_attempt(self, result: Any) -> None:
+        """Leave the scope, and note the result if it is an attempt at another one, or if there were attempts at it."""
+        if self._settings_token is not None:
+            # A coroutine that is finalised in another Context has nothing to restore there.
+            with contextlib.suppress(ValueError):
+                thread_local_overrides.reset(self._settings_token)
+        self._scope.leave()
         try:
-            if self.attempts is not None:
-                self.attempts.conclude(result)
-            if self.attempts_around is not None:
-                self.attempts_around.note(self, result)
+            if isinstance(self._scope, TryingScope):
+                self._scope.attempts.conclude(result)
+            if self._attempts_around is not None:
+                self._attempts_around.note(self._scope, result)
         except Exception:  # noqa: BLE001
             internal_error("reading what attempts have spent")
 
 
-def call_module(module: Any, args: Args, kwargs: Kwargs) -> ModuleScope | None:
+def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | None:
     """`Module.__call__`, `.acall`: a scope by the module's name; None if its calls are those of the module around it."""
     around: Any = entered.get()
     if _generator_scopes or (around is not None and around.detour is not None):
@@ -67,18 +71,23 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> ModuleScope | None:
     if around is not None and around.path.frame.kind == "compile":
         phase = phase_of(around.path.frame.name, module)
         frames = frames if phase is None else (phase, *frames)
-    scope = ModuleScope(frames, module)
-    scope.attempts = Attempts(module, kwargs) if isinstance(module, TRYING) else None
-    scope.attempts_around = None
-    if type(around) is ModuleScope and around.attempts is not None:
-        scope.is_referenced = True  # its counts are read when all attempts are made
-        if around.attempts.wants(module, kwargs):
-            scope.attempts_around = around.attempts
     inside = thread_local_overrides.get()
-    scope.settings_token = None
-    if type(inside.get("usage_tracker")) is CallTracker:
-        scope.settings_token = _set_settings_outside(inside)
-    return scope
+    is_inside_call = type(inside.get("usage_tracker")) is CallTracker
+    if not is_inside_call and type(around) is not TryingScope and not isinstance(module, TRYING):
+        return open_scope(Scope, frames, module)  # nearly always
+    return _open_entry(module, kwargs, frames, around, _set_settings_outside(inside) if is_inside_call else None)
+
+
+def _open_entry(module: Any, kwargs: Kwargs, frames: tuple[Frame, ...], around: Any, settings_token: Any) -> _Entry:
+    scope = open_scope(TryingScope if isinstance(module, TRYING) else Scope, frames, module)
+    if isinstance(scope, TryingScope):
+        scope.attempts = Attempts(module, kwargs)
+    attempts_around: Attempts | None = None
+    if type(around) is TryingScope:
+        refer_to(scope)  # its counts are read when all attempts are made
+        if around.attempts.wants(module, kwargs):
+            attempts_around = around.attempts
+    return _Entry(scope, attempts_around, settings_token)
 
 
 @functools.lru_cache(maxsize=MAX_NAMES)
@@ -100,11 +109,11 @@ def _set_settings_outside(inside: Any) -> Any:
     return thread_local_overrides.set(outside)
 
 
-def call_tool(tool: Any, args: Args, kwargs: Kwargs) -> FunctionScope:
+def call_tool(tool: Any, args: Args, kwargs: Kwargs) -> Scope:
     """`Tool.__call__`, `.acall`: a scope by the tool's name."""
-    return FunctionScope((Frame("tool", str(tool.name or "Tool")),), tool)
+    return open_scope(Scope, (Frame("tool", str(tool.name or "Tool")),), tool)
 
 
-def call_evaluate(evaluate: Any, args: Args, kwargs: Kwargs) -> FunctionScope:
+def call_evaluate(evaluate: Any, args: Args, kwargs: Kwargs) -> Scope:
     """`Evaluate.__call__`: a scope by its class's name."""
-    return FunctionScope((Frame("evaluate", type(evaluate).__name__),), evaluate)
+    return open_scope(Scope, (Frame("evaluate", type(evaluate).__name__),), evaluate)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, Final
 
-from tokenscope._scopes.wrapping import FunctionScope, ScopeSpec, wrap
+from tokenscope._scopes.scope import Scope, open_scope
+from tokenscope._scopes.wrapping import ScopeSpec, wrap
 from tokenscope._usage.calls import Frame
 
 
@@ -100,15 +101,15 @@ def _subclasses(base: Any) -> Iterator[Any]:
     return iter(found)
 
 
-def evaluate_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionScope:
+def evaluate_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scope:
     """`DspyAdapter.evaluate`: GEPA runs a candidate, either to learn from how it goes, or to score it."""
     learns = kwargs.get("capture_traces", args[2] if len(args) > 2 else False)
-    return FunctionScope((Frame("phase", "sample" if learns else "evaluate"),))
+    return open_scope(Scope, (Frame("phase", "sample" if learns else "evaluate"),))
 
 
-def judge_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FunctionScope:
+def judge_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scope:
     """`DspyAdapter.make_reflective_dataset`: GEPA asks the metric for feedback, which may ask a judge of its own."""
-    return FunctionScope((Frame("phase", "feedback"),))
+    return open_scope(Scope, (Frame("phase", "feedback"),))
 
 
 def phase_of(optimizer: str, module: Any) -> Frame | None:

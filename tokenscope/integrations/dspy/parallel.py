@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenscope._scopes.context import CapturedScope
 from tokenscope._scopes.enforcement import BudgetStop, stop_in
-from tokenscope._scopes.scope import Scope
+from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._scopes.wasted import mark_all_wasted
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.dspy.lm_calls import Args, Kwargs
@@ -52,7 +52,7 @@ class _ParallelWork:
     def _run(self, item: Any) -> Any:
         token = self._captured.attach()
         try:
-            run = Scope(())  # apart, in the same scope: what this run spends may turn out to be wasted
+            run = open_scope(Scope, ())  # apart, in the same scope: what this run spends may turn out to be wasted
             run.is_referenced = True
             try:
                 result = self._function(item)
