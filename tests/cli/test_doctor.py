@@ -17,7 +17,6 @@ from click.testing import CliRunner
 
 import tokenscope
 from tokenscope import record_tokens
-from tokenscope._scopes.ledger import PROCESS
 from tokenscope.cli import main
 from tokenscope.cli.doctor.checks import compared
 from tokenscope.cli.doctor.models import trial

@@ -13,7 +13,7 @@ from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
 from tokenscope._usage.keys import key_of
-from tokenscope._usage.usage import Counts, Usage, check_money, counts_of
+from tokenscope._usage.usage import ZERO_COUNTS, Counts, Usage, check_money, counts_of
 
 
 def record_tokens(
@@ -76,7 +76,9 @@ def record_tokens(
         reasoning_tokens=reasoning_tokens,
         input_audio_tokens=input_audio_tokens,
         output_audio_tokens=output_audio_tokens,
-        cost=Decimal(0) if cost is None else check_money("cost", Decimal(str(cost)) if type(cost) is float else cost),
+        cost=ZERO_COUNTS.cost
+        if cost is None
+        else check_money("cost", Decimal(str(cost)) if type(cost) is float else cost),
     )
     check_parts(usage)
     counts = counts_of(usage)

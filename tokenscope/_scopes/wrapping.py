@@ -10,8 +10,8 @@ import functools
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar, overload
+from types import FrameType, TracebackType
+from typing import Any, Protocol, TypeVar, overload
 
 from tokenscope._scopes.budget import Budget
 from tokenscope._scopes.context import CapturedScope, entered
@@ -36,9 +36,9 @@ class ScopeSpec:
         self.attributes = attributes
         self.budget = budget
 
-    def open(self) -> Scope:
-        """Enter one scope of it."""
-        return open_scope(Scope, self.frames, self, self.budget)
+    def open(self, frame: FrameType | None = None) -> Scope:
+        """Enter one scope of it; `frame` is that of a generator's body."""
+        return open_scope(Scope, self.frames, self, self.budget, frame)
 
 
 class BudgetedCall:
@@ -78,48 +78,60 @@ class AttachedCall:
 
 
 class GeneratorSteps:
-    """A decorated generator's scope: entered for each step of its body, left while it is suspended."""
+    """The scope of a decorated generator: it belongs to the frame of the generator's body, and its time is that of the steps."""
 
-    __slots__ = ("_captured", "_is_async", "_nanoseconds", "_scope", "_since", "_spec", "_token", "_top")
+    __slots__ = ("_frame", "_is_async", "_nanoseconds", "_scope", "_since", "_spec")
 
-    def __init__(self, spec: ScopeSpec | CapturedScope, *, is_async: bool) -> None:
-        self._spec: Final = spec
+    def __init__(self, spec: ScopeSpec, body: Any, *, is_async: bool) -> None:
+        self._spec = spec
+        self._frame = body.ag_frame if is_async else body.gi_frame
         self._is_async = is_async
         self._scope: Scope | None = None
-        self._captured: CapturedScope | None = spec if isinstance(spec, CapturedScope) else None
-        self._top: Any = None  # what the body has left on top when it was suspended, if it was not the scope itself
         self._nanoseconds = 0
 
     def __enter__(self) -> None:
         self._since = time.perf_counter_ns()
-        if self._top is not None:
-            self._token = entered.set(self._top)
-        elif self._captured is not None:
-            self._token = self._captured.attach()
-        else:
-            self._token = entered.set(entered.get())
-            assert isinstance(self._spec, ScopeSpec)
-            self._scope = self._spec.open()
-            self._captured = CapturedScope(self._scope)
+        if self._scope is None:
+            self._scope = self._spec.open(self._frame)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._nanoseconds += time.perf_counter_ns() - self._since
-        top = entered.get()
-        own = self._captured.scope if self._captured is not None else None
-        self._top = None if top is own or getattr(top, "scope", None) is own else top
-        CapturedScope.detach(self._token)
-        account = None if self._scope is None else self._scope.account
+        account = None if self._scope is None or not self._scope.budgets else self._scope.account
         if error is not None and account is not None:
             ended = isinstance(error, StopIteration | StopAsyncIteration)
             if conclude(account, None if ended else error) and not ended:
                 raise (StopAsyncIteration if self._is_async else StopIteration) from None
 
     def end(self) -> None:
-        """End the scope; its time is that of the steps."""
+        """Leave the scope."""
         if self._scope is not None:
             self._scope.end(self._nanoseconds)
+            self._scope.leave()
+
+
+class CarriedSteps:
+    """The steps of a generator that `carry` has made: each runs in the scope that was captured."""
+
+    __slots__ = ("_captured", "_token", "_top")
+
+    def __init__(self, captured: CapturedScope, body: Any, *, is_async: bool) -> None:
+        self._captured = captured
+        self._top: Any = None  # what the body has left on top when it was suspended, if that was another scope
+
+    def __enter__(self) -> None:
+        self._token = self._captured.attach() if self._top is None else entered.set(self._top)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        top, own = entered.get(), self._captured.scope
+        self._top = None if top is own or getattr(top, "scope", None) is own else top
+        self._captured.detach(self._token)
+
+    def end(self) -> None:
+        """Do nothing: the scope is open elsewhere."""
 
 
 def what_runs(function: Any) -> Any:
@@ -133,14 +145,14 @@ def what_runs(function: Any) -> Any:
 
 def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
     """Return a function of the same kind whose body runs in the scope that `spec` opens, or in a captured one."""
-    steps_of: Any = GeneratorSteps
+    steps_of: Any = GeneratorSteps if isinstance(spec, ScopeSpec) else CarriedSteps
     kind = what_runs(function)
     if inspect.isasyncgenfunction(kind):
 
         @functools.wraps(function)
         async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
             body = function(*args, **kwargs)
-            steps = steps_of(spec, is_async=True)
+            steps = steps_of(spec, body, is_async=True)
             try:
                 with steps:
                     item = await body.__anext__()
@@ -163,7 +175,7 @@ def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             body = function(*args, **kwargs)
-            steps = steps_of(spec, is_async=False)
+            steps = steps_of(spec, body, is_async=False)
             try:
                 with steps:
                     item = next(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Context
 from typing import Any, Final
 
 from tokenscope._usage.calls import MAX_NAMES, OTHER, Frame, ScopePath
@@ -11,6 +12,9 @@ from tokenscope._usage.usage import ZERO_COUNTS, Counts
 from tokenscope._usage.warnings import warn_once
 
 _ZEROS: Final = list(ZERO_COUNTS)
+_COST: Final = Counts._fields.index("cost")
+_ADD: Final = Context(prec=50).add
+"""Decimal's own `+` may set a ContextVar, and a finaliser in Python 3.11 may not do that while another is set."""
 _NO_COUNTS: Final[dict[UsageKey, list[Any]]] = {}
 """Most rows only have entries, and share this."""
 
@@ -36,7 +40,7 @@ class UsageRow:
         index = 0
         for value in counts:
             if value:
-                sums[index] += value
+                sums[index] = sums[index] + value if index < _COST else _ADD(sums[index], value)
             index += 1  # noqa: SIM113 - enumerate costs more, and this is done for each call
 
 

@@ -24,11 +24,31 @@ class _DirectCall:
         self._call.finish(error, result)
 
 
-def forward(lm: Any, args: Args, kwargs: Kwargs) -> _DirectCall | None:
+class _Request:
+    """A call of `LM.forward` within an LM call: an LM of a user's own may make several."""
+
+    __slots__ = ("_call", "_was_hit")
+
+    def __init__(self, call: CallTracker) -> None:
+        self._call = call
+        self._was_hit = call.cache_hit
+        call.cache_hit = False
+
+    def finish(self, error: BaseException | None, result: Any) -> None:
+        """Note what this request spent: nothing if the cache answered it."""
+        call = self._call
+        if error is None:
+            call.requests.append(None if call.cache_hit else getattr(result, "usage", None))
+            call.cache_hit = call.cache_hit and (self._was_hit or len(call.requests) == 1)
+        else:
+            call.cache_hit = self._was_hit
+
+
+def forward(lm: Any, args: Args, kwargs: Kwargs) -> _DirectCall | _Request | None:
     """`LM.forward`, `.aforward`: count a direct call; one inside an LM call is that call's."""
     call = lm_call_in_progress()
     if call is None:
         direct = call_lm(lm, args, kwargs)
         return None if direct is None else _DirectCall(direct)
     reserve_again(call)
-    return None
+    return _Request(call)

@@ -57,6 +57,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         self.reserved = reserved
         self.refused = False
         self.entries: list[Any] = []
+        self.requests: list[Any] = []  # the usage of each `LM.forward` within, or None for one that the cache answered
         self.inner_usages: list[Counts] = []  # what LM calls inside this one spent: an LM may ask another
         self.counted: list[tuple[Counted, Call]] = []  # this call, or those whose answers it only relayed
         self.cache_hit = False
@@ -139,9 +140,11 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             counts = read_counts(self.model, entries[0])
         else:
             counts = sum_counts(read_counts(self.model, entry) for entry in entries)
+        if len(self.requests) > 1:
+            counts = self._with_all_requests(counts)
         if (self.inner_usages or self.outer_call is not None) and self._relays(counts):
             return
-        cached = self.cache_hit and error is None and not entries
+        cached = self.cache_hit and error is None and not counts.tokens and not entries
         if cached and self.saved:
             counts = read_counts(self.model, self.saved)
             key = usage_key(self.model, tier_of(counts.input_tokens), "cache")
@@ -155,6 +158,12 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             self.counted.append((self.scope, call))
         if self.outer_call is not None:
             self.outer_call.counted += self.counted
+
+    def _with_all_requests(self, counts: Counts) -> Counts:
+        """Return what all requests of the call spent: DSPy only sees the response that the LM returns."""
+        spent = [read_counts(self.model, usage) for usage in self.requests if usage]
+        total = sum_counts(spent)
+        return total if not any(counts) or counts in spent or counts == total else sum_counts([total, counts])
 
     def _relays(self, counts: Counts) -> bool:
         """Whether this call only relays what other LM calls have spent, which are counted already; tell the call around it."""
