@@ -411,7 +411,7 @@ def test_closed_before_it_has_told(clients: Sync) -> None:
     """OpenAI's tells its usage last; closed before, it is a call without tokens, with one warning where it was closed."""
     with (
         token_scope("closed") as scope,
-        pytest.warns(TokenScopeWarning, match=f"a stream of openai/{GPT} has") as caught,
+        pytest.warns(TokenScopeWarning, match=f"a stream of openai/{GPT} reports no usage") as caught,
     ):
         for _ in range(2):
             with record_stream(clients.openai.chat.completions.create(**chat("a"), stream=True, **TOLD)) as stream:

@@ -221,7 +221,7 @@ def test_one_that_is_still_to_come() -> None:
     with pytest.raises(TypeError, match="this coroutine will become one: await it first"):
         record_response(pending)
     pending.close()
-    with pytest.raises(TypeError, match="this generator comes in pieces: hand the stream to record_stream"):
+    with pytest.raises(TypeError, match="this generator comes in pieces: pass the stream to record_stream"):
         record_response(chunk for chunk in [CHAT])
 
 
@@ -356,8 +356,8 @@ def test_objects_of_any_make() -> None:
 
 
 def test_no_usage() -> None:
-    """A response that tells no usage is a call without tokens, with one warning at the caller's line."""
-    with pytest.warns(TokenScopeWarning, match="a response of openai/gpt-4o-mini tells no usage") as caught:
+    """A response that reports no usage is a call without tokens, with one warning at the caller's line."""
+    with pytest.warns(TokenScopeWarning, match="a response of openai/gpt-4o-mini reports no usage") as caught:
         for usage in (None, {}, {"queue_time": 0.1}, [], "?"):
             assert Usage(calls=1) == spent({**CHAT, "usage": usage})
     assert [__file__] == [warning.filename for warning in caught]
@@ -375,10 +375,10 @@ def test_no_usage() -> None:
     ids=["openai", "anthropic", "google", "bedrock"],
 )
 def test_garbage(value: Any, response: Any, part: str, key: str, left: Usage) -> None:
-    """What is no number of tokens is 0, with one warning that names it."""
+    """A value that is not a number of tokens is counted as 0, with one warning that names it."""
     spoilt = {**response, part: {**response[part], key: value}}
     with pytest.warns(
-        TokenScopeWarning, match=rf"the provider reported .* as {key} of .*, which is no number of tokens"
+        TokenScopeWarning, match=rf"the provider reported .* as {key} of .*, which is not a number of tokens"
     ):
         assert left == spent(spoilt)
 
@@ -408,7 +408,7 @@ def test_a_response_that_breaks_when_it_is_looked_at(monkeypatch: pytest.MonkeyP
         def items(self) -> Any:
             raise RuntimeError("no items")
 
-    with pytest.warns(TokenScopeWarning, match="(?s)telling where a response comes from.*not fetched yet"):
+    with pytest.warns(TokenScopeWarning, match="(?s)detecting where a response comes from.*not fetched yet"):
         assert 0 == recorded(Lazy()).total.calls
     with pytest.warns(TokenScopeWarning, match="(?s)reading a response.*no items"):
         assert 0 == recorded({**MESSAGE, "usage": Broken(MESSAGE["usage"])}).total.calls

@@ -597,7 +597,7 @@ def test_what_is_no_stream(stream: Any) -> None:
 def test_a_whole_response(response: Any) -> None:
     """A whole response is for record_response; the error says so."""
     with pytest.raises(
-        TypeError, match=f"this {type(response).__name__} is none: pass a whole response to record_response"
+        TypeError, match=f"this {type(response).__name__} is not one: pass a whole response to record_response"
     ):
         record_stream(response)
 
@@ -780,7 +780,7 @@ def test_bedrock(model: str) -> None:
         assert CONVERSE == list(recording["stream"])
         early = record_stream(converse_stream(CONVERSE), model=model)["stream"]
         next(iter(early))
-        with pytest.warns(TokenScopeWarning, match="told no usage"):
+        with pytest.warns(TokenScopeWarning, match="reports no usage"):
             early.close()
     assert {f"bedrock/{model}": SPENT + Usage(calls=1)} == {
         name: tokens(usage) for name, usage in scope.report().by_model().items()
@@ -801,8 +801,8 @@ def test_bedrocks_model_is_asked_for() -> None:
 
 
 def test_no_usage() -> None:
-    """A stream that told no usage is a call without tokens, under its name, with one warning at the caller's line."""
-    with pytest.warns(TokenScopeWarning, match="a stream of openai/gpt-4o-mini has ended and told no usage") as caught:
+    """A stream that reports no usage is a call without tokens, under its name, with one warning at the caller's line."""
+    with pytest.warns(TokenScopeWarning, match="a stream of openai/gpt-4o-mini reports no usage") as caught:
         for _ in range(2):
             assert {"openai/gpt-4o-mini": Usage(calls=1)} == recorded(PIECES[:2]).by_model()
     assert [__file__] == [warning.filename for warning in caught]
@@ -813,7 +813,7 @@ def test_warnings_as_errors_break_nobody(capsys: pytest.CaptureFixture[str]) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error", TokenScopeWarning)
         assert {"openai/(unknown)": Usage(calls=1)} == recorded([]).by_model()
-    assert "a stream of openai/(unknown) has ended and told no usage" in capsys.readouterr().err
+    assert "a stream of openai/(unknown) reports no usage" in capsys.readouterr().err
 
 
 def test_a_piece_that_breaks_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""What providers report: usage in OpenAI's words and in others', responses and streams."""
+"""Reading what providers report: usage in OpenAI's format and in others, responses, and streams."""

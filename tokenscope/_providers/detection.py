@@ -1,87 +1,91 @@
-"""Where a response comes from: in whose words its usage is, who served it, and which model answered."""
+"""Detecting where a response comes from: the format of its usage, the provider that served it, and the model that answered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from tokenscope._providers.extractors import ANTHROPIC, BEDROCK, COHERE, GOOGLE, PERPLEXITY, UsageFormat, provider_of
-from tokenscope._providers.openai_usage import getter
+from tokenscope._providers.extractors import ANTHROPIC, BEDROCK, COHERE, GOOGLE, PERPLEXITY, UsageFormat, vendor_of
+from tokenscope._providers.openai_usage import Get, getter
 from tokenscope._scopes.event_log import warn_later
 from tokenscope._usage.calls import model_name
 
-First = Callable[..., Any]
+UNKNOWN_MODEL: Final = "(unknown)"
 
 
 class ResponseSource(NamedTuple):
-    """What a response tells of itself, apart from numbers."""
+    """Where a response comes from, and its usage."""
 
-    name: str | None  # as reports name the model; None where the response has no word for it
-    words: UsageFormat | None  # None: OpenAI's
+    name: str | None  # the model's, as reports name it; None if the response has no field for it
+    usage_format: UsageFormat | None  # None: OpenAI's
     usage: Any  # None: the response has none
-    model: str  # as `read_counts` wants it: with its provider where LiteLLM has read it, alone where nobody has
+    model: str  # for `read_counts`: with its provider if LiteLLM has read the usage, without it otherwise
 
 
-def source_of(response: Any, provider: str | None, model: str | None) -> ResponseSource:
-    """Return what a response tells, where the caller has not told it.
+def source_of(response: Any, provider: str | None, model: str | None, sender: str | None = None) -> ResponseSource:
+    """Return where a response comes from.
 
-    Whose words they are is told by their shape alone: one provider's SDK is used for another's API, and gateways translate.
+    The shape of the usage alone shows its format: programs use one provider's SDK for another's API, and gateways translate.
+
+    Args:
+        response: The response, an object or a mapping.
+        provider: The provider, if the caller names it.
+        model: The model, if the caller names it.
+        sender: The provider, if something else than the response shows it.
     """
-    first = getter(response)
-    words, usage = _usage(first)
-    told = model if model is not None else _model(response, first)
-    if told is None:
-        return ResponseSource(None, words, usage, "")
+    get = getter(response)
+    usage_format, usage = _usage(get)
+    answered = model if model is not None else _model(response, get)
+    if answered is None:
+        return ResponseSource(None, usage_format, usage, "")
     sdk = _sdk(type(response))
     if provider is not None:
-        name = model_name(told, provider)
+        name = model_name(answered, provider)
     elif model is not None and "/" in model and not model.startswith("arn:"):
         name = model
     else:
-        guess = _asked(response) if sdk == "litellm" else _sender(sdk, first, words, getter(usage))
-        # Where nothing tells, `openai` is whoever speaks as OpenAI does, as in DSPy's and LiteLLM's names.
-        name = model_name(told, guess or provider_of(told) or "openai")
-    if told == _UNKNOWN:
+        sender = sender or (_asked(response) if sdk == "litellm" else _sender(sdk, get, usage_format, getter(usage)))
+        # If nothing shows the provider, it is `openai`, as in DSPy's and LiteLLM's names: the API is OpenAI's.
+        name = model_name(answered, sender or vendor_of(answered) or "openai")
+    if answered == UNKNOWN_MODEL:
         warn_later(
             f"no model:{name}", f"a response of {name} does not say which model answered; pass model=... to name it"
         )
-    return ResponseSource(name, words, usage, name if sdk == "litellm" else told.rpartition("/")[2])
+    return ResponseSource(name, usage_format, usage, name if sdk == "litellm" else answered.rpartition("/")[2])
 
 
-def _usage(first: First) -> tuple[UsageFormat | None, Any]:
-    usage = first("usage_metadata", "usageMetadata")
+def _usage(get: Get) -> tuple[UsageFormat | None, Any]:
+    usage = get("usage_metadata", "usageMetadata")
     if usage is not None:
         return GOOGLE, usage
-    usage = first("usage")
+    usage = get("usage")
     if usage is None:
-        meta = first("meta")  # Cohere's embeddings
+        meta = get("meta")  # Cohere's embeddings
         return (None, None) if getter(meta)("billed_units") is None else (COHERE, meta)
-    told = getter(usage)
-    if told("prompt_tokens", "completion_tokens") is not None:
-        return (None if told("citation_tokens") is None else PERPLEXITY), usage
-    if told("inputTokens", "outputTokens") is not None:
+    count = getter(usage)
+    if count("prompt_tokens", "completion_tokens") is not None:
+        return (None if count("citation_tokens") is None else PERPLEXITY), usage
+    if count("inputTokens", "outputTokens") is not None:
         return BEDROCK, usage
-    if told("billed_units") is not None:
+    if count("billed_units") is not None:
         return COHERE, usage
-    if told("input_tokens", "output_tokens") is not None:
-        beside = told("cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation", "iterations")
-        anthropic = beside is not None or first("type") == "message"
-        return (ANTHROPIC if anthropic else None), usage
-    return None, None if told("total_tokens") is None else usage
+    if count("input_tokens", "output_tokens") is not None:
+        part = count("cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation", "iterations")
+        return (ANTHROPIC if part is not None or get("type") == "message" else None), usage
+    return None, None if count("total_tokens") is None else usage
 
 
-_UNKNOWN: Final = "(unknown)"
-
-
-def _model(response: Any, first: First) -> str | None:
-    """Return the model's name in a response; None where there is no place for one."""
-    names = ("model", "model_version", "modelVersion")
-    found = first(*names)
-    if isinstance(found, str) and found.strip():
-        found = found.removeprefix("publishers/google/").removeprefix("models/") or found
-        return found.encode("utf-8", "replace").decode()
-    has_place = any(name in response if isinstance(response, Mapping) else hasattr(response, name) for name in names)
-    return _UNKNOWN if has_place else None
+def _model(response: Any, get: Get) -> str | None:
+    """Return the model's name in a response; None if the response has no field for it."""
+    fields = ("model", "model_version", "modelVersion")
+    name = get(*fields)
+    if isinstance(name, str) and name.strip():
+        name = name.removeprefix("publishers/google/").removeprefix("models/") or name
+        return name.encode("utf-8", "replace").decode()
+    has_field = any(
+        field in response if isinstance(response, Mapping) else hasattr(response, field) for field in fields
+    )
+    return UNKNOWN_MODEL if has_field else None
 
 
 _SDKS: Final = {
@@ -92,11 +96,11 @@ _SDKS: Final = {
     "mistralai": "mistral",
     "together": "together_ai",
     "xai_sdk": "xai",
-    # LiteLLM's responses say who it is; OpenAI's SDK is everybody's.
+    # LiteLLM's responses name their provider; OpenAI's SDK is used for many.
     "litellm": None,
     "openai": None,
 }
-"""Packages whose classes responses are of, and the provider's name where that tells it."""
+"""Packages that responses' classes are from, and the provider's name if the package shows it."""
 
 _IN_USAGE: Final = {
     "cost_details": "openrouter",
@@ -106,8 +110,8 @@ _IN_USAGE: Final = {
     "prompt_cache_hit_tokens": "deepseek",
 }
 _IN_RESPONSE: Final = {"x_groq": "groq", "prompt_filter_results": "azure"}
-_AT_HOME: Final = ("chatcmpl-", "cmpl-", "resp_")
-"""How identifiers begin at OpenAI and at servers that do as it does, which serve models of any name."""
+_OPENAI_IDS: Final = ("chatcmpl-", "cmpl-", "resp_")
+"""How identifiers begin at OpenAI, and at servers that imitate it and serve models of any name."""
 
 
 def _sdk(kind: type) -> str | None:
@@ -119,30 +123,30 @@ def _sdk(kind: type) -> str | None:
 
 
 def _asked(response: Any) -> str | None:
-    """Return whom LiteLLM has asked; it says so, if not quite publicly."""
+    """Return the provider that LiteLLM has asked; a private attribute of its responses names it."""
     provider = getter(getattr(response, "_hidden_params", None))("custom_llm_provider")
     return provider if isinstance(provider, str) and provider else None
 
 
-def _sender(sdk: str | None, first: First, words: UsageFormat | None, told: First) -> str | None:
-    """Return who sent a response, by what only they send; None where it may be anyone who speaks as OpenAI does."""
-    identifier = first("id")
+def _sender(sdk: str | None, get: Get, usage_format: UsageFormat | None, count: Get) -> str | None:
+    """Return the provider that a response shows by something only that provider sends; None if there is no such thing."""
+    identifier = get("id")
     identifier = identifier if isinstance(identifier, str) else ""
-    if words is ANTHROPIC:
+    if usage_format is ANTHROPIC:
         clouds = {"msg_bdrk_": "bedrock", "msg_vrtx_": "vertex_ai"}
         return next((cloud for prefix, cloud in clouds.items() if identifier.startswith(prefix)), "anthropic")
-    if words is GOOGLE:
-        return "gemini" if told("trafficType", "traffic_type") is None else "vertex_ai"
-    if words is not None:
-        return {BEDROCK: "bedrock", COHERE: "cohere", PERPLEXITY: "perplexity"}[words]
+    if usage_format is GOOGLE:
+        return "gemini" if count("trafficType", "traffic_type") is None else "vertex_ai"
+    if usage_format is not None:
+        return {BEDROCK: "bedrock", COHERE: "cohere", PERPLEXITY: "perplexity"}[usage_format]
     if sdk is not None and _SDKS[sdk] is not None:
         return _SDKS[sdk]
-    for where, hints in ((told, _IN_USAGE), (first, _IN_RESPONSE)):
-        for field, provider in hints.items():
-            if where(field) is not None:
+    for look_up, fields in ((count, _IN_USAGE), (get, _IN_RESPONSE)):
+        for field, provider in fields.items():
+            if look_up(field) is not None:
                 return provider
     if identifier.startswith("gen-"):
         return "openrouter"
-    if first("system_fingerprint") == "fp_ollama":
+    if get("system_fingerprint") == "fp_ollama":
         return "ollama"
-    return "openai" if identifier.startswith(_AT_HOME) else None
+    return "openai" if identifier.startswith(_OPENAI_IDS) else None

@@ -1,6 +1,6 @@
-"""Reading a usage in other words than OpenAI's, by genai-prices' extractors: they know what each provider counts in what.
+"""Reading usage in other formats than OpenAI's, with genai-prices' extractors, which know what each provider counts.
 
-Loaded when `record_response` is first touched, and with it the table of prices: no call waits for it.
+This module loads the price table. It is imported when `record_response` is first touched, so that no call waits for it.
 """
 
 from __future__ import annotations
@@ -14,28 +14,26 @@ from typing import Any, Final, NamedTuple
 from genai_prices import Usage as TheirUsage
 from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import UsageExtractor
 
 from tokenscope._providers.openai_usage import MOST, parse_count
-from tokenscope._usage import prices as _pricing
-from tokenscope._usage.usage import Usage
+from tokenscope._usage.prices import has_custom_price, split
+from tokenscope._usage.usage import ZERO_COUNTS, Counts
 
 
 class UsageFormat(NamedTuple):
-    """How a provider words its usage: whose extractor reads it, and where that looks for it in a response."""
+    """How a provider writes usage: genai-prices' name of the provider, and where its extractor finds usage in a response."""
 
     provider: str
-    flavour: str
-    root: tuple[str, ...]
+    key: str = "usage"
 
 
-ANTHROPIC: Final = UsageFormat("anthropic", "default", ("usage",))
-BEDROCK: Final = UsageFormat("aws", "default", ("usage",))
-COHERE: Final = UsageFormat("cohere", "default", ("usage",))
-GOOGLE: Final = UsageFormat("google", "default", ("usageMetadata",))
-PERPLEXITY: Final = UsageFormat("perplexity", "default", ("usage",))
+ANTHROPIC: Final = UsageFormat("anthropic")
+BEDROCK: Final = UsageFormat("aws")
+COHERE: Final = UsageFormat("cohere")
+GOOGLE: Final = UsageFormat("google", "usageMetadata")
+PERPLEXITY: Final = UsageFormat("perplexity")
 
-_SAID: Final = {
+_PRICED_BY_COUNTS: Final = {
     "input_tokens",
     "output_tokens",
     "cache_read_tokens",
@@ -48,45 +46,45 @@ _SAID: Final = {
     "cache_text_read_tokens",
     "cache_write_5m_tokens",
 }
-"""What a `Usage` says too, or costs like what it says."""
+"""genai-prices' counts that `Counts` has too, or that cost the same as one it has."""
 
 
-class Extracted(NamedTuple):
-    """What one model spent; `cost` where a `Usage` cannot say all that has a price."""
+class ReportedCall(NamedTuple):
+    """The call of one model, as a response reports it."""
 
-    name: str  # the model's, as reports have it
-    usage: Usage
-    cost: Decimal | None
+    name: str  # the model's, as reports name it
+    counts: Counts
+    cost_is_told: bool = False
 
 
-def extract(words: UsageFormat, usage: Any, name: str) -> list[Extracted]:
-    """Return what a response's usage tells, by model; nothing where it has no counts.
+def extract(usage_format: UsageFormat, usage: Any, name: str) -> list[ReportedCall]:
+    """Return the calls that a response's usage reports, one a model; none if it has no counts.
 
     Args:
-        words: How it is worded.
+        usage_format: The format of the usage.
         usage: The usage, a mapping or an object.
         name: The response's model, as reports name it: for prices and warnings.
     """
-    told = plain(usage, name)
-    if words is ANTHROPIC:
-        return _anthropic(told, name)
-    if words is COHERE and isinstance(billed := told.get("billed_units"), dict) and "input_tokens" in billed:
+    values = plain(usage, name)
+    if usage_format is ANTHROPIC:
+        return _anthropic(values, name)
+    if usage_format is COHERE and isinstance(billed := values.get("billed_units"), dict) and "input_tokens" in billed:
         billed.setdefault("output_tokens", 0)  # embeddings have none
-    theirs = _read(words, told)
+    theirs = _read(usage_format, values)
     if theirs is None:
         return []
-    if words is GOOGLE:
-        _without_thoughts_twice(theirs, told)
-    return [_extracted(theirs, name)]
+    if usage_format is GOOGLE:
+        _count_thoughts_once(theirs, values)
+    return [_reported_call(theirs, name)]
 
 
-def _anthropic(told: dict[str, Any], name: str) -> list[Extracted]:
-    """Read a message's usage and its iterations: summaries and advisors are billed, and not in the counts of the message."""
-    theirs = _read(ANTHROPIC, told)
+def _anthropic(values: dict[str, Any], name: str) -> list[ReportedCall]:
+    """Read a message's usage and its iterations: summaries and advisors are billed, but the message's counts exclude them."""
+    theirs = _read(ANTHROPIC, values)
     if theirs is None:
         return []
     advisors: dict[str, Any] = {}
-    iterations = told.get("iterations")
+    iterations = values.get("iterations")
     for each in iterations if isinstance(iterations, list) else []:
         kind = each.get("type") if isinstance(each, dict) else None
         if kind in ("compaction", "advisor_message") and (more := _read(ANTHROPIC, each)) is not None:
@@ -96,54 +94,54 @@ def _anthropic(told: dict[str, Any], name: str) -> list[Extracted]:
             elif isinstance(advisor, str) and advisor:
                 advisors[advisor] = advisors.get(advisor, 0) + more
     prefix = "".join(name.rpartition("/")[:2])
-    return [_extracted(theirs, name), *(_extracted(spent, prefix + model) for model, spent in advisors.items())]
+    return [_reported_call(theirs, name), *(_reported_call(spent, prefix + model) for model, spent in advisors.items())]
 
 
-def _read(words: UsageFormat, told: dict[str, Any]) -> TheirUsage | None:
-    response: Any = told
-    for key in reversed(words.root):
-        response = {key: response}
+def _read(usage_format: UsageFormat, values: dict[str, Any]) -> TheirUsage | None:
+    provider = get_snapshot().find_provider(None, usage_format.provider, None)
+    extractor = next(each for each in provider.extractors or () if each.api_flavor == "default")
     try:
-        return _extractor(words).extract(response)[1]
+        return extractor.extract({usage_format.key: values})[1]
     except ValueError:  # it has none of the counts
         return None
 
 
-def _extractor(words: UsageFormat) -> UsageExtractor:
-    provider = get_snapshot().find_provider(None, words.provider, None)
-    return next(each for each in provider.extractors or () if each.api_flavor == words.flavour)
+def _count_thoughts_once(theirs: TheirUsage, values: dict[str, Any]) -> None:
+    """Subtract thoughts from the output if Google's own total shows that the candidates include them already."""
+    counts = vars(theirs)
+    thoughts, prompt, output = (counts.get(f"{part}_tokens", 0) for part in ("output_reasoning", "input", "output"))
+    if thoughts and values.get("totalTokenCount") == prompt + output - thoughts:
+        theirs.output_tokens = output - thoughts
 
 
-def _without_thoughts_twice(theirs: TheirUsage, told: dict[str, Any]) -> None:
-    """Take thoughts out of the output again where Google's own total says that the candidates had them already."""
-    counted = vars(theirs)
-    thoughts, spent, gained = (counted.get(f"{part}_tokens", 0) for part in ("output_reasoning", "input", "output"))
-    if thoughts and told.get("totalTokenCount") == spent + gained - thoughts:
-        theirs.output_tokens = gained - thoughts
+def _reported_call(theirs: TheirUsage, name: str) -> ReportedCall:
+    reported = vars(theirs)  # attributes that are missing here are inferred from others
 
+    def count(part: str) -> int:
+        return int(reported.get(f"{part}_tokens", 0))
 
-def _extracted(theirs: TheirUsage, name: str) -> Extracted:
-    told = vars(theirs)
-    spent, gained = int(told.get("input_tokens", 0)), int(told.get("output_tokens", 0))
-    read = min(int(told.get("cache_read_tokens", 0)), spent)
-    usage = Usage(
+    input_tokens, output_tokens = count("input"), count("output")
+    cache_read = min(count("cache_read"), input_tokens)
+    cost = _exact_cost(theirs, name)
+    counts = Counts(
         calls=1,
-        input_tokens=spent,
-        output_tokens=gained,
-        cache_read_tokens=read,
-        cache_write_tokens=min(int(told.get("cache_write_tokens", 0)), spent - read),
-        reasoning_tokens=min(int(told.get("output_reasoning_tokens", 0)), gained),
-        input_audio_tokens=min(int(told.get("input_audio_tokens", 0)), spent),
-        output_audio_tokens=min(int(told.get("output_audio_tokens", 0)), gained),
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=cache_read,
+        cache_write_tokens=min(count("cache_write"), input_tokens - cache_read),
+        reasoning_tokens=min(count("output_reasoning"), output_tokens),
+        input_audio_tokens=min(count("input_audio"), input_tokens),
+        output_audio_tokens=min(count("output_audio"), output_tokens),
+        cost=ZERO_COUNTS.cost if cost is None else cost,
     )
-    return Extracted(name, usage, _exact_price(theirs, name))
+    return ReportedCall(name, counts, cost is not None)
 
 
-def _exact_price(theirs: TheirUsage, name: str) -> Decimal | None:
-    """Return the price of a call that spent what a `Usage` cannot say: searches, images, an hour in the cache."""
-    provider, model = _pricing.split(name)
-    if name in _pricing._custom or all(key in _SAID for key, value in vars(theirs).items() if value):
+def _exact_cost(theirs: TheirUsage, name: str) -> Decimal | None:
+    """Return the cost of a call that used something `Counts` has no count of: searches, images, an hour in the cache."""
+    if has_custom_price(name) or all(part in _PRICED_BY_COUNTS for part, value in vars(theirs).items() if value):
         return None
+    provider, model = split(name)
     try:
         return Decimal(calc_price(theirs, model, provider_id=provider).total_price)
     except (LookupError, ValueError):
@@ -161,11 +159,11 @@ _VENDORS: Final = {
     "voyageai": "voyage",
     "x-ai": "xai",
 }
-"""Who makes models and serves them: genai-prices' names, and LiteLLM's, which are DSPy's."""
+"""Providers that serve models of their own: genai-prices' names, and the names in LiteLLM and DSPy."""
 
 
-def provider_of(model: str) -> str | None:
-    """Return who makes and serves a model of this name; None where that is nobody, or anybody."""
+def vendor_of(model: str) -> str | None:
+    """Return the provider that makes and serves a model; None if no one is known to, or several do."""
     if "/" in model:
         return None
     try:
@@ -175,21 +173,20 @@ def provider_of(model: str) -> str | None:
 
 
 def plain(values: Any, name: str, depth: int = 4) -> dict[str, Any]:
-    """Return a usage as dicts with Google's spelling of Google's names, and only with counts that are some."""
+    """Return usage as plain dicts with valid counts only; Google's names are spelled as in its API."""
     found: dict[str, Any] = {}
     for key, value in _items(values):
         if not isinstance(key, str) or key.startswith("_") or value is None:
             continue
         kept = _plain(key, value, name, depth)
         if kept is not None:
-            found[_GOOGLE.get(key, key)] = kept
+            found[_GOOGLE_NAMES.get(key, key)] = kept
     return found
 
 
 def _plain(key: str, value: Any, name: str, depth: int) -> Any:
-    counts = key.endswith(("okens", "ount"))  # tokens, tokenCount, token_count
     if isinstance(value, int | float | str) or hasattr(type(value), "__index__"):
-        if counts:
+        if key.endswith(("okens", "ount")):  # tokens, tokenCount, token_count
             return parse_count(key, value, name)
         if isinstance(value, str):
             return str(getattr(value, "value", value))  # Google's SDK has enums
@@ -210,12 +207,8 @@ def _items(values: Any) -> list[tuple[Any, Any]]:
     return [*getattr(values, "__dict__", {}).items(), *(extra.items() if isinstance(extra, dict) else ())]
 
 
-def _camel(name: str) -> str:
-    return re.sub("_([a-z])", lambda found: found[1].upper(), name)
-
-
-_GOOGLE: Final = {
-    name: _camel(name)
+_GOOGLE_NAMES: Final = {
+    name: re.sub("_([a-z])", lambda letter: letter[1].upper(), name)
     for name in (
         "prompt_token_count",
         "prompt_tokens_details",
@@ -230,4 +223,4 @@ _GOOGLE: Final = {
         "token_count",
     )
 }
-"""Google's names as its SDK spells them, and as its API does. (`prompt_tokens_details` is OpenAI's, too: not read here.)"""
+"""Google's names in its SDK and in its API. (OpenAI has `prompt_tokens_details`, too, but its format is not read here.)"""

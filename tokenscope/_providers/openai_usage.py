@@ -1,6 +1,6 @@
-"""Reading a usage entry in OpenAI's words, which DSPy, LiteLLM and most providers speak: whole counts, and their parts.
+"""Reading usage in OpenAI's format, which DSPy, LiteLLM and most providers use: whole counts, and their parts.
 
-Nothing that a provider sends may break the host program: what is no count is taken as 0, with one warning.
+Nothing that a provider sends may break the host program: a value that is not a count is read as 0, with one warning.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ from typing import Any, Final
 from tokenscope._scopes.event_log import warn_later
 from tokenscope._usage.usage import ZERO_COUNTS, Counts
 
-MOST: Final = 2**53
-"""No call spends more tokens than this, nor dollars: JSON's numbers are exact up to here."""
-_TICKS: Final = Decimal(10_000_000_000)
-"""What xAI counts a dollar in."""
-_NATIVE: Final = ("gemini/", "vertex_ai/", "vertex/", "vertex-express/")
-"""How DSPy and LiteLLM name models that they ask in Google's own words; any other name of Gemini's is OpenAI's words."""
+Get = Callable[..., Any]
+"""Returns the first of some keys or attributes whose value is not None."""
 
-_READ: Final = ("cached_tokens", "cache_read_tokens", "cache_read_input_tokens")
-_WRITTEN: Final = ("cache_creation_tokens", "cache_write_tokens")
-_READ_BESIDE: Final = (
+MOST: Final = 2**53
+"""No call spends more tokens or dollars than this: JSON's numbers are exact up to here."""
+_TICKS_PER_DOLLAR: Final = Decimal(10_000_000_000)
+"""xAI reports costs in ticks."""
+_GOOGLE_PREFIXES: Final = ("gemini/", "vertex_ai/", "vertex/", "vertex-express/")
+"""How DSPy and LiteLLM name models that they ask through Google's own API. Other Gemini models use OpenAI's format."""
+
+_CACHE_READ_DETAILS: Final = ("cached_tokens", "cache_read_tokens", "cache_read_input_tokens")
+_CACHE_WRITE_DETAILS: Final = ("cache_creation_tokens", "cache_write_tokens")
+_CACHE_READ: Final = (
     "cache_read_input_tokens",  # LiteLLM and Anthropic
     "prompt_cache_hit_tokens",  # DeepSeek
     "cached_tokens",  # Together, Moonshot
     "num_cached_tokens",  # Mistral
     "cached_prompt_text_tokens",  # xAI's SDK
 )
-_BESIDE: Final = frozenset(
-    {*_READ_BESIDE, "cache_creation_input_tokens", "reasoning_tokens", "cost", "cost_in_usd_ticks"}
+_BESIDE_DETAILS: Final = frozenset(
+    {*_CACHE_READ, "cache_creation_input_tokens", "reasoning_tokens", "cost", "cost_in_usd_ticks"}
 )
-"""What may stand beside the details; most entries have none of it."""
+"""Parts that may stand beside the details; most entries have none of them."""
 
 _PLAIN: Final = frozenset(
     {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
@@ -46,8 +49,9 @@ _NO_DETAILS: Final[dict[str, Any]] = {}
 def read_counts(model: str, entry: Any) -> Counts:
     """Return the tokens that one usage entry reports, as counts without calls.
 
-    Chat and Responses names are both read, and other providers' names of the parts. Counts are whole: cached tokens are part
-    of the prompt's, reasoning of the completion's. If a provider counts them beside, its own total shows it.
+    The names of the Chat and the Responses API are both read, and other providers' names of the parts. Counts are whole:
+    cached tokens are part of the prompt's, reasoning is part of the completion's. A provider may count a part beside its
+    whole; its own total shows that.
     """
     if type(entry) is dict:  # nearly all are plain: whole counts, their usual parts, and a total that agrees
         input_tokens, output_tokens = entry.get("prompt_tokens"), entry.get("completion_tokens")
@@ -76,7 +80,6 @@ def read_counts(model: str, entry: Any) -> Counts:
 
 
 def _read_any(model: str, entry: Any) -> Counts:
-
     def count(name: str, value: Any) -> int:
         return value if type(value) is int and 0 <= value <= MOST else parse_count(name, value, model)
 
@@ -84,90 +87,92 @@ def _read_any(model: str, entry: Any) -> Counts:
     input_tokens = count("prompt_tokens", get("prompt_tokens", "input_tokens"))
     output_tokens = count("completion_tokens", get("completion_tokens", "output_tokens"))
     total = get("total_tokens")
-    read = written = audio_in = audio_out = thought = None
+    read = written = audio_in = audio_out = thought = unbilled = None
     prompt = get("prompt_tokens_details", "input_tokens_details", "input_token_details")
     if prompt is not None:
         detail = getter(prompt)
-        read = detail(*_READ)
-        written = detail(*_WRITTEN)
+        read = detail(*_CACHE_READ_DETAILS)
+        written = detail(*_CACHE_WRITE_DETAILS)
         audio_in = detail("audio_tokens")
+        unbilled = detail("tool_use_tokens")
     completion = get("completion_tokens_details", "output_tokens_details", "output_token_details")
     if completion is not None:
         detail = getter(completion)
         thought = detail("reasoning_tokens", "thinking_tokens")
         audio_out = detail("audio_tokens")
-    cost = ZERO_COUNTS.cost
-    if type(entry) is not dict or not _BESIDE.isdisjoint(entry):
-        read = get(*_READ_BESIDE) if read is None else read
+    cost = None
+    if type(entry) is not dict or not _BESIDE_DETAILS.isdisjoint(entry):
+        read = get(*_CACHE_READ) if read is None else read
         written = get("cache_creation_input_tokens") if written is None else written
         thought = get("reasoning_tokens") if thought is None else thought
-        cost = reported_cost(entry) or cost
+        cost = reported_cost(entry)
     cache_read = 0 if read is None else count("cached_tokens", read)
     cache_write = 0 if written is None else count("cache_creation_tokens", written)
     reasoning = 0 if thought is None else count("reasoning_tokens", thought)
     input_audio = 0 if audio_in is None else count("audio_tokens", audio_in)
     output_audio = 0 if audio_out is None else count("audio_tokens", audio_out)
     if type(total) is int:
-        if total != input_tokens + output_tokens and total <= MOST:
-            beyond = total - input_tokens - output_tokens
-            # LiteLLM leaves out what Google does not bill, and says how much that is.
-            unbilled = None if prompt is None else getter(prompt)("tool_use_tokens")
-            if unbilled != beyond:
-                input_tokens, output_tokens, reasoning = _reconcile_total(
-                    model, beyond, input_tokens, output_tokens, cache_read + cache_write, reasoning
-                )
+        missing = total - input_tokens - output_tokens
+        # LiteLLM leaves tokens out that Google does not bill, and says how many.
+        if missing and total <= MOST and missing != unbilled:
+            input_tokens, output_tokens, reasoning = _reconcile_total(
+                model, missing, input_tokens, output_tokens, cache_read + cache_write, reasoning
+            )
     elif (cache_read or cache_write) and prompt is None and get("prompt_tokens") is None:
-        input_tokens += cache_read + cache_write  # Anthropic's own words: what is called input is the rest
+        input_tokens += cache_read + cache_write  # Anthropic's own format: its input excludes cached tokens
     # A part is at most its whole. xAI has reported more cached tokens than the prompt had.
     cache_read = min(cache_read, input_tokens)
-    cache_write = min(cache_write, input_tokens - cache_read)
-    reasoning = min(reasoning, output_tokens)
-    input_audio = min(input_audio, input_tokens)
-    output_audio = min(output_audio, output_tokens)
     return Counts(
-        0, 0, 0, input_tokens, output_tokens, cache_read, cache_write, reasoning, input_audio, output_audio, cost
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=cache_read,
+        cache_write_tokens=min(cache_write, input_tokens - cache_read),
+        reasoning_tokens=min(reasoning, output_tokens),
+        input_audio_tokens=min(input_audio, input_tokens),
+        output_audio_tokens=min(output_audio, output_tokens),
+        cost=cost or ZERO_COUNTS.cost,
     )
 
 
 def _reconcile_total(
-    model: str, beyond: int, input_tokens: int, output_tokens: int, cached: int, reasoning: int
+    model: str, missing: int, input_tokens: int, output_tokens: int, cached: int, reasoning: int
 ) -> tuple[int, int, int]:
-    """Return input, output and reasoning if a provider's total is more, or less, than input and output together."""
-    if beyond == -reasoning and 0 < reasoning <= output_tokens:
-        output_tokens -= reasoning  # DSPy adds Gemini's thoughts to a completion that may have them already
-    elif beyond <= 0:
+    """Return input, output and reasoning if a provider's total has `missing` tokens more (or fewer) than input and output."""
+    if missing == -reasoning and 0 < reasoning <= output_tokens:
+        output_tokens -= reasoning  # DSPy adds Gemini's thoughts to a completion that may include them already
+    elif missing <= 0:
         pass
     elif not input_tokens and not output_tokens:  # Voyage's embeddings report a total alone
-        input_tokens = beyond
-    elif beyond == reasoning:  # xAI and others count reasoning beside the completion
+        input_tokens = missing
+    elif missing == reasoning:  # xAI and others count reasoning beside the completion
         output_tokens += reasoning
-    elif beyond == cached:
+    elif missing == cached:
         input_tokens += cached
-    elif "gemini" in model and model.startswith(_NATIVE):
-        input_tokens += beyond  # what tools that Google runs gave the model to read
+    elif "gemini" in model and model.startswith(_GOOGLE_PREFIXES):
+        input_tokens += missing  # what tools that Google runs gave the model to read
     elif "gemini" in model and not reasoning:
-        output_tokens += beyond  # Gemini's OpenAI-compatible API reports thoughts only in the total
-        reasoning = beyond
+        output_tokens += missing  # Gemini's OpenAI-compatible API reports thoughts only in the total
+        reasoning = missing
     return input_tokens, output_tokens, reasoning
 
 
 def reported_cost(entry: Any) -> Decimal | None:
-    """Return what a provider itself says that a call cost, in dollars; None where it says nothing."""
-    first = getter(entry)
-    told = first("cost")
-    if told is None:
-        ticks = first("cost_in_usd_ticks")
-        return None if ticks is None else (_dollars(ticks) or Decimal(0)) / _TICKS or None
-    if not isinstance(told, int | float):
-        return _dollars(getter(told)("total_cost")) or None  # Perplexity
-    cost = _dollars(told)
-    details = first("cost_details")
+    """Return what a call cost in dollars, if the provider reports it."""
+    get = getter(entry)
+    cost = get("cost")
+    if cost is None:
+        ticks = get("cost_in_usd_ticks")
+        return None if ticks is None else (_dollars(ticks) or Decimal(0)) / _TICKS_PER_DOLLAR or None
+    if not isinstance(cost, int | float):
+        return _dollars(getter(cost)("total_cost")) or None  # Perplexity
+    dollars = _dollars(cost)
+    details = get("cost_details")
     if details is None:
-        return cost or None
-    if first("is_byok") is True:  # OpenRouter, with a key of one's own: its fee, and what the provider behind it takes
-        behind = _dollars(getter(details)("upstream_inference_cost"))
-        return None if behind is None else (cost or Decimal(0)) + behind
-    return cost  # where OpenRouter says 0, that is the price
+        return dollars or None
+    if get("is_byok") is True:  # OpenRouter with a key of one's own: its fee, and the price of the provider behind it
+        upstream = _dollars(getter(details)("upstream_inference_cost"))
+        return None if upstream is None else (dollars or Decimal(0)) + upstream
+    return dollars  # if OpenRouter reports 0, the call was free
 
 
 def _dollars(value: Any) -> Decimal | None:
@@ -176,46 +181,46 @@ def _dollars(value: Any) -> Decimal | None:
     return Decimal(str(value))
 
 
-def getter(values: Any) -> Callable[..., Any]:
-    """Return a function that gives the first of some keys, or attributes, that is there and not None."""
-    get = _getter(values)
+def getter(values: Any) -> Get:
+    """Return a function that returns the first of some keys or attributes whose value is not None."""
+    look_up = _look_up(values)
 
-    def first(*names: str) -> Any:
+    def get(*names: str) -> Any:
         for name in names:
-            value = get(name)
+            value = look_up(name)
             if value is not None:
                 return value
         return None
 
-    return first
+    return get
 
 
-def _getter(values: Any) -> Callable[[str], Any]:
+def _look_up(values: Any) -> Callable[[str], Any]:
     if isinstance(values, Mapping):
         return values.get
-    more = getattr(values, "__pydantic_extra__", values)
-    if more is values:
+    extra = getattr(values, "__pydantic_extra__", values)
+    if extra is values:
         return lambda name: getattr(values, name, None)
-    return {**vars(values), **(more or {})}.get  # pydantic's own look-up of a name that is not there takes microseconds
+    return {**vars(values), **(extra or {})}.get  # pydantic takes microseconds to look up a name that is not there
 
 
 def parse_count(name: str, value: Any, model: str) -> int:
-    """Return a number of tokens; 0, with one warning, for what is none."""
+    """Return a number of tokens; 0, with one warning, for anything else."""
     if value is None:
         return 0
     if not isinstance(value, bool | float) and hasattr(type(value), "__index__"):
         try:
             whole = operator.index(value)  # numpy's integers, and the like
-        except Exception:  # noqa: BLE001 - whatever it is, it is no number
+        except Exception:  # noqa: BLE001 - an object of the provider's may raise anything
             whole = -1
         if 0 <= whole <= MOST:
             return int(whole)
     if isinstance(value, float) and math.isfinite(value) and 0 <= value <= MOST and value.is_integer():
         return int(value)
-    what = f"{name} of {model}"
+    count = f"{name} of {model}"
     warn_later(
-        f"usage:{what}",
-        f"the provider reported {_shown(value)} as {what}, which is no number of tokens; tokenscope counts it as 0",
+        f"usage:{count}",
+        f"the provider reported {_shown(value)} as {count}, which is not a number of tokens; tokenscope counts it as 0",
     )
     return 0
 
@@ -223,5 +228,5 @@ def parse_count(name: str, value: Any, model: str) -> int:
 def _shown(value: Any) -> str:
     try:
         return repr(value)[:100]
-    except Exception:  # noqa: BLE001 - it is not ours to fail
+    except Exception:  # noqa: BLE001 - an object of the provider's may raise anything
         return f"a {type(value).__name__}"

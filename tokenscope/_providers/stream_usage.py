@@ -1,81 +1,83 @@
-"""What a stream tells, piece by piece: of all that passes, only what its usage takes is kept."""
+"""The usage of a stream, collected from its pieces. Only the pieces that report usage are kept."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from tokenscope._providers.extractors import plain
-from tokenscope._providers.openai_usage import getter
+from tokenscope._providers.openai_usage import Get, getter
 
 _USAGE: Final = ("usage_metadata", "usageMetadata", "usage")
-_INSIDE: Final = (
+_ENVELOPES: Final = (
     "response",  # OpenAI's Responses
-    "message",  # Anthropic's first event, and the last one of its helper
-    "chunk",  # OpenAI's helper
+    "message",  # Anthropic's first event, and the last event of its stream object
+    "chunk",  # OpenAI's stream object
     "data",  # Mistral, OpenAI's assistants
     "metadata",  # Bedrock's Converse
     "delta",  # Cohere
     "x_groq",
 )
-"""What the usage may stand in, where it does not stand in the piece itself."""
+"""Where a piece has its usage if not in a field of its own."""
 
-_FIRST: Final = {"prompt_filter_results": "azure", "messageStart": "bedrock"}
+_FIRST_PIECE: Final = {"prompt_filter_results": "azure", "messageStart": "bedrock"}
+"""Fields of a stream's first piece that show its provider."""
 
 
 class StreamUsage:
-    """The usage of a stream until now, in what the provider has sent it in, and who it was."""
+    """The usage of a stream so far, in the provider's own format."""
 
-    __slots__ = ("_begun", "_changes", "_names", "_told", "sender")
+    __slots__ = ("_begun", "_changes", "_named", "_reporting", "sender")
 
     def __init__(self) -> None:
         self._begun = False
-        self._told: Any = None
-        self._names: Any = None  # a piece that names its model, for streams that end without a usage
-        self._changes: Any = None
+        self._reporting: Any = None  # the last piece that reported usage
+        self._named: Any = None  # a piece that names the model, for streams that end without usage
+        self._changes: Any = None  # what Anthropic's message has reported since it began
         self.sender: str | None = None
-        """Who sends it, where the first piece says so, and not the one with the usage."""
+        """The provider, if the first piece shows it: the piece with the usage may not."""
 
     def add(self, piece: Any) -> None:
-        """Take notice of a piece. Usages are cumulative: the last one counts."""
+        """Read a piece. Usage is cumulative: the last one counts."""
         if isinstance(piece, str | bytes):
             return
-        first = getter(piece)
+        get = getter(piece)
         if not self._begun:
             self._begun = True
-            self.sender = next((sender for name, sender in _FIRST.items() if first(name) is not None), None)
-        usage = first(*_USAGE)
+            self.sender = next((sender for name, sender in _FIRST_PIECE.items() if get(name) is not None), None)
+        usage = get(*_USAGE)
         if usage is not None:
-            if first("type") == "message_delta":
+            if get("type") == "message_delta":
                 self._changes = usage
             else:
-                self._told, self._changes = piece, None
+                self._reporting, self._changes = piece, None
             return
-        if self._names is None and _name(first) is not None:
-            self._names = piece
-        for name in _INSIDE:
-            inner = first(name)
+        if self._named is None and _model(get) is not None:
+            self._named = piece
+        for name in _ENVELOPES:
+            inner = get(name)
             if inner is None or isinstance(inner, str):
                 continue
             usage = getter(inner)(*_USAGE)
             if usage is not None:
-                own = {"model": _name(first), "id": first("id"), "usage": usage, name: inner}
-                self._told, self._changes = own if name == "x_groq" else inner, None
+                if name == "x_groq":  # has the usage, but not the model
+                    inner = {"model": _model(get), "id": get("id"), "usage": usage, name: inner}
+                self._reporting, self._changes = inner, None
                 return
-            if self._names is None and _name(getter(inner)) is not None:
-                self._names = inner
+            if self._named is None and _model(getter(inner)) is not None:
+                self._named = inner
 
     def response(self) -> Any:
-        """Return what stands for the whole response, as far as it came."""
+        """Return a stand-in for the whole response, with what has been reported so far."""
         if self._changes is None:
-            return self._told if self._told is not None else self._names if self._names is not None else {}
+            return next((each for each in (self._reporting, self._named) if each is not None), {})
         # Anthropic's message begins with its input and ends with what has changed since.
-        first = getter(self._told)
-        model = _name(first)
-        usages = [plain(usage, model or "a message") for usage in (first("usage"), self._changes) if usage is not None]
+        get = getter(self._reporting)
+        model = _model(get)
+        usages = [plain(usage, model or "a message") for usage in (get("usage"), self._changes) if usage is not None]
         usage = {name: value for each in usages for name, value in each.items()}
-        return {"type": "message", "id": first("id"), "model": model, "usage": usage}
+        return {"type": "message", "id": get("id"), "model": model, "usage": usage}
 
 
-def _name(first: Any) -> str | None:
-    name = first("model", "model_version", "modelVersion")
+def _model(get: Get) -> str | None:
+    name = get("model", "model_version", "modelVersion")
     return name if isinstance(name, str) and name else None

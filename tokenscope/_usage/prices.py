@@ -61,6 +61,11 @@ def set_price(
     _custom[model] = prices
 
 
+def has_custom_price(model: str) -> bool:
+    """Return whether the price of a model was set by hand."""
+    return model in _custom
+
+
 def forget_prices() -> None:
     """Forget the prices that were set by hand."""
     _custom.clear()

@@ -134,9 +134,9 @@ NO_COUNTS = [-1, 1.5, float("nan"), float("inf"), True, "12", [1], {"a": 1}, obj
 
 @pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: type(value).__name__)
 def test_what_is_no_count(value: Any) -> None:
-    """What is no number of tokens is counted as 0, with one warning that names it."""
+    """A value that is not a number of tokens is counted as 0, with one warning that names it."""
     forget_warnings()
-    with pytest.warns(TokenScopeWarning, match=r"prompt_tokens of openai/gpt-4o-mini, which is no number"):
+    with pytest.warns(TokenScopeWarning, match=r"prompt_tokens of openai/gpt-4o-mini, which is not a number"):
         usage = read_entry("openai/gpt-4o-mini", {"prompt_tokens": value, "completion_tokens": 3})
         drain()
     assert Usage(output_tokens=3) == usage

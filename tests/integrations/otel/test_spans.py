@@ -236,7 +236,7 @@ def test_other_spans_that_fail_are_no_calls(tracing):
 
 
 def test_malformed_counts(tracing):
-    """What is no number of tokens is 0, with one warning."""
+    """A value that is not a number of tokens is counted as 0, with one warning."""
     with (
         token_scope("work") as scope,
         pytest.warns(TokenScopeWarning, match="'many' as prompt_tokens of openai/odd-model"),
