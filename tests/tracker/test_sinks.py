@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import dspy
 import pytest
@@ -192,10 +194,16 @@ def test_what_a_killed_writer_left(tmp_path, left, before):
     assert len(before.splitlines()) + 1 == len(lines(path))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="looks at the locks that Linux lists")
 def test_a_forked_child_writes_too(sink):
-    """Parent and child write whole lines to one file, whatever locks were held while forking."""
-    with sink._lock:  # as another thread might hold it
+    """Parent and child write whole lines to one file, also if a thread of the parent was writing when it was forked."""
+    with sink.path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waits = threading.Thread(target=record_tokens, args=("thread", "o", "model", None, 0, 0))
+        waits.start()
+        deadline = time.monotonic() + 10
+        while "-> FLOCK" not in locks(sink.path) and time.monotonic() < deadline:
+            time.sleep(0.001)
         child = os.fork()
         if not child:  # pragma: no cover - the child
             try:
@@ -203,12 +211,20 @@ def test_a_forked_child_writes_too(sink):
                     record_tokens("child", "o", "model", None, n, 0)
             finally:
                 os._exit(0)
+        fcntl.flock(file, fcntl.LOCK_UN)
     for n in range(2_000):
         record_tokens("parent", "o", "model", None, n, 0)
+    waits.join()
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     written = [(record["module"], record["input_tokens"]) for record in lines(sink.path)]
-    assert sorted((who, n) for who in ("child", "parent") for n in range(2_000)) == sorted(written)
+    assert sorted([("thread", 0), *((who, n) for who in ("child", "parent") for n in range(2_000))]) == sorted(written)
+
+
+def locks(path):
+    """Return the system's list of the locks on a file, those that are waited for among them."""
+    inode = f":{path.stat().st_ino} "
+    return "".join(line for line in Path("/proc/locks").read_text().splitlines(True) if inode in line)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of a file")
@@ -270,13 +286,27 @@ def test_a_closed_sink(sink):
     assert [] == lines(sink.path)
 
 
+def test_another_directory(tmp_path, monkeypatch):
+    """A relative path is one of the directory in which the sink was made."""
+    monkeypatch.chdir(tmp_path)
+    sink = JSONLSink("calls.jsonl")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    get_tracker().add_sink(sink)
+    record_tokens("m", "o", "model", None, 1, 0)
+    get_tracker().remove_sink(sink)
+
+    assert 1 == len(lines(tmp_path / "calls.jsonl"))
+    assert [] == os.listdir()
+
+
 def test_a_file_that_cannot_be(tmp_path):
     """The error comes where the sink is made."""
     with pytest.raises(FileNotFoundError):
         JSONLSink(tmp_path / "no" / "folder.jsonl")
     with pytest.raises(IsADirectoryError):
         JSONLSink(tmp_path)
-    with pytest.raises(ValueError, match="'/dev/null' is no regular file, and lines are written whole only there"):
+    with pytest.raises(ValueError, match="'/dev/null' is not a regular file, and only in such"):
         JSONLSink("/dev/null")
 
 

@@ -27,8 +27,8 @@ def tracker():
     tracker.reset()
     yield tracker
     tracker.max_records = KEPT
-    for watched in list(tracker._sinks.values()):
-        tracker.remove_sink(watched._sink)
+    for observer in list(tracker._sinks.values()):
+        tracker.remove_sink(observer.args[0])
     tracker.reset()
 
 
@@ -337,10 +337,10 @@ def test_metadata_is_as_it_was(tracker):
 def test_sinks_are_told_of_each_call(tracker):
     """In their order, from when they were added until they are removed."""
     seen: list = []
+    sink = seen.append
     tracker.record("m", "o", "x", None, 0, 0)
-    tracker.add_sink(seen.append)
+    tracker.add_sink(sink)
     tracker.add_sink(print_nothing := lambda record: None)
-    sink = next(iter(tracker._sinks.values()))._sink
     tracker.record("m", "o", "x", None, 1, 0)
     tracker.add_sink(sink)  # once is enough
     tracker.record("m", "o", "x", None, 2, 0)
@@ -367,7 +367,7 @@ def test_wrong_sinks(tracker):
     """A sink is something that can be called, and only one that was added can be removed."""
     with pytest.raises(TypeError, match=r"a sink must be a JSONLSink or a function of one record, not str 'x\.jsonl'"):
         tracker.add_sink("x.jsonl")
-    with pytest.raises(ValueError, match="is no sink of this tracker"):
+    with pytest.raises(ValueError, match="is not a sink of this tracker"):
         tracker.remove_sink(print)
 
 
@@ -381,7 +381,7 @@ def test_a_sink_that_fails(tracker):
     tracker.add_sink(broken)
     tracker.add_sink(seen.append)
     with pytest.warns(
-        TokenScopeWarning, match=r"broken.* failed: RuntimeError: no room\. The record is not in it"
+        TokenScopeWarning, match=r"broken.* failed: RuntimeError: no room\. It does not have this record"
     ) as caught:
         for _ in range(3):
             tracker.record("m", "o", "x", None, 1, 0)

@@ -1,4 +1,4 @@
-"""Record: one counted call as scripts read it, an object and a mapping, and its way into JSON."""
+"""Record: one counted call as scripts read it, an object and a mapping, and as JSON holds it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from tokenscope._usage.calls import NO_SCOPE, Call, Frame, ScopePath
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.usage import TOKENS, Usage
 
-_DEEPEST: Final = 20  # levels of metadata
-_MORE: Final = (*TOKENS[2:], "saved_tokens")
+_DEEPEST_METADATA: Final = 20
+"""How many levels of containers in metadata are kept; deeper ones become text."""
+_OPTIONAL: Final = (*TOKENS[2:], "saved_tokens")
+"""Counts that JSON holds only if they are not 0."""
 
 
-class Where(NamedTuple):
-    """What a path says about the calls made there."""
+class _Place(NamedTuple):
+    """The place of a call in the tree."""
 
     module: str
     operation: str
@@ -30,20 +32,19 @@ class Where(NamedTuple):
 
 
 @lru_cache(maxsize=4_096)
-def where(path: ScopePath) -> Where:
-    """Tell whose the calls at a path are."""
-    place: Attribution | None = None
+def _place_of(path: ScopePath) -> _Place:
+    attribution: Attribution | None = None
     operation = ""
     for frame in path:
-        place = Attribution(place, frame)
+        attribution = Attribution(attribution, frame)
         if frame.kind in ("module", "operation"):
             operation = frame.name if frame.kind == "operation" else ""
-    module = (place and (place.module or place.predictor or place.scope)) or NO_SCOPE.name
-    return Where(module, operation, "/".join(path.names), tuple(path))
+    module = NO_SCOPE.name if attribution is None else attribution.whose
+    return _Place(module, operation, "/".join(path.names), tuple(path))
 
 
 class Record(Mapping[str, Any]):
-    """One counted call: `record.module` and `record["module"]` are the same, and `dict(record)` is what JSON holds of it.
+    """One counted call. `record.module` and `record["module"]` are the same; `dict(record)` is the call as JSON holds it.
 
     Args:
         call: The call.
@@ -63,23 +64,23 @@ class Record(Mapping[str, Any]):
 
     @property
     def module(self) -> str:
-        """Whose call it was: as in `Report.by_module`."""
-        return where(self._call.path).module
+        """The module that the call belongs to, as in `Report.by_module`."""
+        return _place_of(self._call.path).module
 
     @property
     def operation(self) -> str:
-        """The operation of `track_tokens` or `record_tokens` that it was made in; empty where there is none."""
-        return where(self._call.path).operation
+        """The operation of `track_tokens` or `record_tokens` in which the call was made; empty if there is none."""
+        return _place_of(self._call.path).operation
 
     @property
     def scope(self) -> str:
-        """The path at which it was counted, names joined by `/`, as `Report.find` takes it."""
-        return where(self._call.path).scope
+        """The path at which the call was counted, its names joined by `/`, as `Report.find` takes it."""
+        return _place_of(self._call.path).scope
 
     @property
     def frames(self) -> tuple[Frame, ...]:
-        """The same path, kind and name of each level."""
-        return where(self._call.path).frames
+        """The same path: the kind and the name of each level."""
+        return _place_of(self._call.path).frames
 
     @property
     def model(self) -> str:
@@ -89,33 +90,33 @@ class Record(Mapping[str, Any]):
 
     @property
     def provider(self) -> str:
-        """Who serves the model: what stands before the first `/` of its whole name; empty where nothing does."""
+        """The provider, the part of the model's whole name before the first `/`; empty if there is none."""
         provider, slash, _ = self._call.key.model.partition("/")
         return provider if slash else ""
 
     @property
     def usage(self) -> Usage:
-        """What the call spent; its cost is there where the provider told it."""
+        """What the call spent; with its cost, if the provider or the caller reported it."""
         return ModelUsage(self._call.key, Usage.from_counts(self._call.counts)).spent
 
     @property
     def input_tokens(self) -> int:
-        """Prompt tokens."""
+        """Prompt tokens, cached ones included."""
         return self.usage.input_tokens
 
     @property
     def output_tokens(self) -> int:
-        """Completion tokens."""
+        """Completion tokens, reasoning included."""
         return self.usage.output_tokens
 
     @property
     def total_tokens(self) -> int:
-        """Both together."""
+        """Input and output tokens together."""
         return self.usage.total_tokens
 
     @property
     def cost(self) -> Decimal | None:
-        """What the provider said that it cost, in dollars; None where it said nothing."""
+        """The cost in dollars, if the provider or the caller reported it; None otherwise."""
         return self._call.counts.cost if self._call.key.source == "provider" else None
 
     @property
@@ -125,32 +126,32 @@ class Record(Mapping[str, Any]):
 
     @property
     def error(self) -> str | None:
-        """The name of the exception that ended the call."""
+        """The name of the exception that ended the call, if one did."""
         return self._call.error
 
     @property
     def seconds(self) -> float:
-        """How long it took; 0 where nobody measured."""
+        """How long the call took; 0 if that was not measured."""
         return self._call.seconds
 
     @property
     def timestamp(self) -> str:
-        """When it began: ISO 8601, in UTC."""
+        """When the call began: ISO 8601, in UTC."""
         return datetime.fromtimestamp(self._call.started, UTC).isoformat()
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the caller attached to it."""
+        """The metadata that the caller passed."""
         return MappingProxyType(self._call.metadata) if isinstance(self._call.metadata, dict) else {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record for JSON; counts of further kinds are there where they are not 0."""
+        """Return the record for JSON; counts of further kinds are there if they are not 0."""
         call = self._call
-        whole = where(call.path)
+        place = _place_of(call.path)
         usage = self.usage
         found: dict[str, Any] = {
-            "module": whole.module,
-            "operation": whole.operation,
+            "module": place.module,
+            "operation": place.operation,
             "model": self.model,
             "provider": self.provider,
             "input_tokens": usage.input_tokens,
@@ -158,8 +159,8 @@ class Record(Mapping[str, Any]):
             "total_tokens": usage.total_tokens,
             "timestamp": self.timestamp,
             "metadata": _plain(call.metadata) if call.metadata else {},
-            "scope": whole.scope,
-            "frames": [list(frame) for frame in whole.frames],
+            "scope": place.scope,
+            "frames": [list(frame) for frame in place.frames],
         }
         if call.seconds:
             found["seconds"] = round(call.seconds, 6)
@@ -167,7 +168,7 @@ class Record(Mapping[str, Any]):
             found["error"] = call.error
         if self.cost is not None:
             found["cost"] = float(self.cost)
-        for name in _MORE:
+        for name in _OPTIONAL:
             if value := getattr(usage, name):
                 found[name] = value
         if self.cached:
@@ -190,14 +191,14 @@ class Record(Mapping[str, Any]):
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Return what JSON can hold of a value; what it cannot hold becomes text."""
+    """Return a value as JSON can hold it; anything JSON cannot hold becomes text."""
     if value is None or isinstance(value, bool | str):
         return value
     if hasattr(type(value), "__index__"):
         return operator.index(value)  # numpy's integers, too
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
-    if depth < _DEEPEST:
+    if depth < _DEEPEST_METADATA:
         if isinstance(value, Mapping):
             return {str(name): _plain(each, depth + 1) for name, each in value.items()}
         if isinstance(value, list | tuple | set | frozenset):

@@ -1,14 +1,15 @@
-"""JSONLSink: every record in a file, one whole line each, whoever else writes to it and whoever is killed."""
+"""JSONLSink: every record in a file, one whole line each, however many processes write to it, and whenever one is killed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
-from typing import Final
-from weakref import WeakSet
+from typing import Any, Final
 
 from tokenscope._report.formats import json
 from tokenscope._tracker.record import Record
@@ -16,26 +17,28 @@ from tokenscope._tracker.record import Record
 fcntl: ModuleType | None
 try:
     import fcntl
-except ImportError:  # pragma: no cover - on Windows, where the file is safe for threads, not for processes
+except ImportError:  # pragma: no cover - on Windows, the file is safe for threads, but not for processes
     fcntl = None
 
-_OPEN: Final[WeakSet[JSONLSink]] = WeakSet()
+_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_thread_lock: Final[AbstractContextManager[Any]] = contextlib.nullcontext() if fcntl is not None else threading.Lock()
+"""A file's lock excludes the threads of a process, too, as each opens the file by itself."""
 
 
 class JSONLSink:
     """A file that keeps every record: one line of JSON each, safe for many threads and processes.
 
-    Several processes, also on several machines with a shared folder that supports locks, may write to one file: each line is
-    written whole, under the file's lock, at its end. What a writer left half-written when it was killed, or when the disk was
-    full, the next one takes away. A record is in the file when the call that it tells of returns. `tokenscope show`, `merge`
-    and `analyze`, and `Report.load`, read such files.
+    Several processes may write to one file, also on several machines with a shared folder that supports locks: each line is
+    written whole, under the file's lock, at its end. If a writer is killed or the disk is full, the next writer removes the
+    unfinished line. A call's record is in the file when the call returns. `tokenscope show`, `merge` and `analyze`, and
+    `Report.load`, read such files.
 
     Args:
-        path: The file; it is made where there is none, and added to where there is one. Name it `*.jsonl`.
+        path: The file. It is created if it does not exist, and appended to if it does. Name it `*.jsonl`.
 
     Raises:
         OSError: the file cannot be opened for writing.
-        ValueError: it is no regular file.
+        ValueError: it is not a regular file.
 
     Example:
         >>> import tempfile
@@ -50,49 +53,45 @@ class JSONLSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lock = threading.Lock()
-        self._file: int | None = None
+        self._absolute = os.path.abspath(path)  # the program may change its directory
         self._closed = False
-        self._open()
-        _OPEN.add(self)
+        file = os.open(self._absolute, _FLAGS, 0o666)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise ValueError(
+                    f"{os.fspath(path)!r} is not a regular file, and only in such a file are lines written whole"
+                )
+        finally:
+            os.close(file)
 
     def __call__(self, record: Record) -> None:
         """Write one record.
 
         Raises:
-            OSError: the disk is full, for example; the file is then as it was before.
+            OSError: the record cannot be written, for example because the disk is full; the file is then as it was before.
             ValueError: the sink is closed.
         """
+        if self._closed:
+            raise ValueError(f"{self!r} is closed")
         line = (json.line(record.to_dict()) + "\n").encode()
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"{self!r} is closed")
-            _append(self._open(), line)
+        with _thread_lock:
+            # Opened for each line: a file that stays open is shared with forked children, and so is its lock.
+            file = os.open(self._absolute, _FLAGS, 0o666)
+            try:
+                _append(file, line)
+            finally:
+                os.close(file)
 
     def close(self) -> None:
-        """Close the file; a closed sink writes no more."""
-        with self._lock:
-            self._closed = True
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
-
-    def _open(self) -> int:
-        if self._file is None:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-            file = os.open(self.path, flags, 0o666)
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                os.close(file)
-                raise ValueError(f"{os.fspath(self.path)!r} is no regular file, and lines are written whole only there")
-            self._file = file
-        return self._file
+        """End the sink: it writes no further record."""
+        self._closed = True
 
     def __repr__(self) -> str:
         return f"JSONLSink({os.fspath(self.path)!r})"
 
 
 def _append(file: int, line: bytes) -> None:
-    """Write a line whole, or leave the file as it was."""
+    """Write a whole line, or leave the file as it was."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX)
     try:
@@ -106,11 +105,12 @@ def _append(file: int, line: bytes) -> None:
             raise
     finally:
         if fcntl is not None:
+            # Closing would not do: if the process has been forked meanwhile, its child has the file open, too.
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _end_of_lines(file: int) -> int:
-    """Return where the last whole line ends, and cut off what stands behind it: its writer is dead, for the lock is ours."""
+    """Return where the last whole line ends. Remove what follows it: its writer is dead, or it would have the lock."""
     size = end = os.lseek(file, 0, os.SEEK_END)
     while end:
         start = max(0, end - 4_096)
@@ -123,16 +123,3 @@ def _end_of_lines(file: int) -> int:
     if end != size:
         os.ftruncate(file, end)
     return end
-
-
-def _open_anew_in_child() -> None:  # pragma: no cover - in children, which nothing measures
-    """In a forked child: a lock may be held by a thread that is not there, and a file that is shared has one lock for both."""
-    for sink in list(_OPEN):
-        sink._lock = threading.Lock()
-        if sink._file is not None:
-            os.close(sink._file)
-            sink._file = None
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
-    os.register_at_fork(after_in_child=_open_anew_in_child)

@@ -1,9 +1,10 @@
-"""TokenTracker: everything this process counts, for scripts: statistics, the latest records, sinks."""
+"""TokenTracker: everything that this process counts, for scripts: statistics, the latest records, sinks."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, overload
 
@@ -20,7 +21,7 @@ Sink = Callable[[Record], object]
 
 
 class TokenTracker:
-    """The one tracker of this process: what DSPy calls, `record_tokens` and scopes count, in all threads.
+    """The one tracker of this process: it has every call that is counted, in all scopes and threads.
 
     Example:
         >>> from tokenscope import get_tracker
@@ -34,7 +35,7 @@ class TokenTracker:
     """
 
     _instance: ClassVar[Self | None] = None
-    _sinks: dict[int, _Watched]
+    _sinks: dict[int, Callable[[Call], None]]
 
     def __new__(cls) -> Self:
         """Return the one instance."""
@@ -53,13 +54,13 @@ class TokenTracker:
     record = staticmethod(record_tokens)
 
     def reset(self) -> None:
-        """Forget what was counted so far, and the records. Scopes that are open keep what they hold."""
+        """Forget all counts and records. Scopes that are open keep what was counted in them."""
         clear()
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
     def report(self) -> Report:
-        """Return a frozen report of everything counted since the start, or the last `reset`."""
+        """Return a frozen report of everything that was counted since the start, or since the last `reset`."""
         return report_of(STATE.root)
 
     def get_statistics(self) -> dict[str, Any]:
@@ -74,13 +75,13 @@ class TokenTracker:
         """Return the totals of each module, or of one.
 
         Raises:
-            KeyError: nothing was counted under that module; the message shows the nearest names.
+            KeyError: nothing was counted in that module; the message shows the nearest names.
         """
         report = self.report()
         by_module: dict[str, dict[str, Any]] = report.statistics()["by_module"]
         if module is None:
             return by_module
-        report.by_module()[module]  # which knows the nearest names
+        report.by_module()[module]  # its KeyError shows the nearest names
         return by_module[module]
 
     @property
@@ -90,10 +91,10 @@ class TokenTracker:
 
     @property
     def max_records(self) -> int:
-        """How many records are kept: 10,000 unless you set it. Totals are of all calls, however many are kept.
+        """How many records are kept: 10,000 unless you set another number. Totals always include all calls.
 
         Raises:
-            TypeError: it is set to something that is no int.
+            TypeError: it is set to something other than an int.
             ValueError: it is set to a number below 0.
         """
         return STATE.records.maxlen or 0
@@ -110,23 +111,23 @@ class TokenTracker:
         """Return what `export_to_file` writes.
 
         Args:
-            include_records: Whether the latest calls are in it, under `records`.
+            include_records: Whether it includes the latest calls, under `records`.
         """
         from tokenscope._report.formats import json
 
-        found = json.to_dict(self.report())
+        report = json.to_dict(self.report())
         if include_records:
-            found["records"] = [record.to_dict() for record in self.records]
-        return found
+            report["records"] = [record.to_dict() for record in self.records]
+        return report
 
     def export_to_file(self, filepath: str | os.PathLike[str], include_records: bool = True) -> None:
-        """Write a report as JSON: `summary`, `by_module`, `by_model`, what `Report.load` needs, and the latest calls.
+        """Write a report as JSON, for scripts and `Report.load`: `summary`, `by_module`, `by_model`, and the latest calls.
 
         The file is written whole or not at all.
 
         Args:
             filepath: The file.
-            include_records: Whether the latest calls are in it, under `records`.
+            include_records: Whether it includes the latest calls, under `records`.
 
         Raises:
             OSError: the file cannot be written.
@@ -146,33 +147,33 @@ class TokenTracker:
     # -- sinks ----------------------------------------------------------------------------------------------------------
 
     def add_sink(self, sink: Sink) -> None:
-        """Hand each record from now on to a sink, when the call that it tells of ends.
+        """Pass each record to a sink from now on, when its call ends. Adding a sink again does nothing.
 
         Args:
-            sink: A `JSONLSink`, or any function of one record. It is called in the thread that made the call, by several threads
-                at once where several make calls. Where it raises, one warning tells so, and the program goes on.
+            sink: A `JSONLSink`, or any function of one record. It is called in the thread that made the call, so several threads
+                may call it at once. If it raises, tokenscope warns once, and the program goes on.
 
         Raises:
-            TypeError: it cannot be called.
+            TypeError: the sink cannot be called.
         """
         if not callable(sink):
             raise TypeError(
                 f"a sink must be a JSONLSink or a function of one record, not {type(sink).__name__} {sink!r}"
             )
         if id(sink) not in self._sinks:
-            self._sinks[id(sink)] = _Watched(sink)
+            self._sinks[id(sink)] = partial(_deliver, sink)
             observe(self._sinks[id(sink)])
 
     def remove_sink(self, sink: Sink) -> None:
-        """Hand it no more records.
+        """Pass no more records to a sink.
 
         Raises:
-            ValueError: it was not added.
+            ValueError: the sink was not added.
         """
-        watched = self._sinks.pop(id(sink), None)
-        if watched is None:
-            raise ValueError(f"{sink!r} is no sink of this tracker")
-        unobserve(watched)
+        observer = self._sinks.pop(id(sink), None)
+        if observer is None:
+            raise ValueError(f"{sink!r} is not a sink of this tracker")
+        unobserve(observer)
 
     def __repr__(self) -> str:
         total = self.report().total
@@ -182,21 +183,15 @@ class TokenTracker:
         return TokenTracker, ()
 
 
-class _Watched:
-    """A sink, and what happens where it fails."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def __call__(self, call: Call) -> None:
-        try:
-            self._sink(Record(call))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the host program goes on
-            warn_later(
-                f"sink:{id(self._sink)}",
-                f"{self._sink!r} failed: {type(error).__name__}: {error}. The record is not in it; scopes and reports have "
-                "counted the call. Each further record is tried again, without a warning.",
-            )
+def _deliver(sink: Sink, call: Call) -> None:
+    try:
+        sink(Record(call))
+    except Exception as error:  # noqa: BLE001 - a sink is the user's, and must not break the program
+        warn_later(
+            f"sink:{id(sink)}",
+            f"{sink!r} failed: {type(error).__name__}: {error}. It does not have this record; scopes and reports have "
+            "counted the call. tokenscope goes on passing records to it, and does not warn again.",
+        )
 
 
 def get_tracker() -> TokenTracker:
