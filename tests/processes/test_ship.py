@@ -35,7 +35,7 @@ from tokenscope import (
     ship,
     token_scope,
 )
-from tokenscope._processes.shipment import _received, _Seen
+from tokenscope._processes.shipment import _received, _SeenNumbers
 from tokenscope.testing import LoopbackProvider
 
 
@@ -143,7 +143,7 @@ def test_what_a_function_raises(error):
     assert 3 == spent(a) == spent(shipment.report)
     assert 'raise error("failed", tokens)' in str(caught.value.__cause__)
     if not travels:
-        assert "that exception cannot be brought here, only what was spent" in str(caught.value)
+        assert "the exception itself cannot be sent to this process" in str(caught.value)
 
 
 def test_exits_are_not_caught():
@@ -346,7 +346,7 @@ def test_reports_add_up_to_what_is_received():
 )
 def test_receiving_something_else(wrong):
     """Is a TypeError that says what to do."""
-    with pytest.raises(TypeError, match=r"^receive takes a Shipment, what a function from ship\(\) returns, not \w+ "):
+    with pytest.raises(TypeError, match=r"^receive takes a Shipment, as a function from ship\(\) returns it, not \w+ "):
         receive(wrong)
 
 
@@ -364,7 +364,7 @@ def test_shipping_something_else():
 @given(st.lists(st.integers(0, 30)))
 def test_numbers_that_were_seen(numbers):
     """In whatever order they come, each is new once; and as many runs are remembered as there are gaps."""
-    seen = _Seen()
+    seen = _SeenNumbers()
     before = set()
     for number in numbers:
         assert (number not in before) == seen.add(number)

@@ -1,4 +1,4 @@
-"""ship: a function that pickles as the one it is made of does, and returns what that one spends along with its result."""
+"""ship: a function for another process that returns its result together with what it spends there."""
 
 from __future__ import annotations
 
@@ -6,45 +6,49 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
-from types import FunctionType
-from typing import Any, ParamSpec, TypeVar, overload
+from types import FunctionType, TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from tokenscope._processes.shipment import Shipment, ShippedError
-from tokenscope._processes.worker_scope import WorkerScope
-from tokenscope._scopes.enforcement import stop_in
+from tokenscope._processes.worker_scope import WorkerScope, ordinary_error
 from tokenscope._scopes.wrapping import what_runs
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Trip:
-    """One call of a shipped function."""
+class _ShippedCall:
+    """One call of a shipped function, in a scope of its own. What it returns or raises becomes a shipment."""
 
-    __slots__ = ("_scope",)
+    shipment: Shipment[Any]
 
-    def __init__(self) -> None:
+    def __enter__(self) -> Self:
         self._scope = WorkerScope()
+        return self
 
-    def ended(self, value: Any) -> Shipment[Any]:
-        return Shipment(self._scope.finish(), value)
+    def finish(self, value: Any) -> None:
+        """Ship what the function returned."""
+        self.shipment = Shipment(self._scope.finish(), value)
 
-    def failed(self, error: BaseException) -> Shipment[Any] | None:
-        """Return the shipment of what was raised; None where that is to end more than the call: an exit, a cancellation."""
-        stop = stop_in(error)
-        if stop is not None:  # by the budget of the whole program, which this process has inherited by a fork
-            error = stop.account.error()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Ship what the function raised, unless it ends more than the call: an exit, a cancellation."""
+        if error is None:
+            return False
+        error = ordinary_error(error)
         if not isinstance(error, Exception):
             self._scope.abandon()
-            return None
-        return Shipment(self._scope.finish(), None, ShippedError.of(error))
+            return False
+        self.shipment = Shipment(self._scope.finish(), None, ShippedError.of(error))
+        return True
 
 
 class _Shipped:
-    """A function that pickles wherever the one it was made of does.
+    """A function that can be pickled wherever the shipped one can.
 
-    To those who look it is a plain function: Ray takes no other callables. But pickle takes functions by name alone, and the
-    name is the other one's, so to pickle it is an object. cloudpickle sees a function, and copies the one inside.
+    It claims to be a plain function, because Ray accepts no other callables. But pickle stores functions by name alone, and the
+    name is the shipped function's, so pickle sees an object. cloudpickle sees a function, and copies the one inside.
     """
 
     __slots__ = ("__dict__", "_function", "_inside")
@@ -70,7 +74,7 @@ class _Shipped:
     def __reduce__(self) -> str | tuple[Any, ...]:
         name: str | None = getattr(self, "__qualname__", None)
         if name is not None and _found(self.__module__, name) is self:
-            return name  # it is the decorated function itself
+            return name  # this is the decorated function itself
         return ship, (self._function,)
 
     def __repr__(self) -> str:
@@ -78,7 +82,7 @@ class _Shipped:
 
 
 def _found(module: str | None, name: str) -> Any:
-    """Return what a name means in a module."""
+    """Return the object that has a name in a module."""
     found: Any = sys.modules.get(module or "")
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -90,17 +94,18 @@ def ship(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine
 @overload
 def ship(function: Callable[P, T]) -> Callable[P, Shipment[T]]: ...
 def ship(function: Any) -> Any:
-    """Return a function to hand to another process: it returns a `Shipment`, for `receive` to take in this one.
+    """Return a function for another process. It returns a `Shipment`, which `receive` takes in this process.
 
-    For Ray, Dask, joblib, `multiprocessing.Pool` and the like; `ProcessPoolExecutor` needs none of this. What the function spends
-    is counted in no scope of the process that runs it, but where its shipment is received. What it raises travels in the
-    shipment and is raised by `receive`: to the framework the call has succeeded, so retry inside the function.
+    Use it with Ray, Dask, joblib, `multiprocessing.Pool` and the like; `ProcessPoolExecutor` does not need it. What the function
+    spends is counted in the scope that receives the shipment, and in no scope of the process that runs the function. What it
+    raises travels in the shipment, and `receive` raises it. The framework sees a call that succeeded, so retry inside the
+    function.
 
     Args:
-        function: A function or coroutine function, or anything that can be called and pickled. Can decorate functions, too.
+        function: A function or coroutine function, or anything that can be called and pickled. `ship` is a decorator, too.
 
     Raises:
-        TypeError: it cannot be called, or is a generator: those spend while they are read, and do not travel.
+        TypeError: the function cannot be called, or is a generator: it spends while it is read, and cannot be sent.
 
     Example:
         >>> from multiprocessing.pool import ThreadPool    # as well as multiprocessing.Pool
@@ -119,41 +124,29 @@ def ship(function: Any) -> Any:
     kind = what_runs(function)
     if inspect.isgeneratorfunction(kind) or inspect.isasyncgenfunction(kind):
         raise TypeError(
-            f"ship takes no generator function, and {function!r} is one: what it yields is made where it is read. "
+            f"ship takes no generator function, and {function!r} is one: it spends where its items are read. "
             "Ship a function that returns a list."
         )
     return _Shipped(function, _inside(function, is_async=inspect.iscoroutinefunction(kind)))
 
 
 def _inside(function: Any, *, is_async: bool) -> Any:
-    """Return a function that returns shipments. It names nothing but arguments and closure, so that cloudpickle can copy it."""
-    trip_of = _Trip
+    """Return a function that returns shipments. It uses only arguments and closure, so that cloudpickle can copy it."""
+    call_of = _ShippedCall
     if is_async:
 
         @functools.wraps(function, updated=())
         async def shipped(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
-            trip = trip_of()
-            try:
-                value = await function(*args, **kwargs)
-            except BaseException as error:
-                shipment = trip.failed(error)
-                if shipment is None:
-                    raise
-                return shipment
-            return trip.ended(value)
+            with call_of() as call:
+                call.finish(await function(*args, **kwargs))
+            return call.shipment
 
     else:
 
         @functools.wraps(function, updated=())
         def shipped(*args: Any, **kwargs: Any) -> Any:
-            trip = trip_of()
-            try:
-                value = function(*args, **kwargs)
-            except BaseException as error:
-                shipment = trip.failed(error)
-                if shipment is None:
-                    raise
-                return shipment
-            return trip.ended(value)
+            with call_of() as call:
+                call.finish(function(*args, **kwargs))
+            return call.shipment
 
     return shipped

@@ -1,7 +1,7 @@
-"""ship and receive: what a function spends in another process comes home with its result, whoever carries it there and back.
+"""Shipment and receive: what a function spends in another process comes home with its result.
 
-What a shipped function raises comes home in the shipment, too, and is raised by `receive`: an exception on its own way home
-would leave behind what was spent, and so would those that Ray's and Dask's retries swallow.
+What the function raises is in the shipment, too, and `receive` raises it. An exception that came home by itself would leave
+behind what was spent, and so would one that is swallowed by a retry of Ray's or Dask's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Shipment(Generic[T]):
-    """What a shipped function returns: its value, or what it raised, and the report of what it spent. `receive` takes it.
+    """The result of a shipped function: the value it returned, or what it raised, and a report of what it spent.
 
     Example:
         >>> from tokenscope import record_tokens, ship
@@ -66,13 +66,19 @@ class Shipment(Generic[T]):
 
         return Report.from_table(unpack(self._rows, ROOT), ROOT, scoped=False)
 
+    def _bring_home(self) -> None:
+        with STATE.lock:
+            is_new = _received.setdefault(self._origin, _SeenNumbers()).add(self._number)
+        if is_new:
+            bring_home(self._rows, active() or STATE.root, is_own=self._origin == STATE.name)
+
     def __repr__(self) -> str:
         what = f"of {type(self._value).__name__}" if self._failure is None else f"that failed: {self._failure.summary}"
         return f"<Shipment {what}>"
 
 
 class ShippedError(NamedTuple):
-    """An exception as it travels: not all can be pickled, and some that can be cannot be unpickled."""
+    """An exception as it travels. Some cannot be pickled, and others cannot be unpickled."""
 
     pickled: bytes | None
     summary: str
@@ -86,7 +92,7 @@ class ShippedError(NamedTuple):
     def throw(self) -> NoReturn:
         there = TokenScopeError(f"in the process where it was raised:\n\n{self.traceback}")
         error: BaseException = TokenScopeError(
-            f"the shipped function raised {self.summary}; that exception cannot be brought here, only what was spent"
+            f"the shipped function raised {self.summary}; the exception itself cannot be sent to this process"
         )
         if self.pickled is not None:
             with contextlib.suppress(Exception):  # a class that only the other process has, for example
@@ -95,50 +101,21 @@ class ShippedError(NamedTuple):
 
 
 _PICKLERS: Final = ("pickle", "ray.cloudpickle", "joblib.externals.cloudpickle", "cloudpickle")
-"""Who may have brought a class from `__main__` to a worker, and can bring it back as the same class."""
+"""The modules that may have brought a class from `__main__` to a worker, and can bring it back as the same class."""
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    """Pickle an exception, so that it can be unpickled; None where that cannot be."""
+    """Pickle an exception so that it can be unpickled; return None if that is impossible."""
     for pickler in [sys.modules[name] for name in _PICKLERS if name in sys.modules]:
-        with contextlib.suppress(Exception):  # whatever its own methods raise
+        with contextlib.suppress(Exception):  # its own methods may raise anything
             pickled: bytes = pickler.dumps(error)
             pickle.loads(pickled)  # noqa: S301 - ours
             return pickled
     return None
 
 
-def receive(shipment: Shipment[T]) -> T:
-    """Count what a shipped function has spent, under the current scope, and return what it returned.
-
-    A shipment counts once in a process, where it is received first, however often it is received, or copied.
-
-    Args:
-        shipment: What the function from `ship` returned in the other process.
-
-    Raises:
-        TypeError: it is no `Shipment`.
-        Exception: what the function raised, if it did; what it spent until then is counted.
-
-    Example:
-        >>> from tokenscope import receive, ship
-        >>> receive(ship(str.upper)("done"))
-        'DONE'
-    """
-    if not isinstance(shipment, Shipment):
-        raise TypeError(
-            f"receive takes a Shipment, what a function from ship() returns, not {type(shipment).__name__} {shipment!r:.200}: "
-            "hand over ship(function) in place of the function, and each of its results to receive"
-        )
-    with STATE.lock:
-        is_new = _received.setdefault(shipment._origin, _Seen()).add(shipment._number)
-    if is_new:
-        bring_home(shipment._rows, active() or STATE.root, is_own=shipment._origin == STATE.name)
-    return shipment.value
-
-
-class _Seen:
-    """Numbers that were seen, as runs from `starts` up to, and without, `ends`: as many as there are gaps, so few."""
+class _SeenNumbers:
+    """A set of numbers, kept as ranges from `starts` to `ends`, exclusive. There are as many as there are gaps: few."""
 
     __slots__ = ("ends", "starts")
 
@@ -167,4 +144,31 @@ class _Seen:
         return True
 
 
-_received: Final[dict[str, _Seen]] = {}
+_received: Final[dict[str, _SeenNumbers]] = {}
+"""The numbers of the shipments that were received, by the process that has made them."""
+
+
+def receive(shipment: Shipment[T]) -> T:
+    """Count what a shipped function has spent, in the current scope, and return what it returned.
+
+    A process counts a shipment once, in the scope that receives it first, even if it is received again or was copied.
+
+    Args:
+        shipment: What the function from `ship` returned in the other process.
+
+    Raises:
+        TypeError: `shipment` is not a `Shipment`.
+        Exception: what the function raised, if it did. What it spent before is counted.
+
+    Example:
+        >>> from tokenscope import receive, ship
+        >>> receive(ship(str.upper)("done"))
+        'DONE'
+    """
+    if not isinstance(shipment, Shipment):
+        raise TypeError(
+            f"receive takes a Shipment, as a function from ship() returns it, not {type(shipment).__name__} {shipment!r:.200}: "
+            "pass ship(function) to the other process in place of the function, and each of its results to receive"
+        )
+    shipment._bring_home()  # pyright: ignore[reportPrivateUsage] - it is there for this function
+    return shipment.value

@@ -1,7 +1,8 @@
-"""What is counted in a worker process for another process, and how it travels there.
+"""Counting in a worker process for the process that has submitted a task, and bringing the counts home.
 
-It is counted in the worker's own scope for the task, and in no other place. When the task ends, its counts are handed over. Calls
-that arrive later, from threads that outlive the task, are the worker process's own.
+What a task spends is counted in a `WorkerScope`, and in no other place of the worker. When the task ends, the counts are packed,
+travel beside its result (in a `Shipment` or a `ResultEnvelope`), and are counted in the scope that submitted the task. What
+threads spend after their task has ended belongs to the worker process.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from time import perf_counter_ns
 
 from tokenscope._scopes.context import entered
+from tokenscope._scopes.enforcement import stop_in
 from tokenscope._scopes.event_log import add_table, hand_over
 from tokenscope._scopes.process import STATE, Counted, ScopeRoot
 from tokenscope._scopes.scope import Scope
@@ -19,11 +21,11 @@ from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import Counts
 
 PackedRows = tuple[tuple[int, Frame, int, int, dict[UsageKey, Counts]], ...]
-"""A table as it travels, rows above before rows below: the index of the row above or -1, frame, entries, nanoseconds, counts."""
+"""A table as it travels, upper rows first: the index of the row above or -1, frame, entries, nanoseconds, counts."""
 
 
 class WorkerScope(Scope):
-    """Stands for the scope, or for no scope, in which another process has submitted a task."""
+    """Stands for the scope in which another process has submitted a task; that may be none."""
 
     __slots__ = ()
 
@@ -33,7 +35,7 @@ class WorkerScope(Scope):
             path = path.child(frame)
         self.path = path
         self.above = ScopeRoot(path.parent or ROOT)
-        self.above.budgets = STATE.root.budgets  # a fork has inherited those of the program
+        self.above.budgets = STATE.root.budgets  # a forked worker has inherited the budget of the program
         self.below = entered.get()
         self.detour = None
         self.opened_by = None
@@ -45,12 +47,12 @@ class WorkerScope(Scope):
         entered.set(self)
 
     def finish(self) -> PackedRows:
-        """Leave it, and return what was counted in it."""
+        """Leave the scope, and return its counts."""
         self.leave()
         return pack(self._hand_over(), self.path)
 
     def abandon(self) -> None:
-        """Leave it; what was counted in it is this process's."""
+        """Leave the scope. Its counts belong to this process."""
         self.leave()
         add_table(STATE.root, self._hand_over())
 
@@ -59,37 +61,24 @@ class WorkerScope(Scope):
         return hand_over(self.above)
 
 
+def ordinary_error(error: BaseException) -> BaseException:
+    """Return what a task raises at home: a stop by a budget that a fork has inherited cannot end another process."""
+    stop = stop_in(error)
+    return error if stop is None else stop.account.error()
+
+
 def pack(table: UsageTable, base: ScopePath) -> PackedRows:
-    """Return rows that lie at or below a path, as seen from there; what was counted at the path itself is in no scope."""
+    """Return the rows at and below a path, as seen from there. What was counted at the path itself is in no scope."""
     packed: list[tuple[int, Frame, int, int, dict[UsageKey, Counts]]] = []
-    places = {base: -1}
+    index = {base: -1}
     for path in sorted(table.rows, key=lambda path: path.depth):
-        if path.depth < base.depth:
-            continue
         row = table.rows[path]
         counts = {key: Counts(*sums) for key, sums in row.counts.items()}
-        if path is base:
-            if counts:
-                packed.append((-1, NO_SCOPE, 0, 0, counts))
-            continue
-        missing: list[ScopePath] = []
-        here = path
-        while here not in places and here.parent is not None:
-            missing.append(here)
-            here = here.parent
-        for step in reversed(missing):
-            own = step is path
-            above = places[step.parent or base]
-            packed.append(
-                (
-                    above,
-                    step.frame,
-                    row.entries if own else 0,
-                    row.nanoseconds if own else 0,
-                    counts if own else {},
-                )
-            )
-            places[step] = len(packed) - 1
+        if path is base and counts:
+            packed.append((-1, NO_SCOPE, 0, 0, counts))
+        elif path.parent in index:
+            index[path] = len(packed)
+            packed.append((index[path.parent], path.frame, row.entries, row.nanoseconds, counts))
     return tuple(packed)
 
 
@@ -112,7 +101,13 @@ def unpack(packed: PackedRows, base: ScopePath) -> UsageTable:
 
 
 def bring_home(packed: PackedRows, scope: Counted, *, is_own: bool = False) -> None:
-    """Count packed rows in a scope, and charge its budgets; not the program's again if this process has made the rows itself."""
+    """Count packed rows in a scope, and charge its budgets.
+
+    Args:
+        packed: The rows.
+        scope: The scope.
+        is_own: Whether this process has packed them: then the program's budget was charged already.
+    """
     table = unpack(packed, scope.path)
     add_table(scope, table)
     with STATE.lock:

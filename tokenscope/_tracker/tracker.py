@@ -39,10 +39,11 @@ class TokenTracker:
 
     def __new__(cls) -> Self:
         """Return the one instance."""
-        if cls._instance is None:
-            cls._instance = super().__new__(cls)
-            cls._instance._sinks = {}
-        return cls._instance
+        self = cls._instance
+        if self is None:
+            self = cls._instance = super().__new__(cls)
+            self._sinks = {}
+        return self
 
     @classmethod
     def get_instance(cls) -> Self:

@@ -1,8 +1,11 @@
-"""`ProcessPoolExecutor`: what a task spends in its worker comes home with its result, or with what it raised.
+"""`ProcessPoolExecutor`: what a task spends in its worker comes home with its result, or with what it raises.
 
-The result travels in an *envelope*: counts first, then the pickled result. Unpickling one in the process that submitted the task
-counts the former and returns the latter. So nothing is done to the future, and what was spent is counted before anybody sees the
-result, also if that cannot be unpickled and the pool breaks.
+The result travels in a `ResultEnvelope`: counts first, then the pickled result. When the process that submitted the task
+unpickles the envelope, it counts what was spent, and gets the result. So nothing is done to the future. The counts are there
+before the result is, even if the result cannot be unpickled and the pool breaks.
+
+(A `Shipment` differs: the program receives it by itself, and it contains what was raised. Here, the pool raises that, and adds
+the worker's traceback.)
 """
 
 from __future__ import annotations
@@ -13,21 +16,20 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from tokenscope._processes.worker_scope import PackedRows, WorkerScope, bring_home, pack
+from tokenscope._processes.worker_scope import PackedRows, WorkerScope, bring_home, ordinary_error, pack
 from tokenscope._scopes.context import CapturedScope, active
-from tokenscope._scopes.enforcement import stop_in
 from tokenscope._scopes.event_log import hand_over
 from tokenscope._scopes.process import STATE, Counted
-from tokenscope._usage.calls import ROOT, Frame
+from tokenscope._usage.calls import ROOT, Frame, ScopePath
 from tokenscope._usage.warnings import internal_error
 
 _numbers: Final = itertools.count()
 _pending: Final[WeakValueDictionary[int, PendingTask]] = WeakValueDictionary()
-"""The tasks whose results are awaited; each lives as long as its work item does."""
+"""The tasks whose results are awaited. The pool's work item keeps each alive."""
 
 
 class PendingTask:
-    """A task that was submitted, and the scope in which its counts belong. Pickled for the worker: a number and a path."""
+    """A task that was submitted, and the scope that submitted it. The worker unpickles a number and a path in its place."""
 
     __slots__ = ("__weakref__", "number", "scope")
 
@@ -41,12 +43,12 @@ class PendingTask:
 
 
 def submit(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`ProcessPoolExecutor.submit`: the counts of the task come home to the submitting scope, also if that is no scope."""
+    """Wrap `ProcessPoolExecutor.submit`: the task's counts come home to the scope that submits it, or to none."""
     if not args:
         return wrapped(*args, **kwargs)
     function, *rest = args
     task = PendingTask(active() or STATE.root)
-    # The pool's own thread and workers are started now, and are not of this scope: others will submit tasks, too.
+    # The pool may start its thread and its workers now. They do not belong to this scope: others submit tasks, too.
     captured = CapturedScope(None)
     token = captured.attach()
     try:
@@ -56,35 +58,38 @@ def submit(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def run(task: tuple[int, *tuple[Frame, ...]], function: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """In the worker: call the function, and send home what it spends."""
+    """Call the function in the worker, and send home what it spends."""
     number, *frames = task
     scope = WorkerScope(frames)
     try:
         result = function(*args, **kwargs)
     except BaseException as error:
-        # A fork may have inherited a budget of the whole program. A stop of it cannot end another process.
-        stop = stop_in(error)
-        raised = error if stop is None else stop.account.error()
-        ResultEnvelope(raised, number, scope.finish(), _counted_outside_tasks()).travel_with_error()
+        raised = ordinary_error(error)
+        ResultEnvelope(raised, number, scope.finish(), _pack_others()).attach_to_error()
         if raised is error:
             raise
         raise raised from None
-    rows, others = scope.finish(), _counted_outside_tasks()
+    rows, others = scope.finish(), _pack_others()
     return ResultEnvelope(result, number, rows, others) if rows or others else result
 
 
-def _counted_outside_tasks() -> PackedRows:
+def _pack_others() -> PackedRows:
     """Return what this worker has counted in no task since the last one: in its initializer, or in threads left behind."""
     table = hand_over(STATE.root)
-    for path in [path for path, row in table.rows.items() if not row.counts]:
-        del table.rows[path]
-    for row in table.rows.values():
+    spending: set[ScopePath] = set()
+    for path, row in table.rows.items():
         row.entries = row.nanoseconds = 0  # of scopes that a fork has inherited, which the parent counts
+        here = path
+        while row.counts and here not in spending:
+            spending.add(here)
+            here = here.parent or ROOT
+    for path in [path for path in table.rows if path not in spending]:
+        del table.rows[path]
     return pack(table, ROOT)
 
 
 class ResultEnvelope:
-    """A result, or an exception, and what was spent for it: pickled, the counts come first."""
+    """A task's result, or the exception it raised, and the counts. Pickled, the counts come first."""
 
     __slots__ = ("_number", "_others", "_rows", "_value")
 
@@ -94,13 +99,13 @@ class ResultEnvelope:
         self._rows = rows
         self._others = others
 
-    def travel_with_error(self) -> None:
-        """Be pickled in place of the exception: pickle asks an object, not its type, for `__reduce_ex__`."""
+    def attach_to_error(self) -> None:
+        """Let the exception be pickled as this envelope: pickle asks an object, not its type, for `__reduce_ex__`."""
         if self._rows or self._others:
             vars(self._value)["__reduce_ex__"] = self
 
     def __call__(self, protocol: int) -> tuple[Any, ...]:
-        """Stand for the exception's `__reduce_ex__`."""
+        """Stand in for the exception's `__reduce_ex__`."""
         return self.__reduce__()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -109,14 +114,14 @@ class ResultEnvelope:
         try:
             pickled = bytes(ForkingPickler.dumps(self._value))
         except BaseException as error:
-            # The pool sends this one in its place.
-            ResultEnvelope(error, self._number, self._rows, self._others).travel_with_error()
+            # The pool sends this error in place of the result.
+            ResultEnvelope(error, self._number, self._rows, self._others).attach_to_error()
             raise
         return _open_envelope, (self._number, self._rows, self._others, pickled)
 
 
 def _open_envelope(number: int, rows: PackedRows, others: PackedRows, pickled: bytes) -> Any:
-    """In the process that submitted the task, when its result is unpickled: count, and return the result."""
+    """Count, and return the result, in the process that submitted the task, when the pool unpickles the envelope."""
     try:
         task = _pending.get(number)
         if task is not None:
