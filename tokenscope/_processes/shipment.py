@@ -170,5 +170,5 @@ def receive(shipment: Shipment[T]) -> T:
             f"receive takes a Shipment, as a function from ship() returns it, not {type(shipment).__name__} {shipment!r:.200}: "
             "pass ship(function) to the other process in place of the function, and each of its results to receive"
         )
-    shipment._bring_home()  # pyright: ignore[reportPrivateUsage] - it is there for this function
+    shipment._bring_home()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it is there for this function
     return shipment.value

@@ -1,10 +1,11 @@
-"""Who wants to see usage at the spot where DSPy or litellm tells of it, inside the call that spent it.
+"""Watching usage where DSPy or litellm report it, inside the call that spends it.
 
-OpenTelemetry's side does: a span that belongs to the call may have ended by the time the call is counted.
+OpenTelemetry's side needs this: when a call is counted, the span that belongs to it may have ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
@@ -13,32 +14,31 @@ from tokenscope._scopes.lm_calls import current_lm_call
 
 Watcher = Callable[[str, Any], None]
 
-watchers: tuple[Watcher, ...] = ()
-"""Told of the model and its usage entry, where the call was made; nobody, unless somebody asks."""
+watchers: Final[list[Watcher]] = []
+"""Functions that are called with a model and its usage entry, where the call was made."""
 
 embedding: Final[ContextVar[bool]] = ContextVar("tokenscope_embedding", default=False)
 """Whether this runs inside an embedding that is counted when it ends."""
 
 
 def watch(watcher: Watcher) -> None:
-    """Tell a function of each entry from now on; it must not raise."""
-    global watchers  # noqa: PLW0603
+    """Call a function with each usage entry from now on; it must not raise."""
     if watcher not in watchers:
-        watchers = (*watchers, watcher)
+        watchers.append(watcher)
 
 
 def unwatch(watcher: Watcher) -> None:
-    """Tell it no more."""
-    global watchers  # noqa: PLW0603
-    watchers = tuple(each for each in watchers if each != watcher)
+    """Call a function no more."""
+    with contextlib.suppress(ValueError):
+        watchers.remove(watcher)
 
 
 def tell(model: str, entry: Any) -> None:
-    """Tell the watchers of an entry."""
-    for watcher in watchers:
+    """Call the watchers with a usage entry."""
+    for watcher in tuple(watchers):
         watcher(model, entry)
 
 
 def inside_counted_call() -> bool:
-    """Whether this runs inside a call that the DSPy bridge counts as a whole, or was started there: late logs are."""
+    """Return whether this runs inside a call that the DSPy bridge counts as a whole, or was started there: logs come late."""
     return embedding.get() or current_lm_call.get() is not None

@@ -1,7 +1,7 @@
-"""OpenTelemetry, both ways: `pip install "dspy-tokenscope[otel]"`.
+"""OpenTelemetry, in and out: `pip install "dspy-tokenscope[otel]"`.
 
-In: `TokenScopeSpanProcessor` counts what other instrumentors' spans tell of. Out: `annotate_spans` writes what DSPy's calls
-spend on their spans, `export_metrics` records it as metrics. Nothing happens before one of them is called.
+In: `TokenScopeSpanProcessor` counts the usage that other instrumentors' spans report. Out: `annotate_spans` writes the usage of
+DSPy's calls on their spans, and `export_metrics` records it as metrics. Nothing happens before one of them is called.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
     if not str(error.name).startswith("opentelemetry"):
         raise
     raise ImportError(
-        f"tokenscope.integrations.otel needs OpenTelemetry's SDK, and there is no {error.name}: "
+        f"tokenscope.integrations.otel needs OpenTelemetry's SDK, but {error.name} is not installed: "
         'pip install "dspy-tokenscope[otel]"'
     ) from error
 

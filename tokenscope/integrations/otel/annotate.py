@@ -1,6 +1,6 @@
-"""The way out, on spans: what a DSPy call spends, on the span that is current when DSPy makes it.
+"""Usage out of tokenscope, as span attributes: a DSPy call's usage, on the span that is current when DSPy makes the call.
 
-Each token is written on one span, that of the call itself where an instrumentor opens one: backends add up by themselves.
+Each token is written on one span, on the call's own if an instrumentor opens one. Backends add up by themselves.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from opentelemetry import trace
 from tokenscope._providers.openai_usage import read_counts
 from tokenscope._usage.usage import Usage
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations import usage_watchers as _entries
 from tokenscope.integrations.otel.attributes import MLFLOW_USAGE
 from tokenscope.integrations.otel.names import request_attributes
+from tokenscope.integrations.usage_watchers import unwatch, watch
 
 _lock: Final = threading.RLock()
 _written: Final[weakref.WeakKeyDictionary[Any, Usage]] = weakref.WeakKeyDictionary()
-"""What was written on a span until now: some calls tell of usage more than once, and a span may hold several calls."""
+"""The usage that was written on a span so far: some calls report usage more than once, and a span may contain several calls."""
 
 
 def annotate_spans() -> Callable[[], None]:
-    """Write what each DSPy call spends on the span that is current when DSPy makes the call.
+    """Write the usage of each DSPy call on the span that is current when DSPy makes the call.
 
-    That is the span of OpenInference's instrumentor for DSPy (which Phoenix, Langfuse and Logfire use), MLflow's, or one of your
-    own. A span that tells of usage already is left as it is.
+    This is the span of OpenInference's instrumentor for DSPy (which Phoenix, Langfuse and Logfire use), MLflow's span, or one of
+    your own. A span that reports usage already is left as it is.
 
     Returns:
-        A function that ends it.
+        A function that stops the writing.
 
     Example:
         >>> from tokenscope.integrations.otel import annotate_spans
         >>> stop = annotate_spans()
         >>> stop()
     """
-    _entries.watch(_annotate)
-    return partial(_entries.unwatch, _annotate)
+    watch(_annotate)
+    return partial(unwatch, _annotate)
 
 
 def _annotate(model: str, entry: Any) -> None:
@@ -54,7 +54,7 @@ def _annotate(model: str, entry: Any) -> None:
         active = getattr(mlflow, "get_current_active_span", None)
         if active is not None and (current := active()) is not None:
             _write_mlflow(current, spent)
-    except Exception:  # noqa: BLE001 - the host program goes on, whatever its spans do
+    except Exception:  # noqa: BLE001 - a span's own methods must not break the host program
         internal_error("annotating a span")
 
 
@@ -62,7 +62,7 @@ def _write(span: Any, model: str, spent: Usage) -> None:
     attributes = getattr(span, "attributes", None) or {}
     with _lock:
         before = _written.get(span)
-        if before is None and any(name.startswith(_TOLD) for name in attributes):
+        if before is None and any(name.startswith(_USAGE_PREFIXES) for name in attributes):
             return
         whole = _written[span] = spent if before is None else before + spent
         values = _openinference(whole) if "openinference.span.kind" in attributes else _genai(whole)
@@ -72,12 +72,12 @@ def _write(span: Any, model: str, spent: Usage) -> None:
         span.set_attributes(values)
 
 
-_TOLD: Final = ("gen_ai.usage.", "llm.token_count.", "llm.usage.", "mlflow.")
-"""How attributes begin on spans that tell of usage already; MLflow's own are written in MLflow's way."""
+_USAGE_PREFIXES: Final = ("gen_ai.usage.", "llm.token_count.", "llm.usage.", "mlflow.")
+"""How attributes begin on spans that report usage already. MLflow's spans have an attribute of their own."""
 
 
 def _genai(usage: Usage) -> dict[str, Any]:
-    """OpenTelemetry's names; parts only where there are some."""
+    """Return attributes with OpenTelemetry's names; parts only if they are not 0."""
     parts = {
         "gen_ai.usage.cache_read.input_tokens": usage.cache_read_tokens,
         "gen_ai.usage.cache_write.input_tokens": usage.cache_write_tokens,
@@ -87,9 +87,9 @@ def _genai(usage: Usage) -> dict[str, Any]:
 
 
 def _openinference(usage: Usage) -> dict[str, Any]:
-    """OpenInference's names, and OpenTelemetry's two for backends that read only these.
+    """Return attributes with OpenInference's names, and input and output with OpenTelemetry's, which some backends need.
 
-    Not both for the parts: Langfuse takes each name for another kind of token.
+    The parts have one name each: Langfuse takes each name for another kind of token.
     """
     parts = {
         "llm.token_count.prompt_details.cache_read": usage.cache_read_tokens,
@@ -112,7 +112,7 @@ def _whole(usage: Usage) -> dict[str, Any]:
 
 
 def _write_mlflow(span: Any, spent: Usage) -> None:
-    """Write on MLflow's own current span, which need not be OpenTelemetry's."""
+    """Write on MLflow's current span, which is not always OpenTelemetry's."""
     with _lock:
         before = _written.get(span)
         if before is None and span.get_attribute(MLFLOW_USAGE) is not None:

@@ -1,4 +1,4 @@
-"""Reading a span's attributes: which model was called, and what it spent, in whichever convention an instrumentor writes."""
+"""Reading a span's attributes, in each convention that instrumentors use: the model that was called, and what it spent."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tokenscope.integrations.otel.names import report_name
 
 Attributes = Mapping[str, Any]
 
-_IN: Final = "prompt_tokens"
-_OUT: Final = "completion_tokens"
+_INPUT: Final = "prompt_tokens"
+_OUTPUT: Final = "completion_tokens"
 _TOTAL: Final = "total_tokens"
 _CACHE_READ: Final = "cached_tokens"
-_CACHE_WRITTEN: Final = "cache_write_tokens"
-_AUDIO_IN: Final = "input_audio_tokens"
+_CACHE_WRITE: Final = "cache_write_tokens"
+_INPUT_AUDIO: Final = "input_audio_tokens"
 _REASONING: Final = "reasoning_tokens"
-_AUDIO_OUT: Final = "output_audio_tokens"
+_OUTPUT_AUDIO: Final = "output_audio_tokens"
 
 _GENAI: Final = {
-    _IN: ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens"),
-    _OUT: ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.usage.completion_tokens"),
+    _INPUT: ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens"),
+    _OUTPUT: ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.usage.completion_tokens"),
     _TOTAL: ("gen_ai.usage.total_tokens", "llm.usage.total_tokens"),
     _CACHE_READ: (
         "gen_ai.usage.cache_read.input_tokens",
         "gen_ai.usage.cache_read_input_tokens",
         "gen_ai.usage.details.cache_read_tokens",
     ),
-    _CACHE_WRITTEN: (
+    _CACHE_WRITE: (
         "gen_ai.usage.cache_write.input_tokens",
         "gen_ai.usage.cache_creation.input_tokens",
         "gen_ai.usage.cache_creation_input_tokens",
@@ -42,25 +42,25 @@ _GENAI: Final = {
         "llm.usage.reasoning_tokens",
         "gen_ai.usage.details.reasoning_tokens",
     ),
-    _AUDIO_IN: ("gen_ai.usage.audio.input_tokens", "gen_ai.usage.details.input_audio_tokens"),
-    _AUDIO_OUT: ("gen_ai.usage.audio.output_tokens", "gen_ai.usage.details.output_audio_tokens"),
+    _INPUT_AUDIO: ("gen_ai.usage.audio.input_tokens", "gen_ai.usage.details.input_audio_tokens"),
+    _OUTPUT_AUDIO: ("gen_ai.usage.audio.output_tokens", "gen_ai.usage.details.output_audio_tokens"),
 }
 _OPENINFERENCE: Final = {
-    _IN: ("llm.token_count.prompt", "decision.token_count.input"),
-    _OUT: ("llm.token_count.completion", "decision.token_count.output"),
+    _INPUT: ("llm.token_count.prompt", "decision.token_count.input"),
+    _OUTPUT: ("llm.token_count.completion", "decision.token_count.output"),
     _TOTAL: ("llm.token_count.total",),
     _CACHE_READ: ("llm.token_count.prompt_details.cache_read",),
-    _CACHE_WRITTEN: ("llm.token_count.prompt_details.cache_write",),
+    _CACHE_WRITE: ("llm.token_count.prompt_details.cache_write",),
     _REASONING: ("llm.token_count.completion_details.reasoning",),
-    _AUDIO_IN: ("llm.token_count.prompt_details.audio",),
-    _AUDIO_OUT: ("llm.token_count.completion_details.audio",),
+    _INPUT_AUDIO: ("llm.token_count.prompt_details.audio",),
+    _OUTPUT_AUDIO: ("llm.token_count.completion_details.audio",),
 }
 _MLFLOW: Final = {
-    _IN: ("input_tokens",),
-    _OUT: ("output_tokens",),
+    _INPUT: ("input_tokens",),
+    _OUTPUT: ("output_tokens",),
     _TOTAL: ("total_tokens",),
     _CACHE_READ: ("cache_read_input_tokens",),
-    _CACHE_WRITTEN: ("cache_creation_input_tokens",),
+    _CACHE_WRITE: ("cache_creation_input_tokens",),
 }
 MLFLOW_USAGE: Final = "mlflow.chat.tokenUsage"
 
@@ -73,12 +73,12 @@ _MODEL: Final = (
     "llm.request.model",
     "mlflow.llm.model",
 )
-"""The name by which the model was asked for wins over the one that answered, as in DSPy's own calls."""
+"""The model that was asked for comes before the model that answered, as in DSPy's own calls."""
 _PROVIDER: Final = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system", "mlflow.llm.provider")
 
 _WITHOUT_CACHE: Final = ("opentelemetry.instrumentation.botocore", "opentelemetry.instrumentation.bedrock")
-"""Instrumentors whose input tokens are Bedrock's own, without those read from and written to its cache (read in the sources of
-opentelemetry-instrumentation-botocore 0.66b2 and opentelemetry-instrumentation-bedrock 0.62.4)."""
+"""Instrumentors whose input tokens are Bedrock's own, which exclude tokens read from and written to its cache (as the sources of
+opentelemetry-instrumentation-botocore 0.66b2 and opentelemetry-instrumentation-bedrock 0.62.4 show)."""
 
 _MODEL_CALLS: Final = frozenset(
     {"chat", "completion", "text_completion", "generate_content", "embeddings", "embedding"}
@@ -86,18 +86,18 @@ _MODEL_CALLS: Final = frozenset(
 
 
 class Reading(NamedTuple):
-    """What a span tells."""
+    """The model and the usage that a span reports."""
 
-    model: str  # as reports name it, with its provider where that is known
+    model: str  # as reports name it, with its provider if that is known
     counts: Counts  # without calls
 
 
 def read(attributes: Attributes, instrumentor: str) -> Reading | None:
-    """Return what a span's attributes tell of usage; None where they tell none.
+    """Return the usage that a span's attributes report; None if they report none.
 
     Args:
-        attributes: The span's.
-        instrumentor: The name of its instrumentation scope: some count other than their convention says.
+        attributes: The span's attributes.
+        instrumentor: The name of its instrumentation scope: some instrumentors depart from their convention.
     """
     entry = _entry(attributes)
     if entry is None:
@@ -106,21 +106,20 @@ def read(attributes: Attributes, instrumentor: str) -> Reading | None:
     details = entry["prompt_tokens_details"]
     if _is_without_cache(entry, instrumentor):
         cached = sum(parse_count(name, each, model) for name, each in details.items() if name != "audio_tokens")
-        entry[_IN] = parse_count(_IN, entry.get(_IN), model) + cached
+        entry[_INPUT] = parse_count(_INPUT, entry.get(_INPUT), model) + cached
         entry.pop(_TOTAL, None)
     return Reading(model, read_counts(model, entry))
 
 
 def _entry(attributes: Attributes) -> dict[str, Any] | None:
-    """Return the attributes of the first convention that tells of input or output, in OpenAI's words."""
+    """Return the usage in the first convention that has input or output, in OpenAI's format."""
     for convention in (_GENAI, _OPENINFERENCE, _MLFLOW):
-        told = _mlflow(attributes) if convention is _MLFLOW else attributes
-        first = getter(told)
-        found = {name: value for name, keys in convention.items() if (value := first(*keys)) is not None}
-        if _IN in found or _OUT in found:
-            prompt: dict[str, Any] = {name: found.pop(name) for name in (_CACHE_READ, _CACHE_WRITTEN) if name in found}
+        get = getter(_mlflow(attributes) if convention is _MLFLOW else attributes)
+        found = {name: value for name, keys in convention.items() if (value := get(*keys)) is not None}
+        if _INPUT in found or _OUTPUT in found:
+            prompt: dict[str, Any] = {name: found.pop(name) for name in (_CACHE_READ, _CACHE_WRITE) if name in found}
             completion: dict[str, Any] = {name: found.pop(name) for name in (_REASONING,) if name in found}
-            for name, details in ((_AUDIO_IN, prompt), (_AUDIO_OUT, completion)):
+            for name, details in ((_INPUT_AUDIO, prompt), (_OUTPUT_AUDIO, completion)):
                 if name in found:
                     details["audio_tokens"] = found.pop(name)
             return {**found, "prompt_tokens_details": prompt, "completion_tokens_details": completion}
@@ -128,36 +127,33 @@ def _entry(attributes: Attributes) -> dict[str, Any] | None:
 
 
 def _mlflow(attributes: Attributes) -> Attributes:
-    """Return MLflow's usage, which is JSON within a string."""
+    """Return MLflow's usage, which is JSON in a string."""
     text = attributes.get(MLFLOW_USAGE)
     if not isinstance(text, str):
         return {}
     try:
-        told = json.loads(text)
+        usage = json.loads(text)
     except ValueError:
-        parse_count(MLFLOW_USAGE, text, model_of(attributes))  # warns: it is no number of tokens
+        parse_count(MLFLOW_USAGE, text, model_of(attributes))  # warns
         return {}
-    return told if isinstance(told, dict) else {}
+    return usage if isinstance(usage, dict) else {}
 
 
 def _is_without_cache(entry: dict[str, Any], instrumentor: str) -> bool:
-    """Whether input does not hold the cached tokens: known of the instrumentor, or seen where the part exceeds the whole."""
+    """Return whether input excludes cached tokens: the instrumentor is known for it, or there are more of them than input."""
     details = entry["prompt_tokens_details"]
-    kept = [value for name, value in details.items() if name != "audio_tokens" and type(value) is int]
-    whole = entry.get(_IN)
-    return sum(kept) > 0 and (
-        instrumentor.startswith(_WITHOUT_CACHE) or (type(whole) is int and sum(kept) > whole >= 0)
-    )
+    cached = sum(value for name, value in details.items() if name != "audio_tokens" and type(value) is int)
+    whole = entry.get(_INPUT)
+    return cached > 0 and (instrumentor.startswith(_WITHOUT_CACHE) or (type(whole) is int and cached > whole >= 0))
 
 
 def model_of(attributes: Attributes) -> str:
     """Return the model's name as reports have it, `provider/model`."""
-    first = getter(attributes)
-    name = first(*_MODEL)
+    get = getter(attributes)
+    name, provider = get(*_MODEL), get(*_PROVIDER)
     name = name if isinstance(name, str) and name.strip() else "(unknown)"
-    provider = first(*_PROVIDER)
-    known = isinstance(provider, str) and provider.strip()
-    return report_name(_unquoted(provider) if known else None, _unquoted(name))
+    has_provider = isinstance(provider, str) and provider.strip()
+    return report_name(_unquoted(provider) if has_provider else None, _unquoted(name))
 
 
 def _unquoted(name: str) -> str:
@@ -165,9 +161,8 @@ def _unquoted(name: str) -> str:
 
 
 def is_model_call(attributes: Attributes) -> bool:
-    """Whether a span is that of one model call, also where it tells no usage, as failed calls do."""
-    first = getter(attributes)
-    kind = first("gen_ai.operation.name", "llm.request.type")
+    """Return whether a span is that of one model call. Spans of failed calls report no usage."""
+    kind = getter(attributes)("gen_ai.operation.name", "llm.request.type")
     if isinstance(kind, str):
         return kind in _MODEL_CALLS
     return attributes.get("openinference.span.kind") in ("LLM", "EMBEDDING")

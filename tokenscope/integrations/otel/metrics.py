@@ -1,4 +1,4 @@
-"""The way out, as metrics: tokens, durations and costs by scope, module and model, in OpenTelemetry's GenAI names."""
+"""Usage out of tokenscope, as OpenTelemetry's GenAI metrics: tokens, durations and costs by scope, module and model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tokenscope._version import __version__
 from tokenscope.integrations.otel.names import request_attributes
 
 _MOST: Final = 990
-"""How many attribute sets there are at most; times two kinds of tokens, that is below OpenTelemetry's own limit of 2,000."""
+"""How many attribute sets there are at most. With two types of tokens each, they stay below OpenTelemetry's limit of 2,000."""
 _MOST_ERRORS: Final = 50
 _CACHED: Final = 10_000
 _DEPTH: Final = 8
-"""How many levels of a path there are in an attribute."""
+"""How many levels of a path an attribute has at most."""
 
 _TOKEN_BUCKETS: Final = [4**power for power in range(14)]
 _SECONDS_BUCKETS: Final = [0.01 * 2**power for power in range(14)]
@@ -34,7 +34,7 @@ Attributes = dict[str, str]
 
 
 class _AttributeSets:
-    """The attributes of calls, by where they were made and of which model: so many, and one for all the others."""
+    """The attribute sets of calls, by path and model: a limited number, and one set for all further calls."""
 
     def __init__(self) -> None:
         self._of_call: dict[tuple[ScopePath, str], tuple[Attributes, Attributes, Attributes]] = {}
@@ -42,7 +42,7 @@ class _AttributeSets:
         self._errors: set[str] = set()
 
     def of_call(self, call: Call) -> tuple[Attributes, Attributes, Attributes]:
-        """Return a call's attributes: plain, those of its input, those of its output."""
+        """Return a call's attributes: without a type of tokens, for its input, and for its output."""
         key = call.path, call.key.model
         found = self._of_call.get(key)
         if found is None:
@@ -51,16 +51,13 @@ class _AttributeSets:
                 self._of_call[key] = found
         return found
 
-    def of(self, frames: Iterable[Frame], model: str) -> tuple[Attributes, Attributes, Attributes]:
-        place: Attribution | None = None
-        names: list[str] = []
+    def of(self, frames: tuple[Frame, ...], model: str) -> tuple[Attributes, Attributes, Attributes]:
+        """Return the attributes of calls of a model at a path."""
+        attribution: Attribution | None = None
         for frame in frames:
-            place = Attribution(place, frame)
-            names.append(frame.name)
-        module = NO_SCOPE.name
-        if place is not None:
-            module = place.module or place.predictor or place.scope or module
-        key = "/".join(names[:_DEPTH]), module, model
+            attribution = Attribution(attribution, frame)
+        module = NO_SCOPE.name if attribution is None else attribution.whose
+        key = "/".join(frame.name for frame in frames[:_DEPTH]), module, model
         found = self._sets.get(key)
         if found is None:
             if len(self._sets) >= _MOST:
@@ -69,7 +66,7 @@ class _AttributeSets:
         return found
 
     def error(self, name: str) -> str:
-        """Return an error's type; OpenTelemetry's `_OTHER` where there are too many."""
+        """Return an error's type, or OpenTelemetry's `_OTHER` if there are too many types."""
         if name not in self._errors:
             if len(self._errors) >= _MOST_ERRORS:
                 return "_OTHER"
@@ -89,12 +86,12 @@ def _attributes(scope: str, module: str, model: str) -> tuple[Attributes, Attrib
 
 
 class _Export:
-    """Instruments of one meter provider, and what is recorded with them."""
+    """Records calls with the instruments of one meter provider."""
 
     def __init__(self, provider: MeterProvider) -> None:
         self.provider = provider
         self.stopped = False
-        self.observer = self.record  # one object: each look at a method makes another
+        self.observer = self.record  # each access to a method makes another object
         self._sets = _AttributeSets()
         meter = provider.get_meter("tokenscope", __version__)
         self._tokens = meter.create_histogram(
@@ -116,11 +113,11 @@ class _Export:
             "tokenscope.unpriced_calls",
             [self._unpriced],
             unit="{call}",
-            description="Calls of the process that spent tokens at a price nobody knows",
+            description="Calls of the process that spent tokens of models without a known price",
         )
 
     def record(self, call: Call) -> None:
-        """Record one call; what DSPy's cache answered is none."""
+        """Record one call, unless DSPy's cache answered it."""
         try:
             counts = call.counts
             if counts.cached_calls or call.key.source == "cache":
@@ -134,11 +131,11 @@ class _Export:
                 plain = {**plain, "error.type": self._sets.error(call.error)}
             if call.seconds:
                 self._seconds.record(call.seconds, plain)
-        except Exception:  # noqa: BLE001 - the host program goes on, whatever its metrics do
+        except Exception:  # noqa: BLE001 - metrics must not break the host program
             internal_error("recording metrics")
 
     def _costs(self, options: CallbackOptions) -> Iterable[Observation]:
-        """Prices are looked up here, when metrics are collected, and not when a call is counted."""
+        """Return what was spent. Prices are looked up here, when metrics are collected, not when a call is counted."""
         return [] if self.stopped else self._observe(lambda usage: usage.cost)
 
     def _unpriced(self, options: CallbackOptions) -> Iterable[Observation]:
@@ -154,7 +151,7 @@ class _Export:
         return [Observation(float(value), sets[key]) for key, value in sums.items() if value]
 
     def stop(self) -> None:
-        """Record nothing more."""
+        """Record no more calls."""
         with _lock:
             self.stopped = True
             unobserve(self.observer)
@@ -179,15 +176,15 @@ def export_metrics(meter_provider: MeterProvider | None = None) -> Callable[[], 
     """Record each call that tokenscope counts from now on as metrics, by scope path, module and model.
 
     `gen_ai.client.token.usage` (tokens) and `gen_ai.client.operation.duration` (seconds) are the GenAI conventions' histograms,
-    with the attributes `tokenscope.scope` and `tokenscope.module` beside theirs; `tokenscope.cost` (dollars) and
-    `tokenscope.unpriced_calls` count all that the process has spent. There are at most 990 sets of scope, module and model;
-    what comes after is `(other)`, and of a path, the first 8 levels are told.
+    with two further attributes, `tokenscope.scope` and `tokenscope.module`. `tokenscope.cost` (dollars) and
+    `tokenscope.unpriced_calls` count everything that the process has spent. There are at most 990 combinations of scope, module
+    and model; further ones are recorded as `(other)`. A scope path has at most 8 levels.
 
     Args:
-        meter_provider: Where to; the global one where left out.
+        meter_provider: The meter provider; the global one by default.
 
     Returns:
-        A function that ends it.
+        A function that stops the recording.
 
     Example:
         >>> from opentelemetry.sdk.metrics import MeterProvider

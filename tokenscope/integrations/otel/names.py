@@ -1,11 +1,11 @@
-"""Names of providers and models: the reports' `provider/model`, and OpenTelemetry's two attributes."""
+"""Names of providers and models: `provider/model` in reports, two attributes in OpenTelemetry."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Final
 
-_OURS: Final = {
+_REPORT_NAMES: Final = {
     "aws": "bedrock",
     "aws.bedrock": "bedrock",
     "aws_bedrock": "bedrock",
@@ -27,9 +27,9 @@ _OURS: Final = {
     "vertexai": "vertex_ai",
     "x_ai": "xai",
 }
-"""Providers' names in the conventions, old and new, and those of DSPy and litellm, which are the reports'."""
+"""Providers' names in the conventions, old and new, and their names in reports, which are DSPy's and litellm's."""
 
-_THEIRS: Final = {
+_OTEL_NAMES: Final = {
     "azure": "azure.ai.openai",
     "azure_ai": "azure.ai.inference",
     "bedrock": "aws.bedrock",
@@ -40,11 +40,11 @@ _THEIRS: Final = {
     "watsonx": "ibm.watsonx.ai",
     "xai": "x_ai",
 }
-"""The reports' names of providers, and OpenTelemetry's current ones where they are other."""
+"""Providers' names in reports, and OpenTelemetry's current names if they differ."""
 
 
 def report_name(provider: str | None, model: str) -> str:
-    """Return a model's name as reports have it.
+    """Return a model's name as reports have it: with its provider.
 
     Example:
         >>> report_name("aws.bedrock", "amazon.nova-micro-v1:0"), report_name("openai", "openai/gpt-5-mini")
@@ -52,23 +52,23 @@ def report_name(provider: str | None, model: str) -> str:
     """
     if provider is None:
         return model
-    provider = _OURS.get(provider.lower(), provider.lower())
+    provider = _REPORT_NAMES.get(provider.lower(), provider.lower())
     return model if model.startswith(f"{provider}/") else f"{provider}/{model}"
 
 
 @lru_cache(maxsize=2_000)
-def _request(model: str) -> tuple[tuple[str, str], ...]:
+def _attributes(model: str) -> tuple[tuple[str, str], ...]:
     provider, slash, name = model.partition("/")
     if not slash:
         return (("gen_ai.request.model", model),)
-    return (("gen_ai.provider.name", _THEIRS.get(provider, provider)), ("gen_ai.request.model", name))
+    return (("gen_ai.provider.name", _OTEL_NAMES.get(provider, provider)), ("gen_ai.request.model", name))
 
 
 def request_attributes(model: str) -> dict[str, str]:
-    """Return OpenTelemetry's attributes of the model that a report names.
+    """Return OpenTelemetry's attributes for a model that has this name in reports.
 
     Example:
         >>> request_attributes("gemini/gemini-2.5-flash")
         {'gen_ai.provider.name': 'gcp.gemini', 'gen_ai.request.model': 'gemini-2.5-flash'}
     """
-    return dict(_request(model))
+    return dict(_attributes(model))

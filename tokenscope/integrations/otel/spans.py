@@ -1,7 +1,7 @@
-"""The way in: spans that tell of usage, counted in the scope in which they were started.
+"""Usage into tokenscope: spans that report usage are counted in the scope in which they were started.
 
-A span that has started is noted, with its scope and with the spans above it. When one ends that tells of usage, it becomes a
-call, unless that usage is counted already: in a span below it, in one above it that ended earlier, or by the DSPy bridge.
+When a span starts, its scope and the spans above it are noted. When it ends and reports usage, it becomes a call, unless the
+same usage is counted already: in a span below it, in a span above it that ended earlier, or by the DSPy bridge.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from tokenscope._scopes.process import DISABLED, STATE, Counted
 from tokenscope._scopes.recording import record
 from tokenscope._usage.usage import ZERO_COUNTS
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations import usage_watchers as _entries
 from tokenscope.integrations.otel.attributes import is_model_call, model_of, read
+from tokenscope.integrations.usage_watchers import inside_counted_call, watch
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
 _REMEMBERED: Final = 2_048
-"""How many spans that have ended are remembered, for those that start below them later."""
+"""How many spans that have ended are remembered, for spans that start below them later."""
 
 _NONE: Final = 0
 _CALL: Final = 1
@@ -39,7 +39,7 @@ _Key = tuple[int, int]
 
 
 class _Noted:
-    """A span, and what is counted in it and around it."""
+    """What is known of a span: its scope, the spans above it, and what of it is counted."""
 
     __slots__ = ("above", "alive", "below", "counted", "ended", "hidden", "key", "scope", "started")
 
@@ -47,17 +47,17 @@ class _Noted:
         self.key = key
         self.above = above
         self.scope = scope
-        self.hidden = hidden  # it belongs to a call that is counted as a whole
+        self.hidden = hidden  # whether it belongs to a call that is counted as a whole
         self.started = started  # in nanoseconds
         self.ended: int | None = None
         self.counted = _NONE  # of this span
-        self.below = _NONE  # in spans below it, or by the DSPy bridge while it was current
+        self.below = _NONE  # of spans below it, or by the DSPy bridge while this span was current
         self.alive: Any = None
 
     def ancestors(self) -> Iterator[_Noted]:
-        """Yield the spans above that are open, or were counted when they ended, later than the span below them started.
+        """Yield the spans above that are open, or that were counted and ended after the span below them had started.
 
-        Others do not matter any more, and are let go: a chain of spans, each started below one that had ended, may have no end.
+        Other spans are dropped from the chain. It could grow for ever if each span starts below one that has ended.
         """
         here = self
         while True:
@@ -71,17 +71,17 @@ class _Noted:
             here = above
 
 
-# In one place, whatever number of processors there is: a span is one span to all of them.
+# Shared by all processors: they see the same spans.
 _open: Final[dict[_Key, _Noted]] = {}
 _ended: Final[dict[_Key, _Noted]] = {}
 
 
 class TokenScopeSpanProcessor(SpanProcessor):
-    """Count the usage that any instrumentor's spans tell of, in the scope in which each span was started.
+    """Count the usage that any instrumentor's spans report, each in the scope in which it was started.
 
-    Read are OpenTelemetry's GenAI attributes, old and new, OpenInference's and MLflow's. Where spans lie in one another and
-    both tell of usage, the innermost is counted. Calls that DSPy makes are counted by the DSPy bridge, and not again.
-    Only spans that are recorded can be counted: a sampler that drops spans drops their tokens.
+    It reads OpenTelemetry's GenAI attributes, old and new, OpenInference's and MLflow's. If a span and one inside it both report
+    usage, the innermost is counted. Calls that DSPy makes are counted by the DSPy bridge, and not again.
+    Only recorded spans can be counted: a sampler that drops spans drops their tokens.
 
     Example:
         >>> from opentelemetry.sdk.trace import TracerProvider
@@ -98,26 +98,26 @@ class TokenScopeSpanProcessor(SpanProcessor):
     """
 
     def __init__(self) -> None:
-        _entries.watch(_bridge_counts)
+        watch(_bridge_counts)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Note the scope in which a span starts."""
         try:
             if not DISABLED:
                 _note(span, span)
-        except Exception:  # noqa: BLE001 - the host program goes on, whatever happens here
+        except Exception:  # noqa: BLE001 - a span must not break the host program
             internal_error("noting the start of a span")
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Count what a span tells, unless it is counted elsewhere."""
+        """Count the usage of a span, unless it is counted elsewhere."""
         try:
             if not DISABLED:
                 _end(span)
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - a span must not break the host program
             internal_error("counting a span")
 
     def shutdown(self) -> None:
-        """Do nothing: what was counted is counted."""
+        """Do nothing: everything is counted."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Do nothing: nothing waits."""
@@ -136,10 +136,10 @@ def _note(span: ReadableSpan, live: Span | None = None) -> _Noted:
     above = None
     if parent is not None:
         above = _open.get(_key(parent)) or _ended.get(_key(parent))
-    hidden = (above is not None and above.hidden) or _entries.inside_counted_call()
+    hidden = (above is not None and above.hidden) or inside_counted_call()
     noted = _Noted(key, above, active(), span.start_time or 0, hidden=hidden)
     if live is not None:
-        # A span that never ends is forgotten when nobody holds it any more.
+        # A span that never ends is forgotten when the program has dropped it.
         noted.alive = weakref.ref(live, partial(_forget, key))
         _open[key] = noted
     return noted
@@ -165,7 +165,7 @@ def _remember(key: _Key, noted: _Noted) -> None:
     while len(_ended) > _REMEMBERED:
         try:
             _ended.pop(next(iter(_ended)), None)
-        except (RuntimeError, StopIteration):  # another thread is at it, too
+        except (RuntimeError, StopIteration):  # another thread does the same
             return
 
 
@@ -182,7 +182,7 @@ def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
     spent = _TOKENS if counts.tokens else _CALL
     if noted.below >= spent or any(above.counted >= spent for above in noted.ancestors()):
         return
-    noted.counted = spent  # from here on, spans below that are open still are not counted on top of it
+    noted.counted = spent  # from now on, open spans below it are not counted in addition
     for above in noted.ancestors():
         above.below = max(above.below, spent)
     record(
@@ -201,7 +201,7 @@ def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
 
 
 def _error(span: ReadableSpan) -> str:
-    """Return the name of what went wrong, as exactly as the span tells."""
+    """Return the name of the exception or the error type that a span reports."""
     for event in reversed(span.events):
         kind = (event.attributes or {}).get("exception.type")
         if isinstance(kind, str):
@@ -211,7 +211,7 @@ def _error(span: ReadableSpan) -> str:
 
 
 def _bridge_counts(_: str, __: Any) -> None:
-    """Mark the span that is current where the DSPy bridge is told of usage, and all above it: what they tell is the same."""
+    """Mark the current span and all above it, when DSPy reports usage to the bridge: their usage is the same."""
     noted = _open.get(_key(trace.get_current_span().get_span_context()))
     if noted is not None:
         noted.below = _TOKENS
