@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tokenscope._processes.shipment import Shipment, receive
     from tokenscope._providers.responses import record_response
     from tokenscope._providers.streams import record_stream
-    from tokenscope._report.diff import Change, Diff
-    from tokenscope._report.report import Report
+    from tokenscope._report.changes import Change
+    from tokenscope._report.report import Diff, Report
     from tokenscope._report.tree import Breakdown, Node
     from tokenscope._report.waste import Waste
     from tokenscope._tracker.record import Record
@@ -91,8 +91,8 @@ def report() -> Report:
 
 _LAZY = {
     "Breakdown": "_report.tree",
-    "Change": "_report.diff",
-    "Diff": "_report.diff",
+    "Change": "_report.changes",
+    "Diff": "_report.report",
     "JSONLSink": "_tracker.sinks",
     "Node": "_report.tree",
     "Record": "_tracker.record",

@@ -15,10 +15,10 @@ from cli.test_show import on_a_terminal, ran, refused
 from click.testing import CliRunner
 from report.test_diff import DIFF, NEW, OLD
 from support.formats import PRICED, deep, hostile, huge, usage
+from support.reports import build
 
 from tokenscope import Report
 from tokenscope._report.formats import diff as _diff
-from tokenscope._report.report import build
 from tokenscope._usage.calls import Frame
 from tokenscope.cli import main
 

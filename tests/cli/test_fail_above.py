@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law.test_properties import QUICK
 from support.formats import HUGE, PRICED, usage
+from support.reports import build
 
 from tokenscope import Report
-from tokenscope._report.report import build
 from tokenscope._usage.calls import Frame
 from tokenscope.cli.fail_above import check_growth
 

@@ -16,17 +16,15 @@ import pytest
 from cli.test_cli import CLEAN, tokenscope_command
 from click.testing import CliRunner
 from support.formats import HOSTILE, PRICED, deep, hostile, huge, usage
-from support.reports import made
+from support.reports import build, made
 from support.terminal import in_a_terminal
 
 from tokenscope import Report
-from tokenscope._report import views as _views
-from tokenscope._report.analysis import FORMATS as ANALYSES
-from tokenscope._report.analysis import analysis
 from tokenscope._report.formats import FORMATS
+from tokenscope._report.formats.analysis import FORMATS as ANALYSES
+from tokenscope._report.formats.analysis import render as analysis
 from tokenscope._report.formats.order import SORTABLE, SORTS
-from tokenscope._report.report import build
-from tokenscope._report.views import cut, pivot
+from tokenscope._report.snapshot import cut, pivot
 from tokenscope._usage.calls import Frame
 from tokenscope.cli.console import CommandError, write
 from tokenscope.cli.main import BREAKDOWNS, analyze, main, show
@@ -122,7 +120,10 @@ def test_show_by(by, form, folder):
 
 def test_by_what_there_is():
     """The command line offers every breakdown."""
-    assert {"model", *_views._NAMES} == set(BREAKDOWNS)
+    with pytest.raises(ValueError, match="no breakdown by 'size'") as error:
+        pivot(PRICED, "size")
+
+    assert str(error.value).endswith(f"there are {', '.join(sorted(BREAKDOWNS, key=['model', *BREAKDOWNS].index))}")
 
 
 def test_tables_by_something_else_say_so(folder):

@@ -10,12 +10,12 @@ from decimal import Decimal
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.reports import build, loaded
 from support.spending import count, spend, spent
 
 import tokenscope
 from tokenscope import Report, Usage, token_scope, track_tokens
-from tokenscope._report.formats.json import parse, render
-from tokenscope._report.report import build
+from tokenscope._report.formats.json import render
 from tokenscope._scopes.context import entered
 from tokenscope._scopes.event_log import clear
 from tokenscope._usage.calls import Frame
@@ -89,7 +89,7 @@ def test_views_of_a_report_agree(report):
 @given(reports())
 def test_a_saved_report_loads_again(report):
     """JSON keeps all of it."""
-    assert report == parse(render(report))
+    assert report == loaded(render(report))
 
 
 @QUICK

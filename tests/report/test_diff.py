@@ -19,12 +19,11 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from rich.console import Console
 from support.formats import HOSTILE, HUGE, PRICED, deep, hostile, huge, usage
-from support.reports import made
+from support.reports import build, made
 from support.spending import python
 
 from tokenscope import Report, Usage
 from tokenscope._report.formats.text import printable
-from tokenscope._report.report import build
 from tokenscope._usage.calls import Frame
 
 OLD = build(
@@ -561,9 +560,9 @@ def test_huge_numbers():
     assert "e+" in one.diff(huge()).render("markdown")
 
 
-def test_importing_reports_loads_no_diff():
-    """A report's diff is loaded when somebody asks for one."""
-    code = "import sys; from tokenscope import Report; print('tokenscope._report.diff' in sys.modules, 'rich' in sys.modules)"
+def test_importing_reports_loads_no_formats():
+    """A format is loaded when a report or a diff is drawn or saved."""
+    code = "import sys; from tokenscope import Report; print('tokenscope._report.formats' in sys.modules, 'rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "False False\n" == done.stdout

@@ -6,11 +6,10 @@ import json
 from decimal import Decimal
 
 import pytest
-from support.reports import chain, made
+from support.reports import build, chain, loaded, made
 
 from tokenscope import Report, ReportFormatError, Usage
-from tokenscope._report.formats.json import parse, render
-from tokenscope._report.report import build
+from tokenscope._report.formats.json import render
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import UsageKey, tier_of
 from tokenscope._usage.model_usage import ModelUsage
@@ -33,7 +32,7 @@ def test_what_is_saved_loads_again(report, tmp_path):
     file = tmp_path / "report.json"
     report.save(file)
 
-    assert report == parse(render(report)) == Report.load(file) == Report.load(str(file))
+    assert report == loaded(render(report)) == Report.load(file) == Report.load(str(file))
 
 
 def test_format_1():
@@ -76,8 +75,8 @@ def test_calls_stay_apart_where_prices_need_it():
     report = build([(-1, Frame("scope", "s"), 1, 1, usages)], scoped=True)
     text = render(report)
 
-    assert report == parse(text)
-    assert sorted(usages, key=lambda each: each.key.rank) == list(parse(text).rows[0].tallies)
+    assert report == loaded(text)
+    assert sorted(usages, key=lambda each: each.key.rank) == list(loaded(text).rows[0].usages)
     assert 128_010 == report.total.saved_tokens
     assert [True, True] == [
         tally["own_price"] for tally in json.loads(text)["rows"][0]["tallies"] if "own_price" in tally
@@ -98,10 +97,10 @@ def test_rows_in_any_order_of_siblings():
     data = json.loads(render(made((-1, "scope", "a", 1, 1, 1), (0, "scope", "b", 1, 1, 1), (0, "scope", "c", 1, 1, 1))))
     data["rows"][1:] = reversed(data["rows"][1:])
     data["rows"].append({**data["rows"][1]})
-    loaded = parse(json.dumps(data))
+    read = loaded(json.dumps(data))
 
-    assert ["a", "b", "c"] == [row.frame.name for row in loaded.rows]
-    assert 2 == loaded.find("a/c").usage.input_tokens
+    assert ["a", "b", "c"] == [row.frame.name for row in read.rows]
+    assert 2 == read.find("a/c").usage.input_tokens
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path):
@@ -205,7 +204,7 @@ def test_whatever_else_is_no_report(wrong, tmp_path):
     assert str(raised.value).startswith(f"{file}: ")
     assert raised.value.__cause__ is None
     with pytest.raises(ReportFormatError, match="<string>"):
-        parse(text)
+        loaded(text)
 
 
 def test_truncated_files(tmp_path):

@@ -6,11 +6,10 @@ import re
 
 import pytest
 from support.formats import usage
-from support.reports import made
+from support.reports import build, made
 
 from tokenscope import Report
 from tokenscope._report.formats.order import SORTABLE, SORTS
-from tokenscope._report.report import build
 from tokenscope._usage.calls import Frame
 
 REPORT = build(

@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from support.reports import chain, made
+from support.reports import build, chain, made
 from support.spending import python
 from support.terminal import in_a_terminal
 
 from tokenscope import Report, Usage
-from tokenscope._report.report import build
 from tokenscope._usage.calls import Frame
 
 REPORT = made(

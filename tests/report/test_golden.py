@@ -6,8 +6,8 @@ import pytest
 from support.formats import GOLDEN, PRICED, golden
 
 from tokenscope import Report
-from tokenscope._report.analysis import analysis
-from tokenscope._report.views import cut, pivot
+from tokenscope._report.formats.analysis import render as analysis
+from tokenscope._report.snapshot import cut, pivot
 from tokenscope._version import __version__
 
 VERSION = f"tokenscope {__version__}"

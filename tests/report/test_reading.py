@@ -12,11 +12,12 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.formats import HOSTILE, HUGE
+from support.reports import loaded
 from support.spending import count
 
 from tokenscope import Report, ReportFormatError, Usage, get_tracker, record_tokens, token_scope
 from tokenscope._report.formats import json as json_format
-from tokenscope._report.reading import read
+from tokenscope._report.reading import read_stream
 from tokenscope._scopes.event_log import clear, records
 from tokenscope._tracker.record import Record
 from tokenscope._usage.warnings import forget_warnings
@@ -28,13 +29,14 @@ LINE = {"module": "m", "operation": "o", "model": "x", "provider": "p", "input_t
 
 def spent(report):
     """Return what a report's rows hold, without times and entries, and scopes that spent nothing, which no record tells of."""
-    return [(row.frame, row.tallies) for row in report.rows if row.tallies]
+    return [(row.frame, row.usages) for row in report.rows if row.usages]
 
 
 def read_lines(*lines):
-    """Read lines of records."""
+    """Return the report of lines of records."""
     text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
-    return read(io.BytesIO(text.encode("utf-8", "surrogatepass")), "calls.jsonl")
+    snapshot = read_stream(io.BytesIO(text.encode("utf-8", "surrogatepass")), "calls.jsonl")
+    return Report(snapshot.rows, snapshot.scoped)
 
 
 def lines_of_process():
@@ -184,7 +186,7 @@ def test_a_sink_that_was_told_of_nothing(tmp_path):
 
 def test_a_byte_order_mark():
     """Is no fault in lines of records."""
-    assert 1 == read(io.BytesIO(b"\xef\xbb\xbf" + json.dumps(LINE).encode()), "calls.jsonl").total.calls
+    assert 1 == read_stream(io.BytesIO(b"\xef\xbb\xbf" + json.dumps(LINE).encode()), "calls.jsonl").total.calls
 
 
 def exported(tmp_path, calls=5):
@@ -229,7 +231,7 @@ def test_memory_is_bounded_by_paths(tmp_path):
         with open(jsonl, "w") as file:
             file.writelines(line for _ in range(calls))
         with open(report, "w") as file:
-            file.writelines(json_format.written(read_lines(LINE), (line[:-1] for _ in range(calls))))
+            file.writelines(json_format.pieces(read_lines(LINE), (line[:-1] for _ in range(calls))))
         Report.load(jsonl)
         for path, expected in ((jsonl, calls), (report, 1)):
             tracemalloc.start()
@@ -248,7 +250,7 @@ def test_a_call_10_000_levels_down():
 
     assert 14 == report.total.total_tokens
     assert 10_002 == len(report.rows)
-    assert report == json_format.parse(json_format.render(report))
+    assert report == loaded(json_format.render(report))
 
 
 def test_records_of_very_many_names():

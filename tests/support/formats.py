@@ -6,8 +6,8 @@ import functools
 from decimal import Decimal
 from pathlib import Path
 
+from support.reports import build
 from tokenscope import Report, Usage
-from tokenscope._report.report import build
 from tokenscope._usage.calls import Frame
 
 GOLDEN = Path(__file__).parents[1] / "golden"

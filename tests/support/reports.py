@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from tokenscope import Report, Usage
-from tokenscope._report.report import build
+from tokenscope._report.formats.json import parse
+from tokenscope._report.rows import RowInput
 from tokenscope._usage.calls import Frame
+from tokenscope._usage.keys import UsageKey, tier_of
+from tokenscope._usage.model_usage import ModelUsage
 
 Line = tuple[int, str, str, int, int, int]
+
+
+def build(
+    rows: Iterable[tuple[int, Frame, int, int, Mapping[str, Usage] | list[ModelUsage]]], *, scoped: bool
+) -> Report:
+    """Build a report of rows; usage by model counts as calls of average length whose cost was reported."""
+    return Report.from_rows(
+        (
+            RowInput(*row, [_reported(*each) for each in usages.items()] if isinstance(usages, Mapping) else usages)
+            for *row, usages in rows
+        ),
+        scoped=scoped,
+    )
+
+
+def _reported(model: str, usage: Usage) -> ModelUsage:
+    tier = tier_of(usage.input_tokens // max(1, usage.calls))
+    return ModelUsage(UsageKey(model, tier, "provider"), usage)
+
+
+def loaded(text: str) -> Report:
+    """Return the report in a JSON text."""
+    snapshot = parse(text)
+    return Report(snapshot.rows, snapshot.scoped)
 
 
 def made(*lines: Line, scoped: bool = True) -> Report:

@@ -97,7 +97,7 @@ def test_calls_of_dspy(sink):
     assert all(record["error"] for record in written[3:])
     loaded, report = Report.load(sink.path), scope.report()
     assert report.total == loaded.total
-    assert [(row.frame, row.tallies) for row in report.rows] == [(row.frame, row.tallies) for row in loaded.rows]
+    assert [(row.frame, row.usages) for row in report.rows] == [(row.frame, row.usages) for row in loaded.rows]
     assert all(0 < record["seconds"] < 60 for record in written)
 
 

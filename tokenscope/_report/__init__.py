@@ -1,1 +1,1 @@
-"""Reports: frozen values, and every way of reading, comparing, saving and drawing them."""
+"""Reports: frozen values, what can be read from them, and the formats in which they are drawn, saved and loaded."""

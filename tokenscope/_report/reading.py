@@ -1,51 +1,87 @@
-"""Reading a report: from JSON as it was saved, or from lines of records, which are added up one by one and never kept."""
+"""Reading files: a report from JSON as it was saved, or from lines of records, which are added up one by one and not kept."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import lru_cache
 from itertools import chain
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from tokenscope._report.formats.json import parse
-from tokenscope._report.report import Report
+from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import ROOT, Frame, ScopePath, check_name, is_failure, model_name
-from tokenscope._usage.keys import UsageKey, key_of, tier_of, usage_key
+from tokenscope._usage.keys import key_of, tier_of, usage_key
 from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, check_count, check_money
 from tokenscope._usage.warnings import ReportFormatError, warn_once
 
-_KNOWN: Final = 50_000
-"""How many paths are remembered by the text that names them."""
+_MOST_PATHS: Final = 50_000
+"""How many paths and groups are remembered by the names in a record."""
 _RECORDS: Final = b'"records": ['
+_BOM: Final = b"\xef\xbb\xbf"
 
 
-def read_report(path: str | os.PathLike[str]) -> Report:
-    """Read a report from a file; the text `-` is standard input.
+def read_file(path: str | os.PathLike[str]) -> Snapshot:
+    """Read a report, or add up records, from a file.
 
     Raises:
-        ReportFormatError: what is there is neither a report nor a file of records, or is damaged.
+        ReportFormatError: the file is neither a report nor a file of records, or it is damaged.
         OSError: the file cannot be read.
     """
-    if path == "-":
-        return read(sys.stdin.buffer, "<stdin>")
     with open(path, "rb") as file:
-        return read(file, os.fspath(path))
+        return read_stream(file, os.fspath(path))
 
 
-def read(file: BinaryIO, where: str) -> Report:
-    """Read a report from an open file; `where` names it in errors."""
-    first = next((line for line in file if line.strip()), b"")
-    if first.startswith(b"\xef\xbb\xbf"):
-        first = first[3:]
-    lines = chain([first], file) if first else iter(())
+def read_stream(file: BinaryIO, where: str) -> Snapshot:
+    """Read a report, or add up records, from an open file.
+
+    Args:
+        file: The file. It is read to its end.
+        where: Its name in errors.
+
+    Raises:
+        ReportFormatError: there is neither a report nor a file of records, or it is damaged.
+    """
+    lines = _lines(file)
+    first = next(lines, b"")
     if not first and where.lower().endswith(".jsonl"):
-        return Report()  # of a sink that was told of nothing
-    return _add_up(lines, where) if _is_record(first) else parse(_head(lines, where), where)
+        return Snapshot()  # a sink's file before the first call
+    whole = chain([first], lines)
+    return _add_up(whole, where) if _is_record(first) else parse(_without_records(whole, where), where)
+
+
+def record_lines(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield the records in a file that `read_file` can read, each as a line of JSON; none if it has none."""
+    with open(path, "rb") as file:
+        lines = _lines(file)
+        first = next(lines, b"")
+        if _is_record(first):
+            for line in chain([first], lines):
+                if line.strip() and (line.endswith(b"\n") or _is_record(line)):
+                    yield line.decode().strip()
+            return
+        for line in chain([first], lines):
+            if line.strip() == _RECORDS:
+                record = next(lines, b"")
+                if record.strip() != b"]" and not _is_record(record.strip().removesuffix(b",")):
+                    break
+                while record and record.strip() != b"]":
+                    yield record.decode().strip().removesuffix(",")
+                    record = next(lines, b"")
+                return
+        file.seek(0)
+        # Another program has formatted it. Such a file is not too large for the memory.
+        data = json.loads(file.read().decode("utf-8-sig"))
+        yield from map(json.dumps, data.get("records", []))
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Return the lines of a file from the first that is not blank, without a byte order mark."""
+    first = next((line for line in file if line.strip()), b"")
+    return chain([first.removeprefix(_BOM)], file) if first else iter(())
 
 
 def _is_record(line: bytes) -> bool:
@@ -56,35 +92,11 @@ def _is_record(line: bytes) -> bool:
     return isinstance(data, dict) and "format" not in data and "input_tokens" in data
 
 
-def record_lines(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield the records of a file that `read_report` has read, each as a line of JSON; none where it holds none."""
-    with open(path, "rb") as file:
-        first = next((line for line in file if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
-        if _is_record(first):
-            for line in chain([first], file):
-                if line.strip() and (line.endswith(b"\n") or _is_record(line)):
-                    yield line.decode().strip()
-            return
-        for line in chain([first], file):
-            if line.strip() == _RECORDS:
-                record = next(file, b"")
-                if record.strip() != b"]" and not _is_record(record.strip().removesuffix(b",")):
-                    break
-                while record and record.strip() != b"]":
-                    yield record.decode().strip().removesuffix(",")
-                    record = next(file, b"")
-                return
-        file.seek(0)
-        # Another program has laid it out otherwise. There are no such files of a size that memory cannot hold.
-        data = json.loads(file.read().decode("utf-8-sig"))
-        yield from map(json.dumps, data.get("records", []))
-
-
 # -- reports ------------------------------------------------------------------------------------------------------------
 
 
-def _head(lines: Iterator[bytes], where: str) -> str:
-    """Return a report's text without its records, which are not needed, and may be very many."""
+def _without_records(lines: Iterator[bytes], where: str) -> str:
+    """Return a report's text without its records: they are not needed, and there may be millions."""
     text = bytearray()
     for line in lines:
         if line.strip() == _RECORDS:
@@ -112,75 +124,167 @@ def _skip_records(lines: Iterator[bytes], where: str) -> None:
 
 # -- records ------------------------------------------------------------------------------------------------------------
 
+_decode: Final[Callable[[str], Any]] = json.JSONDecoder().decode
+_ERRORS: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What a damaged record raises."""
+_MORE_TOKENS: Final = TOKENS[2:]
 
-def _add_up(lines: Iterator[bytes], where: str) -> Report:
+
+def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
     table = UsageTable(ROOT)
-    paths = _Paths()
-    decode = json.JSONDecoder().decode
+    records = _Records(table)
     for number, line in enumerate(lines, 1):
+        if records.add_similar(line):
+            continue
         try:
-            path, key, counts, failed = _read_record(decode(line.decode()), paths)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            records.add(_decode(line.decode()))
+        except _ERRORS as error:
             if not line.strip():
                 continue
             if not line.endswith(b"\n"):
                 _warn_of_cut(where, number)
                 break
-            said = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
-            raise ReportFormatError(f"{where}: line {number:,} {said}; it begins {_shown(line)}") from None
-        table.add(path, key, counts)
-        if failed:
-            table.add(path, key._replace(wasted="provider_errors"), counts)
+            problem = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
+            raise ReportFormatError(f"{where}: line {number:,} {problem}; it begins {_shown(line)}") from None
+    records.finish()
     table.warn_of_overflow()
-    return Report.from_table(table, ROOT, scoped=False)
+    return Snapshot.from_table(table, ROOT, scoped=False)
 
 
-class _Paths:
-    """Paths by the frames that name them."""
+class _Sum:
+    """What records of one group and one price tier spent."""
+
+    __slots__ = ("calls", "input_tokens", "more", "output_tokens")
 
     def __init__(self) -> None:
-        self._known: dict[tuple[tuple[str, ...], ...], ScopePath] = {}
+        self.calls = self.input_tokens = self.output_tokens = 0
+        self.more: dict[str, int] = {}
 
-    def __getitem__(self, frames: list[list[str]]) -> ScopePath:
-        key = tuple(map(tuple, frames))
-        path = self._known.get(key)
+
+class _Group(NamedTuple):
+    """Records of one path and model."""
+
+    frames: list[list[str]]
+    path: ScopePath
+    model: str
+    sums: dict[int, _Sum]  # by price tier
+
+
+class _Records:
+    """Adds up records in a table.
+
+    Most records are similar to an earlier one: they have the same path and model, and neither an error nor a cost. Their names
+    need no check, their path is known, and their numbers are added to those of their group.
+    """
+
+    def __init__(self, table: UsageTable) -> None:
+        self._table = table
+        self._parse = _parser()
+        self._groups: dict[tuple[Any, ...], _Group] = {}
+        self._paths: dict[tuple[tuple[str, ...], ...], ScopePath] = {}
+
+    def add_similar(self, line: bytes) -> bool:
+        """Add a record if it is similar to an earlier one; return whether it is."""
+        try:
+            record = self._parse(line)
+            get = record.get
+            group = self._groups.get((get("scope") or get("module"), get("model"), get("provider")))
+            frames = get("frames")
+            if group is None or group.frames != (_frames(record) if frames is None else frames):
+                return False
+        except _ERRORS:
+            return False  # `add` says what is wrong, or reads it: integers of any size, for example
+        if "error" in record or "cost" in record or "cached" in record or "saved" in record:
+            return False
+        input_tokens, output_tokens = get("input_tokens"), get("output_tokens")
+        if type(input_tokens) is not int or type(output_tokens) is not int or input_tokens <= 0 or output_tokens < 0:
+            return False
+        more: list[tuple[str, int]] = []
+        for name in _MORE_TOKENS:
+            if name in record:
+                count = record[name]
+                if type(count) is not int or count < 0:
+                    return False
+                more.append((name, count))
+        tier = tier_of(input_tokens)
+        found = group.sums.get(tier)
+        if found is None:
+            found = group.sums[tier] = _Sum()
+        found.calls += 1
+        found.input_tokens += input_tokens
+        found.output_tokens += output_tokens
+        for name, count in more:
+            found.more[name] = found.more.get(name, 0) + count
+        return True
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Check a record, and add it.
+
+        Raises:
+            Exception: one of `_ERRORS`, if it is damaged.
+        """
+        if not isinstance(record, dict):
+            raise TypeError("a record must be an object")
+        get = record.get
+        frames = get("frames")
+        if frames is None:
+            frames = _frames(record)
+        provider = get("provider") or None
+        model = _model(
+            check_name("model", record["model"]), None if provider is None else check_name("provider", provider)
+        )
+        cached, error, saved, cost = bool(get("cached")), get("error"), get("saved"), get("cost")
+        spent: Callable[..., Any] = get if saved is None else saved.get
+        tokens = [check_count(name, spent(name, 0)) for name in TOKENS]
+        money = ZERO_COUNTS.cost if cost is None else _dollars(cost)
+        counts = Counts._make((1, int(cached), int(error is not None), *tokens, money))
+        if saved is not None:
+            key = usage_key(model, tier_of(counts.input_tokens), "cache")
+        else:
+            key = key_of(model, counts, cost_is_told=cost is not None)
+        failed = error is not None and is_failure(error)
+
+        path = self._path(frames)
+        self._table.add(path, key, counts)
+        if failed:
+            self._table.add(path, key._replace(wasted="provider_errors"), counts)
+        group = get("scope") or get("module"), record["model"], get("provider")
+        if len(self._groups) < _MOST_PATHS:
+            self._groups.setdefault(group, _Group(frames, path, model, {}))
+
+    def finish(self) -> None:
+        """Add the sums of similar records to the table."""
+        for group in self._groups.values():
+            for tier, found in group.sums.items():
+                tokens = {"input_tokens": found.input_tokens, "output_tokens": found.output_tokens, **found.more}
+                counts = Counts._make((found.calls, 0, 0, *(tokens.get(name, 0) for name in TOKENS), ZERO_COUNTS.cost))
+                self._table.add(group.path, usage_key(group.model, tier, "table"), counts)
+
+    def _path(self, frames: list[list[str]]) -> ScopePath:
+        names = tuple(map(tuple, frames))
+        path = self._paths.get(names)
         if path is None:
             path = ROOT
-            for kind, name in key:
+            for kind, name in names:
                 path = path.child(Frame(check_name("kind", kind), check_name("name", name)))
-            if len(self._known) < _KNOWN:
-                self._known[key] = path
+            if len(self._paths) < _MOST_PATHS:
+                self._paths[names] = path
         return path
 
 
-def _read_record(record: dict[str, Any], paths: _Paths) -> tuple[ScopePath, UsageKey, Counts, bool]:
-    """Return where a record's call was made, what it is added up by, what it spent, and whether that was for nothing."""
-    if not isinstance(record, dict):
-        raise TypeError("a record must be an object")
-    frames = record.get("frames")
-    if frames is None:
-        frames = [
-            ["module", record["module"]],
-            *([["operation", record["operation"]]] if record.get("operation") else []),
-        ]
-    get = record.get
-    provider = get("provider") or None
-    model = _model(check_name("model", record["model"]), None if provider is None else check_name("provider", provider))
-    cached, failed = bool(get("cached")), get("error") is not None
-    saved = get("saved")
-    spent: Callable[..., Any] = get if saved is None else saved.get
-    tokens = [
-        value if type(value := spent(name, 0)) is int and value >= 0 else check_count(name, value) for name in TOKENS
-    ]
-    cost = get("cost")
-    money = ZERO_COUNTS.cost if cost is None else _dollars(cost)
-    counts = Counts._make((1, int(cached), int(failed), *tokens, money))
-    if saved is not None:
-        key = usage_key(model, tier_of(counts.input_tokens), "cache")
-    else:
-        key = key_of(model, counts, cost_is_told=cost is not None)
-    error = get("error")
-    return paths[frames], key, counts, error is not None and is_failure(error)
+def _parser() -> Callable[[bytes], Any]:
+    """Return orjson's parser, which takes a third of the time of json's, if it is installed. dspy depends on it."""
+    try:
+        from orjson import loads
+    except ImportError:
+        return lambda line: _decode(line.decode())
+    return loads
+
+
+def _frames(record: dict[str, Any]) -> list[list[str]]:
+    """Return the path of a record that another program wrote, as its module and operation say."""
+    operation = record.get("operation")
+    return [["module", record["module"]], *([["operation", operation]] if operation else [])]
 
 
 def _dollars(value: object) -> Decimal:

@@ -1,102 +1,109 @@
-"""Rows of a report, and drafts: rows in the making, from which the canonical order is frozen."""
+"""Rows: what was counted at each path of a report, in one canonical order, and how they are built.
+
+Parents come before their children, siblings in the order of their names. So equal reports have equal rows, and a tree of any
+depth is walked without recursion.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.model_usage import ModelUsage, by_key, by_model
+from tokenscope._usage.model_usage import ModelUsage, by_model
 from tokenscope._usage.usage import Usage
 
-_SHOWN_WHERE_SPENT: Final = frozenset({"tool", "evaluate", "compile", "phase"})
+_ONLY_WITH_CALLS: Final = frozenset({"tool", "evaluate", "compile", "phase"})
+"""Kinds of scopes that a report leaves out unless a call was made below them."""
 
 
 class Row(NamedTuple):
-    """One path of a report: what was counted at that path itself."""
+    """What was counted at one path itself."""
 
     parent: int  # the index of the row above; -1 at the top level
     frame: Frame
     entries: int
     nanoseconds: int
     models: tuple[tuple[str, Usage], ...]  # what was spent, by model
-    tallies: tuple[ModelUsage, ...]  # the same, as finely as prices need it
+    usages: tuple[ModelUsage, ...]  # the same as finely as prices need it, and what was saved and wasted
 
 
 class RowInput(NamedTuple):
-    """A row to be."""
+    """A row before it is put in order. Several may have one path; they are added up."""
 
-    parent: int  # the index of the line above it, or -1
+    parent: int  # the index of the input above, which comes before this one; -1 at the top level
     frame: Frame
     entries: int
     nanoseconds: int
-    spent: Mapping[str, Usage] | list[ModelUsage] | tuple[ModelUsage, ...]
+    usages: Iterable[ModelUsage]
 
 
 class RowBuilder:
-    """A row in the making."""
+    """A tree to which counts are added, path by path, until its rows are frozen."""
 
-    __slots__ = ("children", "entries", "nanoseconds", "tallies")
+    __slots__ = ("children", "entries", "nanoseconds", "usages")
 
     def __init__(self) -> None:
         self.entries = 0
         self.nanoseconds = 0
-        self.tallies: dict[UsageKey, Usage] = {}
+        self.usages: dict[UsageKey, Usage] = {}
         self.children: dict[Frame, RowBuilder] = {}
 
-    def below(self, frame: Frame) -> RowBuilder:
+    def child(self, frame: Frame) -> RowBuilder:
+        """Return the builder one level further down."""
         found = self.children.get(frame)
         if found is None:
             found = self.children[frame] = RowBuilder()
         return found
 
     def add(self, key: UsageKey, usage: Usage) -> None:
-        found = self.tallies.get(key)
-        self.tallies[key] = usage if found is None else found + usage
+        """Add what calls of one key spent at this path."""
+        found = self.usages.get(key)
+        self.usages[key] = usage if found is None else found + usage
+
+    def add_rows(self, inputs: Iterable[RowInput | Row]) -> RowBuilder:
+        """Add rows below this path, and return this builder."""
+        builders: list[RowBuilder] = []
+        for each in inputs:
+            builder = (builders[each.parent] if each.parent >= 0 else self).child(each.frame)
+            builder.entries += each.entries
+            builder.nanoseconds += each.nanoseconds
+            for key, usage in each.usages:
+                builder.add(key, usage)
+            builders.append(builder)
+        return self
 
     def prune(self) -> None:
-        """Drop tools, evaluations and optimizers below which no call was made."""
+        """Remove tools, evaluations and optimizers below which no call was made."""
         order: list[tuple[RowBuilder, Frame, RowBuilder]] = []
         stack: list[RowBuilder] = [self]
         while stack:
-            draft = stack.pop()
-            order.extend((draft, frame, child) for frame, child in draft.children.items())
-            stack.extend(draft.children.values())
-        spent: set[int] = set()
-        for above, frame, draft in reversed(order):
-            if draft.tallies or id(draft) in spent:
-                spent.add(id(above))
-            elif frame.kind in _SHOWN_WHERE_SPENT:
+            builder = stack.pop()
+            order.extend((builder, frame, child) for frame, child in builder.children.items())
+            stack.extend(builder.children.values())
+        with_calls: set[int] = set()
+        for above, frame, builder in reversed(order):
+            if builder.usages or id(builder) in with_calls:
+                with_calls.add(id(above))
+            elif frame.kind in _ONLY_WITH_CALLS:
                 del above.children[frame]
 
     def freeze(self) -> tuple[Row, ...]:
-        """Return the rows below, in canonical order."""
+        """Return the rows below this path, in canonical order."""
         rows: list[Row] = []
-        stack = [(-1, frame, draft) for frame, draft in sorted(self.children.items(), key=_by_name, reverse=True)]
+        stack = [(-1, frame, child) for frame, child in self._sorted_children()]
         while stack:
-            parent, frame, draft = stack.pop()
+            parent, frame, builder = stack.pop()
             index = len(rows)
-            tallies = tuple(ModelUsage(key, draft.tallies[key]) for key in sorted(draft.tallies, key=_rank))
-            rows.append(Row(parent, frame, draft.entries, draft.nanoseconds, by_model(tallies), tallies))
-            stack.extend((index, f, d) for f, d in sorted(draft.children.items(), key=_by_name, reverse=True))
+            usages = tuple(ModelUsage(key, builder.usages[key]) for key in sorted(builder.usages, key=_rank))
+            rows.append(Row(parent, frame, builder.entries, builder.nanoseconds, by_model(usages), usages))
+            stack.extend((index, frame, child) for frame, child in builder._sorted_children())
         return tuple(rows)
 
-
-def drafted(
-    lines: Iterable[RowInput | tuple[int, Frame, int, int, Mapping[str, Usage]]], top: RowBuilder | None = None
-) -> RowBuilder:
-    """Add lines, those above before those below, to what lies below `top`, and return that."""
-    top = top or RowBuilder()
-    drafts: list[RowBuilder] = []
-    for parent, frame, entries, nanoseconds, spent in lines:
-        draft = (drafts[parent] if parent >= 0 else top).below(frame)
-        draft.entries += entries
-        draft.nanoseconds += nanoseconds
-        for key, usage in by_key(spent):
-            draft.add(key, usage)
-        drafts.append(draft)
-    return top
+    def _sorted_children(self) -> list[tuple[Frame, RowBuilder]]:
+        """Return the children, the last one first, as a stack takes them."""
+        return sorted(self.children.items(), key=_by_name, reverse=True)
 
 
 def _rank(key: UsageKey) -> tuple[str, int, int, int]:

@@ -1,4 +1,4 @@
-"""Nodes and breakdowns: what the views of a report are made of."""
+"""The tree of a report, its nodes, and breakdowns of usage by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenscope._usage.usage import ZERO, Usage
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """A level of the tree.
+    """One scope of the tree.
 
     Args:
         name: The scope's name.
@@ -21,10 +21,10 @@ class Node:
             `phase` (of an optimizer), or `root`.
         usage: What was spent here and below.
         own: What was spent here itself.
-        by_model: The same as `usage`, by model.
+        by_model: `usage`, by model.
         entries: How often it was entered.
-        seconds: How long it was open, all entries together, in seconds.
-        children: The levels below, the costliest first.
+        seconds: How long it was open, in seconds, all entries together.
+        children: The scopes one level below, the costliest first.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Node:
     children: tuple[Node, ...]
 
     def walk(self) -> Iterator[tuple[int, Node]]:
-        """Yield every node below and this one first, with its depth, in the order of the tree."""
+        """Yield this node and every node below, each with its depth, parents before children."""
         stack: list[tuple[int, Node]] = [(0, self)]
         while stack:
             depth, node = stack.pop()
@@ -49,14 +49,14 @@ class Node:
 
 
 class Breakdown(dict[str, Usage]):
-    """Usage by name; a name that is not there is a KeyError that shows the nearest ones."""
+    """Usage by name, the costliest first. The KeyError for a missing name shows the nearest names."""
 
     def __missing__(self, name: object) -> Usage:
         raise KeyError(no_such(str(name), self))
 
 
 def tree_of(rows: Sequence[Row], *, scoped: bool) -> Node:
-    """Return the tree of a report's rows: the one at the top level for a scope's, else a nameless node above them."""
+    """Return the tree of a report's rows: a scope's own node, or a nameless root above the top level of a process."""
     below: list[list[Node]] = [[] for _ in rows]
     top: list[Node] = []
     for index in range(len(rows) - 1, -1, -1):
@@ -69,14 +69,20 @@ def tree_of(rows: Sequence[Row], *, scoped: bool) -> Node:
     return _node(Frame("root", ""), {}, 1, sum(node.seconds for node in top), top)
 
 
-def find(root: Node, path: str) -> Node:
-    """Return the node at a path of names joined by `/`; names may hold some themselves.
+def rooted(tree: Node) -> Node:
+    """Return a tree with a nameless root above its top level, as the tree of a process has one."""
+    if tree.kind == "root":
+        return tree
+    return Node("", "root", tree.usage, ZERO, tree.by_model, 1, tree.seconds, (tree,))
+
+
+def find(tree: Node, path: str) -> Node:
+    """Return the node at a path of names joined by `/`. A name may contain a `/` itself.
 
     Raises:
-        KeyError: there is no such node; the message shows the nearest names.
+        KeyError: there is no such node. The message shows the nearest names.
     """
-    above = Node("", "root", root.usage, ZERO, root.by_model, 1, root.seconds, (root,))
-    candidates = [(root if root.kind == "root" else above, path)]
+    candidates = [(rooted(tree), path)]
     nearest: tuple[int, Node] = (len(path) + 1, candidates[0][0])
     while candidates:
         node, rest = candidates.pop()
@@ -111,10 +117,12 @@ def _node(frame: Frame, own: dict[str, Usage], entries: int, seconds: float, chi
 
 
 def costliest_first(usages: Breakdown) -> Breakdown:
+    """Return a breakdown in the order of tokens, then of names."""
     return Breakdown(sorted(usages.items(), key=lambda item: (-item[1].total_tokens, item[0])))
 
 
 def no_such(name: str, names: Iterable[str], where: str = "") -> str:
+    """Return the message for a missing name: it shows the nearest names."""
     known = list(names)
     near = difflib.get_close_matches(name.partition("/")[0], known, n=3, cutoff=0.4) or known[:5]
     return (

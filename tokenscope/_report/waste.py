@@ -1,4 +1,4 @@
-"""Waste: what calls spent that bought nothing, by module and by the reason."""
+"""Waste: what calls spent without a use, by module and by reason."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tokenscope._usage.usage import ZERO, Usage
 
 @dataclass(frozen=True, slots=True)
 class Waste:
-    """What a module spent that bought nothing, by the reason: each call counts for one.
+    """What a module wasted, by reason. Each call has one reason.
 
     Args:
         failed_parses: Calls whose answer DSPy's adapter could not read, so that it asked again, or the module failed.
-        provider_errors: Calls that ended in an error; cancelled ones are none.
-        retries: Attempts of `dspy.Refine`, `dspy.BestOfN` and `dspy.ProgramOfThought` that were thrown away for another one,
-            and the advice between them.
-        stragglers: What ran twice because DSPy took it for stuck: the run that came second.
+        provider_errors: Calls that ended in an error. Cancelled calls are not among them.
+        retries: Attempts of `dspy.Refine`, `dspy.BestOfN` and `dspy.ProgramOfThought` that another attempt replaced, and
+            the advice between them.
+        stragglers: Items that DSPy ran twice because the first run seemed stuck: the run that ended last.
     """
 
     failed_parses: Usage = ZERO
@@ -30,21 +30,21 @@ class Waste:
 
     @property
     def total(self) -> Usage:
-        """All of it."""
+        """The waste of all reasons."""
         return sum((usage for _, usage in self.reasons()), ZERO)
 
     def reasons(self) -> list[tuple[str, Usage]]:
-        """Return the reasons there were, and what went for each."""
+        """Return each reason that occurred, with what was wasted for it."""
         named = [(field.name, getattr(self, field.name)) for field in fields(self)]
         return [(name, usage) for name, usage in named if usage]
 
     def __repr__(self) -> str:
-        told = (f"{name}: {usage.total_tokens:,} tokens" for name, usage in self.reasons())
-        return f"<Waste {'; '.join(told) or 'of nothing'}>"
+        reasons = (f"{name}: {usage.total_tokens:,} tokens" for name, usage in self.reasons())
+        return f"<Waste {'; '.join(reasons) or 'of nothing'}>"
 
 
 class Wastes(dict[str, Waste]):
-    """Waste by module; a name that is not there is a KeyError that shows the nearest ones."""
+    """Waste by module. The KeyError for a missing name shows the nearest names."""
 
     @property
     def total(self) -> Waste:
@@ -56,13 +56,12 @@ class Wastes(dict[str, Waste]):
 
 
 def waste_by_module(rows: Iterable[Row]) -> Wastes:
-    """Add up what rows tell of waste, by module, those first that wasted most tokens."""
+    """Return the waste of each module, the most wasteful first."""
     found: dict[str, dict[str, Usage]] = {}
-    for row, place in attributions(rows):
-        for tally in row.tallies:
-            why = tally.key.wasted
-            if why is not None:
-                reasons = found.setdefault(place.whose, {})
-                reasons[why] = reasons.get(why, ZERO) + tally.usage
+    for row, attribution in attributions(rows):
+        for key, usage in row.usages:
+            if key.wasted is not None:
+                reasons = found.setdefault(attribution.module, {})
+                reasons[key.wasted] = reasons.get(key.wasted, ZERO) + usage
     wastes = {name: Waste(**reasons) for name, reasons in found.items()}
     return Wastes(sorted(wastes.items(), key=lambda item: (-item[1].total.total_tokens, item[0])))

@@ -11,8 +11,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from tokenscope._report.attribution import Attribution
-from tokenscope._usage.calls import NO_SCOPE, Call, Frame, ScopePath
+from tokenscope._report.attribution import attribution_of
+from tokenscope._usage.calls import Call, Frame, ScopePath
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.usage import TOKENS, Usage
 
@@ -33,14 +33,8 @@ class _Place(NamedTuple):
 
 @lru_cache(maxsize=4_096)
 def _place_of(path: ScopePath) -> _Place:
-    attribution: Attribution | None = None
-    operation = ""
-    for frame in path:
-        attribution = Attribution(attribution, frame)
-        if frame.kind in ("module", "operation"):
-            operation = frame.name if frame.kind == "operation" else ""
-    module = NO_SCOPE.name if attribution is None else attribution.whose
-    return _Place(module, operation, "/".join(path.names), tuple(path))
+    attribution = attribution_of(path)
+    return _Place(attribution.module, attribution.operation, "/".join(path.names), tuple(path))
 
 
 class Record(Mapping[str, Any]):

@@ -136,11 +136,11 @@ class TokenTracker:
         from tokenscope._report.formats import json
 
         records = (json.line(record.to_dict()) for record in self.records) if include_records else None
-        write_whole(Path(filepath), json.written(self.report(), records))
+        write_whole(Path(filepath), json.pieces(self.report(), records))
 
     def print_summary(self) -> None:
         """Print the totals, by module and by model, to standard output."""
-        from tokenscope._report.views import pivot
+        from tokenscope._report.snapshot import pivot
 
         report = self.report()
         print(f"By module\n{pivot(report, 'module')!s}\n\nBy model\n{pivot(report, 'model')!s}")  # noqa: T201

@@ -91,7 +91,7 @@ def _amount(text: str, number: str, expected: str) -> Decimal:
 
 def read(files: Sequence[str]) -> Report:
     """Return the sum of the reports in files; `-` is standard input."""
-    from tokenscope._report.reading import read_report
+    from tokenscope._report.reading import read_file, read_stream
     from tokenscope._report.report import Report
 
     if files.count(STANDARD) > 1:
@@ -103,7 +103,7 @@ def read(files: Sequence[str]) -> Report:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", TokenScopeWarning)
-                total += read_report(file)
+                total += read_stream(sys.stdin.buffer, "<stdin>") if file == STANDARD else read_file(file)
         except ReportFormatError as error:
             raise CommandError(printable(str(error))) from error
         except OSError as error:

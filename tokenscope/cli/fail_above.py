@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from tokenscope._report.diff import EXACT, Amount, Diff, percent
+from tokenscope._report.changes import EXACT, Amount, Comparison, percent
 from tokenscope._report.formats.text import money
 
 
@@ -17,7 +17,7 @@ class Verdict(NamedTuple):
     """What grew by how much, and what could not be compared. Empty if there is nothing to report."""
 
 
-def check_growth(diff: Diff, limit: Decimal) -> Verdict:
+def check_growth(diff: Comparison, limit: Decimal) -> Verdict:
     """Check that neither total tokens nor total cost grew by more than a limit.
 
     Args:
@@ -49,5 +49,5 @@ def _growth(old: Amount, new: Amount, limit: Decimal) -> str:
     growth = percent(old, new)
     if growth is None:
         return "from nothing"
-    shown = (f"{growth:,.{attributions}f}" for attributions in range(1, 20))
+    shown = (f"{growth:,.{places}f}" for places in range(1, 20))
     return f"by {next((each for each in shown if Decimal(each.replace(',', '')) > limit), f'{growth:,.1f}')}%"

@@ -5,6 +5,7 @@ Each command imports the code that does its work when it runs, so that help and 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from itertools import chain
@@ -101,7 +102,7 @@ def show(
     if by and form == "table":
         options["title"] = by.capitalize()
 
-    from tokenscope._report.views import cut, pivot
+    from tokenscope._report.snapshot import cut, pivot
 
     report = read(files)
     if by:
@@ -109,9 +110,9 @@ def show(
     if depth:
         report = cut(report, depth)
     if form == "tree" and output in (None, "-"):
-        from tokenscope._report.formats import tree
+        from tokenscope._report.formats.tree import drawing
 
-        write(tree.for_stdout(report, sort=sort or "tokens"), output, drawn=True)
+        write(drawing(report, sort or "tokens").on(sys.stdout), output, drawn=True)
     else:
         write(report.render(form, **options), output)
 
@@ -187,7 +188,7 @@ def merge(files: tuple[str, ...], records: bool, output: str) -> None:
     from tokenscope._report.formats import json
     from tokenscope._report.reading import record_lines
 
-    write(json.written(report, chain.from_iterable(map(record_lines, files)) if records else None), output)
+    write(json.pieces(report, chain.from_iterable(map(record_lines, files)) if records else None), output)
 
 
 @main.command(
@@ -206,11 +207,10 @@ def analyze(files: tuple[str, ...], samples: int | None, form: str | None, outpu
 
     Several FILEs are added up. - is standard input.
     """
-    from tokenscope._report.analysis import FORMATS as ANALYSES
-    from tokenscope._report.analysis import analysis
+    from tokenscope._report.formats import analysis
 
-    form = form or format_for(output, ANALYSES, "text")
-    write(analysis(read(files), samples, form), output)
+    form = form or format_for(output, analysis.FORMATS, "text")
+    write(analysis.render(read(files), samples, form), output)
 
 
 @main.command()

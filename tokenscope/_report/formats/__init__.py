@@ -1,17 +1,11 @@
-"""The formats of a report, by name and by file suffix: each a module with one function, `render(report, ...) -> str`."""
+"""The formats of a report, by name and by file suffix. Each is a module with a function `render(snapshot, ...) -> str`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
-
-from tokenscope._report.files import write_whole
-
-if TYPE_CHECKING:
-    from tokenscope._report.report import Report
+from typing import Final
 
 FORMATS: Final = {
     "tree": ".txt",
@@ -23,7 +17,7 @@ FORMATS: Final = {
     "speedscope": ".speedscope.json",
     "folded": ".folded",
 }
-"""Each format's name and the suffix of its files; the table has none of its own."""
+"""The name of each format and the suffix of its files. A table has no suffix of its own."""
 
 
 def renderer(name: str) -> Callable[..., str]:
@@ -39,11 +33,11 @@ def renderer(name: str) -> Callable[..., str]:
 
 
 def format_of(path: str | os.PathLike[str], formats: Mapping[str, str] = FORMATS) -> str:
-    """Return the name of the format that a file's suffix stands for.
+    """Return the name of the format that has a file's suffix.
 
     Args:
         path: The file.
-        formats: The suffix of each format, `""` where it has none.
+        formats: The suffix of each format, `""` for none.
 
     Raises:
         ValueError: no format has that suffix.
@@ -57,8 +51,3 @@ def format_of(path: str | os.PathLike[str], formats: Mapping[str, str] = FORMATS
         f"{os.fspath(path)!r}: the suffix says the format, and must be one of "
         + ", ".join(f"{suffix} ({each})" for suffix, each in by_suffix.items())
     )
-
-
-def save(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write a report to a file, whole or not at all, in the format of its suffix."""
-    write_whole(Path(path), renderer(format_of(path))(report))

@@ -4,8 +4,8 @@
     pipeline,scope,1,1.5,0,…,0,0,0,0,2191,0.0031
     pipeline/ResearchAgent,dspy,1,1.2,3,…,0.0031,0,0,0,2191,0.0031
 
-The counts are what was spent at the path itself, so that a column adds up to the report's total; `subtree_…` is that and
-everything below. A cost that nobody knows is an empty cell. What a spreadsheet would take for a formula begins with `'`.
+The counts are what was spent at the path itself, so that a column adds up to the report's total. `subtree_…` is that and
+everything below. An unknown cost is an empty cell. Text that a spreadsheet would take for a formula begins with `'`.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import csv
 import io
 from typing import Final
 
-from tokenscope._report.formats.stacks import stacks
+from tokenscope._report.formats.order import stacks
 from tokenscope._report.formats.text import number, printable
-from tokenscope._report.report import Report
+from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import FIELDS, Usage
 
 _COUNTS: Final = tuple(name for name in FIELDS if name not in ("cost", "saved_cost"))
 _HEAD: Final = ("path", "kind", "entries", "seconds", *FIELDS, "subtree_tokens", "subtree_cost")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001 - Excel takes them for the others
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001 - Excel takes the wide ones for the others
 
 
-def render(report: Report, *, sort: str = "tokens") -> str:
+def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
     """Return the rows, each parent before its children.
 
     Args:
-        report: What to write.
-        sort: What siblings are ordered by: `tokens`, `cost`, `calls`, `time` or `name`.
+        snapshot: What to write.
+        sort: The order of siblings: `tokens`, `cost`, `calls`, `time` or `name`.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(_HEAD)
-    for stack in stacks(report, sort):
+    for stack in stacks(snapshot.tree(), sort):
         node = stack[-1]
         writer.writerow(
             (

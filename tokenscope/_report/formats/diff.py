@@ -6,7 +6,7 @@
     │  └─ + critic               0   1,610  +1,610     new     +7  +$0.0023
     └─ - ingest              1,260       0  -1,260    gone     -6  -$0.0002
 
-Each line holds what was spent there and below. What is equal in both reports is left out.
+Each line has what was spent there and below. Paths that are equal in both reports are left out.
 """
 
 from __future__ import annotations
@@ -17,23 +17,20 @@ from decimal import Decimal
 from functools import partial
 from typing import Final
 
-from rich.cells import cell_len, set_cell_size
-
-from tokenscope._report.diff import Change, Diff, percent
-from tokenscope._report.formats import terminal as _terminal
-from tokenscope._report.formats.markdown import code
-from tokenscope._report.formats.stacks import DEEPEST
+from tokenscope._report.changes import Change, Comparison, percent
+from tokenscope._report.formats.columns import Column, Columns, ScopeColumn, guides
+from tokenscope._report.formats.markdown import code, indent, table
+from tokenscope._report.formats.order import DEEPEST
+from tokenscope._report.formats.terminal import WIDTH, Drawing, Line
 from tokenscope._report.formats.text import UNKNOWN, dollars, money, printable, summary, unpriced
 from tokenscope._version import __version__
 
 FORMATS: Final = {"text": ".txt", "markdown": ".md", "json": ".json"}
-"""Each format's name and the suffix of its files."""
+"""The name of each format and the suffix of its files."""
 JSON_FORMAT: Final = 1  # 1: the first
-_DEEPEST_GUIDE: Final = 30  # levels drawn with guides; further ones say their number
-_SHORTEST_NAME: Final = 12
-_GAP: Final = "  "
-_HEAD: Final = ("before", "after", "change", "growth", "calls", "cost")
-_NOTHING: Final = ("", "0", "$0.00", UNKNOWN)  # a column of these only is left out
+_HEADS: Final = ("before", "after", "change", "growth", "calls", "cost")
+_BLANKS: Final = ("", "0", "$0.00", UNKNOWN)
+_COLUMNS: Final = (*map(Column, _HEADS[:3]), *(Column(head, _BLANKS) for head in _HEADS[3:]))
 _MARKS: Final = {"new": "+ ", "gone": "- ", "changed": ""}
 _STYLES: Final = {"new": "bold", "gone": "dim", "changed": ""}
 
@@ -49,7 +46,7 @@ def renderer(name: str) -> Callable[..., str]:
     return {"text": text, "markdown": markdown, "json": as_json}[name]
 
 
-def text(diff: Diff, *, width: int = _terminal.WIDTH, ascii_only: bool = False) -> str:
+def text(diff: Comparison, *, width: int = WIDTH, ascii_only: bool = False) -> str:
     """Return the diff as plain text.
 
     Args:
@@ -57,37 +54,27 @@ def text(diff: Diff, *, width: int = _terminal.WIDTH, ascii_only: bool = False) 
         width: The width to keep to, in cells.
         ascii_only: Draw guides with ASCII characters.
     """
-    return _terminal.plain(_layout(diff, width, ascii_only))
+    return drawing(diff).plain(width, ascii_only=ascii_only)
 
 
-def for_stdout(diff: Diff) -> str:
-    """Return the diff as standard output can show it: its width, its colours, its encoding."""
-    return _terminal.for_stdout(partial(_layout, diff))
+def drawing(diff: Comparison) -> Drawing:
+    """Return the diff as a drawing."""
+    return Drawing(partial(_draw, diff))
 
 
-class Rich(_terminal.Printable):
-    """The diff as something rich can print."""
-
-    def __init__(self, diff: Diff) -> None:
-        super().__init__(partial(_layout, diff))
-
-
-def markdown(diff: Diff) -> str:
+def markdown(diff: Comparison) -> str:
     """Return the diff as a Markdown document, for a pull request or a note."""
     lines = [f"**{headline(diff)}**"]
     if diff:
-        lines += ["", "| Scope | " + " | ".join(head.capitalize() for head in _HEAD) + " |"]
-        lines += ["|:--|" + "--:|" * len(_HEAD)]
-    for change in diff.changes:
-        depth = change.where.depth - 1
-        indent = "&nbsp;&nbsp;" * depth if depth <= _DEEPEST_GUIDE else f"{depth:,}&gt; "
-        lines.append(f"| {indent}{code(change.name)} | " + " | ".join(_cells(change)) + " |")
+        heads = ("Scope", *(head.capitalize() for head in _HEADS))
+        rows = ((indent(change.where.depth - 1) + code(change.name), *_cells(change)) for change in diff.changes)
+        lines += ["", *table(heads, rows)]
     if note := _unpriced(diff, code):
         lines += ["", note]
     return "\n".join(lines) + "\n"
 
 
-def as_json(diff: Diff) -> str:
+def as_json(diff: Comparison) -> str:
     """Return the diff as JSON, for scripts: totals, growth in percent, and the changes down to the 1,000th level."""
     head = {
         "diff": JSON_FORMAT,
@@ -113,7 +100,7 @@ def _numbers(change: Change) -> dict[str, object]:
     }
 
 
-def headline(diff: Diff) -> str:
+def headline(diff: Comparison) -> str:
     """Return the totals, before and after, as a sentence."""
     total = diff.total
     before, after = total.before, total.after
@@ -139,7 +126,7 @@ def _from_to(what: str, before: str, after: str, change: str, growth: float | No
 
 
 def signed(count: int) -> str:
-    """Return a number with its sign, nothing for none."""
+    """Return a number with its sign; 0 has none."""
     return f"{count:+,}" if count else "0"
 
 
@@ -154,35 +141,22 @@ def signed_dollars(amount: Decimal) -> str:
     return sign + dollars(amount.copy_abs())
 
 
-def _layout(diff: Diff, width: int, ascii_only: bool) -> Iterator[_terminal.Line]:
-    """Yield the lines."""
+def _draw(diff: Comparison, width: int, ascii_only: bool) -> Iterator[Line]:
     if not diff:
         yield [(headline(diff), "dim")]
         return
-    guides = list(_guides(diff.changes, ascii_only))
+    rows = [_cells(change) for change in diff.changes]
+    columns = Columns(_COLUMNS, rows)
+    depths = [change.where.depth - 1 for change in diff.changes]
     names = [_MARKS[change.status] + printable(change.name) for change in diff.changes]
-    cells = [_cells(change) for change in diff.changes]
-    columns = [
-        max(len(head), *(len(row[i]) for row in cells)) if any(row[i] not in _NOTHING for row in cells) or i < 3 else 0
-        for i, head in enumerate(_HEAD)
-    ]
-    numbers = sum(len(_GAP) + column for column in columns if column)
-    longest = max(len("scope"), *(cell_len(guide) + cell_len(name) for guide, name in zip(guides, names, strict=True)))
-    room = min(longest, max(_SHORTEST_NAME, width - numbers))
+    scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), names)
+    scopes.narrow(width - columns.width)
 
-    def aligned(row: tuple[str, ...]) -> Iterator[str]:
-        return (_GAP + cell.rjust(column) if column else "" for cell, column in zip(row, columns, strict=True))
-
-    yield [(set_cell_size("scope", room), "bold"), *((cell, "bold") for cell in aligned(_HEAD))]
-    for change, guide, name, row in zip(diff.changes, guides, names, cells, strict=True):
-        for_name = max(room - cell_len(guide), min(4, cell_len(name)))
+    yield [(scopes.head, "bold"), *columns.styled(columns.heads, ["bold"] * len(_COLUMNS))]
+    name_styles = [_STYLES[change.status] for change in diff.changes]
+    for change, row, scope in zip(diff.changes, rows, scopes.lines(name_styles, ascii_only=ascii_only), strict=True):
         colour = _colour(change)
-        styles = ("", "", colour, colour, "", colour)
-        yield [
-            (set_cell_size(guide, room - for_name), "dim"),
-            (_terminal.fit(name, for_name, ascii_only), _STYLES[change.status]),
-            *zip(aligned(row), styles, strict=True),
-        ]
+        yield [*scope, *columns.styled(row, ("", "", colour, colour, "", colour))]
     yield [(headline(diff), "dim")]
     if note := _unpriced(diff):
         yield [(note, "dim")]
@@ -205,30 +179,5 @@ def _colour(change: Change) -> str:
     return "red" if more > 0 else "green" if more < 0 else ""
 
 
-def _guides(changes: tuple[Change, ...], ascii_only: bool) -> Iterator[str]:
-    """Yield what stands before each name: lines from the levels above, a corner for the last of siblings."""
-    tee, corner, bar = ("|- ", "`- ", "|  ") if ascii_only else ("├─ ", "└─ ", "│  ")
-    lasts: list[bool] = []
-    later = [-1]  # the depths, ascending, at which a line comes later, seen from the end
-    for change in reversed(changes):
-        depth = change.where.depth - 1
-        while later[-1] > depth:
-            later.pop()
-        lasts.append(later[-1] != depth)
-        if lasts[-1]:
-            later.append(depth)
-    lasts.reverse()
-    open_levels: list[str] = []
-    for change, last in zip(changes, lasts, strict=True):
-        depth = change.where.depth - 1
-        if depth > _DEEPEST_GUIDE:
-            yield f"{depth:,}> "
-            continue
-        del open_levels[max(0, depth - 1) :]
-        yield "".join(open_levels) + ((corner if last else tee) if depth else "")
-        if depth:
-            open_levels.append("   " if last else bar)
-
-
-def _unpriced(diff: Diff, write: Callable[[str], str] = printable) -> str:
+def _unpriced(diff: Comparison, write: Callable[[str], str] = printable) -> str:
     return unpriced(diff.after.by_model(), write) or unpriced(diff.before.by_model(), write)

@@ -2,8 +2,8 @@
 
     <script type="application/json" id="report">{"title": "pipeline", "nodes": [[-1, "scope", "pipeline", ...], ...]}</script>
 
-Whatever comes from user code is in that JSON, with every character escaped that means anything in HTML, and is shown as text.
-The page's policy allows its own script and style, by their hashes, and nothing else: no request leaves it.
+Names from user code are in that JSON, with all characters escaped that have a meaning in HTML, and are shown as text. The page's
+policy allows its own script and style, by their hashes, and nothing else: the page makes no request.
 """
 
 from __future__ import annotations
@@ -16,9 +16,20 @@ from importlib.resources import files
 from string import Template
 from typing import Any, Final
 
-from tokenscope._report.formats.text import NOTHING_YET, dollars, duration, money, printable, share, unpriced
-from tokenscope._report.report import Report
-from tokenscope._report.tree import Node
+from tokenscope._report.formats.order import self_line
+from tokenscope._report.formats.text import (
+    NOTHING_YET,
+    counts,
+    details,
+    dollars,
+    duration,
+    money,
+    printable,
+    share,
+    unpriced,
+)
+from tokenscope._report.snapshot import Snapshot
+from tokenscope._report.tree import Node, rooted
 from tokenscope._usage.usage import Usage
 from tokenscope._version import __version__
 
@@ -68,7 +79,7 @@ _PAGE: Final = Template(
 _ESCAPES: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
-def render(report: Report) -> str:
+def render(snapshot: Snapshot) -> str:
     """Return the page."""
     style, script = (
         files("tokenscope._report.formats").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js")
@@ -77,7 +88,7 @@ def render(report: Report) -> str:
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
-    content = json.dumps(_content(report), separators=(",", ":")).translate(_ESCAPES)
+    content = json.dumps(_content(snapshot), separators=(",", ":")).translate(_ESCAPES)
     return _PAGE.substitute(policy=policy, style=style, script=script, report=content, version=__version__)
 
 
@@ -85,56 +96,42 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _content(report: Report) -> dict[str, Any]:
-    root = report.tree()
-    by_model = report.by_model()
+def _content(snapshot: Snapshot) -> dict[str, Any]:
+    tree = snapshot.tree()
+    usage = tree.usage
+    by_model = snapshot.by_model()
     notes = [unpriced(by_model)]
-    if notes[0] and root.usage.known_cost is not None:
+    if notes[0] and usage.known_cost is not None:
         notes.append("A cost with ≥ is what the priced calls cost: a lower bound.")
+    saved = [f"{dollars(usage.saved_cost)} saved by DSPy's cache"] if usage.saved_cost else []
     return {
-        "title": printable(root.name) if root.kind != "root" else "All scopes",
-        "empty": "" if report else NOTHING_YET.capitalize() + ".",
-        "facts": list(_facts(root)),
-        "more": list(_more_facts(root.usage)),
-        "nodes": list(_nodes(root)),
-        "modules": list(_breakdown(report.by_module(), root.usage)),
-        "models": list(_breakdown(by_model, root.usage)),
+        "title": printable(tree.name) if tree.kind != "root" else "All scopes",
+        "empty": "" if snapshot else NOTHING_YET.capitalize() + ".",
+        "facts": list(_facts(tree)),
+        "more": [*details(usage), *saved],
+        "nodes": list(_nodes(tree)),
+        "modules": list(_breakdown(snapshot.by_module(), usage)),
+        "models": list(_breakdown(by_model, usage)),
         "notes": " ".join(filter(None, notes)),
     }
 
 
-def _facts(root: Node) -> Iterator[tuple[str, str]]:
-    """Yield what the head of the page says, large."""
-    usage = root.usage
+def _facts(tree: Node) -> Iterator[tuple[str, str]]:
+    """Yield the numbers at the head of the page, each with its name."""
+    usage = tree.usage
     yield "tokens", f"{usage.total_tokens:,}"
     yield "cost", money(usage)
     yield "calls", f"{usage.calls:,}"
     yield "input", f"{usage.input_tokens:,}"
     yield "output", f"{usage.output_tokens:,}"
-    if root.seconds:
-        yield "time", duration(root.seconds)
+    if tree.seconds:
+        yield "time", duration(tree.seconds)
 
 
-def _more_facts(usage: Usage) -> Iterator[str]:
-    """Yield what it says below that, where there is any."""
-    for what, count in (
-        ("calls answered by DSPy's cache", usage.cached_calls),
-        ("calls failed", usage.failed_calls),
-        ("input tokens read from the provider's cache", usage.cache_read_tokens),
-        ("input tokens written to the provider's cache", usage.cache_write_tokens),
-        ("output tokens spent on reasoning", usage.reasoning_tokens),
-        ("tokens saved by DSPy's cache", usage.saved_tokens),
-    ):
-        if count:
-            yield f"{count:,} {what}" if count > 1 else f"1 {what.replace('s ', ' ', 1)}"
-    if usage.saved_cost:
-        yield f"{dollars(usage.saved_cost)} saved by DSPy's cache"
-
-
-def _nodes(root: Node) -> Iterator[list[Any]]:
+def _nodes(tree: Node) -> Iterator[list[Any]]:
     """Yield rows, parents first and siblings by tokens: parent, kind, name, entries, cells, and shares to sort by."""
     index = 0
-    stack = [(-1, node) for node in reversed(root.children if root.kind == "root" else (root,))]
+    stack = [(-1, node) for node in reversed(rooted(tree).children)]
     while stack:
         parent, node = stack.pop()
         yield [
@@ -143,12 +140,9 @@ def _nodes(root: Node) -> Iterator[list[Any]]:
             printable(node.name),
             f"{node.entries:,}" if node.entries > 1 else "",
             [*_cells(node.usage), duration(node.seconds)],
-            [*_shares(node.usage, root.usage), _short(share(node.seconds, root.seconds))],
+            [*_shares(node.usage, tree.usage), _short(share(node.seconds, tree.seconds))],
         ]
-        below = list(node.children)
-        if node.own.calls and any(child.usage.calls for child in below):
-            below.append(Node("[self]", "self", node.own, node.own, {}, 0, 0.0, ()))
-            below.sort(key=lambda child: -child.usage.total_tokens)
+        below = sorted([*node.children, *self_line(node)], key=lambda child: -child.usage.total_tokens)
         stack.extend((index, child) for child in reversed(below))
         index += 1
 
@@ -159,12 +153,11 @@ def _breakdown(usages: Mapping[str, Usage], total: Usage) -> Iterator[list[Any]]
 
 
 def _cells(usage: Usage) -> list[str]:
-    counts = (usage.calls, usage.input_tokens, usage.output_tokens, usage.total_tokens)
-    return [*(f"{count:,}" for count in counts), money(usage)]
+    return [*counts(usage), money(usage)]
 
 
 def _shares(usage: Usage, total: Usage) -> list[float]:
-    """Return the shares of tokens, cost and calls; a cost that nobody knows sorts below one of 0."""
+    """Return the shares of tokens, cost and calls; an unknown cost sorts below 0."""
     cost = -1.0 if usage.known_cost is None else _short(share(usage.cost, total.cost))
     return [_short(share(usage.total_tokens, total.total_tokens)), cost, _short(share(usage.calls, total.calls))]
 

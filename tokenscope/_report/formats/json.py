@@ -5,10 +5,13 @@
      "rows": [{"parent": null, "kind": "scope", "name": "pipeline", "entries": 1, "nanoseconds": 52000,
                "tallies": [{"model": "openai/gpt-5-mini", "calls": 1, "input_tokens": 10, "output_tokens": 2}]}, ...]}
 
-A row's `parent` is the index of the row above it, which comes before it; counts that are 0 are left out. A tally holds calls of
-one model that can be priced together: `prompts_over` tells that each of their prompts had more tokens than that (long ones may
-be dearer), `own_price` that their provider told the cost, and `cached` that DSPy's cache answered: its counts were then saved.
-One with `wasted` tells why calls that the others hold already bought nothing: `failed_parses`, `provider_errors`, ....
+A row's `parent` is the index of the row above it, which comes before it. Counts that are 0 are left out. `tallies` has a sum of
+calls for each model, and for each group of calls that are priced together:
+
+- `prompts_over`: each prompt had more tokens than that. (Some models cost more for long prompts.)
+- `own_price`: the cost is the one that the provider reported.
+- `cached`: DSPy's cache answered, so the counts were saved and not spent.
+- `wasted`: why calls were wasted: `failed_parses`, `provider_errors`, .... The other sums count these calls, too.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
-from tokenscope._report.report import Report, build
 from tokenscope._report.rows import Row, RowInput
+from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import WASTE_REASONS, PriceSource, UsageKey, tier_edges, tier_of
 from tokenscope._usage.model_usage import ModelUsage
@@ -30,26 +33,28 @@ from tokenscope._version import __version__
 FORMAT: Final = 1  # 1: the first
 
 
-def render(report: Report) -> str:
+def render(snapshot: Snapshot) -> str:
     """Return the report as JSON."""
-    return "".join(written(report))
+    return "".join(pieces(snapshot))
 
 
-def written(report: Report, records: Iterable[str] | None = None) -> Iterator[str]:
-    """Yield the report as JSON in pieces, with records, each a line of JSON, where there are any to be told of.
+def pieces(snapshot: Snapshot, records: Iterable[str] | None = None) -> Iterator[str]:
+    """Yield the report as JSON in pieces.
 
-    A reader of lines that wants no records can stop at the line that names them: they come last.
+    Args:
+        snapshot: What to write.
+        records: The records of single calls, each as a line of JSON. They come last, so a reader can stop before them.
     """
-    yield json.dumps(_head(report), indent=1)[:-2]
-    yield from _lines("rows", (json.dumps(_row(row)) for row in report.rows))
+    yield json.dumps(_head(snapshot), indent=1)[:-2]
+    yield from _lines("rows", (json.dumps(_row(row)) for row in snapshot.rows))
     if records is not None:
         yield from _lines("records", records)
     yield "\n}\n"
 
 
-def to_dict(report: Report) -> dict[str, Any]:
-    """Return the same as a dict."""
-    return {**_head(report), "rows": [_row(row) for row in report.rows]}
+def to_dict(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the report as a dict."""
+    return {**_head(snapshot), "rows": [_row(row) for row in snapshot.rows]}
 
 
 def line(record: dict[str, Any]) -> str:
@@ -66,12 +71,12 @@ def _lines(name: str, values: Iterable[str]) -> Iterator[str]:
     yield "\n ]"
 
 
-def _head(report: Report) -> dict[str, Any]:
+def _head(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "generator": f"tokenscope {__version__}",
-        "scoped": report.scoped,
-        **report.statistics(),
+        "scoped": snapshot.scoped,
+        **snapshot.statistics(),
     }
 
 
@@ -82,12 +87,11 @@ def _row(row: Row) -> dict[str, Any]:
         "name": row.frame.name,
         "entries": row.entries,
         "nanoseconds": row.nanoseconds,
-        "tallies": [_written(tally) for tally in row.tallies],
+        "tallies": [_tally(key, usage) for key, usage in row.usages],
     }
 
 
-def _written(tally: ModelUsage) -> dict[str, Any]:
-    key = tally.key
+def _tally(key: UsageKey, usage: Usage) -> dict[str, Any]:
     marks = {
         "wasted": key.wasted,
         "prompts_over": tier_edges()[key.tier - 1] if key.tier else 0,
@@ -96,14 +100,18 @@ def _written(tally: ModelUsage) -> dict[str, Any]:
     }
     values = {
         name: str(value) if name in MONEY else value  # dollars as text: exact
-        for name, value in zip(FIELDS, values_of(tally.usage), strict=True)
+        for name, value in zip(FIELDS, values_of(usage), strict=True)
         if value
     }
     return {"model": key.model} | {name: value for name, value in marks.items() if value} | values
 
 
-def parse(text: str, where: str = "<string>") -> Report:
-    """Read a report from JSON text; `where` names it in errors.
+def parse(text: str, where: str = "<string>") -> Snapshot:
+    """Read a report from JSON text.
+
+    Args:
+        text: The text.
+        where: Its name in errors.
 
     Raises:
         ReportFormatError: the text is no report, is damaged, or has another format.
@@ -127,7 +135,7 @@ def parse(text: str, where: str = "<string>") -> Report:
         )
     if not isinstance(data.get("rows"), list) or not isinstance(data.get("scoped"), bool):
         raise ReportFormatError(f"{where}: the report is incomplete: it lacks 'rows' or 'scoped'")
-    return build(_rows(data["rows"], where), scoped=data["scoped"])
+    return Snapshot.from_rows(_rows(data["rows"], where), scoped=data["scoped"])
 
 
 def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
@@ -139,19 +147,19 @@ def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
             elif type(parent) is not int or not 0 <= parent < index:
                 raise ValueError(f"'parent' must be null or the index of an earlier row, not {parent!r}")  # noqa: TRY301
             frame = Frame(_text(row["kind"], "kind"), _text(row["name"], "name"))
-            tallies = [_tally(each) for each in _list(row["tallies"], "tallies")]
-            whole = Usage(calls=row["entries"], input_tokens=row["nanoseconds"])  # checked as counts are
-            yield RowInput(parent, frame, whole.calls, whole.input_tokens, tallies)
+            usages = [_model_usage(each) for each in _list(row["tallies"], "tallies")]
+            checked = Usage(calls=row["entries"], input_tokens=row["nanoseconds"])
+            yield RowInput(parent, frame, checked.calls, checked.input_tokens, usages)
         except KeyError as error:
             raise ReportFormatError(f"{where}: row {index} of the report lacks {error}") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise ReportFormatError(f"{where}: row {index} of the report is damaged: {error}") from None
 
 
-def _tally(written: object) -> ModelUsage:
-    if not isinstance(written, dict):
-        raise TypeError(f"a tally must be an object, not {written!r}")
-    values: dict[str, Any] = {**written}
+def _model_usage(tally: object) -> ModelUsage:
+    if not isinstance(tally, dict):
+        raise TypeError(f"a tally must be an object, not {tally!r}")
+    values: dict[str, Any] = {**tally}
     model = _text(values.pop("model"), "model")
     tier = tier_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
     own_price, cached = (_flag(name, values.pop(name, False)) for name in ("own_price", "cached"))

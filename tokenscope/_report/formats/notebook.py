@@ -4,8 +4,8 @@
       <details open><summary>pipeline …</summary> <div>planner …</div> </details>
     </div>
 
-Names are escaped; there is no class, id, script or address in it, so that no notebook's page can be touched. It is compact:
-the costliest rows are shown, and what is left out is said.
+Names are escaped. There is no class, id, script or address in it, so it cannot change the notebook's page. It shows the costliest
+rows, and how many are left out.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from html import escape
 from typing import Final
 
 from tokenscope._report.formats.text import NOTHING_YET, UNKNOWN, duration, money, plural, printable, share, unpriced
-from tokenscope._report.report import Report
-from tokenscope._report.tree import Node
+from tokenscope._report.snapshot import Snapshot
+from tokenscope._report.tree import Node, rooted
 from tokenscope._usage.usage import Usage
 
 _ROWS: Final = 300
@@ -28,31 +28,31 @@ _CELL: Final = "display:inline-block;min-width:{}em;text-align:right;opacity:{}"
 _INSIDE: Final = "margin-left:1.2em;border-top:1px solid rgba(128,128,128,.2)"
 
 
-def render(report: Report) -> str:
+def render(snapshot: Snapshot) -> str:
     """Return the report as a fragment of HTML."""
-    if not report:
+    if not snapshot:
         return f"<div>{NOTHING_YET.capitalize()}.</div>"
-    root = report.tree()
-    usage = root.usage
+    tree = snapshot.tree()
+    usage = tree.usage
     head = [f"<b>{usage.total_tokens:,} tokens</b>", plural(usage.calls, "call")]
     if money(usage) != UNKNOWN:
         head.insert(1, f"<b>{money(usage)}</b>")
-    note = unpriced(root.by_model, lambda name: escape(printable(name)))
+    note = unpriced(tree.by_model, lambda name: escape(printable(name)))
     return "".join(
         [
             f'<div style="{_FRAME}"><div>{" · ".join(head)}</div>',
-            *_tree(root),
+            *_rows(tree),
             f'<div style="opacity:.7">{note}</div>' if note else "",
             "</div>",
         ]
     )
 
 
-def _tree(root: Node) -> Iterator[str]:
-    shown = _costliest(root)
-    stack: list[tuple[int, Node | str]] = [(0, root)]
-    if root.kind == "root":
-        stack = [(0, _left_out(root, shown)), *((0, node) for node in reversed(root.children) if id(node) in shown)]
+def _rows(tree: Node) -> Iterator[str]:
+    shown = _costliest(tree)
+    root = rooted(tree)
+    stack: list[tuple[int, Node | str]] = [(0, _left_out(root, shown))]
+    stack += [(0, node) for node in reversed(root.children) if id(node) in shown]
     while stack:
         depth, node = stack.pop()
         if isinstance(node, str):
@@ -61,16 +61,16 @@ def _tree(root: Node) -> Iterator[str]:
         below = [child for child in node.children if id(child) in shown]
         rest = _left_out(node, shown)
         if not below and not rest:
-            yield f'<div style="{_INSIDE}">{_row(node, root.usage)}</div>'
+            yield f'<div style="{_INSIDE}">{_row(node, tree.usage)}</div>'
             continue
         state = " open" if depth < _OPEN else ""
-        yield f'<details{state} style="{_INSIDE}"><summary>{_row(node, root.usage)}</summary>'
+        yield f'<details{state} style="{_INSIDE}"><summary>{_row(node, tree.usage)}</summary>'
         stack += [(depth, rest + "</details>"), *((depth + 1, child) for child in reversed(below))]
 
 
-def _costliest(root: Node) -> set[int]:
-    """Return the ids of the nodes that are shown, and of none whose parent is not."""
-    near = [node for depth, node in root.walk() if depth < _DEEPEST]
+def _costliest(tree: Node) -> set[int]:
+    """Return the ids of the nodes to show: the costliest ones. The parents of each are among them."""
+    near = [node for depth, node in tree.walk() if depth < _DEEPEST]
     near.sort(key=lambda node: -node.usage.total_tokens)  # stable: a parent comes before its children
     return {id(node) for node in near[:_ROWS]}
 

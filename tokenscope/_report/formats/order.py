@@ -1,23 +1,24 @@
-"""The orders in which a format can list scopes that stand beside each other, and the names of a breakdown."""
+"""The order in which formats list scopes and names, and the ways through a tree."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from tokenscope._report.tree import Node
-    from tokenscope._usage.usage import Usage
+from tokenscope._report.tree import Node, rooted
+from tokenscope._usage.usage import ZERO, Usage
 
 _KEYS: Final[dict[str, Callable[[Usage], Any]]] = {
     "tokens": lambda usage: -usage.total_tokens,
-    "cost": lambda usage: (usage.known_cost is None, -usage.cost),  # what nobody knows comes last
+    "cost": lambda usage: (usage.known_cost is None, -usage.cost),  # unknown costs come last
     "calls": lambda usage: -usage.calls,
 }
 SORTS: Final = (*_KEYS, "time", "name")
-"""Names ascend; the others descend, and what is equal is in the order of tokens, then of names."""
+"""Names ascend, the others descend. Equal ones are in the order of tokens, then of names."""
 SORTABLE: Final = ("tree", "table", "markdown", "csv")
-"""The formats that take one of these; the others have an order of their own."""
+"""The formats that take one of these. The others have a fixed order."""
+DEEPEST: Final = 1_000
+"""How many levels a path has at most that a format writes in full."""
 
 
 def siblings(nodes: Iterable[Node], sort: str) -> list[Node]:
@@ -26,7 +27,7 @@ def siblings(nodes: Iterable[Node], sort: str) -> list[Node]:
     Raises:
         ValueError: there is no such order.
     """
-    found = list(nodes)  # a node's children are in the order of tokens
+    found = list(nodes)  # in the order of tokens
     if sort == "name":
         found.sort(key=lambda node: (node.name, node.kind))
     elif sort == "time":
@@ -38,12 +39,12 @@ def siblings(nodes: Iterable[Node], sort: str) -> list[Node]:
 
 
 def breakdown(usages: Mapping[str, Usage], sort: str) -> list[tuple[str, Usage]]:
-    """Return a breakdown in an order; by tokens where that is time, which it has none of.
+    """Return a breakdown in an order; by tokens instead of time, as it has no times.
 
     Raises:
         ValueError: there is no such order.
     """
-    found = list(usages.items())  # breakdowns are in the order of tokens
+    found = list(usages.items())  # in the order of tokens
     if sort == "name":
         found.sort(key=lambda item: item[0])
     elif sort not in ("tokens", "time"):
@@ -56,3 +57,45 @@ def _key(sort: str) -> Callable[[Usage], Any]:
     if sort not in _KEYS:
         raise ValueError(f"a report cannot be sorted by {sort!r}, but by {', '.join(SORTS)}")
     return _KEYS[sort]
+
+
+def lines(tree: Node, sort: str) -> Iterator[tuple[int, Node]]:
+    """Yield the nodes that have a line in a drawing, each with its depth: top level 0, parents before children."""
+    waiting = [(0, node) for node in reversed(siblings(rooted(tree).children, sort))]
+    while waiting:
+        depth, node = waiting.pop()
+        yield depth, node
+        below = [*siblings(node.children, sort), *self_line(node)]
+        waiting.extend((depth + 1, child) for child in reversed(below))
+
+
+def self_line(node: Node) -> list[Node]:
+    """Return a line `[self]` for what a scope spent itself, if something was spent below it, too."""
+    if node.own.calls and any(child.usage.calls for child in node.children):
+        return [Node("[self]", "self", node.own, node.own, {}, 0, 0.0, ())]
+    return []
+
+
+def stacks(tree: Node, sort: str = "tokens") -> Iterator[list[Node]]:
+    """Yield each node as the last of the nodes that lead to it, for formats that write a path in each line.
+
+    Writing all paths of a deep tree takes the square of its depth. So what lies below the 1,000th level (Python's own limit for
+    recursion) is one node, `(deeper)`, which has the sum. The list changes with the next step.
+    """
+    stack: list[Node] = []
+    waiting = [(0, node) for node in reversed(siblings(rooted(tree).children, sort))]
+    while waiting:
+        depth, node = waiting.pop()
+        del stack[depth:]
+        stack.append(node)
+        yield stack
+        below = siblings(node.children, sort)
+        if depth + 1 == DEEPEST and below:
+            below = [_deeper(below)]
+        waiting.extend((depth + 1, child) for child in reversed(below))
+
+
+def _deeper(nodes: list[Node]) -> Node:
+    usage = sum((node.usage for node in nodes), ZERO)
+    entries, seconds = sum(node.entries for node in nodes), sum(node.seconds for node in nodes)
+    return Node("(deeper)", "other", usage, usage, {}, entries, seconds, ())

@@ -5,8 +5,8 @@
      "profiles": [{"type": "sampled", "name": "tokens", "unit": "none", "startValue": 0, "endValue": 323,
                    "samples": [[0, 1]], "weights": [323]}], ...}
 
-A sample is a stack of frames, the outermost first, and its weight what was spent at its end. Speedscope shows numbers
-without a unit to three decimals, so cost is in millionths of a dollar.
+A sample is a stack of frames, the outermost first. Its weight is what was spent at its end. Speedscope shows numbers without a
+unit to three decimals, so cost is in millionths of a dollar.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import json
 from decimal import Decimal
 from typing import Any, Final
 
-from tokenscope._report.formats.stacks import stacks
+from tokenscope._report.formats.order import stacks
 from tokenscope._report.formats.text import printable
-from tokenscope._report.report import Report
+from tokenscope._report.snapshot import Snapshot
 from tokenscope._version import __version__
 
 _SCHEMA: Final = "https://www.speedscope.app/file-format-schema.json"
 _COST: Final = "cost (millionths of a dollar)"
 
 
-def render(report: Report) -> str:
+def render(snapshot: Snapshot) -> str:
     """Return the profiles as JSON."""
     frames: dict[str, int] = {}
     tokens: list[tuple[list[int], int]] = []
     costs: list[tuple[list[int], float]] = []
-    for stack in stacks(report):
+    for stack in stacks(snapshot.tree()):
         own = stack[-1].own
         sample = [frames.setdefault(printable(node.name), len(frames)) for node in stack]
         if own.total_tokens:
@@ -38,8 +38,8 @@ def render(report: Report) -> str:
             costs.append((sample, _millionths(own.cost)))
     profiles = [_profile("tokens", tokens)]
     if costs:
-        profiles.append(_profile(_COST + (", at least" if report.total.unpriced_calls else ""), costs))
-    names = [printable(row.frame.name) for row in report.rows if row.parent < 0]
+        profiles.append(_profile(_COST + (", at least" if snapshot.total.unpriced_calls else ""), costs))
+    names = [printable(row.frame.name) for row in snapshot.rows if row.parent < 0]
     return (
         json.dumps(
             {
@@ -56,7 +56,7 @@ def render(report: Report) -> str:
 
 
 def _millionths(cost: Decimal) -> float:
-    return min(float(cost.scaleb(6)), 1e300)  # beyond that JSON has no number
+    return min(float(cost.scaleb(6)), 1e300)  # JSON has no larger number
 
 
 def _profile(name: str, samples: list[tuple[list[int], Any]]) -> dict[str, Any]:

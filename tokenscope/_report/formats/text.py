@@ -1,12 +1,12 @@
-"""How every format writes what it shows: names made visible, dollars, durations.
+"""Text that all formats share: printable names, dollars, durations, shares and sentences.
 
-A line break or an escape in a name becomes visible characters. Money is $0.12; ≥ $0.12 where some prices are unknown, and a
-dash where all of them are. A time is 900ms, 1.2s or 1m15s.
+A line break or an escape in a name becomes visible characters. Money is $0.12; ≥ $0.12 if some prices are unknown, and a dash
+if all of them are. A time is 900ms, 1.2s or 1m15s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
 from typing import Final, TypeVar
 
@@ -17,6 +17,7 @@ AT_LEAST: Final = "≥ "
 NOTHING_YET: Final = "nothing was counted yet"
 _EXACT: Final = Context(prec=60)
 _LONGEST_MESSAGE: Final = 300  # characters of an exception's message
+_MOST_MODELS: Final = 10
 N = TypeVar("N", int, float, Decimal)
 
 
@@ -26,7 +27,7 @@ def printable(name: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception as a short line: its type and its message, or the message alone of an error of the system."""
+    """Return an exception as a short line: its type and message, or only the message of an operating system error."""
     text = printable(" ".join(str(error).split()))
     if len(text) > _LONGEST_MESSAGE:
         text = f"{text[:_LONGEST_MESSAGE]}…"
@@ -39,25 +40,27 @@ def plural(count: int, noun: str) -> str:
 
 
 def money(usage: Usage) -> str:
-    """Return what a usage cost: rounded to cents, or to two digits where it is less than a dollar.
+    """Return what a usage cost: rounded to cents, or to two digits if it is less than a dollar.
 
     A lower bound is rounded down, so that it stays one.
     """
-    cost = usage.known_cost
-    if cost is None:
-        return UNKNOWN
-    return AT_LEAST + dollars(cost, ROUND_FLOOR) if usage.unpriced_calls else dollars(cost)
+    return lower_bound(usage.cost, usage) if usage.known_cost is not None else UNKNOWN
+
+
+def lower_bound(amount: Decimal, usage: Usage) -> str:
+    """Return an amount that is part of what a usage cost, as a lower bound if the price of some calls is unknown."""
+    return AT_LEAST + dollars(amount, ROUND_FLOOR) if usage.unpriced_calls else dollars(amount)
 
 
 def dollars(amount: Decimal, rounding: str = ROUND_HALF_UP) -> str:
-    """Return an amount of money that is known."""
+    """Return an amount of money."""
     size = amount.adjusted()
-    if amount and not -9 < size < 30:  # nobody's bill; written out it would fill the page
+    if amount and not -9 < size < 30:  # written out, it would fill the page
         return f"${amount:.1e}"
     if size < 0:
         amount = Context(prec=2, rounding=rounding).plus(amount)
-    attributions = Decimal(1).scaleb(min(-2, amount.adjusted() - 1) if amount else -2)
-    return f"${amount.quantize(attributions, rounding, _EXACT):,f}"
+    last_digit = Decimal(1).scaleb(min(-2, amount.adjusted() - 1) if amount else -2)
+    return f"${amount.quantize(last_digit, rounding, _EXACT):,f}"
 
 
 def number(amount: Decimal) -> str:
@@ -71,7 +74,7 @@ def number(amount: Decimal) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it; nothing for none."""
+    """Return a time in the unit that suits it; empty for 0."""
     if not seconds:
         return ""
     if seconds < 0.9995:
@@ -84,25 +87,49 @@ def duration(seconds: float) -> str:
 
 
 def share(part: N, whole: N) -> float:
-    """Return a part of a whole as a number from 0 to 1; nothing has no parts."""
+    """Return a part of a whole as a number from 0 to 1; 0 if the whole is 0."""
     return float(part / whole) if whole else 0.0
+
+
+def counts(usage: Usage) -> tuple[str, str, str, str]:
+    """Return the calls, input tokens, output tokens and total tokens of a usage, as columns show them."""
+    return f"{usage.calls:,}", f"{usage.input_tokens:,}", f"{usage.output_tokens:,}", f"{usage.total_tokens:,}"
 
 
 def summary(usage: Usage) -> str:
     """Return the totals as a sentence."""
-    parts = [
-        plural(usage.calls, "call"),
-        f"{usage.input_tokens:,} in + {usage.output_tokens:,} out = {usage.total_tokens:,} tokens",
-        *([money(usage)] if usage.cost else []),
-    ]
-    return "; ".join(parts)
+    tokens = f"{usage.input_tokens:,} in + {usage.output_tokens:,} out = {usage.total_tokens:,} tokens"
+    return "; ".join([plural(usage.calls, "call"), tokens, *([money(usage)] if usage.cost else [])])
+
+
+_DETAILS: Final = {
+    "cached_calls": ("call", "answered by DSPy's cache"),
+    "failed_calls": ("call", "failed"),
+    "cache_read_tokens": ("input token", "read from the provider's cache"),
+    "cache_write_tokens": ("input token", "written to the provider's cache"),
+    "reasoning_tokens": ("output token", "spent on reasoning"),
+    "saved_tokens": ("token", "saved by DSPy's cache"),
+}
+
+
+def details(usage: Usage, *names: str) -> Iterator[str]:
+    """Yield what some fields of a usage count, each as a clause; those that are 0 are left out."""
+    for name in names or _DETAILS:
+        noun, what = _DETAILS[name]
+        if count := getattr(usage, name):
+            yield f"{plural(count, noun)} {what}"
 
 
 def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printable) -> str:
-    """Return a sentence that names the models whose price is unknown, each as `write` writes it; nothing for none."""
+    """Return a sentence that names the models without a known price; empty if there are none.
+
+    Args:
+        by_model: What each model spent.
+        write: Returns a model's name as the format writes names.
+    """
     names = [write(model) for model, usage in by_model.items() if usage.unpriced_calls]
     if not names:
         return ""
     calls = sum(usage.unpriced_calls for usage in by_model.values())
-    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-    return f"No price is known for {plural(calls, 'call')} of {', '.join(names[:10])}{more}."
+    more = f" and {len(names) - _MOST_MODELS:,} more" if len(names) > _MOST_MODELS else ""
+    return f"No price is known for {plural(calls, 'call')} of {', '.join(names[:_MOST_MODELS])}{more}."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from tokenscope._report.formats.terminal import Line, for_stdout
+from tokenscope._report.formats.terminal import Drawing, Line
 from tokenscope._report.formats.text import plural, printable
 from tokenscope._version import __version__
 from tokenscope.cli.doctor.checks import NOTE, OK, PROBLEM, Finding, import_dspy, patches, versions
@@ -72,7 +73,7 @@ def failed(findings: Iterable[Finding]) -> bool:
 
 def as_text(findings: Sequence[Finding]) -> str:
     """Return a line for each finding, as standard output can show it."""
-    return for_stdout(lambda _width, _ascii_only: _lines(findings))
+    return Drawing(lambda _width, _ascii_only: _lines(findings)).on(sys.stdout)
 
 
 def _lines(findings: Sequence[Finding]) -> Iterator[Line]:

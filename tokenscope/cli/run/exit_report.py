@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from tokenscope._report.formats import format_of, save
+from tokenscope._report.formats import format_of
 from tokenscope._report.formats.text import one_line
 from tokenscope._scopes.budget import Budget, BudgetExceeded
 from tokenscope._scopes.enforcement import BudgetAccount, conclude, limit_process
@@ -145,7 +145,7 @@ class ExitReport:
 
     def _save(self, report: Report) -> str:
         assert self._file is not None
-        save(report, self._file)
+        report.save(self._file)
         return f"report written to {self._output}"
 
 
@@ -158,15 +158,13 @@ def _or_why_not(failure: str, line: Callable[[Report], str], report: Report) -> 
 
 
 def _tree(report: Report) -> str:
-    from tokenscope._report.formats import tree
-
-    return tree.for_stderr(report)
+    return report.__rich__().on(sys.__stderr__)
 
 
 def _waste(report: Report) -> str:
-    from tokenscope._report.formats.wasted import wasted
+    from tokenscope._report.formats.analysis import waste_line
 
-    line = wasted(report)
+    line = waste_line(report)
     return f"wasted: {line}" if line else ""
 
 

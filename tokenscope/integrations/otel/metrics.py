@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
-from tokenscope._report.attribution import Attribution
+from tokenscope._report.attribution import attribution_of
 from tokenscope._report.report import Report
 from tokenscope._scopes.enforcement import report_of
 from tokenscope._scopes.event_log import observe, unobserve
 from tokenscope._scopes.process import STATE
-from tokenscope._usage.calls import NO_SCOPE, OTHER, Call, Frame, ScopePath
+from tokenscope._usage.calls import OTHER, Call, Frame, ScopePath
 from tokenscope._usage.warnings import internal_error
 from tokenscope._version import __version__
 from tokenscope.integrations.otel.names import request_attributes
@@ -53,11 +53,7 @@ class _AttributeSets:
 
     def of(self, frames: tuple[Frame, ...], model: str) -> tuple[Attributes, Attributes, Attributes]:
         """Return the attributes of calls of a model at a path."""
-        attribution: Attribution | None = None
-        for frame in frames:
-            attribution = Attribution(attribution, frame)
-        module = NO_SCOPE.name if attribution is None else attribution.whose
-        key = "/".join(frame.name for frame in frames[:_DEPTH]), module, model
+        key = "/".join(frame.name for frame in frames[:_DEPTH]), attribution_of(frames).module, model
         found = self._sets.get(key)
         if found is None:
             if len(self._sets) >= _MOST:

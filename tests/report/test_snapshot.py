@@ -10,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law.test_properties import QUICK, reports
 from support.formats import HOSTILE, HUGE, PRICED, deep, empty_and_free, hostile, huge
-from support.reports import made
+from support.reports import loaded, made
 
 from tokenscope import Report, Usage, record_tokens, token_scope
 from tokenscope._report.formats import FORMATS
-from tokenscope._report.formats.json import parse
-from tokenscope._report.views import cut, pivot
+from tokenscope._report.snapshot import cut, pivot
 
 BREAKDOWNS = {
     "module": Report.by_module,
@@ -195,7 +194,7 @@ def test_every_format_shows_them(form, by):
         for view in (pivot(report, by), cut(report, 1)):
             assert {"\n"} >= {c for c in view.render(form) if not c.isprintable()}
             if form == "json":
-                assert view == parse(view.render("json"))
+                assert view == loaded(view.render("json"))
 
 
 def test_hostile_names():

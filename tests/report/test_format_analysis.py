@@ -12,11 +12,11 @@ from law.test_properties import QUICK, reports
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from support.formats import HOSTILE, HUGE, PRICED, deep, hostile, huge, usage
-from support.reports import made
+from support.reports import build, made
 
 from tokenscope import Report
-from tokenscope._report.analysis import analysis, shares
-from tokenscope._report.report import build
+from tokenscope._report.formats.analysis import render as analysis
+from tokenscope._report.formats.analysis import shares
 from tokenscope._usage.calls import Frame
 
 TEXT = """\

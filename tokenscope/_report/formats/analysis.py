@@ -1,0 +1,140 @@
+"""The analysis of a run: what it spent in all and per sample, and the shares of its modules and models.
+
+    === Token Usage Analysis ===
+    Total Samples: 500
+    Total Token Usage: 8,831,400 tokens (6,120,300 input, 2,711,100 output)
+    Average Token Cost Per Sample: 17,662.8 tokens
+    Average Cost Per Sample: $0.0051
+
+    Breakdown by Module:
+      interaction_generation: 78.6%  6,941,500 tokens  10,000 calls  $1.99
+      query_generation:       10.3%    909,600 tokens   2,000 calls  $0.26
+
+The shares of a breakdown add up to 100.0%.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Final
+
+from rich.cells import cell_len
+
+from tokenscope._report.formats.columns import GAP, Column, Columns, shortened
+from tokenscope._report.formats.markdown import code, table
+from tokenscope._report.formats.text import UNKNOWN, dollars, lower_bound, money, plural, printable, share, unpriced
+from tokenscope._report.snapshot import Snapshot
+from tokenscope._usage.usage import Usage
+
+FORMATS: Final = {"text": ".txt", "markdown": ".md"}
+"""The name of each format and the suffix of its files."""
+_LONGEST_NAME: Final = 60
+_EXACT: Final = Context(prec=60)
+_Breakdowns = Mapping[str, Mapping[str, Usage]]
+
+
+def render(snapshot: Snapshot, samples: int | None = None, format: str = "text") -> str:  # noqa: A002 - the usual word
+    """Return the analysis.
+
+    Args:
+        snapshot: What was spent.
+        samples: How many samples the run made.
+        format: `text` or `markdown`.
+    """
+    facts = list(_facts(snapshot.total, samples))
+    if waste := waste_line(snapshot):
+        facts.append(("Wasted", waste))
+    breakdowns = {"Module": snapshot.by_module(), "Model": snapshot.by_model()}
+    return (_markdown if format == "markdown" else _text)(facts, breakdowns)
+
+
+def waste_line(snapshot: Snapshot) -> str:
+    """Return in one line what was wasted, and why; empty if nothing was."""
+    wastes = snapshot.waste()
+    if not wastes:
+        return ""
+    total = wastes.total
+    percent = share(100 * total.total.total_tokens, snapshot.total.total_tokens)
+    reasons = "; ".join(f"{name.replace('_', ' ')} {_spent(usage)}" for name, usage in total.reasons())
+    where = f"{'most in' if len(wastes) > 1 else 'in'} {printable(next(iter(wastes)))}"
+    return f"{total.total.total_tokens:,} tokens ({percent:.1f}%), {money(total.total)}: {reasons}, {where}"
+
+
+def _spent(usage: Usage) -> str:
+    calls = plural(usage.calls, "call")
+    return f"{calls} with {usage.total_tokens:,} tokens" if usage.total_tokens else calls
+
+
+def shares(parts: list[int]) -> list[str]:
+    """Return each part's share of the sum, in percent with one decimal, such that they add up to 100.0.
+
+    All shares are rounded down, and the parts that lost most by it get the rest.
+    """
+    whole = sum(parts)
+    if not whole:
+        return ["0.0%" for _ in parts]
+    tenths = [part * 1000 // whole for part in parts]
+    lost = sorted(range(len(parts)), key=lambda index: (-(parts[index] * 1000 % whole), index))
+    for index in lost[: 1000 - sum(tenths)]:
+        tenths[index] += 1
+    return [f"{count // 10}.{count % 10}%" for count in tenths]
+
+
+def _facts(total: Usage, samples: int | None) -> Iterator[tuple[str, str]]:
+    """Yield what is known of the whole run, each fact with its name."""
+    if samples is not None:
+        yield "Total Samples", f"{samples:,}"
+    tokens = f"{total.total_tokens:,} tokens ({total.input_tokens:,} input, {total.output_tokens:,} output)"
+    yield "Total Token Usage", tokens
+    if samples is not None:
+        average = _EXACT.divide(Decimal(total.total_tokens), Decimal(samples))
+        yield "Average Token Cost Per Sample", f"{average.quantize(Decimal('0.1'), ROUND_HALF_UP, _EXACT):,f} tokens"
+    details = [f"{total.cached_calls:,} answered by DSPy's cache"] if total.cached_calls else []
+    details += [f"{total.failed_calls:,} failed"] if total.failed_calls else []
+    yield "Total Calls", f"{total.calls:,}" + (f" ({', '.join(details)})" if details else "")
+    yield "Total Cost", money(total)
+    if samples is not None:
+        each = _EXACT.divide(total.cost, Decimal(samples))
+        yield "Average Cost Per Sample", UNKNOWN if total.known_cost is None else lower_bound(each, total)
+    if total.saved_tokens:
+        worth = f", worth {dollars(total.saved_cost)}" if total.saved_cost else ""
+        yield "Saved by DSPy's Cache", f"{total.saved_tokens:,} tokens{worth}"
+
+
+def _text(facts: list[tuple[str, str]], breakdowns: _Breakdowns) -> str:
+    lines = ["=== Token Usage Analysis ===", *(f"{name}: {fact}" for name, fact in facts)]
+    for title, usages in breakdowns.items():
+        if usages:
+            lines += ["", f"Breakdown by {title}:", *_breakdown(usages)]
+    if note := unpriced(breakdowns["Model"]):
+        lines += ["", note]
+    return "\n".join(lines) + "\n"
+
+
+def _breakdown(usages: Mapping[str, Usage]) -> Iterator[str]:
+    names = [printable(name) for name in usages]
+    room = min(_LONGEST_NAME, max(map(cell_len, names)))
+    parts = shares([usage.total_tokens for usage in usages.values()])
+    rows = [
+        (f"{shortened(name, room)}:", part, f"{usage.total_tokens:,} tokens", plural(usage.calls, "call"), money(usage))
+        for name, part, usage in zip(names, parts, usages.values(), strict=True)
+    ]
+    columns = Columns([Column(align_left=True), Column(), Column(), Column(), Column()], rows)
+    for name, *numbers in map(columns.fit, rows):
+        yield f"  {name} {GAP.join(numbers)}"
+
+
+def _markdown(facts: list[tuple[str, str]], breakdowns: _Breakdowns) -> str:
+    lines = ["# Token Usage Analysis", "", "| | |", "|:--|--:|", *(f"| {name} | {fact} |" for name, fact in facts)]
+    for title, usages in breakdowns.items():
+        if usages:
+            parts = shares([usage.total_tokens for usage in usages.values()])
+            rows = [
+                (code(name), part, f"{usage.total_tokens:,}", f"{usage.calls:,}", money(usage))
+                for part, (name, usage) in zip(parts, usages.items(), strict=True)
+            ]
+            lines += ["", f"## Breakdown by {title}", "", *table((title, "Share", "Tokens", "Calls", "Cost"), rows)]
+    if note := unpriced(breakdowns["Model"], code):
+        lines += ["", note]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,134 @@
+"""Columns of text: the one layout of the tree, the diff, the table, the analysis and pytest's summary.
+
+Widths are those of a terminal, in which a wide character takes two cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from rich.cells import cell_len, set_cell_size
+
+from tokenscope._report.formats.terminal import Line
+
+GAP: Final = "  "
+DEEPEST_GUIDE: Final = 30
+"""How many levels are drawn with guides. Deeper ones show their number."""
+_SHORTEST_NAME: Final = 12
+_SCOPE: Final = "scope"
+
+
+class Column(NamedTuple):
+    """A column of numbers, or of other text.
+
+    Args:
+        head: Its heading, if the columns have any.
+        blanks: Cells that say nothing. A column that has no other cells is left out.
+        align_left: Whether its cells are aligned on the left, as names are, and not on the right.
+    """
+
+    head: str = ""
+    blanks: tuple[str, ...] | None = None
+    align_left: bool = False
+
+
+class Columns:
+    """Columns that are as wide as their widest cell.
+
+    Args:
+        columns: What is in each column.
+        rows: The cells of each row, one for each column.
+    """
+
+    def __init__(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+        self._columns = columns
+        self._widths = [_width(column, [row[i] for row in rows]) for i, column in enumerate(columns)]
+
+    @property
+    def width(self) -> int:
+        """The width of all columns, with a gap before each."""
+        return sum(len(GAP) + width for width in self._widths if width)
+
+    @property
+    def heads(self) -> list[str]:
+        """The headings, as `fit` returns cells."""
+        return self.fit([column.head for column in self._columns])
+
+    def fit(self, row: Sequence[str]) -> list[str]:
+        """Return the cells of a row, each as wide as its column. Those of columns that are left out are empty."""
+        return [
+            set_cell_size(cell, width) if column.align_left else " " * (width - cell_len(cell)) + cell if width else ""
+            for cell, width, column in zip(row, self._widths, self._columns, strict=True)
+        ]
+
+    def styled(self, row: Sequence[str], styles: Sequence[str]) -> Line:
+        """Return the cells of a row, each after a gap and with its style, without the columns that are left out."""
+        return [(GAP + cell, style) for cell, style in zip(self.fit(row), styles, strict=True) if cell]
+
+
+def _width(column: Column, cells: Sequence[str]) -> int:
+    if column.blanks is not None and all(cell in column.blanks for cell in cells):
+        return 0
+    return max(map(cell_len, (column.head, *cells)))
+
+
+class ScopeColumn:
+    """The first column of a tree: guides and names.
+
+    Args:
+        guides: What stands before each name.
+        names: The names.
+    """
+
+    def __init__(self, guides: Iterable[str], names: Sequence[str]) -> None:
+        self._lines = list(zip(guides, names, strict=True))
+        self.width = max(len(_SCOPE), *(cell_len(guide) + cell_len(name) for guide, name in self._lines))
+
+    @property
+    def head(self) -> str:
+        """The heading, as wide as the column."""
+        return set_cell_size(_SCOPE, self.width)
+
+    def narrow(self, width: int) -> None:
+        """Keep to a width if that leaves room for a short name."""
+        self.width = min(self.width, max(_SHORTEST_NAME, width))
+
+    def lines(self, styles: Iterable[str], *, ascii_only: bool) -> Iterator[Line]:
+        """Yield the guide and the name of each row, cut to the width, the name in its style."""
+        for (guide, name), style in zip(self._lines, styles, strict=True):
+            room = max(self.width - cell_len(guide), min(4, cell_len(name)))
+            cut = shortened(name, room, "..." if ascii_only else "…")
+            yield [(set_cell_size(guide, self.width - room), "dim"), (set_cell_size(cut, room), style)]
+
+
+def shortened(name: str, width: int, dots: str = "…") -> str:
+    """Return a name, cut if it is too wide."""
+    return name if cell_len(name) <= width else set_cell_size(name, width - len(dots)).rstrip() + dots
+
+
+def guides(depths: Sequence[int], *, ascii_only: bool) -> Iterator[str]:
+    """Yield the guides of a tree's rows: lines from the levels above, and a corner for the last of siblings.
+
+    Args:
+        depths: The depth of each row, parents before children; 0 at the top level, which has no guides.
+        ascii_only: Draw with ASCII characters.
+    """
+    tee, corner, bar = ("|- ", "`- ", "|  ") if ascii_only else ("├─ ", "└─ ", "│  ")
+    lasts: list[bool] = []
+    later = [-1]  # ascending: the depths at which a sibling comes later
+    for depth in reversed(depths):
+        while later[-1] > depth:
+            later.pop()
+        lasts.append(later[-1] != depth)
+        if lasts[-1]:
+            later.append(depth)
+    above: list[str] = []
+    for depth, last in zip(depths, reversed(lasts), strict=True):
+        if depth > DEEPEST_GUIDE:
+            yield f"{depth:,}> "
+            continue
+        del above[max(0, depth - 1) :]
+        yield "".join(above) + ((corner if last else tee) if depth else "")
+        if depth:
+            above.append("   " if last else bar)

@@ -1,0 +1,282 @@
+"""Snapshot: what was spent at one moment, as frozen rows. Everything that is read from a report is computed here.
+
+A snapshot draws, saves and loads nothing: it knows no format. `Report` is the snapshot that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeVar
+
+from tokenscope._report.attribution import Attribution, attributions
+from tokenscope._report.rows import Row, RowBuilder, RowInput
+from tokenscope._report.tree import Breakdown, Node, costliest_first, find, tree_of
+from tokenscope._report.waste import Wastes, waste_by_module
+from tokenscope._usage.calls import Frame, ScopePath
+from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.prices import check_priced, priced, repriced
+from tokenscope._usage.table import UsageTable
+from tokenscope._usage.usage import ZERO, Counts, Usage
+
+S = TypeVar("S", bound="Snapshot")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was spent, by scope and model: frozen, and a commutative monoid under `+`.
+
+    Args:
+        rows: What was counted at each path.
+        scoped: Whether it begins at one scope, or at the top level of a process.
+    """
+
+    rows: tuple[Row, ...] = ()
+    scoped: bool = True
+
+    @classmethod
+    def from_rows(cls, inputs: Iterable[RowInput], *, scoped: bool) -> Self:
+        """Build a snapshot of rows in any order, each after its parent."""
+        return cls(RowBuilder().add_rows(inputs).freeze(), scoped)
+
+    @classmethod
+    def from_table(cls, table: UsageTable, above: ScopePath, *, scoped: bool) -> Self:
+        """Build a snapshot of counts at paths below the path `above`."""
+        top = RowBuilder()
+        builders = {above: top}
+        for path, row in table.rows.items():
+            missing: list[ScopePath] = []
+            here = path
+            while here not in builders:
+                missing.append(here)
+                assert here.parent is not None
+                here = here.parent
+            builder = builders[here]
+            for step in reversed(missing):
+                builder = builders[step] = builder.child(step.frame)
+            builder.entries += row.entries
+            builder.nanoseconds += row.nanoseconds
+            for key, counts in row.counts.items():
+                builder.add(key, priced(key, Counts(*counts)))
+        top.prune()
+        rows = top.freeze()
+        return cls(rows, scoped or not rows)
+
+    # -- totals ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> Usage:
+        """Everything that was spent."""
+        return sum((usage for row in self.rows for _, usage in row.models), ZERO)
+
+    def by_module(self) -> Breakdown:
+        """Partition the total by module.
+
+        A call's module is the nearest enclosing one of `track_tokens` or `record_tokens`; else the path of its DSPy
+        module; else the name of its scope; else `(no scope)`.
+        """
+        return self._partition(lambda attribution: attribution.module)
+
+    def by_operation(self) -> Breakdown:
+        """Partition the total by `module.operation`. Calls outside of every operation are under their module."""
+        return self._partition(lambda attribution: attribution.qualified_operation)
+
+    def by_model(self) -> Breakdown:
+        """Partition the total by `provider/model`, as the caller named it."""
+        found = Breakdown()
+        for row in self.rows:
+            for model, usage in row.models:
+                found[model] = found.get(model, ZERO) + usage
+        return costliest_first(found)
+
+    def predictors(self) -> Breakdown:
+        """Partition what DSPy modules spent by their path (`ResearchAgent.searcher.extract`), own tokens only."""
+        return self._partition(lambda attribution: attribution.predictor)
+
+    def _partition(self, name_of: Callable[[Attribution], str | None]) -> Breakdown:
+        found = Breakdown()
+        for row, attribution in attributions(self.rows):
+            if row.models and (name := name_of(attribution)) is not None:
+                found[name] = sum((usage for _, usage in row.models), found.get(name, ZERO))
+        return costliest_first(found)
+
+    def waste(self) -> Wastes:
+        """Return what was wasted, by module and by reason. It is part of the total.
+
+        Example:
+            >>> from tokenscope import token_scope
+            >>> with token_scope("pipeline") as scope:
+            ...     pass  # run a DSPy program here
+            >>> for module, waste in scope.report().waste().items():
+            ...     print(module, waste.failed_parses.total_tokens, waste.total.cost)
+        """
+        return waste_by_module(self.rows)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the totals as plain numbers: `summary`, `by_module` and `by_model`."""
+        summary = {
+            f"total_{name}" if name.endswith("tokens") and not name.startswith("total") else name: value
+            for name, value in self.total.to_dict().items()
+        }
+        summary["total_calls"] = summary.pop("calls")
+        summary["total_cost"] = summary.pop("cost")
+        return {
+            "summary": dict(sorted(summary.items(), key=lambda item: not item[0].startswith("total_"))),
+            "by_module": {name: _numbers(usage) for name, usage in self.by_module().items()},
+            "by_model": {name: _numbers(usage) for name, usage in self.by_model().items()},
+        }
+
+    # -- the tree -------------------------------------------------------------------------------------------------------
+
+    def tree(self) -> Node:
+        """Return the tree: a scope's own node, or a nameless root above the top-level names of a process."""
+        return tree_of(self.rows, scoped=self.scoped)
+
+    def find(self, path: str) -> Node:
+        """Return the node at a path of names joined by `/`, from the top level down.
+
+        Raises:
+            KeyError: there is no such node. The message shows the nearest names.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("ingest") as scope:
+            ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
+            >>> scope.report().find("ingest/ocr").usage.total_tokens
+            1200
+        """
+        return find(self.tree(), path)
+
+    # -- algebra --------------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Snapshot) -> Self:
+        """Add up, path by path and model by model."""
+        if not isinstance(other, Snapshot):
+            return NotImplemented
+        rows = RowBuilder().add_rows(self.rows).add_rows(other.rows).freeze()
+        return type(self)(rows, self.scoped and other.scoped)
+
+    def __radd__(self, other: object) -> Self:
+        """Let `sum(reports)` start from 0."""
+        if other == 0 and not isinstance(other, bool):
+            return self
+        return NotImplemented
+
+    def __bool__(self) -> bool:
+        """Whether it has any rows."""
+        return bool(self.rows)
+
+    def reprice(self, model: str) -> Self:
+        """Return what the same calls would have cost if another model had answered all of them.
+
+        Each call is priced by itself, so tiers for long prompts are kept. Costs that providers reported are left out. Tokens
+        stay as they were counted. Another model's tokenizer would count slightly differently, and its answers differ.
+
+        Args:
+            model: The other model, `provider/model`, as `dspy.LM` names it.
+
+        Raises:
+            ValueError: no price of that model is known.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("ingest") as scope:
+            ...     record_tokens("ocr", "page", "gpt-4o", "openai", input_tokens=1_000_000, output_tokens=0)
+            >>> scope.report().total.cost, scope.report().reprice("openai/gpt-4o-mini").total.cost
+            (Decimal('2.5'), Decimal('0.15'))
+        """
+        check_priced(model)
+        inputs = (
+            RowInput(
+                row.parent, row.frame, row.entries, row.nanoseconds, [_reprice(each, model) for each in row.usages]
+            )
+            for row in self.rows
+        )
+        return self.from_rows(inputs, scoped=self.scoped)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
+
+
+def _numbers(usage: Usage) -> dict[str, Any]:
+    counts = usage.to_dict()
+    return {
+        "input_tokens": counts.pop("input_tokens"),
+        "output_tokens": counts.pop("output_tokens"),
+        "total_tokens": counts.pop("total_tokens"),
+        "call_count": counts.pop("calls"),
+        **counts,
+    }
+
+
+def _reprice(each: ModelUsage, model: str) -> ModelUsage:
+    key = each.key._replace(model=model)
+    if key.source == "provider":
+        key = key._replace(source="table")
+    return ModelUsage(key, repriced(model, each.key, each.usage))
+
+
+# -- views: snapshots made of a snapshot, which every format can draw ---------------------------------------------------------
+
+_NAMES: Final[dict[str, tuple[str, Callable[[Attribution], str | None]]]] = {
+    "module": ("module", lambda attribution: attribution.module),
+    "predictor": ("dspy", lambda attribution: attribution.predictor),
+    "operation": ("module", lambda attribution: attribution.qualified_operation),
+}
+"""The breakdowns besides the one by model: the kind of their rows, and the name of each row."""
+
+
+def pivot(snapshot: S, by: str) -> S:
+    """Return a breakdown as a flat snapshot, with one top-level row for each name.
+
+    It adds up to the same total; by `predictor`, to what DSPy's modules spent. Its rows have no times and entries, because scopes
+    that are open at once share their time.
+
+    Args:
+        snapshot: What to break down.
+        by: `model`, `module`, `predictor` or `operation`.
+
+    Raises:
+        ValueError: there is no such breakdown.
+    """
+    if by == "model":
+        inputs = [
+            RowInput(-1, Frame("scope", each.key.model), 0, 0, [each]) for row in snapshot.rows for each in row.usages
+        ]
+    elif by in _NAMES:
+        kind, name_of = _NAMES[by]
+        inputs = [
+            RowInput(-1, Frame(kind, name), 0, 0, row.usages)
+            for row, attribution in attributions(snapshot.rows)
+            if row.usages and (name := name_of(attribution)) is not None
+        ]
+    else:
+        raise ValueError(f"there is no breakdown by {by!r}; there are model, {', '.join(_NAMES)}")
+    return snapshot.from_rows(inputs, scoped=not inputs)
+
+
+def cut(snapshot: S, depth: int) -> S:
+    """Return the upper levels of a snapshot. Deeper levels are added to the last one.
+
+    Args:
+        snapshot: What to cut.
+        depth: How many levels to keep, 1 or more.
+
+    Raises:
+        ValueError: no level would be left.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be 1 or more, but is {depth!r}")
+    return snapshot.from_rows(_cut(snapshot, depth), scoped=snapshot.scoped)
+
+
+def _cut(snapshot: Snapshot, depth: int) -> Iterator[RowInput]:
+    kept: list[tuple[int, RowInput]] = []  # for each row: its level, and the input that takes its counts
+    for row in snapshot.rows:
+        level, above = kept[row.parent] if row.parent >= 0 else (0, None)
+        if above is None or level < depth:
+            above = RowInput(row.parent, row.frame, row.entries, row.nanoseconds, row.usages)
+            yield above
+        else:
+            yield RowInput(above.parent, above.frame, 0, 0, row.usages)
+        kept.append((level + 1, above))
