@@ -109,7 +109,7 @@ def test_a_task_stands_alone():
             visit = tokenscope.carry(spend)
         assert ["y"] == [node.name for node in [task.report().tree()]]
         late = tokenscope.carry(spend)
-        packed = task.finish()
+        packed = task.end_task()
         assert current_scope() is a
         late(4)
         visit(8)
@@ -127,7 +127,7 @@ def test_scopes_that_are_open_when_a_task_ends():
     scope = token_scope("open")
     scope.__enter__()
     spend(1)
-    packed = task.finish()
+    packed = task.end_task()
     spend(2)
     with token_scope("inner"):
         spend(4)

@@ -28,7 +28,7 @@ class _ShippedCall:
 
     def finish(self, value: Any) -> None:
         """Ship what the function returned."""
-        self.shipment = Shipment(self._scope.finish(), value)
+        self.shipment = Shipment(self._scope.end_task(), value)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -40,7 +40,7 @@ class _ShippedCall:
         if not isinstance(error, Exception):
             self._scope.abandon()
             return False
-        self.shipment = Shipment(self._scope.finish(), None, ShippedError.of(error))
+        self.shipment = Shipment(self._scope.end_task(), None, ShippedError.of(error))
         return True
 
 

@@ -46,7 +46,7 @@ class WorkerScope(Scope):
         self.started = perf_counter_ns()
         entered.set(self)
 
-    def finish(self) -> PackedRows:
+    def end_task(self) -> PackedRows:
         """Leave the scope, and return its counts."""
         self.leave()
         return pack(self._hand_over(), self.path)

@@ -25,10 +25,10 @@ class Attribution:
     def __init__(self, above: Attribution | None, frame: Frame) -> None:
         self.operation: str = above.operation if above else ""
         """The operation of `track_tokens` or `record_tokens`; empty where there is none."""
-        self._named: str | None = above._named if above else None  # the module of `track_tokens` or `record_tokens`
-        self._scope: str | None = above._scope if above else None
-        self._predictor: tuple[Any, str] | None = above._predictor if above else None  # linked, from the innermost up
-        self._modules: int = above._modules if above else 0
+        self._named: str | None = above._named if above else None  # the module of `track_tokens` or `record_tokens`  # noqa: SLF001 - of the same class
+        self._scope: str | None = above._scope if above else None  # noqa: SLF001 - of the same class
+        self._predictor: tuple[Any, str] | None = above._predictor if above else None  # linked, from the innermost up  # noqa: SLF001 - of the same class
+        self._modules: int = above._modules if above else 0  # noqa: SLF001 - of the same class
         if frame.kind == "module":
             self._named = frame.name
             self.operation = ""

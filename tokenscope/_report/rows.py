@@ -98,7 +98,7 @@ class RowBuilder:
             index = len(rows)
             usages = tuple(ModelUsage(key, builder.usages[key]) for key in sorted(builder.usages, key=_rank))
             rows.append(Row(parent, frame, builder.entries, builder.nanoseconds, by_model(usages), usages))
-            stack.extend((index, frame, child) for frame, child in builder._sorted_children())
+            stack.extend((index, frame, child) for frame, child in builder._sorted_children())  # noqa: SLF001 - of the same class
         return tuple(rows)
 
     def _sorted_children(self) -> list[tuple[Frame, RowBuilder]]:

@@ -65,11 +65,11 @@ def run(task: tuple[int, *tuple[Frame, ...]], function: Any, /, *args: Any, **kw
         result = function(*args, **kwargs)
     except BaseException as error:
         raised = ordinary_error(error)
-        ResultEnvelope(raised, number, scope.finish(), _pack_others()).attach_to_error()
+        ResultEnvelope(raised, number, scope.end_task(), _pack_others()).attach_to_error()
         if raised is error:
             raise
         raise raised from None
-    rows, others = scope.finish(), _pack_others()
+    rows, others = scope.end_task(), _pack_others()
     return ResultEnvelope(result, number, rows, others) if rows or others else result
 
 
