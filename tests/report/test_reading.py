@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tracemalloc
 from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.formats import HOSTILE, HUGE
 from support.reports import loaded
@@ -20,6 +21,7 @@ from tokenscope._report.formats import json as json_format
 from tokenscope._report.reading import read_stream
 from tokenscope._scopes.event_log import clear, records
 from tokenscope._tracker.record import Record
+from tokenscope._usage.usage import TOKENS
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.cli import main
 from tokenscope.errors import TokenScopeWarning
@@ -44,8 +46,15 @@ def lines_of_process():
     return [json_format.line(Record(call).to_dict()) + "\n" for call in records()]
 
 
+@pytest.fixture(params=["orjson", "json"])
+def parser(request, monkeypatch):
+    """Read with orjson, and as where it is not installed."""
+    if request.param == "json":
+        monkeypatch.setitem(sys.modules, "orjson", None)
+
+
 NAMES = st.one_of(st.sampled_from(["a", "b", *(name for name in HOSTILE if name.strip())]))
-TOKENS = st.one_of(st.integers(0, 300_000), st.sampled_from([0, HUGE]))
+COUNTS = st.one_of(st.integers(0, 300_000), st.sampled_from([0, 15_999, 16_000, 2**63, 2**64, HUGE]))
 
 
 @settings(deadline=None)
@@ -55,8 +64,8 @@ TOKENS = st.one_of(st.integers(0, 300_000), st.sampled_from([0, HUGE]))
             st.lists(NAMES, max_size=3),
             NAMES,
             st.sampled_from([None, "p", "p/q"]),
-            TOKENS,
-            TOKENS,
+            COUNTS,
+            COUNTS,
             st.sampled_from([None, Decimal("0.25"), Decimal(3)]),
             st.booleans(),
         ),
@@ -121,6 +130,37 @@ def test_failed_and_cached_calls():
     )
 
 
+NAMED = st.sampled_from(["a", "b", "a/b"])
+VARIED = st.fixed_dictionaries(
+    {"module": NAMED, "model": NAMED, "input_tokens": COUNTS, "output_tokens": COUNTS},
+    optional={
+        "operation": st.sampled_from(["", "o"]),
+        "provider": st.sampled_from(["p", "a", "", None, []]),
+        "scope": st.sampled_from(["s", "a/b", "", None, 3, ["s"]]),
+        "frames": st.sampled_from([None, [], [["scope", "s"]], [["dspy", "s"]], [["scope", "a"], ["tool", "b"]]]),
+        "cost": st.sampled_from([None, 0, 0.25, HUGE]),
+        "error": st.sampled_from([None, "TimeoutError", "CancelledError"]),
+        "cached": st.booleans(),
+        "saved": st.sampled_from([None, {}, {"input_tokens": 20_000, "reasoning_tokens": 1}]),
+        "metadata": st.sampled_from([{}, {"cost": 3}]),
+        "seconds": st.sampled_from([0.5, float("nan")]),
+        **dict.fromkeys(TOKENS[2:], COUNTS),
+    },
+)
+
+
+@pytest.mark.usefixtures("parser")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(VARIED, min_size=2, max_size=12))
+def test_similar_records_add_up_like_single_ones(records):
+    """A file of records is the sum of files with one record each, whatever they have in common."""
+    alone = [read_lines(record) for record in records]
+
+    assert sum(alone, Report()) == read_lines(*records)
+    assert len(records) == read_lines(*records).total.calls
+
+
+@pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -137,6 +177,11 @@ def test_failed_and_cached_calls():
         ({**LINE, "input_tokens": True}, "input_tokens must be a whole number"),
         ({**LINE, "input_tokens": "3"}, "input_tokens must be a whole number"),
         ({**LINE, "output_tokens": float("nan")}, "output_tokens must be a whole number"),
+        ({**LINE, "output_tokens": None}, "output_tokens must be a whole number, not NoneType"),
+        ({**LINE, "cache_read_tokens": -1}, "cache_read_tokens must not be negative"),
+        ({**LINE, "cache_read_tokens": 1, "cache_write_tokens": 1.0}, "cache_write_tokens must be a whole number"),
+        ({**LINE, "reasoning_tokens": False}, "reasoning_tokens must be a whole number"),
+        ({**LINE, "output_audio_tokens": -1}, "output_audio_tokens must not be negative"),
         ({**LINE, "cost": -1}, "cost must be dollars, 0 or more"),
         ({**LINE, "cost": "x"}, "line 2 is damaged"),
         ({**LINE, "cost": [1]}, "line 2 is damaged"),
@@ -163,6 +208,7 @@ def test_damaged_lines(line, said):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.usefixtures("parser")
 def test_a_last_line_that_is_cut_off():
     """As its killed writer left it: the others count, and a warning tells."""
     text = json.dumps(LINE) + "\n"

@@ -23,7 +23,16 @@ from rich.cells import cell_len
 
 from tokenscope._report.formats.columns import GAP, Column, Columns, shortened
 from tokenscope._report.formats.markdown import code, table
-from tokenscope._report.formats.text import UNKNOWN, dollars, lower_bound, money, plural, printable, share, unpriced
+from tokenscope._report.formats.text import (
+    UNKNOWN,
+    dollars,
+    lower_bound,
+    money,
+    plural,
+    printable,
+    unpriced,
+    waste_line,
+)
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import Usage
 
@@ -47,23 +56,6 @@ def render(snapshot: Snapshot, samples: int | None = None, format: str = "text")
         facts.append(("Wasted", waste))
     breakdowns = {"Module": snapshot.by_module(), "Model": snapshot.by_model()}
     return (_markdown if format == "markdown" else _text)(facts, breakdowns)
-
-
-def waste_line(snapshot: Snapshot) -> str:
-    """Return in one line what was wasted, and why; empty if nothing was."""
-    wastes = snapshot.waste()
-    if not wastes:
-        return ""
-    total = wastes.total
-    percent = share(100 * total.total.total_tokens, snapshot.total.total_tokens)
-    reasons = "; ".join(f"{name.replace('_', ' ')} {_spent(usage)}" for name, usage in total.reasons())
-    where = f"{'most in' if len(wastes) > 1 else 'in'} {printable(next(iter(wastes)))}"
-    return f"{total.total.total_tokens:,} tokens ({percent:.1f}%), {money(total.total)}: {reasons}, {where}"
-
-
-def _spent(usage: Usage) -> str:
-    calls = plural(usage.calls, "call")
-    return f"{calls} with {usage.total_tokens:,} tokens" if usage.total_tokens else calls
 
 
 def shares(parts: list[int]) -> list[str]:

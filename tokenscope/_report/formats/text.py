@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
 from typing import Final, TypeVar
 
+from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import Usage
 
 UNKNOWN: Final = "\N{EN DASH}"
@@ -133,3 +134,20 @@ def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printa
     calls = sum(usage.unpriced_calls for usage in by_model.values())
     more = f" and {len(names) - _MOST_MODELS:,} more" if len(names) > _MOST_MODELS else ""
     return f"No price is known for {plural(calls, 'call')} of {', '.join(names[:_MOST_MODELS])}{more}."
+
+
+def waste_line(snapshot: Snapshot) -> str:
+    """Return in one line what was wasted, and why; empty if nothing was."""
+    wastes = snapshot.waste()
+    if not wastes:
+        return ""
+    total = wastes.total
+    percent = share(100 * total.total.total_tokens, snapshot.total.total_tokens)
+    reasons = "; ".join(f"{name.replace('_', ' ')} {_spent(usage)}" for name, usage in total.reasons())
+    where = f"{'most in' if len(wastes) > 1 else 'in'} {printable(next(iter(wastes)))}"
+    return f"{total.total.total_tokens:,} tokens ({percent:.1f}%), {money(total.total)}: {reasons}, {where}"
+
+
+def _spent(usage: Usage) -> str:
+    calls = plural(usage.calls, "call")
+    return f"{calls} with {usage.total_tokens:,} tokens" if usage.total_tokens else calls

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from tokenscope._report.formats import format_of
-from tokenscope._report.formats.text import one_line
+from tokenscope._report.formats.text import one_line, waste_line
 from tokenscope._scopes.budget import Budget, BudgetExceeded
 from tokenscope._scopes.enforcement import BudgetAccount, conclude, limit_process
 from tokenscope._scopes.process import DISABLED
@@ -162,8 +162,6 @@ def _tree(report: Report) -> str:
 
 
 def _waste(report: Report) -> str:
-    from tokenscope._report.formats.analysis import waste_line
-
     line = waste_line(report)
     return f"wasted: {line}" if line else ""
 
