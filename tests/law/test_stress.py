@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import os
@@ -122,6 +123,47 @@ def test_threads_and_tasks_lose_nothing():
     assert {**threads_found, "tasks": 3 * TASKS * (by_task // 5) * 5} == found
     assert THREADS * -(-(by_thread // 5) // 100) == sum(collected.values())
     assert sorted(reports) == reports
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda scope: scope.usage, lambda scope: scope.report(), repr, lambda _: tokenscope.report()],
+    ids=["usage", "report", "repr", "of the process"],
+)
+def test_a_collection_while_counts_are_read(ask):
+    """A generator that is collected in the midst of a look at the counts spends its tokens, and disturbs nobody."""
+
+    def abandoned(number):
+        with token_scope(f"abandoned {number}"):
+            try:
+                yield
+            finally:
+                for _ in range(300):  # more than may wait to be counted
+                    spend(1, f"collected {number}")
+
+    def abandon(number):
+        generator = abandoned(number)
+        next(generator)
+        cycle = [generator]
+        cycle.append(cycle)
+
+    with token_scope("outer") as outer, contextlib.ExitStack() as stack:
+        for number in range(50):
+            stack.enter_context(token_scope(f"open {number}"))
+            spend(1)
+        for number in range(60):
+            gc.disable()
+            abandon(number)
+            before = gc.get_threshold()
+            gc.set_threshold(1 + 3 * number, 1, 1)  # at one moment or another
+            gc.enable()
+            try:
+                ask(outer)
+            finally:
+                gc.set_threshold(*before)
+        gc.collect()
+
+    assert 50 + 60 * 300 == spent(tokenscope.report())
 
 
 def test_one_pool_of_many_scopes():

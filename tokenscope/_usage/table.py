@@ -113,12 +113,14 @@ class UsageTable:
 
     def merge(self, other: UsageTable) -> None:
         """Add everything that another table holds, of the same base or of one below."""
-        for path, row in list(other.rows.items()):
+        # A collection may finalise what counts into the other table meanwhile. list(dict) is one step; of items() it is not.
+        for path in list(other.rows):
+            row = other.rows[path]
             mine = self.row(path)
             mine.entries += row.entries
             mine.nanoseconds += row.nanoseconds
-            for key, counts in list(row.counts.items()):
-                mine.add(key, counts)
+            for key in list(row.counts):
+                mine.add(key, row.counts[key].copy())
 
     def warn_of_overflow(self) -> None:
         """Warn once of each level that has too many names. Not to be called with a lock: filters of warnings may have some."""
