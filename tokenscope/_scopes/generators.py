@@ -47,7 +47,7 @@ def generator_frame(frame: FrameType | None) -> FrameType | None:
 def running_scope() -> Any:
     """Return the innermost scope that was opened in the body of a generator that is on the stack here, or None."""
     scopes_of = STATE.generator_scopes.get
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         scopes = scopes_of(frame)
         if scopes:

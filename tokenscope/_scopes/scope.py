@@ -121,7 +121,7 @@ class Scope:
 
     def _repr_html_(self) -> str:
         """Show the tree in a notebook."""
-        return self.report()._repr_html_()
+        return self.report()._repr_html_()  # pyright: ignore[reportPrivateUsage]
 
     def __repr__(self) -> str:
         state = "open" if self.ended is None else "closed"

@@ -16,7 +16,7 @@ from tokenscope._scopes.scope import Scope, open_scope, refer_to
 from tokenscope._scopes.wrapping import F, M, ScopeSpec, decorate
 from tokenscope._usage.calls import MAX_NAMES, Frame, check_name
 
-_getframe: Final = sys._getframe
+_getframe: Final = sys._getframe  # pyright: ignore[reportPrivateUsage]
 _top: Final = entered.get
 _set_top: Final = entered.set
 

@@ -39,7 +39,7 @@ def warn_once(key: str, message: str, stacklevel: int | None = None) -> None:
 
 def host_level() -> int:
     """Return the stack level of the innermost frame outside of this package, as the caller has to name it in `warnings.warn`."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     level = 0
     while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE:
         frame = frame.f_back

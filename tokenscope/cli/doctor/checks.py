@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from tokenscope._report.formats.text import one_line
 from tokenscope._scopes.process import DISABLED
 from tokenscope._version import __version__
-from tokenscope.integrations import patches as _patches
+from tokenscope.integrations import patches as applied_patches
 from tokenscope.integrations.patch_table import OPTIMIZERS, PATCHES, Patch
 
 OK: Final = "ok"
@@ -105,7 +105,7 @@ def patches(*, fresh: bool) -> Iterator[Finding]:
     Args:
         fresh: Import the modules that are not imported yet.
     """
-    inert = DISABLED or not _patches.is_active()
+    inert = DISABLED or not applied_patches.is_active()
     if DISABLED:
         yield Finding("patches", PROBLEM, "TOKENSCOPE_DISABLED is set in the environment: nothing is counted")
     elif inert:
@@ -114,7 +114,7 @@ def patches(*, fresh: bool) -> Iterator[Finding]:
         mark, text = _state(patch, fresh=fresh, inert=inert)
         yield Finding("patches", mark, f"{patch.module}.{patch.name}: {text}")
     if OPTIMIZERS in sys.modules:
-        done = _patches.are_optimizers_adopted()
+        done = applied_patches.are_optimizers_adopted()
         mark = OK if done else NOTE if inert else PROBLEM
         yield Finding("patches", mark, f"{OPTIMIZERS}, compile of each optimizer: {'' if done else 'not '}applied")
 
@@ -133,7 +133,7 @@ def _state(patch: Patch, *, fresh: bool, inert: bool) -> tuple[str, str]:
             absent = missing == patch.module and "." in patch.module
             text = f"not in this version of {package}" if absent else f"cannot be imported: {one_line(error)}"
             return NOTE if patch.optional or package != "dspy" else PROBLEM, text
-    if patch in _patches.applied():
+    if patch in applied_patches.applied():
         return OK, "applied"
     *path, attribute = patch.name.split(".")
     try:
