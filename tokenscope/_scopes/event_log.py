@@ -62,19 +62,15 @@ def drain() -> None:
                 elif type(what) is Call:
                     count_call(scope, what)
                 else:
-                    _count_other(what, took, error)
+                    try:
+                        what.count(took, error)
+                    except Exception:  # noqa: BLE001
+                        internal_error("counting a call")
         finally:
             if entries:
                 _count_entries(path, above, entries, nanoseconds)
     if STATE.notices and not _lock._is_owned():
         _give_notice()
-
-
-def _count_other(event: Any, nanoseconds: int, error: str | None) -> None:
-    try:
-        event.count(nanoseconds, error)
-    except Exception:  # noqa: BLE001
-        internal_error("counting a call")
 
 
 def count_call(scope: Counted, call: Call, *, reserved: bool = False) -> None:
@@ -149,8 +145,9 @@ def counted_in(scope: Counted) -> list[tuple[UsageKey, Counts]]:
     """Return the counts of a scope, those of all paths: what `collect` holds, without its rows."""
     drain()
     with _lock:
-        rows = [] if scope.table is None else scope.table.rows.values()
-        return [(key, Counts(*counts)) for row in rows for key, counts in row.counts.items()]
+        # A collection may finalise what counts into the table meanwhile: no dictionary is read while objects are made.
+        rows = [] if scope.table is None else list(scope.table.rows.values())
+        return [(key, Counts(*row.counts[key])) for row in rows for key in list(row.counts)]
 
 
 def elapsed(scope: Any) -> int:
@@ -299,7 +296,8 @@ def _open_table(scope: Counted) -> UsageTable:
 def _open_inside(scope: Counted) -> list[Counted]:
     """Return the open scopes inside a scope in which anything was counted."""
     inside: dict[Any, bool] = {scope: True}
-    for each in STATE.open_scopes:
+    open_scopes = list(STATE.open_scopes)  # a finaliser may leave one of them meanwhile
+    for each in open_scopes:
         chain: list[Counted] = []
         here: Counted | None = each
         while here is not None and here not in inside:
@@ -307,4 +305,4 @@ def _open_inside(scope: Counted) -> list[Counted]:
             here = here.above
         found = here is not None and inside[here]
         inside.update(dict.fromkeys(chain, found))
-    return [each for each in STATE.open_scopes if each is not scope and inside[each]]
+    return [each for each in open_scopes if each is not scope and inside[each]]

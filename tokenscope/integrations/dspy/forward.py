@@ -38,7 +38,7 @@ class _Request:
         """Note what this request spent: nothing if the cache answered it."""
         call = self._call
         if error is None:
-            call.requests.append(None if call.cache_hit else getattr(result, "usage", None))
+            call.requests += (None if call.cache_hit else getattr(result, "usage", None),)
             call.cache_hit = call.cache_hit and (self._was_hit or len(call.requests) == 1)
         else:
             call.cache_hit = self._was_hit

@@ -45,9 +45,9 @@ def process_response(wrapped: Any, lm: Any, args: Args, kwargs: Kwargs) -> Any:
 def parse_answer(wrapped: Any, adapter: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Adapter._call_postprocess`: if the adapter cannot parse an LM's answer, the call was wasted."""
     call = answered_call.get()
-    if call is None:
+    if call is None or call.is_parsed:
         return wrapped(*args, **kwargs)
-    answered_call.set(None)
+    call.is_parsed = True
     try:
         return wrapped(*args, **kwargs)
     except Exception:

@@ -34,6 +34,7 @@ from tokenscope.integrations.dspy.optimizers import phase_of_call
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
+_new_tuple: Any = tuple.__new__  # a named tuple's own constructor costs as much again
 _log: Final = STATE.log
 _generator_scopes: Final = STATE.generator_scopes
 answered_call: Final[ContextVar[Any]] = ContextVar("tokenscope_answered_call", default=None)
@@ -43,6 +44,30 @@ answered_call: Final[ContextVar[Any]] = ContextVar("tokenscope_answered_call", d
 class CallTracker(UsageTracker):  # type: ignore[misc]
     """One LM call in progress: a usage tracker, which passes on what it gets to the tracker that it replaces."""
 
+    __slots__ = (
+        "cache_hit",
+        "counted",
+        "ended",
+        "entries",
+        "inner_usages",
+        "is_parsed",
+        "lm_class",
+        "model",
+        "outer_call",
+        "own_data",
+        "phase",
+        "refused",
+        "requests",
+        "reserved",
+        "saved",
+        "scope",
+        "settings_outside",
+        "since",
+        "started",
+        "tokens",
+        "wrapped_tracker",
+    )
+
     def __init__(self, lm: Any, outer_call: Any, scope: Counted, *, reserved: bool) -> None:
         overrides = thread_local_overrides.get()
         replaced = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker  # noqa: SIM401
@@ -51,15 +76,18 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         self.wrapped_tracker: Any = replaced if ours is None else ours.wrapped_tracker
         self.outer_call: CallTracker | None = outer_call or ours
         self.own_data: Any = None
+        self.is_parsed = False  # whether an adapter has begun to parse the answer
         self.settings_outside = overrides
         self.ended = False
         self.lm_class = type(lm)
         self.reserved = reserved
         self.refused = False
         self.entries: list[Any] = []
-        self.requests: list[Any] = []  # the usage of each `LM.forward` within, or None for one that the cache answered
-        self.inner_usages: list[Counts] = []  # what LM calls inside this one spent: an LM may ask another
-        self.counted: list[tuple[Counted, Call]] = []  # this call, or those whose answers it only relayed
+        self.requests: tuple[
+            Any, ...
+        ] = ()  # the usage of each `LM.forward` within, or None for one that the cache answered
+        self.inner_usages: tuple[Counts, ...] = ()  # what LM calls inside this one spent: an LM may ask another
+        self.counted: tuple[tuple[Counted, Call], ...] = ()  # this call, or those whose answers it only relayed
         self.cache_hit = False
         self.saved: Any = None  # the usage of a cached answer, if the cache still has it
         self.model = str(getattr(lm, "model", None) or type(lm).__name__)
@@ -97,7 +125,9 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def __getattr__(self, name: str) -> Any:
         """Return any other attribute of the replaced tracker, which may be of a user's own class."""
-        return getattr(self.__dict__.get("wrapped_tracker"), name)
+        if name in CallTracker.__slots__:  # not set yet, in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.wrapped_tracker, name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallTracker:
         """Copy as DSPy's executor does for each worker: the replaced tracker is copied, the call stays the same one."""
@@ -150,12 +180,12 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             key = usage_key(self.model, tier_of(counts.input_tokens), "cache")
         else:
             key = key_of(self.model, counts, cost_is_told=bool(counts.cost) or _are_free(entries))
-        counts = Counts(1, int(cached), int(error is not None), *counts[3:])
+        counts = _new_tuple(Counts, (1, int(cached), int(error is not None), *counts[3:]))
         path = path_of(self.scope) if self.scope is STATE.root else self.scope.path
-        call = Call(path, key, counts, self.started, nanoseconds / 1e9, error, None)
+        call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))
         count_call(self.scope, call, reserved=self.reserved)
         if error is None:
-            self.counted.append((self.scope, call))
+            self.counted = ((self.scope, call),)
         if self.outer_call is not None:
             self.outer_call.counted += self.counted
 
@@ -170,7 +200,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         inner = self.inner_usages
         relays = bool(inner) and (not any(counts) or counts in inner or counts == sum_counts(inner))
         if self.outer_call is not None:
-            self.outer_call.inner_usages.append(sum_counts(inner) if relays else counts)
+            self.outer_call.inner_usages += (sum_counts(inner) if relays else counts,)
             if relays:
                 self.outer_call.counted += self.counted
         if relays:
@@ -194,7 +224,7 @@ class UnparsedAnswer:
         """Mark what the call spent as wasted."""
         for scope, call in self._call.counted:
             mark_wasted(scope, call.path, call.key, call.counts, "failed_parses")
-        self._call.counted = []
+        self._call.counted = ()
 
 
 def _are_free(entries: list[Any]) -> bool:
