@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tokenscope.integrations import usage_watchers as _entries
+from tokenscope.integrations import usage_watchers
 from tokenscope.integrations.otel import TokenScopeSpanProcessor
 from tokenscope.integrations.otel import spans as otel_spans
 
@@ -48,8 +48,8 @@ def tracing() -> Iterator[Tracing]:
     yield found
     found.provider.shutdown()
     assert {} == otel_spans._open, "a span was never forgotten"
-    for watcher in _entries.watchers:
-        _entries.unwatch(watcher)
+    for watcher in tuple(usage_watchers.watchers):
+        usage_watchers.unwatch(watcher)
 
 
 def usage(input_tokens: int, output_tokens: int, model: str = "gpt-4o-mini") -> dict[str, Any]:

@@ -101,13 +101,7 @@ def unpack(packed: PackedRows, base: ScopePath) -> UsageTable:
 
 
 def bring_home(packed: PackedRows, scope: Counted, *, is_own: bool = False) -> None:
-    """Count packed rows in a scope, and charge its budgets.
-
-    Args:
-        packed: The rows.
-        scope: The scope.
-        is_own: Whether this process has packed them: then the program's budget was charged already.
-    """
+    """Count packed rows in a scope, and charge its budgets: not the program's if this process has packed them (`is_own`)."""
     table = unpack(packed, scope.path)
     add_table(scope, table)
     with STATE.lock:

@@ -21,20 +21,7 @@ PLAIN_VALUES: Final = (str, bytes, bytearray, int, float, complex, Decimal, list
 
 
 def check_arguments(function: str, wanted: str, shape: str, value: object, provider: object, model: object) -> None:
-    """Raise for names that are none, and for values that can be neither a response nor a stream.
-
-    Args:
-        function: The function that was called.
-        wanted: What it takes: `response` or `stream`.
-        shape: What such a thing looks like.
-        value: What it was given.
-        provider: The provider that the caller names.
-        model: The model that the caller names.
-
-    Raises:
-        TypeError: a name is not a str, or the value is None, a plain value, a function, or not awaited yet.
-        ValueError: a name is empty.
-    """
+    """Raise for invalid names, and for a value that cannot be what is `wanted`: a response or a stream."""
     if provider is not None:
         check_name("provider", provider)
     if model is not None:
@@ -61,15 +48,7 @@ def count_response(
 ) -> None:
     """Count a response: one call, and one more for each other model that took part in it.
 
-    Args:
-        source: Where the response comes from.
-        scope: The scope in which the call was made.
-        outer_call: The LM call in progress there, or None.
-        kind: What the response is, for warnings: `response` or `stream`.
-        advice: What a caller can do if it reports no usage.
-        started: When the call began, in seconds since the epoch.
-        seconds: How long it took.
-        error: The name of the exception that ended it.
+    If it reports no usage, a warning names its `kind` (response or stream), and gives `advice`.
     """
     name = source.name
     assert name is not None

@@ -23,15 +23,10 @@ class ResponseSource(NamedTuple):
 
 
 def source_of(response: Any, provider: str | None, model: str | None, sender: str | None = None) -> ResponseSource:
-    """Return where a response comes from.
+    """Return where a response comes from, given the provider and the model if the caller names them.
 
     The shape of the usage alone shows its format: programs use one provider's SDK for another's API, and gateways translate.
-
-    Args:
-        response: The response, an object or a mapping.
-        provider: The provider, if the caller names it.
-        model: The model, if the caller names it.
-        sender: The provider, if something else than the response shows it.
+    `sender` is the provider if something else than the response shows it.
     """
     get = getter(response)
     usage_format, usage = _usage(get)

@@ -58,13 +58,7 @@ class ReportedCall(NamedTuple):
 
 
 def extract(usage_format: UsageFormat, usage: Any, name: str) -> list[ReportedCall]:
-    """Return the calls that a response's usage reports, one a model; none if it has no counts.
-
-    Args:
-        usage_format: The format of the usage.
-        usage: The usage, a mapping or an object.
-        name: The response's model, as reports name it: for prices and warnings.
-    """
+    """Return the calls that usage reports, one for each model; none if it has no counts. `name` is the response's model."""
     values = plain(usage, name)
     if usage_format is ANTHROPIC:
         return _anthropic(values, name)

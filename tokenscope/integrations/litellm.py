@@ -51,7 +51,7 @@ class _Embedding:
     def _count(self, error: str | None) -> None:
         entry = getattr(self.response, "usage", None) or {}
         if entry:
-            usage_watchers.tell(self._model, entry)
+            usage_watchers.notify(self._model, entry)
         if error is None:
             mark_counted(self.response)
         counts = read_counts(self._model, entry)._replace(calls=1, failed_calls=int(error is not None))

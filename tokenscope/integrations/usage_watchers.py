@@ -33,7 +33,7 @@ def unwatch(watcher: Watcher) -> None:
         watchers.remove(watcher)
 
 
-def tell(model: str, entry: Any) -> None:
+def notify(model: str, entry: Any) -> None:
     """Call the watchers with a usage entry."""
     for watcher in tuple(watchers):
         watcher(model, entry)

@@ -110,7 +110,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         if usage_entry:
             self.entries.append(usage_entry)
             if usage_watchers.watchers:
-                usage_watchers.tell(self.model, usage_entry)
+                usage_watchers.notify(self.model, usage_entry)
         if self.wrapped_tracker is not None:
             self.wrapped_tracker.add_usage(lm, usage_entry)
 
@@ -271,4 +271,4 @@ def read_response(response: Any) -> None:
         if usage:
             call.entries.append(usage)
             if usage_watchers.watchers:
-                usage_watchers.tell(call.model, usage)
+                usage_watchers.notify(call.model, usage)

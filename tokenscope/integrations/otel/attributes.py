@@ -6,61 +6,69 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from tokenscope._providers.openai_usage import getter, parse_count, read_counts
+from tokenscope._providers.openai_usage import Get, getter, parse_count, read_counts
 from tokenscope._usage.usage import Counts
 from tokenscope.integrations.otel.names import report_name
 
 Attributes = Mapping[str, Any]
 
-_INPUT: Final = "prompt_tokens"
-_OUTPUT: Final = "completion_tokens"
-_TOTAL: Final = "total_tokens"
-_CACHE_READ: Final = "cached_tokens"
-_CACHE_WRITE: Final = "cache_write_tokens"
-_INPUT_AUDIO: Final = "input_audio_tokens"
-_REASONING: Final = "reasoning_tokens"
-_OUTPUT_AUDIO: Final = "output_audio_tokens"
+_Convention = dict[str, Any]
+"""OpenAI's names of counts, and the attributes that have them: the first one that a span has counts."""
 
-_GENAI: Final = {
-    _INPUT: ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens"),
-    _OUTPUT: ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.usage.completion_tokens"),
-    _TOTAL: ("gen_ai.usage.total_tokens", "llm.usage.total_tokens"),
-    _CACHE_READ: (
-        "gen_ai.usage.cache_read.input_tokens",
-        "gen_ai.usage.cache_read_input_tokens",
-        "gen_ai.usage.details.cache_read_tokens",
+_GENAI: Final[_Convention] = {
+    "prompt_tokens": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens"),
+    "completion_tokens": (
+        "gen_ai.usage.output_tokens",
+        "gen_ai.usage.completion_tokens",
+        "llm.usage.completion_tokens",
     ),
-    _CACHE_WRITE: (
-        "gen_ai.usage.cache_write.input_tokens",
-        "gen_ai.usage.cache_creation.input_tokens",
-        "gen_ai.usage.cache_creation_input_tokens",
-        "gen_ai.usage.details.cache_write_tokens",
-    ),
-    _REASONING: (
-        "gen_ai.usage.reasoning.output_tokens",
-        "gen_ai.usage.reasoning_tokens",
-        "llm.usage.reasoning_tokens",
-        "gen_ai.usage.details.reasoning_tokens",
-    ),
-    _INPUT_AUDIO: ("gen_ai.usage.audio.input_tokens", "gen_ai.usage.details.input_audio_tokens"),
-    _OUTPUT_AUDIO: ("gen_ai.usage.audio.output_tokens", "gen_ai.usage.details.output_audio_tokens"),
+    "total_tokens": ("gen_ai.usage.total_tokens", "llm.usage.total_tokens"),
+    "prompt_tokens_details": {
+        "cached_tokens": (
+            "gen_ai.usage.cache_read.input_tokens",
+            "gen_ai.usage.cache_read_input_tokens",
+            "gen_ai.usage.details.cache_read_tokens",
+        ),
+        "cache_write_tokens": (
+            "gen_ai.usage.cache_write.input_tokens",
+            "gen_ai.usage.cache_creation.input_tokens",
+            "gen_ai.usage.cache_creation_input_tokens",
+            "gen_ai.usage.details.cache_write_tokens",
+        ),
+        "audio_tokens": ("gen_ai.usage.audio.input_tokens", "gen_ai.usage.details.input_audio_tokens"),
+    },
+    "completion_tokens_details": {
+        "reasoning_tokens": (
+            "gen_ai.usage.reasoning.output_tokens",
+            "gen_ai.usage.reasoning_tokens",
+            "llm.usage.reasoning_tokens",
+            "gen_ai.usage.details.reasoning_tokens",
+        ),
+        "audio_tokens": ("gen_ai.usage.audio.output_tokens", "gen_ai.usage.details.output_audio_tokens"),
+    },
 }
-_OPENINFERENCE: Final = {
-    _INPUT: ("llm.token_count.prompt", "decision.token_count.input"),
-    _OUTPUT: ("llm.token_count.completion", "decision.token_count.output"),
-    _TOTAL: ("llm.token_count.total",),
-    _CACHE_READ: ("llm.token_count.prompt_details.cache_read",),
-    _CACHE_WRITE: ("llm.token_count.prompt_details.cache_write",),
-    _REASONING: ("llm.token_count.completion_details.reasoning",),
-    _INPUT_AUDIO: ("llm.token_count.prompt_details.audio",),
-    _OUTPUT_AUDIO: ("llm.token_count.completion_details.audio",),
+_OPENINFERENCE: Final[_Convention] = {
+    "prompt_tokens": ("llm.token_count.prompt", "decision.token_count.input"),
+    "completion_tokens": ("llm.token_count.completion", "decision.token_count.output"),
+    "total_tokens": ("llm.token_count.total",),
+    "prompt_tokens_details": {
+        "cached_tokens": ("llm.token_count.prompt_details.cache_read",),
+        "cache_write_tokens": ("llm.token_count.prompt_details.cache_write",),
+        "audio_tokens": ("llm.token_count.prompt_details.audio",),
+    },
+    "completion_tokens_details": {
+        "reasoning_tokens": ("llm.token_count.completion_details.reasoning",),
+        "audio_tokens": ("llm.token_count.completion_details.audio",),
+    },
 }
-_MLFLOW: Final = {
-    _INPUT: ("input_tokens",),
-    _OUTPUT: ("output_tokens",),
-    _TOTAL: ("total_tokens",),
-    _CACHE_READ: ("cache_read_input_tokens",),
-    _CACHE_WRITE: ("cache_creation_input_tokens",),
+_MLFLOW: Final[_Convention] = {
+    "prompt_tokens": ("input_tokens",),
+    "completion_tokens": ("output_tokens",),
+    "total_tokens": ("total_tokens",),
+    "prompt_tokens_details": {
+        "cached_tokens": ("cache_read_input_tokens",),
+        "cache_write_tokens": ("cache_creation_input_tokens",),
+    },
 }
 MLFLOW_USAGE: Final = "mlflow.chat.tokenUsage"
 
@@ -106,8 +114,8 @@ def read(attributes: Attributes, instrumentor: str) -> Reading | None:
     details = entry["prompt_tokens_details"]
     if _is_without_cache(entry, instrumentor):
         cached = sum(parse_count(name, each, model) for name, each in details.items() if name != "audio_tokens")
-        entry[_INPUT] = parse_count(_INPUT, entry.get(_INPUT), model) + cached
-        entry.pop(_TOTAL, None)
+        entry["prompt_tokens"] = parse_count("prompt_tokens", entry.get("prompt_tokens"), model) + cached
+        entry.pop("total_tokens", None)
     return Reading(model, read_counts(model, entry))
 
 
@@ -115,15 +123,17 @@ def _entry(attributes: Attributes) -> dict[str, Any] | None:
     """Return the usage in the first convention that has input or output, in OpenAI's format."""
     for convention in (_GENAI, _OPENINFERENCE, _MLFLOW):
         get = getter(_mlflow(attributes) if convention is _MLFLOW else attributes)
-        found = {name: value for name, keys in convention.items() if (value := get(*keys)) is not None}
-        if _INPUT in found or _OUTPUT in found:
-            prompt: dict[str, Any] = {name: found.pop(name) for name in (_CACHE_READ, _CACHE_WRITE) if name in found}
-            completion: dict[str, Any] = {name: found.pop(name) for name in (_REASONING,) if name in found}
-            for name, details in ((_INPUT_AUDIO, prompt), (_OUTPUT_AUDIO, completion)):
-                if name in found:
-                    details["audio_tokens"] = found.pop(name)
-            return {**found, "prompt_tokens_details": prompt, "completion_tokens_details": completion}
+        entry = _fill(convention, get)
+        if "prompt_tokens" in entry or "completion_tokens" in entry:
+            return entry
     return None
+
+
+def _fill(convention: _Convention, get: Get) -> dict[str, Any]:
+    values = {
+        name: _fill(source, get) if isinstance(source, dict) else get(*source) for name, source in convention.items()
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _mlflow(attributes: Attributes) -> Attributes:
@@ -143,7 +153,7 @@ def _is_without_cache(entry: dict[str, Any], instrumentor: str) -> bool:
     """Return whether input excludes cached tokens: the instrumentor is known for it, or there are more of them than input."""
     details = entry["prompt_tokens_details"]
     cached = sum(value for name, value in details.items() if name != "audio_tokens" and type(value) is int)
-    whole = entry.get(_INPUT)
+    whole = entry.get("prompt_tokens")
     return cached > 0 and (instrumentor.startswith(_WITHOUT_CACHE) or (type(whole) is int and cached > whole >= 0))
 
 
