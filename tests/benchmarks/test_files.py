@@ -100,4 +100,7 @@ def test_a_million_records(ratios: Ratios, files: dict[str, Path], command: str,
     parsing = parse_only(files["all.jsonl"])
     what = f"tokenscope {command}, 1,000,000 records in .{suffix}"
     ratios.line(what, f"{seconds:.1f} s", f"json.loads of each line, {parsing:.1f} s", seconds / parsing, at_most=4.0)
+    if command == "show" and suffix == "jsonl":
+        ratios.line(what, f"{seconds:.1f} s", "", seconds, at_most=8.0, form="{:.1f} s")
+        ratios.line(what, f"{most:.0f} MB", "", most, at_most=100.0, form="{:.0f} MB")
     ratios.line(what, f"{most:.0f} MB", f"of 10,000 records, {few:.0f} MB", most / few, at_most=1.2)

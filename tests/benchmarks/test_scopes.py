@@ -10,7 +10,7 @@ import pytest
 import wrapt
 from opentelemetry.sdk.trace import TracerProvider
 
-from benchmarks.ratios import Ratios, Run, loop, micros
+from benchmarks.ratios import Ratios, Run, loop
 from tokenscope import record_tokens, token_scope, track_tokens
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ REFERENCES = {
 }
 PLACES = {"at the top level": contextlib.nullcontext(), "inside a scope": token_scope("run")}
 BOUNDS = {
-    "contextlib.contextmanager": 2.0,
+    "contextlib.contextmanager": 1.8,
     "bare ContextVar set and reset": None,
     "OTel SDK span, no exporter": 1 / 8,
 }
@@ -75,23 +75,23 @@ BOUNDS = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("against", "at_most"), BOUNDS.items())
 def test_an_empty_scope(ratios: Ratios, place: str, against: str, at_most: float | None) -> None:
-    """`with token_scope("step"): pass`, at most twice `contextlib.contextmanager` and an eighth of an OTel span."""
+    """`with token_scope("step"): pass`, at most 1.8 times `contextlib.contextmanager` and an eighth of an OTel span."""
     scope = loop("with token_scope('step'): pass", 2_000, token_scope=token_scope)
     with PLACES[place]:
-        ratios.fastest(f"empty token_scope {place}", scope, against, REFERENCES[against], at_most=at_most)
+        ratios.compare(f"empty token_scope {place}", scope, against, REFERENCES[against], at_most=at_most)
 
 
 def test_a_recipe_that_is_kept(ratios: Ratios) -> None:
     """`with recipe: pass`, where the recipe was made beforehand."""
     scope = loop("with recipe: pass", 2_000, recipe=token_scope("step"))
     against = "contextlib.contextmanager"
-    ratios.fastest("empty kept token_scope", scope, against, REFERENCES[against], at_most=2.0)
+    ratios.compare("empty kept token_scope", scope, against, REFERENCES[against], at_most=1.8)
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_decorated_empty_function(ratios: Ratios, place: str, kind: str) -> None:
-    """A call of an empty function under `track_tokens`: its two levels cost at most 3 µs, the call itself included."""
+    """A call of an empty function under `track_tokens` costs at most twice that of one under `wrapt.decorator`."""
     subject: Run
     if kind == "sync":
         against = "wrapt.decorator"
@@ -100,10 +100,10 @@ def test_a_decorated_empty_function(ratios: Ratios, place: str, kind: str) -> No
         against = "wrapt.decorator, async"
         subject = loop("drive(empty())", 2_000, drive=drive, empty=track_tokens("module", "operation")(coroutine))
     with PLACES[place]:
-        ours, theirs = map(min, ratios.side_by_side(subject, REFERENCES[against]))
-    what = f"decorated empty {kind} function {place}"
-    ratios.line(what, micros(ours), f"{against}, {micros(theirs)}", ours / theirs)
-    ratios.line(what, micros(ours), "", ours * 1e6, at_most=3.0, form="{:.2f} µs")
+        at_most = 2.0 if kind == "sync" else None
+        ratios.compare(
+            f"decorated empty {kind} function {place}", subject, against, REFERENCES[against], at_most=at_most
+        )
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -113,4 +113,4 @@ def test_record_tokens(ratios: Ratios, place: str) -> None:
     record = loop(statement, 1_000, record_tokens=record_tokens)
     against = "OTel SDK span, no exporter"
     with PLACES[place]:
-        ratios.fastest(f"record_tokens {place}", record, against, REFERENCES[against])
+        ratios.compare(f"record_tokens {place}", record, against, REFERENCES[against], at_most=0.4)
