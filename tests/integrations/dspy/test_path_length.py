@@ -11,6 +11,7 @@ from support.dspy_support import DSPY
 
 import tokenscope
 from tokenscope import token_scope
+from tokenscope._scopes.event_log import drain
 
 dspy = pytest.importorskip("dspy")
 HOME = str(Path(tokenscope.__file__).parent)
@@ -62,6 +63,7 @@ def test_functions_a_call(predict, each, at_most):
             with token_scope("s"):
                 for _ in range(each):
                     predict(question="q")
+        drain()
 
     run()
     seen = functions_of_ours(run)
