@@ -138,7 +138,7 @@ VARIED = st.fixed_dictionaries(
         "provider": st.sampled_from(["p", "a", "", None, []]),
         "scope": st.sampled_from(["s", "a/b", "", None, 3, ["s"]]),
         "frames": st.sampled_from([None, [], [["scope", "s"]], [["dspy", "s"]], [["scope", "a"], ["tool", "b"]]]),
-        "cost": st.sampled_from([None, 0, 0.25, HUGE]),
+        "cost": st.sampled_from([None, 0, 0.25, 2**70 + 1]),
         "error": st.sampled_from([None, "TimeoutError", "CancelledError"]),
         "cached": st.booleans(),
         "saved": st.sampled_from([None, {}, {"input_tokens": 20_000, "reasoning_tokens": 1}]),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from functools import reduce
+from typing import Any, Final, NamedTuple
 
 from tokenscope._report.rows import Row
 from tokenscope._usage.calls import NO_SCOPE, Frame
@@ -12,73 +13,70 @@ _DEEPEST_PREDICTOR: Final = 1_000
 """How many levels of nested DSPy modules a predictor's path names."""
 
 
-class Attribution:
+class Attribution(NamedTuple):
     """To what the calls at a path belong, as its frames from the top level down say.
 
     Args:
-        above: The attribution one level up; None at the top level.
-        frame: The level itself.
+        tracked_module: The nearest module of `track_tokens` or `record_tokens`.
+        operation: The operation in that module; empty if there is none.
+        scope: The nearest `token_scope`.
+        dspy_modules: The DSPy modules, linked from the innermost up: deep paths share what they have in common.
+        dspy_depth: How many these are.
     """
 
-    __slots__ = ("_modules", "_named", "_predictor", "_scope", "operation")
+    tracked_module: str | None = None
+    operation: str = ""
+    scope: str | None = None
+    dspy_modules: tuple[Any, str] | None = None
+    dspy_depth: int = 0
 
-    def __init__(self, above: Attribution | None, frame: Frame) -> None:
-        self.operation: str = above.operation if above else ""
-        """The operation of `track_tokens` or `record_tokens`; empty where there is none."""
-        self._named: str | None = above._named if above else None  # the module of `track_tokens` or `record_tokens`  # noqa: SLF001 - of the same class
-        self._scope: str | None = above._scope if above else None  # noqa: SLF001 - of the same class
-        self._predictor: tuple[Any, str] | None = above._predictor if above else None  # linked, from the innermost up  # noqa: SLF001 - of the same class
-        self._modules: int = above._modules if above else 0  # noqa: SLF001 - of the same class
+    def below(self, frame: Frame) -> Attribution:
+        """Return the attribution one level further down."""
         if frame.kind == "module":
-            self._named = frame.name
-            self.operation = ""
-        elif frame.kind == "operation":
-            self.operation = frame.name
-        elif frame.kind == "dspy":
-            if self._modules < _DEEPEST_PREDICTOR:
-                self._predictor = (self._predictor, frame.name)
-                self._modules += 1
-        elif frame.kind in ("scope", "other"):
-            self._scope = frame.name
+            return self._replace(tracked_module=frame.name, operation="")
+        if frame.kind == "operation":
+            return self._replace(operation=frame.name)
+        if frame.kind in ("scope", "other"):
+            return self._replace(scope=frame.name)
+        if frame.kind == "dspy" and self.dspy_depth < _DEEPEST_PREDICTOR:
+            return self._replace(dspy_modules=(self.dspy_modules, frame.name), dspy_depth=self.dspy_depth + 1)
+        return self
 
     @property
     def module(self) -> str:
         """The nearest module of `track_tokens` or `record_tokens`; else the DSPy path; else the scope; else `(no scope)`."""
-        return self._named or self.predictor or self._scope or NO_SCOPE.name
+        return self.tracked_module or self.predictor or self.scope or NO_SCOPE.name
 
     @property
     def qualified_operation(self) -> str:
         """`module.operation`; without an operation, the module."""
         if not self.operation:
             return self.module
-        return f"{self._named}.{self.operation}" if self._named else self.operation
+        return f"{self.tracked_module}.{self.operation}" if self.tracked_module else self.operation
 
     @property
     def predictor(self) -> str | None:
         """The path of DSPy modules, joined by dots; None outside of DSPy."""
         names: list[str] = []
-        link = self._predictor
+        link = self.dspy_modules
         while link is not None:
             names.append(link[1])
             link = link[0]
         return ".".join(reversed(names)) or None
 
 
+NOWHERE: Final = Attribution()
+"""The attribution of calls outside of every scope."""
+
+
 def attribution_of(frames: Iterable[Frame]) -> Attribution:
     """Return to what the calls at a path belong, given its frames."""
-    found = NOWHERE
-    for frame in frames:
-        found = Attribution(found, frame)
-    return found
+    return reduce(Attribution.below, frames, NOWHERE)
 
 
 def attributions(rows: Iterable[Row]) -> Iterator[tuple[Row, Attribution]]:
     """Yield each row with its attribution."""
     found: list[Attribution] = []
     for row in rows:
-        found.append(Attribution(found[row.parent] if row.parent >= 0 else None, row.frame))
+        found.append((found[row.parent] if row.parent >= 0 else NOWHERE).below(row.frame))
         yield row, found[-1]
-
-
-NOWHERE: Final = Attribution(None, NO_SCOPE)
-"""The attribution of calls outside of every scope."""

@@ -92,16 +92,16 @@ class RowBuilder:
     def freeze(self) -> tuple[Row, ...]:
         """Return the rows below this path, in canonical order."""
         rows: list[Row] = []
-        stack = [(-1, frame, child) for frame, child in self._sorted_children()]
+        stack = [(-1, frame, child) for frame, child in self.sorted_children()]
         while stack:
             parent, frame, builder = stack.pop()
             index = len(rows)
             usages = tuple(ModelUsage(key, builder.usages[key]) for key in sorted(builder.usages, key=_rank))
             rows.append(Row(parent, frame, builder.entries, builder.nanoseconds, by_model(usages), usages))
-            stack.extend((index, frame, child) for frame, child in builder._sorted_children())  # noqa: SLF001 - of the same class
+            stack.extend((index, frame, child) for frame, child in builder.sorted_children())
         return tuple(rows)
 
-    def _sorted_children(self) -> list[tuple[Frame, RowBuilder]]:
+    def sorted_children(self) -> list[tuple[Frame, RowBuilder]]:
         """Return the children, the last one first, as a stack takes them."""
         return sorted(self.children.items(), key=_by_name, reverse=True)
 

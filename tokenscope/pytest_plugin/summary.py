@@ -6,7 +6,7 @@ The numbers arrive with each test's report. So this file does not know whether a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -14,13 +14,11 @@ from typing import Any, Final
 import pytest
 
 from tokenscope import Usage
-from tokenscope._report.formats.columns import GAP, Column, Columns
 from tokenscope._report.formats.text import money, plural
 from tokenscope.pytest_plugin.baseline import Baseline
 
 _COSTLIEST: Final = 10
 _NAMED: Final = 10  # how many new and vanished tests are named; further ones are counted
-_COLUMNS: Final = (*map(Column, ("tokens", "input", "output", "calls")), Column("cost", blanks=("$0.00",)))
 
 
 def packed(total: Usage, tokens: int) -> dict[str, Any]:
@@ -133,9 +131,12 @@ class Summary:
         total_name = f"total of {plural(len(self.tests), 'test')}"
         if idle:
             total_name += f", {idle:,} of them without a call"
-        named = [*rows, (total_name, total)]
-        columns = Columns(_COLUMNS, [_cells(usage) for _, usage in named])
-        lines = [_line(columns.heads, "test"), *(_line(columns.fit(_cells(usage)), name) for name, usage in named)]
+        lines = _aligned(
+            [
+                ("tokens", "input", "output", "calls", "cost", "test"),
+                *((*_cells(usage), name) for name, usage in [*rows, (total_name, total)]),
+            ]
+        )
         if not all_shown:
             lines[len(spent) + 1 : len(spent) + 1] = ["", f"the {_COSTLIEST} costliest:"]
         return lines
@@ -147,15 +148,17 @@ class Summary:
         if grown:
             limit = f" by more than {self.fail_on_increase:g}%" if self.fail_on_increase else ""
             lines.append(f"{plural(len(grown), 'test')} grew{limit}:")
-            rows = [
-                (f"{before:,}", f"{after:,}", f"+{(after - before) / before:.1%}" if before else "from none")
-                for _, before, after in grown
-            ]
-            columns = Columns([Column()] * 3, rows)
-            for (nodeid, _, _), (tokens_before, tokens_after, growth) in zip(
-                grown, map(columns.fit, rows), strict=True
-            ):
-                lines.append(_line((f"  {tokens_before} -> {tokens_after}", growth), nodeid))
+            before_width, after_width = (max(len(f"{row[i]:,}") for row in grown) for i in (1, 2))
+            lines += _aligned(
+                [
+                    (
+                        f"  {before:>{before_width},} -> {after:>{after_width},}",
+                        f"+{(after - before) / before:.1%}" if before else "from none",
+                        nodeid,
+                    )
+                    for nodeid, before, after in grown
+                ]
+            )
         unknown = [f"{nodeid} ({tokens:,})" for nodeid, tokens in new.items() if nodeid not in old and tokens]
         if unknown:
             lines.append(f"{plural(len(unknown), 'new test')}, not in the baseline: {_some(unknown)}")
@@ -175,9 +178,13 @@ def _cells(usage: Usage) -> tuple[str, ...]:
     return (*(f"{count:,}" for count in counts), money(usage))
 
 
-def _line(cells: Iterable[str], name: str) -> str:
-    """Return a line of a table: its numbers, without the columns that are left out, and the name."""
-    return GAP.join([*filter(None, cells), name])
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines: numbers in columns, then a name. The column of costs is left out if all are 0."""
+    from tokenscope._report.formats.columns import GAP, Column, Columns  # which loads rich
+
+    numbers = [row[:-1] for row in rows]
+    columns = Columns([Column(blanks=("cost", "$0.00")) for _ in numbers[0]], numbers)
+    return [GAP.join([*filter(None, columns.fit(row[:-1])), row[-1]]) for row in rows]
 
 
 def _some(names: Iterable[str]) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from rich.cells import cell_len, set_cell_size
+
 from tokenscope._report.formats.terminal import Line
 
 GAP: Final = "  "
@@ -55,8 +57,6 @@ class Columns:
 
     def fit(self, row: Sequence[str]) -> list[str]:
         """Return the cells of a row, each as wide as its column. Those of columns that are left out are empty."""
-        from rich.cells import cell_len, set_cell_size
-
         return [
             set_cell_size(cell, width) if column.align_left else " " * (width - cell_len(cell)) + cell if width else ""
             for cell, width, column in zip(row, self._widths, self._columns, strict=True)
@@ -68,8 +68,6 @@ class Columns:
 
 
 def _width(column: Column, cells: Sequence[str]) -> int:
-    from rich.cells import cell_len
-
     if column.blanks is not None and all(cell in column.blanks for cell in cells):
         return 0
     return max(map(cell_len, (column.head, *cells)))
@@ -84,16 +82,12 @@ class ScopeColumn:
     """
 
     def __init__(self, guides: Iterable[str], names: Sequence[str]) -> None:
-        from rich.cells import cell_len
-
         self._lines = list(zip(guides, names, strict=True))
         self.width = max(len(_SCOPE), *(cell_len(guide) + cell_len(name) for guide, name in self._lines))
 
     @property
     def head(self) -> str:
         """The heading, as wide as the column."""
-        from rich.cells import set_cell_size
-
         return set_cell_size(_SCOPE, self.width)
 
     def narrow(self, width: int) -> None:
@@ -102,8 +96,6 @@ class ScopeColumn:
 
     def lines(self, styles: Iterable[str], *, ascii_only: bool) -> Iterator[Line]:
         """Yield the guide and the name of each row, cut to the width, the name in its style."""
-        from rich.cells import cell_len, set_cell_size
-
         for (guide, name), style in zip(self._lines, styles, strict=True):
             room = max(self.width - cell_len(guide), min(4, cell_len(name)))
             cut = shortened(name, room, "..." if ascii_only else "…")
@@ -112,8 +104,6 @@ class ScopeColumn:
 
 def shortened(name: str, width: int, dots: str = "…") -> str:
     """Return a name, cut if it is too wide."""
-    from rich.cells import cell_len, set_cell_size
-
     return name if cell_len(name) <= width else set_cell_size(name, width - len(dots)).rstrip() + dots
 
 
