@@ -38,7 +38,7 @@ autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
     # Internal methods of public classes.
-    "exclude-members": "close, frames, from_counts, from_rows, leave, opener, path",
+    "exclude-members": "close, frames, from_counts, from_rows, from_table, leave, opener, path",
 }
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True

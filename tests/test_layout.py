@@ -9,7 +9,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections import Counter
+from collections import ChainMap, Counter
 from pathlib import Path
 
 import pytest
@@ -173,7 +173,8 @@ def test_public_names_are_documented(name):
     thing = getattr(tokenscope, name)
     assert inspect.getdoc(thing)
     if inspect.isclass(thing):
-        for attribute, value in vars(thing).items():
+        inherited = [vars(each) for each in thing.__mro__ if each.__module__.startswith("tokenscope")]
+        for attribute, value in ChainMap(*inherited).items():
             if not attribute.startswith("_") and (callable(value) or isinstance(value, property | classmethod)):
                 assert inspect.getdoc(getattr(thing, attribute) if callable(value) else value), f"{name}.{attribute}"
 

@@ -340,7 +340,7 @@ def test_a_cut_line_on_the_command_line(tmp_path):
 
     assert 0 == done.exit_code
     assert done.stderr == (
-        f"tokenscope: {file}: line 2, the last one, is cut off, as where its writer was killed; those before it are read\n"
+        f"tokenscope: {file}: line 2, the last one, is cut off, as if its writer was killed; the lines before it are read\n"
     )
 
 

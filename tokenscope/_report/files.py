@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writing files, each whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text, or its pieces, to a file by way of a temporary one beside it: the old file or the new one is there, whole.
+    """Write a text, or its pieces, to a file.
+
+    It is written to a temporary file in the same folder, which then replaces the file. So the old file or the new one is there.
 
     Raises:
         OSError: the folder does not exist or cannot be written to.

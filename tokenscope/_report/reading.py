@@ -307,7 +307,7 @@ def _model(name: str, provider: str | None) -> str:
 def _warn_of_cut(where: str, number: int) -> None:
     warn_once(
         f"cut:{where}",
-        f"{where}: line {number:,}, the last one, is cut off, as where its writer was killed; those before it are read",
+        f"{where}: line {number:,}, the last one, is cut off, as if its writer was killed; the lines before it are read",
     )
 
 

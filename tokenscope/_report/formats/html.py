@@ -1,4 +1,4 @@
-"""The `html` format: one page that stands alone, with a folding tree, bars, sorting and a filter; see page.js and page.css.
+"""The `html` format: one page that stands alone, with a folding tree, bars, sorting and a filter. See page.html, .css, .js.
 
     <script type="application/json" id="report">{"title": "pipeline", "nodes": [[-1, "scope", "pipeline", ...], ...]}</script>
 
@@ -33,63 +33,21 @@ from tokenscope._report.tree import Node, rooted
 from tokenscope._usage.usage import Usage
 from tokenscope._version import __version__
 
-_PAGE: Final = Template(
-    """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="$policy">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="generator" content="tokenscope $version">
-<title>tokenscope</title>
-<style>$style</style>
-</head>
-<body>
-<header><p class="brand">tokenscope</p><h1 id="title"></h1><dl id="facts"></dl><p id="more-facts"></p></header>
-<main>
-<section aria-labelledby="tree-title">
-<h2 id="tree-title">Where it was spent</h2>
-<div class="tools">
-<label class="find"><span>Filter</span><input id="filter" type="search" placeholder="Filter by name"
- autocomplete="off" spellcheck="false" aria-keyshortcuts="/" aria-controls="tree"></label>
-<label class="sort"><span>Sort by</span><select id="sort" aria-controls="tree"></select></label>
-<button id="unfold" type="button">Unfold all</button><button id="fold" type="button">Fold all</button>
-</div>
-<p id="status" role="status"></p>
-<div class="scroll"><div id="tree" role="treegrid" aria-labelledby="tree-title" aria-describedby="keys"></div></div>
-<button id="more" type="button" hidden></button>
-<p id="keys">Keys: <kbd>↑</kbd> <kbd>↓</kbd> move, <kbd>→</kbd> <kbd>←</kbd> unfold and fold, <kbd>*</kbd> unfolds all
- that stand beside, <kbd>/</kbd> filters, <kbd>Esc</kbd> ends it.</p>
-</section>
-<div class="pair">
-<section aria-labelledby="modules-title"><h2 id="modules-title">By module</h2><div id="modules"></div></section>
-<section aria-labelledby="models-title"><h2 id="models-title">By model</h2><div id="models"></div></section>
-</div>
-</main>
-<footer><p id="notes"></p><p>Made by tokenscope $version. This page is one file and asks nobody for anything.</p></footer>
-<noscript><p>This page folds, sorts and filters its tree with a script of its own, which is switched off here.</p></noscript>
-<script type="application/json" id="report">$report</script>
-<script>$script</script>
-</body>
-</html>
-"""
-)
 _ESCAPES: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
 def render(snapshot: Snapshot) -> str:
     """Return the page."""
-    style, script = (
-        files("tokenscope._report.formats").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js")
+    page, style, script = (
+        files("tokenscope._report.formats").joinpath(f"page.{suffix}").read_text("utf-8")
+        for suffix in ("html", "css", "js")
     )
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
     content = json.dumps(_content(snapshot), separators=(",", ":")).translate(_ESCAPES)
-    return _PAGE.substitute(policy=policy, style=style, script=script, report=content, version=__version__)
+    return Template(page).substitute(policy=policy, style=style, script=script, report=content, version=__version__)
 
 
 def _hash(text: str) -> str:

@@ -1,5 +1,5 @@
 "use strict";
-// The page of a report: draws what is in #report, only ever as text. It never recurses, for trees are as deep as they are.
+// The page of a report: draws the content of #report, always as text. It does not recurse, so trees may be deep.
 (() => {
   const MEASURES = ["tokens", "cost", "calls", "time"]; // the order of a node's shares
   const COLUMNS = ["calls", "input", "output", "tokens", "cost", "time"]; // the order of a node's cells
@@ -7,7 +7,7 @@
   const LABELS = { name: "Scope", calls: "Calls", input: "Input", output: "Output", tokens: "Tokens", cost: "Cost", time: "Time" };
   const PAGE = 2000; // rows drawn at a time
   const FIRST = 60; // rows unfolded at first
-  const DEEPEST = 20; // levels that are indented; further ones say their number
+  const DEEPEST = 20; // levels that are indented; deeper ones show their number
 
   const data = JSON.parse(document.getElementById("report").textContent);
   const at = (id) => document.getElementById(id);
@@ -66,13 +66,13 @@
     }
     state.open = new Set();
     let matches = 0;
-    for (const node of nodes) { // parents come first: what lies below a match is kept
+    for (const node of nodes) { // parents come first: nodes below a match are kept
       node.match = node.name.toLowerCase().includes(wanted);
       node.below = node.parent >= 0 && (nodes[node.parent].match || nodes[node.parent].below);
       node.kept = node.match || node.below;
       matches += node.match;
     }
-    for (let index = nodes.length - 1; index >= 0; index--) { // children come last: what leads to a match is kept and open
+    for (let index = nodes.length - 1; index >= 0; index--) { // children come last: nodes above a match are kept and open
       const node = nodes[index];
       if (node.parent >= 0 && (node.match || node.leads)) {
         nodes[node.parent].leads = nodes[node.parent].kept = true;
@@ -251,7 +251,7 @@
     });
     body.addEventListener("click", (event) => {
       const row = event.target.closest(".row");
-      if (!row || String(getSelection())) return; // whoever selects a name does not fold it
+      if (!row || String(getSelection())) return; // selecting a name does not fold it
       select(row.node);
       fold(row.node, !state.open.has(row.node));
     });
