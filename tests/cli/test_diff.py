@@ -13,8 +13,7 @@ import pytest
 from cli.test_cli import CLEAN, tokenscope_command
 from cli.test_show import on_a_terminal, ran, refused
 from click.testing import CliRunner
-from report.test_diff import DIFF, NEW, OLD
-from support.formats import PRICED, deep, hostile, huge, usage
+from support.formats import DIFF, NEW, OLD, PRICED, deep, hostile, huge, usage
 from support.reports import build
 
 from tokenscope import Report

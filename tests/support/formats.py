@@ -70,6 +70,28 @@ PRICED = build(
     scoped=True,
 )
 
+OLD = build(
+    [
+        (-1, Frame("scope", "pipeline"), 1, 10**9, {}),
+        (0, Frame("dspy", "Agent"), 1, 10**9, {"p/x": usage(1, 100, 20, "0.0012")}),
+        (1, Frame("dspy", "planner"), 1, 10**9, {"p/x": usage(2, 1000, 200, "0.012")}),
+        (1, Frame("dspy", "same"), 1, 10**9, {"p/x": usage(1, 70, 7, "0.0007")}),
+        (0, Frame("module", "ingest"), 1, 10**9, {"p/x": usage(3, 900, 0, "0.009")}),
+    ],
+    scoped=True,
+)
+NEW = build(
+    [
+        (-1, Frame("scope", "pipeline"), 9, 9 * 10**9, {}),
+        (0, Frame("dspy", "Agent"), 9, 9 * 10**9, {"p/x": usage(1, 100, 20, "0.0012")}),
+        (1, Frame("dspy", "planner"), 9, 9 * 10**9, {"p/x": usage(3, 2000, 310, "0.0231")}),
+        (1, Frame("dspy", "same"), 9, 9 * 10**9, {"p/x": usage(1, 70, 7, "0.0007")}),
+        (1, Frame("dspy", "研究\n"), 1, 10**9, {"p/x": usage(4, 500, 90, "0.0059")}),
+    ],
+    scoped=True,
+)
+DIFF = OLD.diff(NEW)
+
 HOSTILE = [
     "<script>window.hacked = 1</script>",
     "</script><img src=x onerror='window.hacked = 1'>",
