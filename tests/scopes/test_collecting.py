@@ -294,6 +294,7 @@ def test_what_a_collection_counts_is_counted_once():
 
 FORKING = """
 import os, threading
+import genai_prices  # which each child would import, to tell what its tokens cost
 from tokenscope import record_tokens, token_scope
 stop = threading.Event()
 def count_on():

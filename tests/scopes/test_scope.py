@@ -334,7 +334,7 @@ async def test_a_cancelled_task_leaves_its_scopes():
     assert 1 == spent(outer)
 
 
-@pytest.mark.parametrize("levels", [1_000, 3_000])
+@pytest.mark.parametrize("levels", [1_000, pytest.param(3_000, marks=pytest.mark.slow)])
 def test_deep_nesting(levels):
     """Entering, counting, leaving and reporting need no recursion."""
     nested = [token_scope(f"level {n}") for n in range(levels)]
