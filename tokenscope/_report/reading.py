@@ -128,6 +128,8 @@ def _skip_records(lines: Iterator[bytes], where: str) -> None:
 _decode: Final[Callable[[str], Any]] = json.JSONDecoder().decode
 _ERRORS: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What a damaged record raises."""
+_LARGEST_INTEGER: Final = 2**64 - 1
+"""Of those that orjson reads as integers."""
 _DISSIMILAR: Final = frozenset({"error", "cost", "cached", "saved", "input_audio_tokens", "output_audio_tokens"})
 """What few records have, and is not added up in groups."""
 
@@ -136,10 +138,8 @@ def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
     table = UsageTable(ROOT)
     records = _Records(table)
     for number, line in enumerate(lines, 1):
-        if records.add_similar(line):
-            continue
         try:
-            records.add(_decode(line.decode()))
+            records.add_line(line)
         except _ERRORS as error:
             if not line.strip():
                 continue
@@ -194,17 +194,29 @@ class _Records:
         self._groups: dict[tuple[str, str, str | None], _Group] = {}
         self._paths: dict[tuple[tuple[str, ...], ...], ScopePath] = {}
 
-    def add_similar(self, line: bytes) -> bool:
-        """Add a record if it is similar to an earlier one; return whether it is."""
+    def add_line(self, line: bytes) -> None:
+        """Check a record, and add it.
+
+        Raises:
+            Exception: one of `_ERRORS`, if the record is damaged.
+        """
         try:
             record = self._parse(line)
-            get = record.get
-            group = self._groups.get((get("scope") or get("module"), get("model"), get("provider") or None))
-            frames = get("frames")
-            if group is None or group.frames != (_frames(record) if frames is None else frames):
-                return False
+            if not self._add_similar(record):
+                if type(record.get("cost")) is float and record["cost"] > _LARGEST_INTEGER:
+                    raise ValueError("an integer may have been read as a float")
+                self._add(record)
         except _ERRORS:
-            return False  # `add` says what is wrong, or reads it: integers of any size, for example
+            # Python's own parser reads integers of any size, and says better what is wrong.
+            self._add(_decode(line.decode()))
+
+    def _add_similar(self, record: Any) -> bool:
+        """Add a record if it is similar to an earlier one; return whether it is."""
+        get: Callable[..., Any] = record.get
+        group = self._groups.get((get("scope") or get("module"), get("model"), get("provider") or None))
+        frames = get("frames")
+        if group is None or group.frames != (_frames(record) if frames is None else frames):
+            return False
         if not _DISSIMILAR.isdisjoint(record):
             return False
         input_tokens, output_tokens = get("input_tokens"), get("output_tokens")
@@ -225,12 +237,7 @@ class _Records:
         found.reasoning += reasoning
         return True
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Check a record, and add it.
-
-        Raises:
-            Exception: one of `_ERRORS`, if it is damaged.
-        """
+    def _add(self, record: dict[str, Any]) -> None:
         if not isinstance(record, dict):
             raise TypeError("a record must be an object")
         get = record.get
