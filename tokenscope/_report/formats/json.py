@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from tokenscope._report.rows import Row, RowInput
 from tokenscope._report.snapshot import Snapshot
@@ -30,6 +30,7 @@ from tokenscope._usage.usage import FIELDS, MONEY, Usage, check_count, values_of
 from tokenscope._usage.warnings import ReportFormatError
 from tokenscope._version import __version__
 
+T = TypeVar("T")
 FORMAT: Final = 1  # 1: the first
 
 
@@ -146,8 +147,8 @@ def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
                 parent = -1
             elif type(parent) is not int or not 0 <= parent < index:
                 raise ValueError(f"'parent' must be null or the index of an earlier row, not {parent!r}")  # noqa: TRY301
-            frame = Frame(_text(row["kind"], "kind"), _text(row["name"], "name"))
-            usages = [_model_usage(each) for each in _list(row["tallies"], "tallies")]
+            frame = Frame(_checked("kind", row["kind"], str), _checked("name", row["name"], str))
+            usages = [_model_usage(each) for each in _checked("tallies", row["tallies"], list)]
             checked = Usage(calls=row["entries"], input_tokens=row["nanoseconds"])
             yield RowInput(parent, frame, checked.calls, checked.input_tokens, usages)
         except KeyError as error:
@@ -160,9 +161,9 @@ def _model_usage(tally: object) -> ModelUsage:
     if not isinstance(tally, dict):
         raise TypeError(f"a tally must be an object, not {tally!r}")
     values: dict[str, Any] = {**tally}
-    model = _text(values.pop("model"), "model")
+    model = _checked("model", values.pop("model"), str)
     tier = tier_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
-    own_price, cached = (_flag(name, values.pop(name, False)) for name in ("own_price", "cached"))
+    own_price, cached = (_checked(name, values.pop(name, False), bool) for name in ("own_price", "cached"))
     why = values.pop("wasted", None)
     if why is not None and (why not in WASTE_REASONS or cached):
         reasons = ", ".join(WASTE_REASONS)
@@ -188,26 +189,17 @@ def _usage(values: dict[str, Any]) -> Usage:
 
 def _dollars(name: str, value: object) -> Decimal:
     try:
-        return Decimal(_text(value, name))
+        return Decimal(_checked(name, value, str))
     except InvalidOperation:
         raise ValueError(f"{name} must be a decimal number, not {value!r}") from None
 
 
-def _list(value: object, what: str) -> list[object]:
-    if not isinstance(value, list):
-        raise TypeError(f"{what!r} must be a list, not {value!r}")
-    return value
+_KINDS: Final[dict[type, str]] = {list: "a list", bool: "true or false", str: "text"}
 
 
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name!r} must be true or false, not {value!r}")
-    return value
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{what!r} must be text, not {value!r}")
+def _checked(name: str, value: object, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name!r} must be {_KINDS[kind]}, not {value!r}")
     return value
 
 
