@@ -102,6 +102,7 @@ def test_an_empty_report():
     assert "<div>Nothing was counted yet.</div>" == Report()._repr_html_()
 
 
+@pytest.mark.slow
 def test_in_a_browser(tmp_path):
     """A real browser folds it, executes nothing, and fits it into a narrow window."""
     file = tmp_path / "cell.html"
