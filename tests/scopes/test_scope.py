@@ -350,6 +350,27 @@ def test_deep_nesting(levels):
     assert min(levels + 2, 1_001) == len(scopes[0].report().rows)  # a scope's report reaches 1,000 levels down
 
 
+def test_leaving_far_below_the_top():
+    """A scope that lies under several others is taken out from below them."""
+    a, b, c = [token_scope(name).__enter__() for name in "abc"]
+    a.leave()
+    assert c is current_scope()
+    c.leave()
+    assert b is current_scope()
+    b.leave()
+    assert current_scope() is None
+
+
+def test_an_end_that_was_interrupted():
+    """A scope whose end was noted, but that is still on top, goes when the scope around it is left."""
+    outer, inner = token_scope("outer").__enter__(), token_scope("inner").__enter__()
+    inner.end(5)  # as where Ctrl-C comes right after this
+    assert inner is current_scope()
+    outer.leave()
+    assert current_scope() is None
+    assert 1 == tokenscope.report().find("outer/inner").entries
+
+
 def test_no_scope_at_all():
     """Without a scope, calls are at the top level of the process's report."""
     spend(3)

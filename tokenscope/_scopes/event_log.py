@@ -50,7 +50,7 @@ def drain() -> None:
             while _log:
                 try:
                     scope, what, took, error = _log.popleft()
-                except IndexError:  # a finaliser has counted the last one
+                except IndexError:  # pragma: no cover - a finaliser has counted the last one
                     break
                 if what is path and scope is above:  # another entry of the same scope
                     entries += 1
@@ -111,11 +111,8 @@ def mark_wasted(scope: Counted, path: ScopePath, key: UsageKey, counts: Counts, 
 def add_table(scope: Counted, table: UsageTable) -> None:
     """Add what was counted elsewhere, entries and times included, at or below a scope's path."""
     with _lock:
-        here: Counted | None = scope
-        while here is not None:
-            if here.ended is None or here.is_referenced:
-                (here.table or _open_table(here)).merge(table)
-            here = here.above
+        for place, _ in _places(scope, scope.path):
+            place.merge(table)
 
 
 def collect(scope: Counted) -> UsageTable:
@@ -128,7 +125,7 @@ def collect(scope: Counted) -> UsageTable:
         if scope.above is not None:
             found.add_entries(scope.path, scope.above.path, 1, elapsed(scope))
         for inner in _open_inside(scope):
-            if inner.above is not None and inner.path.depth - scope.path.depth <= _DEEP:
+            if inner.above is not None and inner.path.depth - scope.path.depth <= _DEEP:  # pragma: no branch
                 found.add_entries(inner.path, inner.above.path, 1, elapsed(inner))
     warn_of_overflow()
     return found

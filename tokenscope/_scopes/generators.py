@@ -63,8 +63,6 @@ def keep(scope: Any, frame: FrameType) -> None:
 
 def forget(scope: Any, frame: FrameType) -> None:
     """Forget a scope that is left."""
-    scopes = STATE.generator_scopes.get(frame, [])
-    if scope in scopes:
-        scopes.remove(scope)
-    if not scopes:
-        STATE.generator_scopes.pop(frame, None)
+    scopes = [each for each in STATE.generator_scopes.pop(frame, ()) if each is not scope]
+    if scopes:
+        STATE.generator_scopes[frame] = scopes

@@ -157,7 +157,7 @@ class Scope:
 
     def end(self, nanoseconds: int) -> None:
         """End this entry, as one that has taken so many nanoseconds, in whatever Context; but leave what is active as it is."""
-        if self.ended is None:
+        if self.ended is None:  # pragma: no branch
             # In most scopes nothing was counted yet: these need not be kept until the log is drained.
             _log.append((self.above, self.path if self.table is None else self, nanoseconds, None))
             self.ended = nanoseconds
@@ -264,10 +264,6 @@ def referenced(scope: Scope) -> Scope | None:
         scope = scope.above
     if scope.path.parent is None:  # what a worker does for another process, in no scope of its own
         return None
-    here: Any = scope
-    while not here.is_referenced:  # its parents, too, as they may be asked for through it
-        here.is_referenced = True
-        here = here.above
     return scope
 
 

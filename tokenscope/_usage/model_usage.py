@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from tokenscope._usage.keys import UsageKey, tier_of
+from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.usage import ZERO, Usage
 
 
@@ -39,16 +39,6 @@ def by_model(usages: Iterable[ModelUsage]) -> tuple[tuple[str, Usage], ...]:
             model = each.key.model
             found[model] = found[model] + each.spent if model in found else each.spent
     return tuple(sorted(found.items()))
-
-
-def by_key(models: Mapping[str, Usage] | list[ModelUsage] | tuple[ModelUsage, ...]) -> Iterable[tuple[UsageKey, Usage]]:
-    """Return usages by key; those by model count as calls of average length, whose price is told."""
-    if not isinstance(models, Mapping):
-        return [(each.key, each.usage) for each in models]
-    return [
-        (UsageKey(model, tier_of(usage.input_tokens // max(1, usage.calls)), "provider"), usage)
-        for model, usage in models.items()
-    ]
 
 
 def total(usages: Iterable[ModelUsage]) -> Usage:

@@ -173,21 +173,21 @@ def _rates(model: str, tier: int) -> tuple[Decimal, dict[str, Decimal]] | None:
 def _ask_for_rates(model: str, tier: int) -> tuple[Decimal, dict[str, Decimal]] | None:
     edges = tier_edges()
     length = edges[tier] if tier < len(edges) else edges[-1] + 1
-    plain = _ask(model, input_tokens=length, output_tokens=0)
-    per_call = _ask(model, input_tokens=0, output_tokens=0)
-    if plain is None or per_call is None:
-        return None
-    rates = {"input_tokens": (plain - per_call) / length}
-    written = _ask(model, input_tokens=length, output_tokens=length)
-    if written is None:
-        return None
-    rates["output_tokens"] = (written - plain) / length
+    asked = {
+        "per_call": _ask(model, input_tokens=0, output_tokens=0),
+        "input_tokens": _ask(model, input_tokens=length, output_tokens=0),
+        "output_tokens": _ask(model, input_tokens=length, output_tokens=length),
+    }
     for ours, (whole, theirs) in _PARTS.items():
         counts = {"input_tokens": length, "output_tokens": length if whole == "output_tokens" else 0, theirs: length}
-        partly = _ask(model, **counts)
-        if partly is None:
-            return None
-        rates[ours] = (partly - (written if whole == "output_tokens" else plain)) / length
+        asked[ours] = _ask(model, **counts)
+    costs = {name: cost for name, cost in asked.items() if cost is not None}
+    if len(costs) < len(asked):
+        return None
+    per_call, plain, written = costs["per_call"], costs["input_tokens"], costs["output_tokens"]
+    rates = {"input_tokens": (plain - per_call) / length, "output_tokens": (written - plain) / length}
+    for ours, (whole, _) in _PARTS.items():
+        rates[ours] = (costs[ours] - (written if whole == "output_tokens" else plain)) / length
     return per_call, rates
 
 

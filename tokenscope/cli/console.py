@@ -167,6 +167,10 @@ def _write_to_stdout(pieces: Iterable[str], *, drawn: bool) -> None:
         raise CommandError(f"standard output: {error.strerror or error}") from error
 
 
+_DSPY_SETS_IT: Final = "dspy.clients._litellm"
+"""The module of DSPy that keeps litellm from printing advice, when it is imported."""
+
+
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
     """Keep log lines, warnings and litellm's printed advice out of a command's output."""
@@ -175,6 +179,7 @@ def quiet() -> Generator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     litellm: Any = sys.modules.get("litellm")
+    dspy_has_set_it = _DSPY_SETS_IT in sys.modules
     talkative = getattr(litellm, "suppress_debug_info", None) is False
     if talkative:
         litellm.suppress_debug_info = True
@@ -184,5 +189,5 @@ def quiet() -> Generator[None]:
             yield
     finally:
         logging.disable(before)
-        if talkative:
+        if talkative and dspy_has_set_it == (_DSPY_SETS_IT in sys.modules):  # else DSPy has meanwhile, to True
             litellm.suppress_debug_info = False
