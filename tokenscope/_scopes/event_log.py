@@ -285,8 +285,10 @@ def _places(scope: Counted, path: ScopePath) -> Iterator[tuple[UsageTable, Scope
 
 def _open_table(scope: Counted) -> UsageTable:
     table = scope.table = UsageTable(scope.path)
-    if scope.ended is None and scope.above is not None:
+    if scope.ended is None:
         STATE.open_scopes[scope] = None
+        if scope.ended is not None:  # pragma: no cover - left in another thread just now, as one without a table
+            STATE.open_scopes.pop(scope, None)
     return table
 
 

@@ -141,9 +141,8 @@ class Scope:
     def leave(self) -> None:
         """End this entry. Never raises, in whatever order and Context scopes are left."""
         if self.ended is None:  # as in `end`; a call of it would be a tenth of what leaving costs
-            nanoseconds = perf_counter_ns() - self.started
+            nanoseconds = self.ended = perf_counter_ns() - self.started
             _log.append((self.above, self.path if self.table is None else self, nanoseconds, None))
-            self.ended = nanoseconds
             if len(_log) > STATE.most_events:
                 drain()
         if _top() is self:
@@ -158,9 +157,9 @@ class Scope:
     def end(self, nanoseconds: int) -> None:
         """End this entry, as one that has taken so many nanoseconds, in whatever Context; but leave what is active as it is."""
         if self.ended is None:  # pragma: no branch
+            self.ended = nanoseconds  # before the table is looked at, which another thread may make
             # In most scopes nothing was counted yet: these need not be kept until the log is drained.
             _log.append((self.above, self.path if self.table is None else self, nanoseconds, None))
-            self.ended = nanoseconds
             if len(_log) > STATE.most_events:
                 drain()
 
