@@ -52,15 +52,16 @@ def test_a_column_without_blanks_is_always_shown():
 
 def test_names_are_cut_at_the_width():
     """Guides stay, and of each name at least four cells."""
-    names = ScopeColumn(["", "├─ ", "│  └─ "], ["pipeline", "a rather long name", "inner"])
+    names = ScopeColumn(["", "├─ ", "│  └─ ", "│     └─ "], ["pipeline", "a rather long name", "inner", "innermost"])
     names.narrow(12)
-    lines = list(names.lines(["bold", "cyan", ""], ascii_only=False))
+    lines = list(names.lines(["bold", "cyan", "", ""], ascii_only=False))
 
     assert "scope       " == names.head
     assert [("", "dim"), ("pipeline    ", "bold")] == lines[0]
     assert [("├─ ", "dim"), ("a rather…", "cyan")] == lines[1]
     assert [("│  └─ ", "dim"), ("inner ", "")] == lines[2]
-    assert "a rath..." == list(names.lines(["", "", ""], ascii_only=True))[1][1][0]
+    assert [("│     └─", "dim"), ("inn…", "")] == lines[3]
+    assert "a rath..." == list(names.lines([""] * 4, ascii_only=True))[1][1][0]
 
 
 def test_a_width_without_room():
@@ -109,4 +110,5 @@ def test_guides_of_deep_levels():
     found = list(guides([*range(33), 1], ascii_only=True))
 
     assert ["", "|- ", "|  `- "] == found[:3]
+    assert found[30].endswith("  `- ")
     assert ["31> ", "32> ", "`- "] == found[31:]

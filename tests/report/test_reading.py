@@ -162,6 +162,38 @@ def test_similar_records_add_up_like_single_ones(records):
 
 @pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize(
+    "more",
+    [
+        {"error": "TimeoutError"},
+        {"error": "CancelledError"},
+        {"cost": 0.25},
+        {"cost": 2**70 + 1},
+        {"cached": True},
+        {"saved": {"input_tokens": 8}},
+        {"output_tokens": 2**64},
+        {"frames": [["tool", "m"]]},
+        *({name: 2} for name in TOKENS[2:]),
+    ],
+    ids=str,
+)
+def test_a_record_that_differs_from_those_before(more):
+    """What the others do not have is counted as in a file of its own."""
+    other = {**LINE, **more}
+
+    assert read_lines(LINE) + read_lines(other) + read_lines(LINE) == read_lines(LINE, other, LINE)
+
+
+@pytest.mark.usefixtures("parser")
+def test_large_integers_are_exact():
+    """Also those that a parser may read as floats."""
+    total = read_lines({**LINE, "input_tokens": 2**70 + 1, "cost": 2**70 + 1}).total
+
+    assert (2**70 + 1, Decimal(2**70 + 1)) == (total.input_tokens, total.cost)
+    assert Decimal(2**70 + 1) == read_lines({**LINE, "cost": 2**70 + 1}).total.cost
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         ("[1]\n", "line 2 is damaged: a record must be an object"),
