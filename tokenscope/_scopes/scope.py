@@ -138,7 +138,7 @@ class Scope:
         budgets = self.budgets
         return budgets[0] if budgets and budgets[0].scope is self else None
 
-    def leave(self) -> None:
+    def leave(self, error: BaseException | None = None, result: Any = None) -> None:  # noqa: ARG002 - as a patch's entry
         """End this entry. Never raises, in whatever order and Context scopes are left."""
         if self.ended is None:  # as in `end`; a call of it would be a tenth of what leaving costs
             nanoseconds = self.ended = perf_counter_ns() - self.started
@@ -150,9 +150,8 @@ class Scope:
         else:
             self._leave_elsewhere()
 
-    def finish(self, error: BaseException | None, result: Any) -> None:  # noqa: ARG002 - as all entries of patches end
-        """Leave it, after the call of a method that a patch has entered it around."""
-        self.leave()
+    finish = leave
+    """How a patch ends its entry: here, as there is nothing else to do."""
 
     def end(self, nanoseconds: int) -> None:
         """End this entry, as one that has taken so many nanoseconds, in whatever Context; but leave what is active as it is."""

@@ -13,6 +13,7 @@ class Patch(NamedTuple):
     - `around`: a method, sync or async. `hook(instance, args, kwargs)` is called before it and returns an entry, or None. The
       entry's `finish(error, result)` is called when it ends.
     - `replace`: a method. `hook(bound, instance, args, kwargs)` is called in its place.
+    - `make`: a method. `hook(method, switch)` returns what stands in its place, which passes calls on while the switch is empty.
     - `proxy`: a function of a module, wrapped by wrapt. `hook(function, None, args, kwargs)` is called in its place.
 
     Methods are replaced by plain functions of the same kind, name and signature: a wrapt proxy is another object at each look.
@@ -21,7 +22,7 @@ class Patch(NamedTuple):
     module: str
     name: str
     hook: str
-    style: Literal["around", "replace", "proxy"] = "around"
+    style: Literal["around", "replace", "make", "proxy"] = "around"
     optional: bool = False  # not in every supported version
     inherited: bool = False  # usually: patched only if another package has put a wrapper of its own into the class
 
@@ -58,7 +59,7 @@ PATCHES: Final = (
     Patch("dspy.adapters.types.tool", "Tool.acall", f"{_DSPY}.modules:call_tool"),
     Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_DSPY}.modules:call_evaluate"),
     Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_DSPY}.parallel:execute", "replace"),
-    Patch("dspy.adapters.base", "Adapter._call_postprocess", f"{_DSPY}.lm_answers:parse_answer", "replace"),
+    Patch("dspy.adapters.base", "Adapter._call_postprocess", f"{_DSPY}.lm_answers:parse_answer", "make"),
     Patch(
         "dspy.teleprompt.gepa.gepa_utils",
         "DspyAdapter.evaluate",

@@ -214,7 +214,12 @@ def _proxy(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
     return wrapt.FunctionWrapper(wrapped, hook, enabled=switch)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-_STYLES: Final[dict[str, Callable[..., Any]]] = {"around": _around, "replace": _replace, "proxy": _proxy}
+def _make(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
+    """Replace a method by the function that the hook makes."""
+    return hook(wrapped if inspect.isfunction(wrapped) else _unbound(wrapped), switch)
+
+
+_STYLES: Final[dict[str, Callable[..., Any]]] = {"around": _around, "replace": _replace, "make": _make, "proxy": _proxy}
 
 
 def _undo(applied: _Applied) -> None:

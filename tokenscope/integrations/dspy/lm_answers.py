@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from tokenscope._scopes.event_log import append
@@ -42,14 +43,19 @@ def process_response(wrapped: Any, lm: Any, args: Args, kwargs: Kwargs) -> Any:
     return result
 
 
-def parse_answer(wrapped: Any, adapter: Any, args: Args, kwargs: Kwargs) -> Any:
+def parse_answer(wrapped: Any, switch: list[bool]) -> Any:
     """`Adapter._call_postprocess`: if the adapter cannot parse an LM's answer, the call was wasted."""
-    call = answered_call.get()
-    if call is None or call.is_parsed:
-        return wrapped(*args, **kwargs)
-    call.is_parsed = True
-    try:
-        return wrapped(*args, **kwargs)
-    except Exception:
-        append(call.scope, UnparsedAnswer(call), 0, None)
-        raise
+
+    @functools.wraps(wrapped)
+    def call_postprocess(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        call = answered_call.get()
+        if call is None or call.is_parsed or not switch:
+            return wrapped(self, *args, **kwargs)
+        call.is_parsed = True
+        try:
+            return wrapped(self, *args, **kwargs)
+        except Exception:
+            append(call.scope, UnparsedAnswer(call), 0, None)
+            raise
+
+    return call_postprocess
