@@ -175,9 +175,7 @@ class Scope:
         here = top = entered.get()
         while here is not None and here.below is not self:
             here = here.below
-        if (
-            here is None
-        ):  # entered in another Context, which still has it on top: look-ups there step over it from now on
+        if here is None:  # entered in another Context: look-ups there step over it from now on
             self.detour = Detour(self.below, left_elsewhere=True)
             return
         here.below = self.below

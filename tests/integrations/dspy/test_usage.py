@@ -122,7 +122,7 @@ def test_entries_add_up() -> None:
         def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
             for entry in entries:
                 dspy.settings.usage_tracker.add_usage(self.model, entry)
-            return response(None)
+            return response({})
 
     with token_scope("a") as scope:
         Twice(model="m")("Hi")

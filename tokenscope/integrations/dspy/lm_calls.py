@@ -13,7 +13,7 @@ from collections import defaultdict
 from contextvars import ContextVar
 from typing import Any, Final
 
-from dspy.dsp.utils.settings import settings, thread_local_overrides
+from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
 from tokenscope._providers.openai_usage import read_counts, reported_cost
@@ -70,7 +70,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def __init__(self, lm: Any, outer_call: Any, scope: Counted, *, reserved: bool) -> None:
         overrides = thread_local_overrides.get()
-        replaced = overrides["usage_tracker"] if "usage_tracker" in overrides else settings.usage_tracker  # noqa: SIM401
+        # As `settings.usage_tracker`, without its look-up in Python.
+        replaced = (overrides if "usage_tracker" in overrides else main_thread_config).get("usage_tracker")
         # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
         ours: CallTracker | None = replaced if isinstance(replaced, CallTracker) else None
         self.wrapped_tracker: Any = replaced if ours is None else ours.wrapped_tracker
@@ -83,9 +84,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         self.reserved = reserved
         self.refused = False
         self.entries: list[Any] = []
-        self.requests: tuple[
-            Any, ...
-        ] = ()  # the usage of each `LM.forward` within, or None for one that the cache answered
+        # The usage of each `LM.forward` within, or None for one that the cache answered.
+        self.requests: tuple[Any, ...] = ()
         self.inner_usages: tuple[Counts, ...] = ()  # what LM calls inside this one spent: an LM may ask another
         self.counted: tuple[tuple[Counted, Call], ...] = ()  # this call, or those whose answers it only relayed
         self.cache_hit = False
@@ -179,7 +179,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             counts = read_counts(self.model, self.saved)
             key = usage_key(self.model, tier_of(counts.input_tokens), "cache")
         else:
-            key = key_of(self.model, counts, cost_is_told=bool(counts.cost) or _are_free(entries))
+            is_plain = len(entries) == 1 and type(entries[0]) is dict and "cost" not in entries[0]
+            key = key_of(self.model, counts, cost_is_told=bool(counts.cost) or (not is_plain and _are_free(entries)))
         counts = _new_tuple(Counts, (1, int(cached), int(error is not None), *counts[3:]))
         path = path_of(self.scope) if self.scope is STATE.root else self.scope.path
         call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))

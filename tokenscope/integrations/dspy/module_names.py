@@ -42,7 +42,8 @@ def _class_name(module: Any) -> str:
     name = type(module).__name__
     if type(module) is not Predict:
         return name
-    signature: Any = module.signature
+    # Not `module.signature`, which calls a `__getattribute__` in Python, if it is found where it nearly always is.
+    signature: Any = object.__getattribute__(module, "__dict__").get("signature") or module.signature
     return f"{name}({_signature_name(signature)})"
 
 

@@ -73,7 +73,8 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
         frames = frames if phase is None else (phase, *frames)
     inside = thread_local_overrides.get()
     is_inside_call = type(inside.get("usage_tracker")) is CallTracker
-    if not is_inside_call and type(around) is not TryingScope and not isinstance(module, TRYING):
+    # Not isinstance: DSPy's modules have a `__getattribute__` in Python, which that would call three times.
+    if not is_inside_call and type(around) is not TryingScope and not issubclass(type(module), TRYING):
         return open_scope(Scope, frames, module)  # nearly always
     return _open_entry(module, kwargs, frames, around, _set_settings_outside(inside) if is_inside_call else None)
 
