@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from contextlib import ExitStack
 
 import pytest
 from support.spending import spend, spent
@@ -174,3 +175,21 @@ def test_a_warning_made_an_error_is_told_in_a_line(capsys):
         warn_later("a test of the event log", "something is odd")
 
     assert "tokenscope: something is odd\n" == capsys.readouterr().err
+
+
+def test_scopes_deeper_than_a_table_reaches():
+    """The process's report names every level; a scope's own report counts what lies too deep at its lowest level."""
+    with ExitStack() as scopes:
+        outermost = scopes.enter_context(token_scope("level 0"))
+        for n in range(1, 1_010):
+            scopes.enter_context(token_scope(f"level {n}"))
+        spend(7)
+    report = tokenscope.report()
+    levels = [node for _, node in report.tree().walk() if node.name.startswith("level ")]
+    assert [(f"level {n}", 1, 7) for n in range(1_010)] == [
+        (node.name, node.entries, node.usage.input_tokens) for node in levels
+    ]
+    assert 7 == spent(report) == spent(outermost)
+    names = {node.name for _, node in outermost.report().tree().walk()}
+    assert "level 1000" in names
+    assert "level 1001" not in names
