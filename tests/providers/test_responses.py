@@ -469,6 +469,20 @@ def as_object(value: Any) -> Any:
     return [as_object(each) for each in value] if isinstance(value, list) else value
 
 
+def test_details_of_a_wrong_kind() -> None:
+    """A part of Gemini's usage that cannot be read costs a warning, and no exception in the host program."""
+    usage = {
+        "promptTokenCount": 9,
+        "candidatesTokenCount": 1,
+        "promptTokensDetails": [{"modality": 1, "tokenCount": 9}],
+    }
+    with pytest.warns(TokenScopeWarning):
+        report = recorded(
+            {"usageMetadata": usage, "modelVersion": "gemini-2.5-flash"}, model="gemini-2.5-flash", provider="google"
+        )
+    assert 1 == report.total.calls
+
+
 @settings(max_examples=200, deadline=None)
 @given(responses)
 def test_whatever_comes(response: dict[str, Any]) -> None:

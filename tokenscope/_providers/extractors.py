@@ -96,7 +96,7 @@ def _read(usage_format: UsageFormat, values: dict[str, Any]) -> TheirUsage | Non
     extractor = next(each for each in provider.extractors or () if each.api_flavor == "default")
     try:
         return extractor.extract({usage_format.key: values})[1]
-    except ValueError:  # it has none of the counts
+    except Exception:  # noqa: BLE001 - it has none of the counts (a ValueError), or a part is of a kind no provider sends
         return None
 
 

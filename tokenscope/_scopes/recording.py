@@ -13,7 +13,7 @@ from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
 from tokenscope._usage.keys import key_of
-from tokenscope._usage.usage import ZERO_COUNTS, Counts, Usage, check_money, counts_of
+from tokenscope._usage.usage import ZERO_COUNTS, Counts, Usage, check_count, check_money
 
 
 def record_tokens(
@@ -67,22 +67,23 @@ def record_tokens(
     name = model_name(model, provider)
     if metadata is not None and not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__} {metadata!r}")
-    usage = Usage(
-        calls=1,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cache_read_tokens=cache_read_tokens,
-        cache_write_tokens=cache_write_tokens,
-        reasoning_tokens=reasoning_tokens,
-        input_audio_tokens=input_audio_tokens,
-        output_audio_tokens=output_audio_tokens,
-        cost=ZERO_COUNTS.cost
-        if cost is None
-        else check_money("cost", Decimal(str(cost)) if type(cost) is float else cost),
+    counts = Counts(
+        1,  # call, neither cached nor failed
+        0,
+        0,
+        check_count("input_tokens", input_tokens),
+        check_count("output_tokens", output_tokens),
+        check_count("cache_read_tokens", cache_read_tokens),
+        check_count("cache_write_tokens", cache_write_tokens),
+        check_count("reasoning_tokens", reasoning_tokens),
+        check_count("input_audio_tokens", input_audio_tokens),
+        check_count("output_audio_tokens", output_audio_tokens),
+        ZERO_COUNTS.cost if cost is None else check_money("cost", Decimal(str(cost)) if type(cost) is float else cost),
     )
-    check_parts(usage)
-    counts = counts_of(usage)
-    note_inner_usage(lm_call_in_progress(), counts)
+    check_parts(counts)
+    outer_call = lm_call_in_progress()
+    if outer_call is not None:
+        note_inner_usage(outer_call, counts)
     record(
         active() or STATE.root,
         name,
@@ -94,24 +95,31 @@ def record_tokens(
     )
 
 
-def check_parts(usage: Usage) -> None:
+def check_parts(usage: Usage | Counts) -> None:
     """Raise where a part of the tokens is larger than their whole.
 
     Raises:
         ValueError: naming the part and the whole.
     """
-    parts = {
-        "cache_read_tokens + cache_write_tokens": (usage.cache_read_tokens + usage.cache_write_tokens, "input_tokens"),
-        "input_audio_tokens": (usage.input_audio_tokens, "input_tokens"),
-        "reasoning_tokens": (usage.reasoning_tokens, "output_tokens"),
-        "output_audio_tokens": (usage.output_audio_tokens, "output_tokens"),
-    }
-    for part, (value, whole) in parts.items():
-        if value > getattr(usage, whole):
-            raise ValueError(
-                f"{part} ({value:,}) is part of {whole}, which is only {getattr(usage, whole):,}: "
-                f"{whole} counts everything, cached and reasoning tokens included"
-            )
+    prompt_cached = usage.cache_read_tokens + usage.cache_write_tokens
+    if (
+        prompt_cached <= usage.input_tokens
+        and usage.input_audio_tokens <= usage.input_tokens
+        and usage.reasoning_tokens <= usage.output_tokens
+        and usage.output_audio_tokens <= usage.output_tokens
+    ):
+        return
+    parts = (
+        ("cache_read_tokens + cache_write_tokens", prompt_cached, "input_tokens"),
+        ("input_audio_tokens", usage.input_audio_tokens, "input_tokens"),
+        ("reasoning_tokens", usage.reasoning_tokens, "output_tokens"),
+        ("output_audio_tokens", usage.output_audio_tokens, "output_tokens"),
+    )
+    part, value, whole = next(each for each in parts if each[1] > getattr(usage, each[2]))
+    raise ValueError(
+        f"{part} ({value:,}) is part of {whole}, which is only {getattr(usage, whole):,}: "
+        f"{whole} counts everything, cached and reasoning tokens included"
+    )
 
 
 def path_of(scope: Counted, frames: tuple[Frame, ...] = ()) -> ScopePath:

@@ -1,4 +1,7 @@
-"""Threads and tasks: they run in the scope in which they were started. A ContextVar alone does not reach threads."""
+"""Threads and tasks: they run in the scope in which they were started. A ContextVar alone does not reach threads.
+
+A thread that an LM starts during its call also runs within that call, whose usage may repeat what is spent in the thread.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any, Final
 
 from tokenscope._scopes.context import CapturedScope, active, entered
 from tokenscope._scopes.enforcement import stop_in
+from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
 from tokenscope._scopes.process import STATE
 
 _generator_scopes: Final = STATE.generator_scopes
@@ -22,12 +26,27 @@ def run_in(captured: CapturedScope, function: Any, /, *args: Any, **kwargs: Any)
         captured.detach(token)
 
 
+def _runner() -> Any:
+    """Return what `run_in` does, within the LM call that is in progress here."""
+    call = lm_call_in_progress()
+    return run_in if call is None else functools.partial(_run_within, call)
+
+
+def _run_within(call: Any, captured: CapturedScope, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+    token = current_lm_call.set(call)
+    try:
+        return run_in(captured, function, *args, **kwargs)
+    finally:
+        current_lm_call.reset(token)
+
+
 class _ThreadRun:
     """Stands for a thread's `run`, in the scope in which the thread was started."""
 
     def __init__(self, thread: Any, captured: CapturedScope) -> None:
         self._thread = thread
         self._captured = captured
+        self._run_in = _runner()
         self._own = vars(thread).get("run")
 
     def put_in(self) -> None:
@@ -42,7 +61,7 @@ class _ThreadRun:
     def __call__(self) -> None:
         self.put_back()
         try:
-            run_in(self._captured, self._thread.run)
+            self._run_in(self._captured, self._thread.run)
         except BaseException as error:
             if stop_in(error) is None:  # else the scope that owns the budget knows, and nothing waits for this thread
                 raise
@@ -52,7 +71,7 @@ def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dic
     """`threading.Thread.start`: the thread inherits the scope in which it is started."""
     scope = active()
     is_new = instance._initialized and instance.ident is None  # noqa: SLF001 - there is no public way to ask
-    if not is_new or (scope is None and not STATE.root.budgets):
+    if not is_new or (scope is None and not STATE.root.budgets and lm_call_in_progress() is None):
         return wrapped(*args, **kwargs)
     run = _ThreadRun(instance, CapturedScope(scope))
     run.put_in()
@@ -71,7 +90,7 @@ def submit(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str,
     captured = CapturedScope.capture()
     if _generator_scopes:
         function = _inside_context(captured, function)
-    return wrapped(run_in, captured, function, *rest, **kwargs)
+    return wrapped(_runner(), captured, function, *rest, **kwargs)
 
 
 def _inside_context(captured: CapturedScope, function: Any) -> Any:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenscope._providers.openai_usage import read_counts
 from tokenscope._scopes.enforcement import reserve_again
+from tokenscope._scopes.event_log import drain
 from tokenscope._scopes.lm_calls import lm_call_in_progress, mark_counted
+from tokenscope._scopes.recording import record
+from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs, call_lm, read_response
 
 
@@ -22,6 +26,7 @@ class _DirectCall:
             read_response(result)
             mark_counted(result)
         self._call.finish(error, result)
+        drain()  # read what it spent before the caller, who has the response, may add up in it
 
 
 class _Request:
@@ -35,13 +40,28 @@ class _Request:
         call.cache_hit = False
 
     def finish(self, error: BaseException | None, result: Any) -> None:
-        """Note what this request spent: nothing if the cache answered it."""
+        """Note what this request spent: nothing if the cache answered it, for DSPy clears the usage then."""
         call = self._call
-        if error is None:
-            call.requests += (None if call.cache_hit else getattr(result, "usage", None),)
-            call.cache_hit = call.cache_hit and (self._was_hit or len(call.requests) == 1)
-        else:
+        if error is not None:
             call.cache_hit = self._was_hit
+            return
+        usage = getattr(result, "usage", None) or None
+        if call.ended:  # without waiting for this request
+            if usage:
+                _count_late(call, usage)
+            return
+        call.requests.append(usage)
+        call.cache_hit = call.cache_hit and (self._was_hit or len(call.requests) == 1)
+        if len(call.requests) > 1:
+            call.read_requests()
+
+
+def _count_late(call: CallTracker, usage: Any) -> None:
+    try:
+        counts = read_counts(call.model, usage)._replace(calls=1)
+        record(call.scope, call.model, counts, cost_is_told=bool(counts.cost))
+    except Exception:  # noqa: BLE001
+        internal_error("counting a request that outlived its LM call")
 
 
 def forward(lm: Any, args: Args, kwargs: Kwargs) -> _DirectCall | _Request | None:

@@ -84,9 +84,9 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         self.reserved = reserved
         self.refused = False
         self.entries: list[Any] = []
-        # The usage of each `LM.forward` within, or None for one that the cache answered.
-        self.requests: tuple[Any, ...] = ()
-        self.inner_usages: tuple[Counts, ...] = ()  # what LM calls inside this one spent: an LM may ask another
+        # The usage of each `LM.forward` within, read if there are several; None for one that the cache answered.
+        self.requests: list[Any] = []
+        self.inner_usages: list[Counts] = []  # what LM calls inside this one spent: an LM may ask another
         self.counted: tuple[tuple[Counted, Call], ...] = ()  # this call, or those whose answers it only relayed
         self.cache_hit = False
         self.saved: Any = None  # the usage of a cached answer, if the cache still has it
@@ -135,6 +135,16 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         twin.wrapped_tracker = copy.deepcopy(self.wrapped_tracker, memo)
         return twin
 
+    def read_requests(self) -> None:
+        """Read what each request has spent, before the LM may add up its responses in one of them."""
+        for index, usage in enumerate(self.requests):
+            if usage and type(usage) is not Counts:
+                try:
+                    self.requests[index] = read_counts(self.model, usage)
+                except Exception:  # noqa: BLE001
+                    self.requests[index] = None
+                    internal_error("reading what a request has spent")
+
     # -- the call -------------------------------------------------------------------------------------------------------
 
     def finish(self, error: BaseException | None, result: Any) -> None:
@@ -182,7 +192,9 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             is_plain = len(entries) == 1 and type(entries[0]) is dict and "cost" not in entries[0]
             key = key_of(self.model, counts, cost_is_told=bool(counts.cost) or (not is_plain and _are_free(entries)))
         counts = _new_tuple(Counts, (1, int(cached), int(error is not None), *counts[3:]))
-        path = path_of(self.scope) if self.scope is STATE.root else self.scope.path
+        path = self.scope.path
+        if path.parent is None:
+            path = path_of(self.scope)
         call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))
         count_call(self.scope, call, reserved=self.reserved)
         if error is None:
@@ -192,7 +204,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def _with_all_requests(self, counts: Counts) -> Counts:
         """Return what all requests of the call spent: DSPy only sees the response that the LM returns."""
-        spent = [read_counts(self.model, usage) for usage in self.requests if usage]
+        spent = [usage for usage in self.requests if usage]
         total = sum_counts(spent)
         return total if not any(counts) or counts in spent or counts == total else sum_counts([total, counts])
 
@@ -201,7 +213,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         inner = self.inner_usages
         relays = bool(inner) and (not any(counts) or counts in inner or counts == sum_counts(inner))
         if self.outer_call is not None:
-            self.outer_call.inner_usages += (sum_counts(inner) if relays else counts,)
+            self.outer_call.inner_usages.append(sum_counts(inner) if relays else counts)
             if relays:
                 self.outer_call.counted += self.counted
         if relays:
@@ -262,6 +274,23 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
             release(scope)
         internal_error("preparing to count an LM call")
         return None
+
+
+def set_settings_outside(inside: Any) -> Any:
+    """Give what an LM runs the settings that it would find without us, unless usage is tracked around the LM.
+
+    Return the token to reset them, or None where they are left.
+    """
+    call: CallTracker = inside["usage_tracker"]
+    if call.wrapped_tracker is not None or call.settings_outside is None:
+        return None
+    outside = type(inside)(inside)
+    for name in ("usage_tracker", "track_usage"):
+        if name in call.settings_outside:
+            outside[name] = call.settings_outside[name]
+        else:
+            outside.pop(name, None)
+    return thread_local_overrides.set(outside)
 
 
 def read_response(response: Any) -> None:

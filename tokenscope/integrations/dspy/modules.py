@@ -14,7 +14,7 @@ from tokenscope._scopes.scope import Scope, open_scope, refer_to
 from tokenscope._usage.calls import MAX_NAMES, Frame
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.dspy.attempts import TRYING, Attempts
-from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs
+from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs, set_settings_outside
 from tokenscope.integrations.dspy.module_names import module_name
 from tokenscope.integrations.dspy.optimizers import phase_of
 
@@ -76,7 +76,7 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
     # Not isinstance: DSPy's modules have a `__getattribute__` in Python, which that would call three times.
     if not is_inside_call and type(around) is not TryingScope and not issubclass(type(module), TRYING):
         return open_scope(Scope, frames, module)  # nearly always
-    return _open_entry(module, kwargs, frames, around, _set_settings_outside(inside) if is_inside_call else None)
+    return _open_entry(module, kwargs, frames, around, set_settings_outside(inside) if is_inside_call else None)
 
 
 def _open_entry(module: Any, kwargs: Kwargs, frames: tuple[Frame, ...], around: Any, settings_token: Any) -> _Entry:
@@ -94,20 +94,6 @@ def _open_entry(module: Any, kwargs: Kwargs, frames: tuple[Frame, ...], around: 
 @functools.lru_cache(maxsize=MAX_NAMES)
 def _frames(name: str) -> tuple[Frame, ...]:
     return (Frame("dspy", name),)
-
-
-def _set_settings_outside(inside: Any) -> Any:
-    """Give a module that an LM runs the settings that it would find without us, unless usage is tracked around the LM."""
-    call: CallTracker = inside["usage_tracker"]
-    if call.wrapped_tracker is not None or call.settings_outside is None:
-        return None
-    outside = type(inside)(inside)
-    for name in ("usage_tracker", "track_usage"):
-        if name in call.settings_outside:
-            outside[name] = call.settings_outside[name]
-        else:
-            outside.pop(name, None)
-    return thread_local_overrides.set(outside)
 
 
 def call_tool(tool: Any, args: Args, kwargs: Kwargs) -> Scope:

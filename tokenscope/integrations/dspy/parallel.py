@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Sized
 from typing import Any
 
+from dspy.dsp.utils.settings import thread_local_overrides
+
 from tokenscope._scopes.context import CapturedScope
 from tokenscope._scopes.enforcement import BudgetStop, stop_in
 from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._scopes.wasted import mark_all_wasted
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations.dspy.lm_calls import Args, Kwargs
+from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs, set_settings_outside
 
 
 def _times(item: Any, items: Any) -> int:
@@ -91,6 +93,8 @@ def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
         args = (work, *args[1:])
     else:
         kwargs = {**kwargs, "function": work}
+    inside = thread_local_overrides.get()
+    token = set_settings_outside(inside) if type(inside.get("usage_tracker")) is CallTracker else None
     try:
         return wrapped(*args, **kwargs)
     except BaseException as error:
@@ -99,3 +103,6 @@ def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
         if stop_in(error) is not None:
             work.wait(getattr(instance, "timeout", None) or None)
         raise
+    finally:
+        if token is not None:
+            thread_local_overrides.reset(token)
