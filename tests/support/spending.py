@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from tokenscope import record_tokens
-from tokenscope._scopes.event_log import count_call, drain
+from tokenscope._scopes.enforcement import ReservedCall
+from tokenscope._scopes.event_log import append, drain
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import path_of
 from tokenscope._usage.calls import Call, Frame
@@ -41,9 +42,9 @@ def count(
         counts = counts_of(saved)._replace(calls=usage.calls, cached_calls=usage.cached_calls)
         key = usage_key(model, tier_of(counts.input_tokens), "cache")
     where = STATE.root if scope is None else scope
-    with STATE.lock:
-        count_call(where, Call(path_of(where, frames), key, counts, 0.0, 0.0, None, None), reserved=reserved)
-    drain()  # tells observers
+    call = Call(path_of(where, frames), key, counts, 0.0, 0.0, None, None)
+    append(where, ReservedCall(where, call) if reserved else call, 0, None)
+    drain()
 
 
 def spent(scope: Scope | Report) -> int:

@@ -73,7 +73,7 @@ def pack(table: UsageTable, base: ScopePath) -> PackedRows:
     index = {base: -1}
     for path in sorted(table.rows, key=lambda path: path.depth):
         row = table.rows[path]
-        counts = {key: Counts(*sums) for key, sums in row.counts.items()}
+        counts = {key: spent.counts() for key, spent in row.counts.items()}
         if path is base and counts:
             packed.append((-1, NO_SCOPE, 0, 0, counts))
         elif path.parent in index:
@@ -95,8 +95,8 @@ def unpack(packed: PackedRows, base: ScopePath) -> UsageTable:
         row = table.row(path)
         row.entries += entries
         row.nanoseconds += nanoseconds
-        for key, sums in counts.items():
-            row.add(key, sums)
+        for key, spent in counts.items():
+            row.sum_of(key).add(spent)
     return table
 
 
@@ -109,5 +109,5 @@ def bring_home(packed: PackedRows, scope: Counted, *, is_own: bool = False) -> N
             if is_own and account in STATE.root.budgets:
                 continue
             for row in table.rows.values():
-                for key, sums in row.counts.items():
-                    account.charge(key, Counts(*sums), reserved=False)
+                for key, spent in row.counts.items():
+                    account.charge(key, spent.counts(), reserved=False)

@@ -15,7 +15,7 @@ from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath, check_name, is_failure, model_name
 from tokenscope._usage.keys import key_of, tier_of, usage_key
 from tokenscope._usage.table import UsageTable
-from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, check_count, check_money
+from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, CountsSum, check_count, check_money
 from tokenscope._usage.warnings import ReportFormatError, warn_once
 
 _MOST_PATHS: Final = 50_000
@@ -153,32 +153,13 @@ def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
     return Snapshot.from_table(table, ROOT, scoped=False)
 
 
-class _Sum:
-    """What records of one group and one price tier spent."""
-
-    __slots__ = ("cache_read", "cache_write", "calls", "input_tokens", "output_tokens", "reasoning")
-
-    def __init__(self) -> None:
-        self.calls = self.input_tokens = self.output_tokens = self.cache_read = self.cache_write = self.reasoning = 0
-
-    def counts(self) -> Counts:
-        return Counts(
-            calls=self.calls,
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            cache_read_tokens=self.cache_read,
-            cache_write_tokens=self.cache_write,
-            reasoning_tokens=self.reasoning,
-        )
-
-
 class _Group(NamedTuple):
     """Records of one path and model."""
 
     frames: list[list[str]]
     path: ScopePath
     model: str
-    sums: dict[int, _Sum]  # by price tier
+    sums: dict[int, CountsSum]  # by price tier
 
 
 class _Records:
@@ -228,13 +209,13 @@ class _Records:
         tier = tier_of(input_tokens)
         found = group.sums.get(tier)
         if found is None:
-            found = group.sums[tier] = _Sum()
+            found = group.sums[tier] = CountsSum()
         found.calls += 1
         found.input_tokens += input_tokens
         found.output_tokens += output_tokens
-        found.cache_read += read
-        found.cache_write += write
-        found.reasoning += reasoning
+        found.cache_read_tokens += read
+        found.cache_write_tokens += write
+        found.reasoning_tokens += reasoning
         return True
 
     def _add(self, record: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from tokenscope._usage.calls import Frame, ScopePath
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.prices import check_priced, priced, repriced
 from tokenscope._usage.table import UsageTable
-from tokenscope._usage.usage import ZERO, Counts, Usage
+from tokenscope._usage.usage import ZERO, Usage
 
 S = TypeVar("S", bound="Snapshot")
 
@@ -56,8 +56,8 @@ class Snapshot:
                 builder = builders[step] = builder.child(step.frame)
             builder.entries += row.entries
             builder.nanoseconds += row.nanoseconds
-            for key, counts in row.counts.items():
-                builder.add(key, priced(key, Counts(*counts)))
+            for key, spent in row.counts.items():
+                builder.add(key, priced(key, spent.counts()))
         top.prune()
         rows = top.freeze()
         return cls(rows, scoped or not rows)

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenscope._scopes.budget import LIMITS, Budget, BudgetExceeded, amount
-from tokenscope._scopes.event_log import collect, count_call, counted_in, drain, warn_later
+from tokenscope._scopes.event_log import charge, collect, counted_in, drain, warn_later
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import Call
 from tokenscope._usage.keys import UsageKey
@@ -200,9 +200,10 @@ class ReservedCall:
         self._scope = scope
         self._call = call
 
-    def count(self, nanoseconds: int, error: str | None) -> None:  # noqa: ARG002
-        """Count the call."""
-        count_call(self._scope, self._call, reserved=True)
+    def count(self, nanoseconds: int, error: str | None) -> Call:  # noqa: ARG002
+        """Charge budgets for the call, and return it to be counted."""
+        charge(self._scope, self._call, reserved=True)
+        return self._call
 
 
 def release(scope: Counted) -> None:

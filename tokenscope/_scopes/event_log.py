@@ -9,8 +9,8 @@ the processor are then full of what the program has just done. So a call is left
 
 Draining walks from an event's scope up through the scopes above it. It adds to the table of each that is open or that somebody
 refers to, and to the process's. Most scopes (DSPy's modules, decorated functions) are left and forgotten by then, so the walk
-touches one to three tables. Adding is commutative: order and re-entry do no harm, and what a late task spends after its scope
-has ended takes the same road.
+touches one to three tables. Calls of one model that follow each other in one scope are added up first. Adding is commutative:
+order and re-entry do no harm, and what a late task spends after its scope has ended takes the same road.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tokenscope._scopes.process import MANY_EVENTS, STATE, Counted, Observer, Sc
 from tokenscope._usage.calls import ROOT, Call, ScopePath, is_failure
 from tokenscope._usage.keys import UsageKey, WasteReason
 from tokenscope._usage.table import UsageTable
-from tokenscope._usage.usage import Counts
+from tokenscope._usage.usage import Counts, CountsSum
 from tokenscope._usage.warnings import TokenScopeWarning, internal_error, warn_once
 
 _log: Final = STATE.log
@@ -34,7 +34,7 @@ _DEEP: Final = 1_000
 
 
 def append(scope: Counted, call: Any, nanoseconds: int, error: str | None) -> None:
-    """Note an event: a `Call` that has ended, or an object whose `count(nanoseconds, error)` is called to count it."""
+    """Note an event: a `Call` that has ended, or an object whose `count(nanoseconds, error)` counts it or returns a `Call`."""
     _log.append((scope, call, nanoseconds, error))
     if len(_log) > STATE.most_events:
         drain()
@@ -43,59 +43,101 @@ def append(scope: Counted, call: Any, nanoseconds: int, error: str | None) -> No
 def drain() -> None:
     """Count what waits in the log. When this returns, all that had ended before is counted."""
     with _lock:
-        path: ScopePath | None = None
-        above: Any = None
-        entries = nanoseconds = 0
+        batch = _Batch()
         try:
             while _log:
                 try:
                     scope, what, took, error = _log.popleft()
                 except IndexError:  # pragma: no cover - a finaliser has counted the last one
                     break
-                if what is path and scope is above:  # another entry of the same scope
-                    entries += 1
-                    nanoseconds += took
+                if what is batch.entered and scope is batch.entered_in:  # another entry of the same scope
+                    batch.entries += 1
+                    batch.nanoseconds += took
                 elif type(what) is ScopePath:
-                    if entries:
-                        _count_entries(path, above, entries, nanoseconds)
-                    path, above, entries, nanoseconds = what, scope, 1, took
+                    if batch.entries:
+                        _count_entries(batch.entered, batch.entered_in, batch.entries, batch.nanoseconds)
+                    batch.entered, batch.entered_in, batch.entries, batch.nanoseconds = what, scope, 1, took
                 elif type(what) is Call:
-                    count_call(scope, what)
+                    if scope.budgets:
+                        charge(scope, what)
+                    batch.add(scope, what)
                 else:
                     try:
-                        what.count(took, error)
+                        call = what.count(took, error)
                     except Exception:  # noqa: BLE001
                         internal_error("counting a call")
+                    else:
+                        if call is not None:
+                            batch.add(scope, call)
         finally:
-            if entries:
-                _count_entries(path, above, entries, nanoseconds)
+            if batch.process is STATE.name:  # or a signal has forked meanwhile, and the parent counts these
+                if batch.entries:
+                    _count_entries(batch.entered, batch.entered_in, batch.entries, batch.nanoseconds)
+                batch.count_calls()
     if STATE.notices and not _lock._is_owned():
         _give_notice()
 
 
-def count_call(scope: Counted, call: Call, *, reserved: bool = False) -> None:
-    """Count a call in its scope and in all above; `reserved` says that budgets took it as a call before it began.
+class _Batch:
+    """Events that follow each other and go to the same rows: they are added up first, and counted together.
 
-    Only to be called while the lock is taken.
+    Each draining has its own: a finaliser or a signal may drain the log while another draining is on its way.
     """
-    path, key, counts, _, _, error, _ = call
-    if path.depth > _DEEP:
-        for table, place in _places(scope, path):
-            table.add(place, key, counts)
-    else:
-        here: Counted | None = scope
+
+    __slots__ = ("counts", "entered", "entered_in", "entries", "key", "nanoseconds", "path", "process", "scope", "sum")
+
+    def __init__(self) -> None:
+        self.process = STATE.name
+        self.entered: ScopePath | None = None
+        self.entered_in: Any = None
+        self.entries = self.nanoseconds = 0
+        self.scope: Any = None
+        self.path: Any = None
+        self.key: Any = None
+        self.counts: Any = None
+        self.sum: CountsSum | None = None  # where there are several
+
+    def add(self, scope: Any, call: Call) -> None:
+        path, key, counts, _, _, error, _ = call
+        here = scope
+        while here.ended is not None and not here.is_referenced:  # a module's, left and forgotten
+            here = here.above
+        if here is self.scope and path is self.path and key is self.key:
+            if self.sum is None:
+                self.sum = CountsSum()
+                self.sum.add(self.counts)
+            self.sum.add(counts)
+        else:
+            self.count_calls()
+            self.scope, self.path, self.key, self.counts = here, path, key, counts
+        if error is not None and is_failure(error):
+            mark_wasted(scope, path, key, counts, "provider_errors")
+        STATE.records.append(call)
+        for observer in STATE.observers:
+            STATE.notices.append((observer, (call,)))
+
+    def count_calls(self) -> None:
+        counts = self.counts if self.sum is None else self.sum.counts()
+        if counts is None:
+            return
+        path, key, here = self.path, self.key, self.scope
+        self.counts = self.sum = None
+        if path.depth > _DEEP:
+            for table, place in _places(here, path):
+                table.add(place, key, counts)
+            return
         while here is not None:
             if here.ended is None or here.is_referenced:
                 table = here.table or _open_table(here)
-                (table.rows.get(path) or table.row(path)).add(key, counts)
+                row = table.rows.get(path) or table.row(path)
+                (row.counts.get(key) or row.sum_of(key)).add(counts)
             here = here.above
+
+
+def charge(scope: Counted, call: Call, *, reserved: bool = False) -> None:
+    """Charge budgets for a call that has ended; `reserved` says that they took it as a call before it began."""
     for account in scope.budgets:
-        account.charge(key, counts, reserved=reserved)
-    if error is not None and is_failure(error):
-        mark_wasted(scope, path, key, counts, "provider_errors")
-    STATE.records.append(call)
-    for observer in STATE.observers:
-        STATE.notices.append((observer, (call,)))
+        account.charge(call.key, call.counts, reserved=reserved)
 
 
 def mark_wasted(scope: Counted, path: ScopePath, key: UsageKey, counts: Counts, reason: WasteReason) -> None:
@@ -144,7 +186,7 @@ def counted_in(scope: Counted) -> list[tuple[UsageKey, Counts]]:
     with _lock:
         # A collection may finalise what counts into the table meanwhile: no dictionary is read while objects are made.
         rows = [] if scope.table is None else list(scope.table.rows.values())
-        return [(key, Counts(*row.counts[key])) for row in rows for key in list(row.counts)]
+        return [(key, row.counts[key].counts()) for row in rows for key in list(row.counts)]
 
 
 def elapsed(scope: Any) -> int:

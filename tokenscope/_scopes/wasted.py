@@ -7,21 +7,21 @@ from typing import Any
 from tokenscope._scopes.event_log import collect, mark_wasted
 from tokenscope._scopes.process import Counted
 from tokenscope._usage.keys import UsageKey, WasteReason
-from tokenscope._usage.usage import ZERO_COUNTS, Counts
+from tokenscope._usage.usage import ZERO_COUNTS, Counts, CountsSum
 
 
 def mark_all_wasted(scope: Counted, reason: WasteReason) -> None:
     """Mark what was counted in a scope as wasted, but for what is marked already: each call is wasted for one reason."""
     for path, row in collect(scope).rows.items():
-        marked: dict[UsageKey, list[Any]] = {}
-        for key, counts in row.counts.items():
+        marked: dict[UsageKey, CountsSum] = {}
+        for key, spent in row.counts.items():
             if key.wasted is not None:
-                sums = marked.setdefault(key._replace(wasted=None), list(ZERO_COUNTS))
-                sums[:] = [a + b for a, b in zip(sums, counts, strict=True)]
-        for key, counts in row.counts.items():
+                marked.setdefault(key._replace(wasted=None), CountsSum()).add(spent.counts())
+        for key, spent in row.counts.items():
             if key.wasted is not None or key.source == "cache":
                 continue
-            rest = Counts(*(max(a - b, 0) for a, b in zip(counts, marked.get(key, ZERO_COUNTS), strict=True)))
+            before: tuple[Any, ...] = marked[key].counts() if key in marked else ZERO_COUNTS
+            rest = Counts._make(max(a - b, 0) for a, b in zip(spent.counts(), before, strict=True))
             rest = rest._replace(calls=max(0, rest.calls - rest.cached_calls), cached_calls=0)
             if any(rest):
                 mark_wasted(scope, path, key, rest, reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -43,4 +45,4 @@ def by_model(usages: Iterable[ModelUsage]) -> tuple[tuple[str, Usage], ...]:
 
 def total(usages: Iterable[ModelUsage]) -> Usage:
     """Add up what was spent."""
-    return sum((each.spent for each in usages), ZERO)
+    return functools.reduce(operator.add, [each.spent for each in usages] or [ZERO])

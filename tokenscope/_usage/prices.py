@@ -73,17 +73,19 @@ def forget_prices() -> None:
 
 def priced(key: UsageKey, counts: Counts) -> Usage:
     """Return what the calls of one key spent, with its cost where that was not told."""
-    usage = Usage.from_counts(counts)
-    return usage if key.source in ("provider", "none") else _with_cost(key.model, key.tier, usage)
+    if key.source in ("provider", "none"):
+        return Usage.from_counts(counts)
+    cost = price(key.model, counts, key.tier)
+    if cost is None:
+        return Usage(**counts._asdict() | {"cost": Decimal(0)}, unpriced_calls=counts.calls)
+    return Usage(**counts._asdict() | {"cost": cost})
 
 
 def repriced(model: str, key: UsageKey, usage: Usage) -> Usage:
     """Return the usage of one key as though another model had been called, at its price in the table, whatever was told."""
-    return usage if key.source == "none" else _with_cost(model, key.tier, usage)
-
-
-def _with_cost(model: str, tier: int, usage: Usage) -> Usage:
-    cost = price(model, usage, tier)
+    if key.source == "none":
+        return usage
+    cost = price(model, usage, key.tier)
     if cost is None:
         return replace(usage, cost=Decimal(0), unpriced_calls=usage.calls)
     return replace(usage, cost=cost, unpriced_calls=0)
@@ -116,7 +118,7 @@ def known_models() -> list[str]:
     ]
 
 
-def price(model: str, usage: Usage, tier: int) -> Decimal | None:
+def price(model: str, usage: Usage | Counts, tier: int) -> Decimal | None:
     """Return what calls of one model, whose prompts are of one price tier, cost together in dollars; None if unknown."""
     custom = _custom.get(model)
     if custom is not None:
@@ -128,7 +130,7 @@ def price(model: str, usage: Usage, tier: int) -> Decimal | None:
     return _total([(per_call, usage.calls), *((rate, getattr(usage, part)) for part, rate in rate_of.items())])
 
 
-def _by_hand(prices: dict[str, Decimal], usage: Usage) -> Decimal:
+def _by_hand(prices: dict[str, Decimal], usage: Usage | Counts) -> Decimal:
     read, written = usage.cache_read_tokens, usage.cache_write_tokens
     whole = prices["input"]
     cost = _total(

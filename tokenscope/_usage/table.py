@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from decimal import Context
-from typing import Any, Final
+from typing import Final
 
 from tokenscope._usage.calls import MAX_NAMES, OTHER, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.usage import ZERO_COUNTS, Counts
+from tokenscope._usage.usage import Counts, CountsSum
 from tokenscope._usage.warnings import warn_once
 
-_ZEROS: Final = list(ZERO_COUNTS)
-_COST: Final = Counts._fields.index("cost")
-_ADD: Final = Context(prec=50).add
-"""Decimal's own `+` may set a ContextVar, and a finaliser in Python 3.11 may not do that while another is set."""
-_NO_COUNTS: Final[dict[UsageKey, list[Any]]] = {}
+_NO_COUNTS: Final[dict[UsageKey, CountsSum]] = {}
 """Most rows only have entries, and share this."""
 
 
@@ -28,20 +22,13 @@ class UsageRow:
         self.entries = 0
         self.nanoseconds = 0
         self.width = 0  # rows one level below
-        self.counts: dict[UsageKey, list[Any]] = _NO_COUNTS  # each a `Counts` in the making
+        self.counts: dict[UsageKey, CountsSum] = _NO_COUNTS
 
-    def add(self, key: UsageKey, counts: Counts | Sequence[Any]) -> None:
-        """Add counts in place: a collection or a signal between two additions finds nothing half-done."""
-        sums = self.counts.get(key)
-        if sums is None:
-            if self.counts is _NO_COUNTS:
-                self.counts = {}
-            sums = self.counts.setdefault(key, _ZEROS.copy())
-        index = 0
-        for value in counts:
-            if value:
-                sums[index] = sums[index] + value if index < _COST else _ADD(sums[index], value)
-            index += 1  # noqa: SIM113 - enumerate costs more, and this is done for each call
+    def sum_of(self, key: UsageKey) -> CountsSum:
+        """Return the sum of one key, to add to."""
+        if self.counts is _NO_COUNTS:
+            self.counts = {}
+        return self.counts.get(key) or self.counts.setdefault(key, CountsSum())
 
 
 class UsageTable:
@@ -99,9 +86,9 @@ class UsageTable:
             )
         return below
 
-    def add(self, path: ScopePath, key: UsageKey, counts: Counts | Sequence[Any]) -> None:
+    def add(self, path: ScopePath, key: UsageKey, counts: Counts) -> None:
         """Add counts at a path."""
-        (self.rows.get(path) or self.row(path)).add(key, counts)
+        self.row(path).sum_of(key).add(counts)
 
     def add_entries(self, path: ScopePath, above: ScopePath, entries: int, nanoseconds: int) -> None:
         """Count entries of every path from `path` up to, and without, `above`."""
@@ -120,7 +107,7 @@ class UsageTable:
             mine.entries += row.entries
             mine.nanoseconds += row.nanoseconds
             for key in list(row.counts):
-                mine.add(key, row.counts[key].copy())
+                mine.sum_of(key).add(row.counts[key].counts())
 
     def warn_of_overflow(self) -> None:
         """Warn once of each level that has too many names. Not to be called with a lock: filters of warnings may have some."""

@@ -6,8 +6,8 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from decimal import Context, Decimal
+from typing import Final, NamedTuple
 
 
 class Counts(NamedTuple):
@@ -30,6 +30,50 @@ class Counts(NamedTuple):
     def tokens(self) -> int:
         """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
+
+
+class CountsSum:
+    """A running sum of counts. Each field is one step: a collection or a signal between two of them finds nothing half-done."""
+
+    __slots__ = Counts._fields
+
+    def __init__(self) -> None:
+        self.calls = self.cached_calls = self.failed_calls = self.input_tokens = self.output_tokens = 0
+        self.cache_read_tokens = self.cache_write_tokens = self.reasoning_tokens = 0
+        self.input_audio_tokens = self.output_audio_tokens = 0
+        self.cost = Decimal(0)
+
+    def add(self, counts: Counts) -> None:
+        """Add counts. Most of them are zero, and cost least if they are left out."""
+        calls, cached, failed, spent, answered, read, written, reasoning, audio_in, audio_out, cost = counts
+        self.calls += calls
+        self.input_tokens += spent
+        self.output_tokens += answered
+        if cached:
+            self.cached_calls += cached
+        if failed:
+            self.failed_calls += failed
+        if read:
+            self.cache_read_tokens += read
+        if written:
+            self.cache_write_tokens += written
+        if reasoning:
+            self.reasoning_tokens += reasoning
+        if audio_in:
+            self.input_audio_tokens += audio_in
+        if audio_out:
+            self.output_audio_tokens += audio_out
+        if cost:
+            self.cost = _ADD(self.cost, cost)
+
+    def counts(self) -> Counts:
+        """Return the sum."""
+        return Counts(*_values_of_sum(self))
+
+
+_values_of_sum: Final = operator.attrgetter(*Counts._fields)
+_ADD: Final = Context(prec=50).add
+"""Decimal's own `+` may set a ContextVar, and a finaliser in Python 3.11 may not do that while another is set."""
 
 
 def check_count(name: str, value: object) -> int:
@@ -182,11 +226,10 @@ ZERO_COUNTS: Final = Counts()
 
 def sum_counts(several: Iterable[Counts]) -> Counts:
     """Add up counts, field by field."""
-    sums: list[Any] = list(ZERO_COUNTS)
+    total = CountsSum()
     for counts in several:
-        for index, value in enumerate(counts):
-            sums[index] += value
-    return Counts._make(sums)
+        total.add(counts)
+    return total.counts()
 
 
 def counts_of(usage: Usage) -> Counts:

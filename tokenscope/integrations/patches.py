@@ -23,11 +23,17 @@ class _Applied(NamedTuple):
     owner: Any
     attribute: str
     original: Any  # as it stood in the owner's own __dict__, or `_INHERITED`
+    wrapped: Any  # what ours calls
     ours: Any
     switch: list[bool]  # emptied to make the patch pass calls on without its hook
 
 
 _INHERITED: Final = object()
+_PATCHES_OF: Final = {
+    module: tuple(patch for patch in PATCHES if patch.module == module)
+    for module in dict.fromkeys(["dspy", *(patch.module for patch in PATCHES), OPTIMIZERS])
+}
+"""The patches of each module whose import is waited for."""
 
 
 class _Registry:
@@ -36,6 +42,7 @@ class _Registry:
     def __init__(self) -> None:
         self.is_active = False
         self.applied: dict[Patch, _Applied] = {}
+        self.undone: dict[Patch, _Applied] = {}  # to be applied again as they are
         self.release_optimizers: Callable[[], None] | None = None
         self.complete: set[str] = set()  # packages whose code has run to its end
 
@@ -52,7 +59,7 @@ def instrument() -> None:
         >>> tokenscope.instrument()
     """
     _registry.is_active = True
-    for module in dict.fromkeys(["dspy", *(patch.module for patch in PATCHES), OPTIMIZERS]):
+    for module in _PATCHES_OF:
         if module in sys.modules:
             _on_import(sys.modules[module])
         after_import(module, _on_import)
@@ -65,8 +72,9 @@ def uninstrument() -> None:
     """
     _registry.is_active = False
     while _registry.applied:
-        _, applied = _registry.applied.popitem()
+        patch, applied = _registry.applied.popitem()
         _undo(applied)
+        _registry.undone[patch] = applied
     if _registry.release_optimizers is not None:
         _registry.release_optimizers()
         _registry.release_optimizers = None
@@ -101,13 +109,13 @@ def _on_import(module: ModuleType) -> None:
     if name.startswith("dspy.") and _is_importing("dspy") and "dspy" not in _registry.complete:
         return  # DSPy's modules are patched when all of it is there: the hooks import from it
     try:
-        if name == "dspy":
+        if name == "dspy" and name not in _registry.complete:
             _registry.complete.add(name)
-            for each in dict.fromkeys([*(patch.module for patch in PATCHES), OPTIMIZERS]):
+            for each in _PATCHES_OF:
                 if each.startswith("dspy.") and each in sys.modules:
                     _on_import(sys.modules[each])
-        for patch in PATCHES:
-            if patch.module == name and patch not in _registry.applied:
+        for patch in _PATCHES_OF.get(name, ()):
+            if patch not in _registry.applied:
                 _apply(patch, module)
         if name == OPTIMIZERS and _registry.release_optimizers is None:
             _registry.release_optimizers = import_module(OPTIMIZERS_HOOK).adopt_optimizers(module)
@@ -138,12 +146,17 @@ def _apply(patch: Patch, module: ModuleType) -> None:
     original = vars(owner).get(attribute, _INHERITED)
     if original is _INHERITED and patch.inherited:
         return
-    where, _, name = patch.hook.partition(":")
     wrapped = getattr(owner, attribute) if original is _INHERITED else original
-    switch = [True]
-    ours = _STYLES[patch.style](wrapped, getattr(import_module(where), name), switch)
-    setattr(owner, attribute, ours)
-    _registry.applied[patch] = _Applied(owner, attribute, original, ours, switch)
+    found = _registry.undone.pop(patch, None)
+    if found is not None and found.owner is owner and found.original is original and found.wrapped is wrapped:
+        found.switch.append(True)
+    else:
+        where, _, name = patch.hook.partition(":")
+        switch = [True]
+        ours = _STYLES[patch.style](wrapped, getattr(import_module(where), name), switch)
+        found = _Applied(owner, attribute, original, wrapped, ours, switch)
+    setattr(owner, attribute, found.ours)
+    _registry.applied[patch] = found
 
 
 def _around(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:

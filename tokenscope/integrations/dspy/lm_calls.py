@@ -19,7 +19,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from tokenscope._providers.openai_usage import read_counts, reported_cost
 from tokenscope._scopes.context import active, entered
 from tokenscope._scopes.enforcement import release, reserve, stop_in
-from tokenscope._scopes.event_log import count_call, drain, mark_wasted
+from tokenscope._scopes.event_log import charge, drain, mark_wasted
 from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._scopes.recording import path_of
@@ -169,21 +169,20 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         if len(_log) > STATE.most_events:
             drain()
 
-    def count(self, nanoseconds: int, error: str | None) -> None:
-        """Count the call by what the entries say. Called when the event log is drained."""
+    def count(self, nanoseconds: int, error: str | None) -> Call | None:
+        """Return the call as the entries tell it, or None if it spent nothing itself. Called when the event log is drained."""
         entries = self.entries
-        if self.refused and not entries and not self.inner_usages:
-            self._release()
-            return  # the LM that it asked was kept from it, and it spent nothing itself
-        # Nearly always there is one entry, and no need to add anything up.
-        if len(entries) == 1:
+        if len(entries) == 1:  # nearly always
             counts = read_counts(self.model, entries[0])
+        elif self.refused and not entries and not self.inner_usages:
+            self._release()
+            return None  # the LM that it asked was kept from it
         else:
             counts = sum_counts(read_counts(self.model, entry) for entry in entries)
         if len(self.requests) > 1:
             counts = self._with_all_requests(counts)
         if (self.inner_usages or self.outer_call is not None) and self._relays(counts):
-            return
+            return None
         cached = self.cache_hit and error is None and not counts.tokens and not entries
         if cached and self.saved:
             counts = read_counts(self.model, self.saved)
@@ -191,16 +190,18 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         else:
             is_plain = len(entries) == 1 and type(entries[0]) is dict and "cost" not in entries[0]
             key = key_of(self.model, counts, cost_is_told=bool(counts.cost) or (not is_plain and _are_free(entries)))
-        counts = _new_tuple(Counts, (1, int(cached), int(error is not None), *counts[3:]))
-        path = self.scope.path
-        if path.parent is None:
-            path = path_of(self.scope)
-        call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))
-        count_call(self.scope, call, reserved=self.reserved)
+        happened = (1, int(cached), int(error is not None))
+        counts = _new_tuple(Counts, happened + counts[3:])
+        scope = self.scope
+        path = scope.path if scope.path.parent is not None else path_of(scope)
+        call: Call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))
+        if scope.budgets:
+            charge(scope, call, reserved=self.reserved)
         if error is None:
-            self.counted = ((self.scope, call),)
+            self.counted = ((scope, call),)
         if self.outer_call is not None:
             self.outer_call.counted += self.counted
+        return call
 
     def _with_all_requests(self, counts: Counts) -> Counts:
         """Return what all requests of the call spent: DSPy only sees the response that the LM returns."""

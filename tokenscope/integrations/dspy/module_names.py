@@ -39,18 +39,16 @@ def module_name(module: Any, scope: Counted | None) -> str | None:
 
 
 def _class_name(module: Any) -> str:
-    name = type(module).__name__
     if type(module) is not Predict:
-        return name
+        return type(module).__name__
     # Not `module.signature`, which calls a `__getattribute__` in Python, if it is found where it nearly always is.
-    signature: Any = object.__getattribute__(module, "__dict__").get("signature") or module.signature
-    return f"{name}({_signature_name(signature)})"
+    return _predict_name(object.__getattribute__(module, "__dict__").get("signature") or module.signature)
 
 
 @functools.lru_cache(maxsize=1_000)
-def _signature_name(signature: Any) -> str:
+def _predict_name(signature: Any) -> str:
     own_name = getattr(signature, "__name__", "StringSignature")
-    return str(signature.signature) if own_name == "StringSignature" else own_name
+    return f"Predict({signature.signature if own_name == 'StringSignature' else own_name})"
 
 
 def _is_dspys(module: Any) -> bool:

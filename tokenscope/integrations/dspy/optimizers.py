@@ -17,16 +17,6 @@ from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._scopes.wrapping import ScopeSpec, wrap
 from tokenscope._usage.calls import Frame
 
-
-class _CompileSpec(ScopeSpec):
-    """A scope by the optimizer's class name. Subclasses that call their base's compile stay in one scope."""
-
-    __slots__ = ()
-
-    def __init__(self, name: str) -> None:
-        super().__init__((Frame("compile", name),))
-
-
 _PHASES: Final = {
     "_bootstrap": "bootstrap",  # BootstrapFewShot: a teacher makes demonstrations
     "_bootstrap_fewshot_examples": "bootstrap",  # MIPROv2
@@ -35,6 +25,7 @@ _PHASES: Final = {
     "induce_natural_language_rules": "propose",  # InferRules
 }
 """Methods of optimizers, and the phases that they are."""
+_WRAPPED: Final = frozenset({"compile", *_PHASES})
 _OTHERWISE: Final = {"GEPA": "reflect", "COPRO": "propose"}
 """The phase of an optimizer in `compile` itself, whatever runs there."""
 _RUNS: Final = {"SIMBA": "evaluate", "AvatarOptimizer": "evaluate"}
@@ -67,29 +58,31 @@ def _release(base: Any, original: Any) -> None:
     else:
         base.__init_subclass__ = original
     for optimizer in _subclasses(base):
-        for name in ("compile", *_PHASES):
-            own: Any = vars(optimizer).get(name)
+        for name in _WRAPPED & vars(optimizer).keys():
+            own: Any = vars(optimizer)[name]
             ours: Any = getattr(own, "__func__", own)
             if hasattr(ours, _ADOPTED):
                 setattr(optimizer, name, ours.__wrapped__ if ours is own else type(own)(ours.__wrapped__))
 
 
 def _adopt(optimizer: Any) -> None:
-    _wrap_own(optimizer, "compile", _CompileSpec(optimizer.__name__))
-    for name, phase in _PHASES.items():
-        _wrap_own(optimizer, name, ScopeSpec((Frame("phase", phase),)))
+    for name in _WRAPPED & vars(optimizer).keys():
+        phase = _PHASES.get(name)
+        frame = Frame("compile", optimizer.__name__) if phase is None else Frame("phase", phase)
+        own = vars(optimizer)[name]
+        if isinstance(own, staticmethod | classmethod):
+            if not hasattr(own.__func__, _ADOPTED):
+                setattr(optimizer, name, type(own)(_in_scope(own.__func__, frame)))
+        elif inspect.isfunction(own) and not hasattr(own, _ADOPTED):
+            setattr(optimizer, name, _in_scope(own, frame))
 
 
-def _wrap_own(optimizer: Any, name: str, spec: ScopeSpec) -> None:
-    own = vars(optimizer).get(name)
-    if inspect.isfunction(own) and not hasattr(own, _ADOPTED):
-        ours = wrap(own, spec)
-        setattr(ours, _ADOPTED, True)
-        setattr(optimizer, name, ours)
-    elif isinstance(own, staticmethod | classmethod) and not hasattr(own.__func__, _ADOPTED):
-        inner = wrap(own.__func__, spec)
-        setattr(inner, _ADOPTED, True)
-        setattr(optimizer, name, type(own)(inner))
+@functools.lru_cache(maxsize=256)
+def _in_scope(method: Any, frame: Frame) -> Any:
+    """Return what runs a method in a scope; the same again, when patches are undone and applied again."""
+    ours = wrap(method, ScopeSpec((frame,)))
+    setattr(ours, _ADOPTED, True)
+    return ours
 
 
 def _subclasses(base: Any) -> Iterator[Any]:
