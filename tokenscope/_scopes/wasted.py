@@ -21,7 +21,8 @@ def mark_all_wasted(scope: Counted, reason: WasteReason) -> None:
             if key.wasted is not None or key.source == "cache":
                 continue
             before: tuple[Any, ...] = marked[key].counts() if key in marked else ZERO_COUNTS
-            rest = Counts._make(max(a - b, 0) for a, b in zip(spent.counts(), before, strict=True))
+            counts: tuple[Any, ...] = spent.counts()
+            rest = Counts._make(max(a - b, 0) for a, b in zip(counts, before, strict=True))
             rest = rest._replace(calls=max(0, rest.calls - rest.cached_calls), cached_calls=0)
             if any(rest):
                 mark_wasted(scope, path, key, rest, reason)

@@ -77,8 +77,8 @@ def priced(key: UsageKey, counts: Counts) -> Usage:
         return Usage.from_counts(counts)
     cost = price(key.model, counts, key.tier)
     if cost is None:
-        return Usage(**counts._asdict() | {"cost": Decimal(0)}, unpriced_calls=counts.calls)
-    return Usage(**counts._asdict() | {"cost": cost})
+        return Usage(**counts._replace(cost=Decimal(0))._asdict(), unpriced_calls=counts.calls)
+    return Usage.from_counts(counts._replace(cost=cost))
 
 
 def repriced(model: str, key: UsageKey, usage: Usage) -> Usage:
