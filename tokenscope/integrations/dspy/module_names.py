@@ -42,7 +42,8 @@ def _class_name(module: Any) -> str:
     if type(module) is not Predict:
         return type(module).__name__
     # Not `module.signature`, which calls a `__getattribute__` in Python, if it is found where it nearly always is.
-    return _predict_name(object.__getattribute__(module, "__dict__").get("signature") or module.signature)
+    signature: Any = object.__getattribute__(module, "__dict__").get("signature") or module.signature
+    return _predict_name(signature)
 
 
 @functools.lru_cache(maxsize=1_000)
