@@ -1,4 +1,4 @@
-"""Dask (distributed): the driver's tree is the bill, in workers of their own processes and in threads of this one."""
+"""Dask (distributed): the driver's report equals the bill, with worker processes and with worker threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
 @pytest.fixture(scope="module", params=[True, False], ids=["processes", "threads"])
 def client(request):
     """Start two workers on this machine."""
-    import distributed  # here: importing it changes how exceptions are pickled, in other tests too
+    import distributed  # not at the top: importing it changes how exceptions are pickled, in other tests, too
 
     with distributed.Client(
         n_workers=2, threads_per_worker=2, processes=request.param, dashboard_address=None, memory_limit=0
@@ -31,7 +31,7 @@ def client(request):
 
 @pytest.mark.timeout(300)
 def test_tasks(client):
-    """Mapped functions and coroutines, one of them raising, received in several scopes."""
+    """Each scope counts the mapped functions and coroutines that it receives, including one that raises."""
     with LoopbackProvider() as provider:
         futures = {tag: client.map(ship(asking.ask), [provider.url] * 3, [tag] * 3, pure=False) for tag in "ab"}
         scopes = {}
@@ -49,7 +49,7 @@ def test_tasks(client):
 
 @pytest.mark.timeout(300)
 def test_delayed(client):
-    """A graph of delayed functions, whose results are received together."""
+    """The results of a graph of delayed functions are received together, and counted as billed."""
     import dask
 
     with LoopbackProvider() as provider, token_scope("a") as a:
@@ -60,7 +60,7 @@ def test_delayed(client):
 
 @pytest.mark.timeout(300)
 def test_a_result_fetched_twice(client):
-    """Counts once."""
+    """A result that is fetched and received twice counts once."""
     with LoopbackProvider() as provider, token_scope("a") as a:
         future = client.submit(ship(asking.ask), provider.url, "a", pure=False)
         assert receive(future.result()) == receive(future.result())

@@ -1,4 +1,4 @@
-"""joblib, with each of its backends: the driver's tree is the bill; killed workers lose no call that a shared file keeps."""
+"""joblib: with each backend, the driver's report equals the bill; files of killed workers keep their calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BACKENDS = ["loky", "multiprocessing", "threading", "sequential"]
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_parallel(backend):
-    """Whether tasks run in other processes, in threads, or right here."""
+    """Tasks are counted as billed, whether they run in other processes, in threads, or in this thread."""
     with LoopbackProvider() as provider, token_scope("a") as a:
         tasks = [joblib.delayed(ship(asking.ask))(provider.url, "a") for _ in range(4)]
         tasks.append(joblib.delayed(ship(asking.ask_and_fail))(provider.url, "a"))
@@ -36,7 +36,7 @@ def test_parallel(backend):
 
 @pytest.mark.timeout(300)
 def test_a_worker_that_is_killed(tmp_path, capsys):
-    """With a file in a folder that workers share, and `tokenscope merge`, not one finished call is missing."""
+    """If a worker is killed, `tokenscope merge` finds every finished call in the files that the workers wrote."""
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     files = [tmp_path / name for name in ("one.jsonl", "two.jsonl")]
@@ -46,7 +46,7 @@ def test_a_worker_that_is_killed(tmp_path, capsys):
         calls.append(keep(provider.url, "a", str(files[0]), die=True))
         with pytest.raises(TerminatedWorkerError):
             joblib.Parallel(n_jobs=2)(calls)
-        assert 0 == spent(a)  # joblib hands out nothing where one fails
+        assert 0 == spent(a)  # joblib returns no results if one task fails
         bill = provider.total
 
     merged = tmp_path / "all.json"

@@ -1,4 +1,4 @@
-"""Ray: the driver's tree is the bill, and a worker that is killed loses only what it had not finished."""
+"""Ray: the driver's report equals the bill, and a worker that is killed loses only its unfinished task."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def cluster():
 
 @pytest.fixture
 def provider():
-    """Return a provider that workers reach."""
+    """Return a provider that workers can reach."""
     with LoopbackProvider() as provider:
         yield provider
 
 
 @pytest.mark.timeout(300)
 def test_tasks(provider):
-    """Functions and coroutines, received in several scopes, one of them raising."""
+    """Each scope counts the functions that it receives, including one that raises."""
     ask, fail = ray.remote(ship(asking.ask)), ray.remote(ship(asking.ask_and_fail))
     references = {tag: [ask.remote(provider.url, f"ray {tag}") for _ in range(3)] for tag in "ab"}
     scopes = {}
@@ -55,7 +55,7 @@ def test_tasks(provider):
 
 @pytest.mark.timeout(300)
 def test_actors(provider):
-    """Methods of actors, plain and async."""
+    """Methods of actors, sync and async, are counted in the scope that receives their results."""
 
     @ray.remote
     class Worker:
@@ -78,7 +78,7 @@ def test_actors(provider):
 
 @pytest.mark.timeout(300)
 def test_a_worker_that_is_killed(provider, tmp_path):
-    """What others finished is received; with a file that workers share, even what the killed one spent is not lost."""
+    """If a worker is killed, the others' results are received. A shared file has the killed worker's call, too."""
     file = str(tmp_path / "calls.jsonl")
     ask = ray.remote(ship(asking.ask_and_keep)).options(max_retries=0)
     with token_scope("a") as a:
@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed(provider, tmp_path):
 
 
 def test_references_are_no_shipments():
-    """A reference that was not fetched is told apart."""
+    """`receive` raises a TypeError for a reference that was not fetched, and counts nothing."""
     with token_scope("a") as a, pytest.raises(TypeError, match=r"receive takes a Shipment, .* not ObjectRef"):
         receive(ray.put(1))
 

@@ -1,4 +1,4 @@
-"""ship and receive: what a function spends elsewhere is counted where its shipment is received."""
+"""ship and receive: the usage of a shipped function is counted in the scope that receives its shipment."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from tokenscope.testing import LoopbackProvider
 
 @ship
 def decorated(tokens):
-    """A function that is shipped wherever it is called."""
+    """Spend tokens in a function that `ship` decorates."""
     spend(tokens)
     return tokens
 
 
 class Worker:
-    """Has methods."""
+    """A class whose methods and objects can be shipped."""
 
     def work(self, tokens):
         spend(tokens)
@@ -64,7 +64,7 @@ class Worker:
 
 
 def test_a_shipment():
-    """Holds value and report; what was spent counts where it is received, not where it was spent."""
+    """A shipment has a value and a report. It counts in the scope that receives it, not where the function ran."""
     with token_scope("there") as there:
         shipment = ship(tasks.scoped)(3)
     assert isinstance(shipment, Shipment)
@@ -81,14 +81,14 @@ def test_a_shipment():
 
 
 def test_received_in_no_scope():
-    """Counts at the top level."""
+    """A shipment that is received in no scope counts at the top level of the process's report."""
     receive(ship(tasks.scoped)(3))
 
     assert 3 == tokenscope.report().find("inner/m/o").usage.input_tokens
 
 
 def test_calls_in_no_module():
-    """An LM that is called in no scope is the receiving scope's own."""
+    """A call that a shipped LM makes in no scope counts as the receiving scope's own."""
     with LoopbackProvider() as provider:
         lm = provider.lm()
         shipments = [ship(lm)("Why? <<bill a>>") for _ in range(2)]
@@ -103,7 +103,7 @@ def test_calls_in_no_module():
 
 
 def test_received_twice():
-    """Counts once, where it was received first; copies are the same shipment."""
+    """A shipment counts once, in the scope that receives it first, even if the second scope receives a copy."""
     shipment = ship(tasks.scoped)(3)
     copies = [pickle.loads(pickle.dumps(shipment)) for _ in range(2)]
     with token_scope("a") as a:
@@ -115,7 +115,7 @@ def test_received_twice():
 
 
 def test_receiving_in_threads():
-    """However many threads receive one shipment, it counts once."""
+    """If several threads receive one shipment, it counts once."""
     shipment = ship(tasks.scoped)(3)
     with token_scope("a") as a:
         threads = [threading.Thread(target=receive, args=(shipment,)) for _ in range(8)]
@@ -129,7 +129,7 @@ def test_receiving_in_threads():
 
 @pytest.mark.parametrize("error", [ValueError, tasks.Unpicklable, tasks.Unloadable, tasks.Stubborn])
 def test_what_a_function_raises(error):
-    """Travels in the shipment, is raised by `receive`, and what was spent until then counts."""
+    """`receive` raises the function's exception, or a TokenScopeError if pickling fails, and counts its usage."""
     shipment = pickle.loads(pickle.dumps(ship(tasks.fail)(3, error)))
     assert f"that failed: {error.__name__ if error is ValueError else 'support.tasks.' + error.__name__}: " in repr(
         shipment
@@ -147,7 +147,7 @@ def test_what_a_function_raises(error):
 
 
 def test_exits_are_not_caught():
-    """What ends more than the call ends it; what was spent is then this process's."""
+    """`SystemExit` passes through a shipped function. The usage until then counts in the process that ran it."""
     with token_scope("a") as a, pytest.raises(SystemExit):
         ship(tasks.leave)(3)
 
@@ -155,7 +155,7 @@ def test_exits_are_not_caught():
 
 
 async def test_coroutines():
-    """A coroutine function stays one; one that is cancelled is, and what it spent is this process's."""
+    """`ship` keeps a coroutine function async. If it is cancelled, its usage counts in the process that ran it."""
 
     waits = asyncio.Event()
 
@@ -178,7 +178,7 @@ async def test_coroutines():
 
 
 async def test_what_a_coroutine_raises():
-    """Travels, too."""
+    """`receive` raises the exception that a shipped coroutine function raised, and counts the usage until then."""
 
     async def fail():
         await asyncio.sleep(0)
@@ -205,7 +205,7 @@ CALLABLES = {
 @pytest.mark.parametrize("pickler", [pickle, cloudpickle])
 @pytest.mark.parametrize("kind", CALLABLES)
 def test_pickles(kind, pickler):
-    """Whatever can be pickled can be shipped by pickle and by cloudpickle, any number of times."""
+    """A shipped callable can be pickled and unpickled repeatedly, with pickle and with cloudpickle."""
     if kind == "module" and pickler is pickle:
         pytest.skip("a signature that is made of text is pickled by cloudpickle only")
     function = CALLABLES[kind]()
@@ -218,7 +218,7 @@ def test_pickles(kind, pickler):
 
 
 def test_by_value():
-    """cloudpickle takes functions of `__main__`, inline and decorated, to where there are no such functions."""
+    """cloudpickle can send shipped functions of `__main__` to a process that does not have these functions."""
     code = """
 import cloudpickle
 from tokenscope import record_tokens, ship
@@ -238,7 +238,7 @@ print(cloudpickle.dumps([ship(spend), decorated, ship(lambda tokens: spend(token
 
 
 def test_looks_like_the_function():
-    """Name, docstring, signature, module and kind are the function's."""
+    """A shipped function has the original function's name, docstring, signature, module and kind."""
     shipped = ship(tasks.threads)
     assert ("threads", "support.tasks", tasks.threads.__doc__) == (
         shipped.__name__,
@@ -253,7 +253,7 @@ def test_looks_like_the_function():
 
 
 def test_what_a_worker_sees():
-    """A shipped function is in no scope; its own scopes have nothing above."""
+    """A shipped function runs in no scope, and the scopes that it opens have no parent."""
 
     def look():
         assert current_scope() is None
@@ -269,7 +269,7 @@ def test_what_a_worker_sees():
 
 
 def test_a_thread_that_outlives_the_call():
-    """What it spends late is the process's in which it runs."""
+    """If a thread spends after its shipped function has returned, the usage counts in the process that runs it."""
     tasks.over.clear()
     with token_scope("a") as a:
         receive(ship(tasks.threads)(1))
@@ -280,7 +280,7 @@ def test_a_thread_that_outlives_the_call():
 
 
 def test_shipments_in_shipments():
-    """A shipped function that receives a shipment brings it along."""
+    """If a shipped function receives a shipment, its own shipment includes that usage."""
 
     def outer():
         with token_scope("outer"):
@@ -292,7 +292,7 @@ def test_shipments_in_shipments():
 
 
 def test_threads_at_once():
-    """Calls in threads of one process are each in their own shipment."""
+    """If several threads call a shipped function, each shipment has only the usage of its own call."""
     with token_scope("a") as a, ThreadPool(8) as pool:
         shipments = pool.map(ship(tasks.scoped), range(200))
         assert list(range(200)) == [spent(shipment.report) for shipment in shipments]
@@ -303,7 +303,7 @@ def test_threads_at_once():
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_multiprocessing_pools(method):
-    """`multiprocessing.Pool`, with DSPy in the workers: the tree is the bill, also of what raises."""
+    """With DSPy in a `multiprocessing.Pool`, the report equals the bill, including a task that raises."""
     with LoopbackProvider() as provider, multiprocessing.get_context(method).Pool(2) as pool:
         with token_scope("a") as a:
             results = [pool.apply_async(ship(asking.ask), (provider.url, "a")) for _ in range(3)]
@@ -316,7 +316,7 @@ def test_multiprocessing_pools(method):
 
 
 def test_budgets():
-    """What is received is taken out of the budgets around."""
+    """`receive` charges the budgets around it, and raises BudgetExceeded for a budget inside the shipped function."""
     with pytest.raises(BudgetExceeded, match="is spent: 12 tokens"), token_scope("a", budget=Budget(tokens=10)):
         for _ in range(10):
             with token_scope("step"):
@@ -328,7 +328,7 @@ def test_budgets():
 
 
 def test_reports_add_up_to_what_is_received():
-    """The reports of shipments, added up, are the report of the scope that received them, below its name."""
+    """The sum of the shipments' reports equals the report of the scope that received them, without its own row."""
     shipments = [ship(random.choice([tasks.scoped, spend]))(n) for n in range(20)]
     with token_scope("a") as a:
         for shipment in shipments:
@@ -345,13 +345,13 @@ def test_reports_add_up_to_what_is_received():
     "wrong", [None, 7, "text", [1], tasks.scoped], ids=lambda value: repr(value).partition(" at 0x")[0]
 )
 def test_receiving_something_else(wrong):
-    """Is a TypeError that says what to do."""
+    """`receive` raises a TypeError that says what to pass, if the argument is not a shipment."""
     with pytest.raises(TypeError, match=r"^receive takes a Shipment, as a function from ship\(\) returns it, not \w+ "):
         receive(wrong)
 
 
 def test_shipping_something_else():
-    """Is a TypeError: what cannot be called, a class, and what spends while it is read."""
+    """`ship` raises a TypeError for an object that cannot be called, for a class, and for a generator function."""
     with pytest.raises(TypeError, match="ship takes a function, not int: 7"):
         ship(7)
     with pytest.raises(TypeError, match="ship takes a function, not a class: <class"):
@@ -363,7 +363,7 @@ def test_shipping_something_else():
 
 @given(st.lists(st.integers(0, 30)))
 def test_numbers_that_were_seen(numbers):
-    """In whatever order they come, each is new once; and as many runs are remembered as there are gaps."""
+    """In any order, each number is new only once, and consecutive numbers are stored as one range."""
     seen = _SeenNumbers()
     before = set()
     for number in numbers:
@@ -374,7 +374,7 @@ def test_numbers_that_were_seen(numbers):
 
 
 def test_memory():
-    """Receiving any number of shipments leaves nothing behind, though some get lost on the way."""
+    """Memory stays bounded if many shipments are received, even if some are lost on the way."""
     before = sum(len(seen.starts) for seen in _received.values())
     for n in range(1_000):
         shipment = ship(tasks.nothing)()
@@ -385,7 +385,7 @@ def test_memory():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forked_children_number_their_own():
-    """A shipment of a forked child is another one than the parent's of the same number."""
+    """Shipments of a forked child and of its parent are all counted, even if their numbers are the same."""
     ours = ship(tasks.scoped)(1)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         theirs = pool.map(ship(tasks.scoped), [2, 4, 8, 16], chunksize=1)
@@ -397,7 +397,7 @@ def test_forked_children_number_their_own():
 
 
 def test_disabled():
-    """With TOKENSCOPE_DISABLED=1 functions ship and receive, and nothing is counted."""
+    """With TOKENSCOPE_DISABLED, `ship` and `receive` pass values on, and nothing is counted."""
     code = """
 from support import tasks
 from tokenscope import receive, ship

@@ -1,4 +1,4 @@
-"""What a worker counts for another process: packed there and unpacked here it is the same, wherever it is unpacked."""
+"""WorkerScope: a worker packs its counts for another process, which unpacks the same counts below any path."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPENT = st.tuples(st.lists(FRAMES, max_size=4), KEYS, st.integers(1, 9), st.inte
 
 
 def path_of(frames, base=ROOT):
-    """Return the path of frames below another."""
+    """Return the path of these frames below a base path."""
     for frame in frames:
         base = base.child(frame)
     return base
@@ -52,7 +52,7 @@ def table_of(spent, base):
 
 
 def plain(table):
-    """Return a table's rows as they can be compared; those that hold nothing are left out."""
+    """Return a table's rows in a form that can be compared, without empty rows."""
     return {
         tuple(path): (row.entries, {key: spent.counts() for key, spent in row.counts.items()})
         for path, row in table.rows.items()
@@ -62,7 +62,7 @@ def plain(table):
 
 @given(st.lists(SPENT, max_size=12), BASES, BASES)
 def test_there_and_back(spent, there, here):
-    """What lies below one path lies below the other then; what was spent at the path itself is at the other itself."""
+    """Packing and unpacking moves all counts from one path to another, including those of the path itself."""
     there, here = path_of(there), path_of(here)
     packed = pickle.loads(pickle.dumps(pack(table_of(spent, there), there)))
     found = plain(unpack(packed, here))
@@ -75,7 +75,7 @@ def test_there_and_back(spent, there, here):
 
 @given(st.lists(SPENT, max_size=12), st.lists(SPENT, max_size=12))
 def test_what_comes_home_adds_up(first, second):
-    """Two tables that come home are as one of both."""
+    """Bringing home two tables gives the same counts as bringing home one table with both."""
     apart, together = ScopeRoot(ROOT), ScopeRoot(ROOT)
     for each in (first, second):
         bring_home(pack(table_of(each, ROOT), ROOT), apart)
@@ -101,7 +101,7 @@ def tokens_of(packed):
 
 
 def test_a_task_stands_alone():
-    """What is spent in it is its own; afterwards, what is late is the process's."""
+    """A task packs the usage until it ends. Later usage counts in the worker process."""
     with token_scope("a") as a:
         task = WorkerScope(Frame("scope", name) for name in "xy")
         assert current_scope() is task
@@ -126,7 +126,7 @@ def test_a_task_stands_alone():
 
 
 def test_scopes_that_are_open_when_a_task_ends():
-    """What they spent is handed over, what they spend from then on is the process's; each token once."""
+    """If scopes are open when a task ends, their usage so far is packed. Later usage counts in the worker process."""
     task = WorkerScope()
     scope = token_scope("open")
     scope.__enter__()
@@ -144,7 +144,7 @@ def test_scopes_that_are_open_when_a_task_ends():
 
 
 def test_a_task_that_is_abandoned():
-    """What it spent is the process's."""
+    """The usage of an abandoned task counts in the worker process."""
     with token_scope("a") as a:
         task = WorkerScope([Frame("scope", "x")])
         spend(1)
@@ -155,7 +155,7 @@ def test_a_task_that_is_abandoned():
 
 
 def test_coming_home_to_a_scope_that_has_ended():
-    """It counts there and above, once, whether or not anything was counted there before."""
+    """Counts that come home to a scope that has ended are added once to it, and once to each scope above."""
     packed = pack(table_of([([Frame("scope", "x")], UsageKey("p/x"), 3, 1)], ROOT), ROOT)
     for before in (0, 1):
         clear()
@@ -169,7 +169,7 @@ def test_coming_home_to_a_scope_that_has_ended():
 
 
 def test_too_many_names():
-    """The limit of names holds for what comes home in many loads, with one warning; no token is lost."""
+    """The limit of names also holds for counts that come home one by one, with one warning. No token is lost."""
     forget_warnings()
     one = {UsageKey("p/x"): Counts(calls=1, input_tokens=1)}
     with token_scope("full") as a, pytest.warns(TokenScopeWarning, match="more than 2,000 distinct names below 'full'"):

@@ -1,4 +1,4 @@
-"""Usage payloads as providers, LiteLLM and DSPy make them, each with the usage it stands for, through the real readers."""
+"""The corpus of usage payloads from providers, LiteLLM and DSPy: each is read as the usage that the corpus expects."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def as_sdk(entry: dict[str, Any]) -> Any:
     kind = getattr(pytest.importorskip(module), name)
     if module.startswith("google"):
         return kind._from_response(response=entry["payload"], kwargs={})
-    return kind.construct(**entry["payload"])  # not validated: SDKs take what providers send
+    return kind.construct(**entry["payload"])  # SDKs do not validate responses either
 
 
 def recorded(response: Any, entry: dict[str, Any]) -> dict[str, Usage]:
-    """Record a response, and return what was counted by model."""
+    """Record a response, and return the usage that was counted, by model."""
     forget_warnings()
     warns = pytest.warns(TokenScopeWarning, match=entry["warns"]) if "warns" in entry else contextlib.nullcontext()
     with token_scope("corpus") as scope, warns:
@@ -71,7 +71,7 @@ def check(entry: dict[str, Any], counted: dict[str, Usage]) -> None:
 
 @pytest.mark.parametrize("entry", RESPONSES.values(), ids=RESPONSES)
 def test_responses(entry: dict[str, Any]) -> None:
-    """A response as a dict is counted as what it spent, under the model that answered."""
+    """A response that is a dict is counted with its tokens and cost, under the model that answered."""
     check(entry, recorded(entry["payload"], entry))
 
 
@@ -79,13 +79,13 @@ def test_responses(entry: dict[str, Any]) -> None:
     "entry", [e for e in RESPONSES.values() if "sdk" in e], ids=[n for n, e in RESPONSES.items() if "sdk" in e]
 )
 def test_responses_of_sdks(entry: dict[str, Any]) -> None:
-    """The object that the SDK makes of it counts the same."""
+    """A response that is an object of the provider's SDK counts the same as the dict."""
     check(entry, recorded(as_sdk(entry), entry))
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
 def test_entries(entry: dict[str, Any]) -> None:
-    """An entry of DSPy's tracker, of either engine, is read as what the call spent."""
+    """A usage entry of DSPy, from either engine, is read as the tokens and the cost of its call."""
     usage = Usage.from_counts(read_counts(f"{entry['provider']}/{entry['model']}", entry["payload"]))
     assert expected(entry["expected"], 0) == tokens(usage)
     assert Decimal(entry["expected"].get("cost", 0)) == usage.cost
@@ -94,7 +94,7 @@ def test_entries(entry: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("entry", CORPUS.values(), ids=CORPUS)
 def test_the_corpus_says_where_it_is_from(entry: dict[str, Any]) -> None:
-    """Each payload names its source, honestly, and what it should count as adds up."""
+    """Each corpus entry names the source of its payload, and no part of its expected usage is larger than its whole."""
     assert entry["source"].startswith(("recorded: ", "documented: ", "shape: ", "made by "))
     assert entry["kind"] in ("response", "dspy_entry", "litellm_usage")
     assert {"name", "source", "kind", "provider", "model", "payload", "expected"} <= set(entry)
@@ -146,12 +146,12 @@ DIFFERENT = {
     "google: embeddings, which name no model": "so does its extractor not",
     "google: in OpenAI's words, where thoughts are only in the total": "it reads no total",
 }
-"""Where genai-prices reads otherwise, and why."""
+"""The payloads that genai-prices reads differently, and why."""
 SAME = [name for name, entry in RESPONSES.items() if entry["provider"] in THEIRS and name not in DIFFERENT]
 
 
 def second_opinion(entry: dict[str, Any]) -> Any:
-    """Ask genai-prices what a payload says, by the provider's own extractor."""
+    """Return the usage that genai-prices reads from a payload, with its extractor for the provider."""
     provider = THEIRS[entry["provider"]]
     flavours = {each.api_flavor for each in get_snapshot().find_provider(None, provider, None).extractors or ()}
     wanted = {"response": "responses", "list": "embeddings"}.get(entry["payload"].get("object"), "chat")
@@ -161,7 +161,7 @@ def second_opinion(entry: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("name", SAME)
 def test_a_second_opinion(name: str) -> None:
-    """genai-prices' own reading of a response, where it is right, counts and costs the same."""
+    """genai-prices reads the same counts and the same cost from a response, unless `DIFFERENT` lists the response."""
     entry = RESPONSES[name]
     theirs = second_opinion(entry)
     names = {name: name for name in COUNTS} | {"reasoning_tokens": "output_reasoning_tokens"}
@@ -175,12 +175,12 @@ def test_a_second_opinion(name: str) -> None:
 
 
 def test_opinions_differ_where_it_is_said() -> None:
-    """What genai-prices reads otherwise is in the corpus."""
+    """Each response that `DIFFERENT` lists is in the corpus."""
     assert set(DIFFERENT) <= set(RESPONSES)
 
 
 def test_the_corpus_is_wide() -> None:
-    """There is something of each provider, engine and kind."""
+    """The corpus has at least 90 payloads, and responses from all of these providers."""
     assert len(CORPUS) >= 90
     assert {entry["provider"] for entry in RESPONSES.values()} >= {
         *(
@@ -197,4 +197,4 @@ def test_the_corpus_is_wide() -> None:
         ),
         *("xai", "perplexity", "cohere", "voyage", "together_ai", "fireworks_ai", "ollama"),
     }
-    assert importlib.util.find_spec("openai")  # the SDK that DSPy brings is tested in any case
+    assert importlib.util.find_spec("openai")  # DSPy depends on this SDK, so its responses are tested in any case

@@ -1,4 +1,4 @@
-"""Usage in OpenAI's words: what stands beside what, and that parts stay parts whatever comes."""
+"""Reading usage in OpenAI's format: totals, parts, and the cost that a provider reports."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def chat(prompt: int, completion: int, total: int, cached: int = 0, reasoning: i
     ],
 )
 def test_totals(model: str, entry: Any, usage: Usage) -> None:
-    """A provider's own total tells what it has counted beside input and output, and a part is at most its whole."""
+    """The total shows which tokens a provider counted beside input and output; no part is larger than its whole."""
     assert usage == read(entry, model)
 
 
@@ -77,7 +77,7 @@ def test_totals(model: str, entry: Any, usage: Usage) -> None:
     ],
 )
 def test_costs(entry: Any, cost: Decimal | None) -> None:
-    """What a provider says that a call cost is known; 0 is a price where it comes with its details, else no price at all."""
+    """A valid reported cost is used. A cost of 0 means a free call only if `cost_details` come with it."""
     assert cost == reported_cost(entry)
     assert (cost or Decimal(0)) == read(entry).cost
 
@@ -106,7 +106,7 @@ entries = st.fixed_dictionaries(
 @settings(max_examples=300, deadline=None)
 @given(entries, st.sampled_from(["openai/gpt-4o-mini", "gemini/gemini-2.5-pro", "openai/gemini-2.5-pro"]))
 def test_whatever_comes(entry: dict[str, Any], model: str) -> None:
-    """No entry raises or has a part that is larger than its whole; tokens cost something where the price is known."""
+    """Any entry is read without an error and with valid parts; its tokens cost something if the price is known."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TokenScopeWarning)
         read_usage = read(entry, model)

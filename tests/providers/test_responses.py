@@ -1,4 +1,4 @@
-"""record_response: in the current scope, under the right name, and whatever a provider sends."""
+"""record_response counts a response in the current scope, under the model's name, even if it is malformed."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ GEMINI = {"modelVersion": "gemini-2.5-pro", "usageMetadata": {"promptTokenCount"
 
 @pytest.fixture(autouse=True)
 def may_warn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let warnings be given again."""
+    """Forget earlier warnings, so that each test gets its own."""
     forget_warnings()
 
 
 def recorded(response: Any, **said: str) -> Report:
-    """Record a response, and return the report of it."""
+    """Record a response in a scope, and return the scope's report."""
     with token_scope("a") as scope:
         assert record_response(response, **said) is response
     return scope.report()
 
 
 def spent(response: Any, **said: str) -> Usage:
-    """Return what a response is counted as, without its price."""
+    """Return the usage that a response is counted as, without its price."""
     return replace(recorded(response, **said).total, cost=Decimal(0), unpriced_calls=0)
 
 
@@ -63,11 +63,11 @@ def names(response: Any, **said: str) -> list[str]:
     return list(recorded(response, **said).by_model())
 
 
-# -- where it counts ------------------------------------------------------------------------------------------------------
+# -- where it counts ---------------------------------------------------------------------------------------------------
 
 
 def test_the_current_scope_has_it() -> None:
-    """A response is counted at the innermost scope itself."""
+    """A response is counted in the innermost scope itself, with no level below."""
     with token_scope("outer") as outer, token_scope("inner"):
         record_response(CHAT)
     inner = outer.report().find("outer/inner")
@@ -76,13 +76,13 @@ def test_the_current_scope_has_it() -> None:
 
 
 def test_without_a_scope_it_is_the_processs() -> None:
-    """What no scope can claim is at the top level of the process' report."""
+    """Outside of any scope, a response is counted at the top level of the process's report, as `(no scope)`."""
     record_response(CHAT)
     assert {"(no scope)": 120} == {name: usage.total_tokens for name, usage in tokenscope.report().by_module().items()}
 
 
 def test_tasks() -> None:
-    """Tasks that run at once are charged each with its own."""
+    """If several tasks run at the same time, each scope counts only the responses of its own task."""
 
     async def ask(tokens: int) -> Usage:
         with token_scope("task") as scope:
@@ -98,7 +98,7 @@ def test_tasks() -> None:
 
 
 def test_disabled() -> None:
-    """With TOKENSCOPE_DISABLED it hands the response back, and counts and asks nothing."""
+    """With TOKENSCOPE_DISABLED, `record_response` returns the response, counts nothing, and asks for no model."""
     code = """
 import tokenscope
 response = {"usage": {"inputTokens": 9}}
@@ -109,7 +109,7 @@ print(tokenscope.report().total.calls)
 
 
 def test_prices_load_before_the_first_call() -> None:
-    """Importing tokenscope loads no prices; touching record_response does, so that no call waits for them."""
+    """Importing tokenscope loads no prices. Importing `record_response` does, so that no call waits for them."""
     code = """
 import sys, tokenscope
 print("genai_prices" in sys.modules)
@@ -119,11 +119,11 @@ print("genai_prices.data" in sys.modules or "genai_prices" in sys.modules, "dspy
     assert "False\nTrue False False\n" == python(code)
 
 
-# -- the name -------------------------------------------------------------------------------------------------------------
+# -- the name ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_caller_knows_better() -> None:
-    """What the caller says wins over what the response says."""
+    """The caller's `provider` and `model` take precedence over the names in the response."""
     assert ["azure/gpt-4o-mini"] == names(CHAT, provider="azure")
     assert ["openai/mine"] == names(CHAT, model="mine")
     assert ["azure/my-deployment"] == names(CHAT, model="azure/my-deployment")
@@ -136,7 +136,7 @@ def test_the_caller_knows_better() -> None:
 @pytest.mark.parametrize(
     ("response", "name"),
     [
-        ({"model": "mistral-small", "id": "chatcmpl-1"}, "openai/mistral-small"),  # vLLM, for one
+        ({"model": "mistral-small", "id": "chatcmpl-1"}, "openai/mistral-small"),  # vLLM, for example
         ({"model": "mistral-small", "id": "9c1f"}, "mistral/mistral-small"),
         ({"model": "gemini-2.5-pro", "id": "9c1f"}, "gemini/gemini-2.5-pro"),
         ({"model": "no-such-model"}, "openai/no-such-model"),
@@ -147,19 +147,19 @@ def test_the_caller_knows_better() -> None:
     ],
 )
 def test_who_it_was(response: dict[str, Any], name: str) -> None:
-    """One that speaks as OpenAI does is known by what only it sends, or by a model that only it serves; else it is `openai`."""
+    """In OpenAI's format, the id or the model shows the provider; if neither does, the provider is `openai`."""
     assert [name] == names({**CHAT, "id": "", **response})
 
 
 def test_an_sdk_says_who_it_was() -> None:
-    """The package that a response's class comes from tells the provider, for a class derived from it, too."""
+    """The package of a response's class shows the provider, for derived classes, too."""
     theirs = type("ChatCompletion", (SimpleNamespace,), {"__module__": "groq.types.chat.chat_completion"})
     own = type("Answer", (theirs,), {"__module__": "my.program"})
     assert ["groq/gpt-4o-mini"] == names(theirs(**CHAT)) == names(own(**CHAT))
 
 
 def test_litellm_says_who_it_was() -> None:
-    """LiteLLM's responses are counted under the provider that LiteLLM asked, their cached tokens once."""
+    """LiteLLM's responses are counted under the provider that LiteLLM asked, and their cached tokens only once."""
     usage = litellm_usage(prompt_tokens=100, completion_tokens=5, total_tokens=105, cache_read_input_tokens=80)
     response = ModelResponse(model="claude-sonnet-4-5", usage=usage)
     response._hidden_params["custom_llm_provider"] = "bedrock"
@@ -178,7 +178,7 @@ def litellm_usage(**counts: int) -> Any:
 
 
 def test_no_name() -> None:
-    """A response that cannot name its model asks the caller for it, and counts nothing."""
+    """If a response has no field for its model, an error asks the caller for it, and nothing is counted."""
     with (
         token_scope("a") as scope,
         pytest.raises(ValueError, match=r"\(dict\) does not name its model: pass .*model=") as raised,
@@ -191,7 +191,7 @@ def test_no_name() -> None:
 
 @pytest.mark.parametrize("model", [None, "", " ", 7, ["a"]])
 def test_an_empty_name(model: Any) -> None:
-    """A response whose model's name is empty is counted without it, with one warning: the call is made, and billed."""
+    """A response with an empty or invalid model name is counted as `(unknown)`, with one warning."""
     with pytest.warns(
         TokenScopeWarning, match=r"openai/\(unknown\) does not say which model answered; pass model="
     ) as caught:
@@ -200,7 +200,7 @@ def test_an_empty_name(model: Any) -> None:
     assert [__file__] == [warning.filename for warning in caught]
 
 
-# -- what is no response ---------------------------------------------------------------------------------------------------
+# -- arguments that are not responses ----------------------------------------------------------------------------------
 
 
 async def coroutine() -> None: ...
@@ -208,7 +208,7 @@ async def coroutine() -> None: ...
 
 @pytest.mark.parametrize("response", [None, "text", b"text", 7, 1.5, True, [CHAT], (CHAT,), {1}, dict, print], ids=repr)
 def test_what_is_no_response(response: Any) -> None:
-    """What cannot be a response is a TypeError that says what was expected, and what came."""
+    """An argument that cannot be a response raises a TypeError that names the expected and the actual type."""
     with pytest.raises(
         TypeError, match=f"as the provider's SDK returned it, an object or a dict, not {type(response).__name__} "
     ):
@@ -216,7 +216,7 @@ def test_what_is_no_response(response: Any) -> None:
 
 
 def test_one_that_is_still_to_come() -> None:
-    """A coroutine is not awaited yet, a stream not read; the error says what to do."""
+    """A coroutine or a stream raises a TypeError that says how to pass it instead."""
     pending = coroutine()
     with pytest.raises(TypeError, match="this coroutine will become one: await it first"):
         record_response(pending)
@@ -229,17 +229,17 @@ def test_one_that_is_still_to_come() -> None:
     ("said", "error"), [({"model": ""}, ValueError), ({"model": 7}, TypeError), ({"provider": " "}, ValueError)]
 )
 def test_bad_names(said: Any, error: type[Exception]) -> None:
-    """A name that is none is an error, and nothing is counted."""
+    """An invalid `model` or `provider` raises an error, and nothing is counted."""
     with token_scope("a") as scope, pytest.raises(error):
         record_response(CHAT, **said)
     assert 0 == scope.usage.calls
 
 
-# -- what it costs ---------------------------------------------------------------------------------------------------------
+# -- costs -------------------------------------------------------------------------------------------------------------
 
 
 def test_priced_by_hand() -> None:
-    """Prices of three responses, worked out from the price lists' dollars per million."""
+    """Three responses cost as much as their tokens times the providers' prices per million tokens."""
     million = Decimal(1_000_000)
     cached = {
         **MESSAGE,
@@ -281,25 +281,25 @@ HOUR = {
 
 
 def test_what_counts_cannot_say() -> None:
-    """Searches and an hour in the cache have prices, too: such a call is priced whole."""
+    """The cost of a call includes its web searches and the tokens that are cached for an hour."""
     cost = recorded(HOUR).total.cost
     assert extract_usage(HOUR, provider_id="anthropic").calc_price().total_price == cost
     assert (3 * 504 + Decimal("3.75") * 100 + 6 * 23 + 15 * 97) / Decimal(1_000_000) + Decimal("0.02") == cost
 
 
 def test_what_counts_cannot_say_of_an_unknown_model() -> None:
-    """Where nobody knows a price, a call with searches has none."""
+    """A call with searches is unpriced if the model's price is unknown."""
     assert 1 == recorded({**HOUR, "model": "claude-unheard-of"}).total.unpriced_calls
 
 
 def test_an_advisor_without_a_name() -> None:
-    """What a model that is not named has advised is left out: nobody could tell its price."""
+    """The tokens of an advisor model without a name are not counted, because their price is unknown."""
     usage = {"input_tokens": 9, "output_tokens": 3, "iterations": [{"type": "advisor_message", "input_tokens": 5}]}
     assert Usage(calls=1, input_tokens=9, output_tokens=3) == spent({**MESSAGE, "usage": usage})
 
 
 def test_a_price_by_hand_wins() -> None:
-    """Where a price was set by hand, it is that."""
+    """A price that was set with `set_price` takes precedence over the price list."""
     set_price("anthropic/claude-sonnet-4-5", input=1, output=1)
     try:
         assert Decimal(504 + 123 + 97) / 1_000_000 == recorded(HOUR).total.cost
@@ -308,7 +308,7 @@ def test_a_price_by_hand_wins() -> None:
 
 
 def test_what_the_provider_says_wins() -> None:
-    """A cost that the provider tells wins over the table and over prices by hand, and 0 from OpenRouter is 0."""
+    """A cost that the provider reports takes precedence over the price list. OpenRouter's 0 means a free call."""
     usage = {**CHAT["usage"], "cost": 0.5}  # type: ignore[dict-item]
     assert Decimal("0.5") == recorded({**CHAT, "usage": usage}).total.cost
     free = {**usage, "cost": 0, "cost_details": {"upstream_inference_cost": 0}}
@@ -318,12 +318,12 @@ def test_what_the_provider_says_wins() -> None:
 
 @pytest.mark.parametrize("cost", [True, -1, float("nan"), float("inf"), "0.5", [1], {"total_cost": "x"}, 1e300])
 def test_what_is_no_cost(cost: Any) -> None:
-    """What is no amount of dollars is none: the table tells."""
+    """A reported cost that is not a valid amount is ignored, and the price list applies."""
     usage = {**CHAT["usage"], "cost": cost}  # type: ignore[dict-item]
     assert Decimal("0.0000315") == recorded({**CHAT, "usage": usage}).total.cost
 
 
-# -- shapes ----------------------------------------------------------------------------------------------------------------
+# -- kinds of objects, missing and malformed usage ---------------------------------------------------------------------
 
 
 @dataclass
@@ -341,7 +341,7 @@ class Message:
 
 
 def test_objects_of_any_make() -> None:
-    """Dataclasses, namespaces, pydantic's models and dicts in them are read alike."""
+    """Dataclasses, namespaces, pydantic models, and dicts inside them are all read."""
     assert Usage(calls=1, input_tokens=14, output_tokens=3, cache_read_tokens=5) == spent(Message())
     google = SimpleNamespace(
         model_version="gemini-2.5-pro",
@@ -356,7 +356,7 @@ def test_objects_of_any_make() -> None:
 
 
 def test_no_usage() -> None:
-    """A response that reports no usage is a call without tokens, with one warning at the caller's line."""
+    """A response that reports no usage counts as a call without tokens, with one warning at the caller's line."""
     with pytest.warns(TokenScopeWarning, match="a response of openai/gpt-4o-mini reports no usage") as caught:
         for usage in (None, {}, {"queue_time": 0.1}, [], "?"):
             assert Usage(calls=1) == spent({**CHAT, "usage": usage})
@@ -384,7 +384,7 @@ def test_garbage(value: Any, response: Any, part: str, key: str, left: Usage) ->
 
 
 def test_warnings_as_errors_break_nobody(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where warnings are errors, what a provider sends does not raise all the same."""
+    """Even if warnings are errors, malformed usage does not raise. The warning goes to standard error instead."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", TokenScopeWarning)
         assert Usage(calls=1, output_tokens=30) == spent(
@@ -394,7 +394,7 @@ def test_warnings_as_errors_break_nobody(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_response_that_breaks_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attribute that raises whatever it likes is our fault to have asked for: one warning, and the host program goes on."""
+    """If reading a response raises an exception, tokenscope warns and counts nothing, and the program goes on."""
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
 
     class Lazy:
@@ -416,11 +416,11 @@ def test_a_response_that_breaks_when_it_is_looked_at(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.filterwarnings("ignore::tokenscope.errors.TokenScopeWarning")
 def test_stubs() -> None:
-    """A program whose client is a mock runs on."""
+    """A mock in place of a response raises no error, and counts as one call."""
     assert 1 == recorded(MagicMock(), model="stub").total.calls
 
 
-# -- whatever comes --------------------------------------------------------------------------------------------------------
+# -- generated responses -----------------------------------------------------------------------------------------------
 
 
 def keys_of(value: Any) -> set[str]:
@@ -463,14 +463,14 @@ responses = st.fixed_dictionaries(
 
 
 def as_object(value: Any) -> Any:
-    """Make namespaces of dicts, all the way down."""
+    """Turn dicts into namespaces, at all levels."""
     if isinstance(value, dict):
         return SimpleNamespace(**{key: as_object(inner) for key, inner in value.items()})
     return [as_object(each) for each in value] if isinstance(value, list) else value
 
 
 def test_details_of_a_wrong_kind() -> None:
-    """A part of Gemini's usage that cannot be read costs a warning, and no exception in the host program."""
+    """A part of Gemini's usage that cannot be read leads to a warning, not to an exception."""
     usage = {
         "promptTokenCount": 9,
         "candidatesTokenCount": 1,
@@ -486,7 +486,7 @@ def test_details_of_a_wrong_kind() -> None:
 @settings(max_examples=200, deadline=None)
 @given(responses)
 def test_whatever_comes(response: dict[str, Any]) -> None:
-    """No payload raises or spoils a report; made of dicts or of objects, it counts the same."""
+    """Any payload can be recorded and reported, and it counts the same as dicts and as objects."""
     made = as_object(response)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TokenScopeWarning)
@@ -494,7 +494,7 @@ def test_whatever_comes(response: dict[str, Any]) -> None:
         same = recorded(made, model="gpt-4o", provider="openai")
         with token_scope("unnamed"):
             for each in (response, made):
-                with contextlib.suppress(ValueError):  # where it names no model
+                with contextlib.suppress(ValueError):  # if it names no model
                     record_response(each)
     usage = report.total
     assert usage.calls >= 1

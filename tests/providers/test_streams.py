@@ -1,4 +1,4 @@
-"""record_stream: transparent, counted once however a stream ends, and read whatever words its usage comes in."""
+"""record_stream is transparent, counts a stream once however it ends, and reads each provider's format."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BEGUN = {"type": "message_start", "message": {"model": "claude-x", "usage": {"in
 
 @pytest.fixture(autouse=True)
 def may_warn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let warnings be given again."""
+    """Forget earlier warnings, so that each test gets its own."""
     forget_warnings()
 
 
@@ -65,18 +65,18 @@ def tokens(usage: Usage) -> Usage:
 
 
 def recorded(pieces: Iterable[Any], **said: str) -> Report:
-    """Stream some pieces, and return the report of it."""
+    """Stream some pieces in a scope, and return the scope's report."""
     with token_scope("a") as scope:
         for _ in record_stream(generator(pieces), **said):
             pass
     return scope.report()
 
 
-# -- transparent -----------------------------------------------------------------------------------------------------------
+# -- the stand-in behaves as the stream does ---------------------------------------------------------------------------
 
 
 def test_the_same_pieces_each_when_it_comes() -> None:
-    """Pieces pass unchanged, one by one: none is asked for before its time, and none is kept back."""
+    """Each time the program asks for a piece, the stand-in takes one from the stream, and passes it on unchanged."""
     asked = []
 
     def source() -> Iterator[Any]:
@@ -92,7 +92,7 @@ def test_the_same_pieces_each_when_it_comes() -> None:
 
 
 def test_it_is_what_it_stands_for() -> None:
-    """A stand-in is of the stream's class, sync or async as that is, and nothing else."""
+    """A stand-in passes the same type checks as its stream: sync if the stream is sync, and async if it is async."""
     stream, async_stream = record_stream(generator([])), record_stream(async_generator([]))
     assert inspect.isgenerator(stream)
     assert isinstance(stream, Iterator)
@@ -116,7 +116,7 @@ def test_it_is_what_it_stands_for() -> None:
 
 
 class Stream:
-    """As SDKs make them: its own iterator, several times, and a response that is open until it is closed."""
+    """A stream as SDKs make them: a loop over it can be left and continued, and it is open until it is closed."""
 
     def __init__(self, pieces: Iterable[Any] = PIECES) -> None:
         self.open = True
@@ -145,7 +145,7 @@ class Stream:
 
 
 def test_attributes_are_the_streams() -> None:
-    """Attributes are read from the stream and set on it; methods that read it to its end are seen to."""
+    """Attributes are read from the stream and set on it. A method that reads the stream to its end counts the call."""
     inner = Stream()
     with token_scope("a") as scope:
         stream = record_stream(inner)
@@ -162,7 +162,7 @@ def test_attributes_are_the_streams() -> None:
 
 
 def test_a_loop_left_and_taken_up_again() -> None:
-    """Leaving a loop does not end a stream that can be taken up again; it is counted when it has ended."""
+    """Leaving a loop does not end a stream that can be continued. The call is counted when the stream ends."""
     with token_scope("a") as scope:
         stream = record_stream(Stream())
         for piece in stream:
@@ -177,7 +177,7 @@ def test_a_loop_left_and_taken_up_again() -> None:
 
 
 def test_generators_methods() -> None:
-    """`send`, `throw`, `close` and `yield from` do what they do to the generator itself."""
+    """`send`, `throw`, `close` and `yield from` work with the stand-in as with the generator itself."""
     heard = []
 
     def source() -> Generator[Any, str, str]:
@@ -212,7 +212,7 @@ def test_generators_methods() -> None:
 
 
 async def test_async_generators_methods() -> None:
-    """So do `asend`, `athrow` and `aclose`."""
+    """`asend`, `athrow` and `aclose` work with the stand-in as with the async generator itself."""
     heard = []
 
     async def source() -> AsyncGenerator[Any, Any]:
@@ -238,7 +238,7 @@ async def test_async_generators_methods() -> None:
 
 
 def test_twice_around_is_once() -> None:
-    """A stand-in is handed back as it is."""
+    """`record_stream` returns a stand-in unchanged, and the call is counted once."""
     with token_scope("a") as scope:
         stream = record_stream(generator())
         assert record_stream(stream) is stream
@@ -247,7 +247,7 @@ def test_twice_around_is_once() -> None:
 
 
 def test_disabled() -> None:
-    """With TOKENSCOPE_DISABLED it hands the stream itself back."""
+    """With TOKENSCOPE_DISABLED, `record_stream` returns the stream itself, and counts nothing."""
     code = """
 import tokenscope
 stream, converse = iter([]), {"stream": iter([])}
@@ -258,11 +258,11 @@ print(tokenscope.report().total.calls)
     assert "0\n" == python(code, TOKENSCOPE_DISABLED="1")
 
 
-# -- counted once ----------------------------------------------------------------------------------------------------------
+# -- counted once ------------------------------------------------------------------------------------------------------
 
 
 def test_counted_when_it_ends() -> None:
-    """The call is counted when the stream has ended, with the time since it was asked for."""
+    """The call is counted when the stream ends, with the time since `record_stream` was called."""
     with token_scope("a") as scope:
         stream = record_stream(generator())
         for _ in stream:
@@ -277,7 +277,7 @@ def test_counted_when_it_ends() -> None:
 
 
 def test_closed() -> None:
-    """A stream that is closed before its end, or whose block is left, is counted with what it has told, and has not failed."""
+    """If a stream is closed early, or its block is left, the call counts its usage so far, and has not failed."""
     told = [BEGUN, {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Be"}}]
     early = Usage(calls=1, input_tokens=9, output_tokens=1)
     with token_scope("a") as scope:
@@ -297,7 +297,7 @@ def test_closed() -> None:
 
 
 def test_dropped() -> None:
-    """A stream that nobody holds any more is counted with what it has told; and the stand-in holds nothing back."""
+    """If the program drops a stream, the call counts its usage so far. The stand-in does not keep the stream alive."""
     with token_scope("a") as scope:
         stream = record_stream(generator([BEGUN, {}]))
         inner = weakref.ref(stream.__wrapped__)  # type: ignore[attr-defined]
@@ -318,7 +318,7 @@ def test_dropped() -> None:
 
 
 def test_an_iterator_outlives_its_stream() -> None:
-    """While an iterator over a stream is in use, the stream is."""
+    """An iterator over a stream keeps its stand-in alive, so the call is counted only when the iterator ends."""
     with token_scope("a") as scope:
         pieces = iter(record_stream(Stream()))
         gc.collect()
@@ -328,7 +328,7 @@ def test_an_iterator_outlives_its_stream() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("lost"), KeyboardInterrupt()], ids=repr)
 def test_fails(error: BaseException) -> None:
-    """A stream that fails is a failed call, with what it has told and the exception's name; the exception is the same."""
+    """If a stream fails, its exception is raised unchanged. The failed call has its usage and the error's name."""
 
     def source() -> Iterator[Any]:
         yield BEGUN
@@ -346,7 +346,7 @@ def test_fails(error: BaseException) -> None:
 
 
 def test_fails_before_it_has_told() -> None:
-    """A stream that fails without having told anything is a failed call, and no warning."""
+    """If a stream fails before it has reported usage, the call counts as failed, without a warning."""
 
     def source() -> Iterator[Any]:
         yield PIECES[0]
@@ -358,7 +358,7 @@ def test_fails_before_it_has_told() -> None:
 
 
 async def test_cancelled() -> None:
-    """A task that is cancelled while it waits for a piece has a failed call."""
+    """If a task is cancelled while it waits for a piece, the call counts as failed."""
 
     waits = asyncio.Event()
 
@@ -382,7 +382,7 @@ async def test_cancelled() -> None:
 
 
 class AsyncStream:
-    """As SDKs make them."""
+    """An async stream as SDKs make them."""
 
     def __init__(self, pieces: Iterable[Any] = PIECES) -> None:
         self.open = True
@@ -406,7 +406,7 @@ class AsyncStream:
 
 
 async def test_async_streams() -> None:
-    """Async streams are counted where they end, are closed, or dropped."""
+    """An async stream is counted when it ends, is closed, or is dropped."""
     told = [BEGUN, {}]
     with token_scope("a") as scope:
         assert PIECES == [piece async for piece in record_stream(AsyncStream())]
@@ -428,7 +428,7 @@ async def test_async_streams() -> None:
 
 
 def test_closing_that_fails() -> None:
-    """Where closing itself fails, the call is counted, and the exception goes on."""
+    """If closing a stream fails, the exception is raised, and the call is counted once."""
 
     class Broken(Stream):
         def close(self) -> None:
@@ -444,7 +444,7 @@ def test_closing_that_fails() -> None:
 
 
 def test_ends_in_many_threads_at_once() -> None:
-    """Whoever sees the end first counts it."""
+    """If several threads close a stream at the same time, its call is counted once."""
     with token_scope("a") as scope:
         streams = [record_stream(Stream(PIECES)) for _ in range(50)]
         for stream in streams:
@@ -462,11 +462,11 @@ def test_ends_in_many_threads_at_once() -> None:
     assert (50, 50 * 120) == (scope.usage.calls, scope.usage.total_tokens)
 
 
-# -- where it counts -------------------------------------------------------------------------------------------------------
+# -- where it counts ---------------------------------------------------------------------------------------------------
 
 
 def test_the_scope_that_asked_has_it() -> None:
-    """A call is its scope's in which it was recorded, wherever and whenever the stream is read."""
+    """A call counts in the scope around `record_stream`, even if another scope or thread reads the stream."""
     with token_scope("outer") as outer:
         with token_scope("asks") as asks:
             stream = record_stream(generator())
@@ -481,7 +481,7 @@ def test_the_scope_that_asked_has_it() -> None:
 
 
 async def test_tasks() -> None:
-    """A stream that another task reads is still its asker's."""
+    """A call counts in the scope around `record_stream`, even if another task reads the stream."""
 
     async def read(stream: AsyncIterable[Any]) -> Usage:
         with token_scope("reads") as scope:
@@ -496,7 +496,7 @@ async def test_tasks() -> None:
 
 
 def test_a_scope_inside_the_stream() -> None:
-    """A scope that the stream itself opens is not charged with the stream."""
+    """Neither the stream nor calls of the loop count in a scope that the stream's generator opens."""
 
     def source() -> Iterator[Any]:
         with token_scope("inside"):
@@ -509,13 +509,13 @@ def test_a_scope_inside_the_stream() -> None:
 
 
 def test_without_a_scope() -> None:
-    """What no scope can claim is the process's."""
+    """Outside of any scope, a stream is counted at the top level of the process's report, as `(no scope)`."""
     list(record_stream(generator()))
     assert 120 == tokenscope.report().by_module()["(no scope)"].total_tokens
 
 
 def test_budgets_do_not_interrupt_it() -> None:
-    """A stream is read to its end, whatever it costs; its budget knows, and ends what comes after."""
+    """A stream that exceeds a budget is still read to its end. The budget then stops the next scope."""
     reached = False
     with pytest.raises(tokenscope.BudgetExceeded), token_scope("a", budget=Budget(tokens=100)) as scope:
         with token_scope("b"):
@@ -527,11 +527,11 @@ def test_budgets_do_not_interrupt_it() -> None:
     assert (2, 240) == (scope.usage.calls, scope.usage.total_tokens)
 
 
-# -- openers ---------------------------------------------------------------------------------------------------------------
+# -- openers -----------------------------------------------------------------------------------------------------------
 
 
 class Opener:
-    """What asks for a stream when it is entered."""
+    """An object that asks for a stream when it is entered, like Anthropic's `client.messages.stream(...)`."""
 
     def __init__(self, stream: Any = None) -> None:
         self.stream = stream
@@ -547,7 +547,7 @@ class Opener:
 
 
 def test_openers() -> None:
-    """An opener's stream is counted, once for each time that it is entered, and when its block is left at the latest."""
+    """An opener's stream is counted once for each time the opener is entered, at the latest when its block is left."""
     with token_scope("a") as scope:
         opener = record_stream(Opener(Stream(PIECES * 2)))
         assert isinstance(opener, Opener)
@@ -563,7 +563,7 @@ def test_openers() -> None:
 
 
 def test_an_opener_that_opens_nothing() -> None:
-    """Without a stream there is no call: where it was never entered, or failed to open."""
+    """If an opener is never entered, or fails to open a stream, no call is counted."""
     with token_scope("a") as scope:
         record_stream(Opener(Stream()))
         with pytest.raises(ConnectionError), record_stream(Opener()):
@@ -571,7 +571,7 @@ def test_an_opener_that_opens_nothing() -> None:
     assert Usage() == scope.usage
 
 
-# -- what is no stream -----------------------------------------------------------------------------------------------------
+# -- arguments that are not streams ------------------------------------------------------------------------------------
 
 
 async def coroutine() -> None: ...
@@ -583,7 +583,7 @@ async def coroutine() -> None: ...
     ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_what_is_no_stream(stream: Any) -> None:
-    """What cannot be a stream is a TypeError that says what was expected, and what came."""
+    """An argument that cannot be a stream raises a TypeError that names the expected and the actual type."""
     with pytest.raises(TypeError, match=f"something to iterate over, not {type(stream).__name__} ") as raised:
         record_stream(stream)
     assert __file__ == str(raised.traceback[0].path)
@@ -595,7 +595,7 @@ def test_what_is_no_stream(stream: Any) -> None:
     ids=["pydantic", "dict", "dict without a stream", "arguments", "object"],
 )
 def test_a_whole_response(response: Any) -> None:
-    """A whole response is for record_response; the error says so."""
+    """A whole response raises a TypeError that points to `record_response`."""
     with pytest.raises(
         TypeError, match=f"this {type(response).__name__} is not one: pass a whole response to record_response"
     ):
@@ -603,7 +603,7 @@ def test_a_whole_response(response: Any) -> None:
 
 
 def test_one_that_is_still_to_come() -> None:
-    """A coroutine is not awaited yet; the error says what to do."""
+    """A coroutine raises a TypeError that says to await it first."""
     pending = coroutine()
     with pytest.raises(TypeError, match="this coroutine will become one: await it first"):
         record_stream(pending)
@@ -614,13 +614,13 @@ def test_one_that_is_still_to_come() -> None:
     ("said", "error"), [({"model": ""}, ValueError), ({"model": 7}, TypeError), ({"provider": " "}, ValueError)]
 )
 def test_bad_names(said: Any, error: type[Exception]) -> None:
-    """A name that is none is an error at once, and nothing is counted."""
+    """An invalid `model` or `provider` raises an error at once, and nothing is counted."""
     with token_scope("a") as scope, pytest.raises(error):
         record_stream(generator(), **said)
     assert 0 == scope.usage.calls
 
 
-# -- in whose words --------------------------------------------------------------------------------------------------------
+# -- formats of usage --------------------------------------------------------------------------------------------------
 
 GEMINI = [
     {"modelVersion": "gemini-2.5-pro", "usageMetadata": {"promptTokenCount": 90, "candidatesTokenCount": count}}
@@ -692,7 +692,7 @@ def message(begun: dict[str, Any], changed: dict[str, Any], more: dict[str, Any]
     ],
 )
 def test_words(name: str, pieces: list[dict[str, Any]], more: dict[str, int]) -> None:
-    """Whatever a provider words its usage in, and in whichever piece: as dicts, and as objects."""
+    """Usage is read in each provider's format, from any piece, as dicts and as objects."""
     for each in (pieces, [as_object(piece) for piece in pieces]):
         assert {name: replace(SPENT, **more)} == {
             name: tokens(usage) for name, usage in recorded(each).by_model().items()
@@ -700,14 +700,14 @@ def test_words(name: str, pieces: list[dict[str, Any]], more: dict[str, int]) ->
 
 
 def as_object(value: Any) -> Any:
-    """Make namespaces of dicts, all the way down."""
+    """Turn dicts into namespaces, at all levels."""
     if isinstance(value, dict):
         return SimpleNamespace(**{key: as_object(inner) for key, inner in value.items()})
     return [as_object(each) for each in value] if isinstance(value, list) else value
 
 
 def test_cohere() -> None:
-    """Cohere's last piece tells the usage, and no piece the model: say it."""
+    """Cohere's last piece reports the usage. No piece names the model, so the caller passes it."""
     last = {"type": "message-end", "delta": {"usage": {"billed_units": {"input_tokens": 90, "output_tokens": 30}}}}
     assert {"cohere/command-a": SPENT} == {
         name: tokens(usage) for name, usage in recorded([{"type": "x"}, last], model="command-a").by_model().items()
@@ -724,7 +724,7 @@ CORPUS = {
 
 @pytest.mark.parametrize("entry", CORPUS.values(), ids=CORPUS)
 def test_a_last_piece_is_read_as_a_response(entry: dict[str, Any]) -> None:
-    """What a response tells counts and costs the same where the last piece of a stream tells it."""
+    """The last piece of a stream counts and costs the same as a whole response with the same content."""
     with token_scope("whole") as scope:
         record_response(entry["payload"], **entry.get("say", {}))
     streamed = recorded([{"type": "begin"}, entry["payload"]], **entry.get("say", {}))
@@ -732,14 +732,14 @@ def test_a_last_piece_is_read_as_a_response(entry: dict[str, Any]) -> None:
 
 
 def test_the_caller_knows_better() -> None:
-    """What the caller says wins over what the stream says."""
+    """The caller's `provider` and `model` take precedence over the names in the stream."""
     azure = [{"model": "", "prompt_filter_results": []}, *PIECES]
     assert ["foundry/gpt-4o-mini"] == list(recorded(azure, provider="foundry").by_model())
     assert ["azure/mine"] == list(recorded(azure, model="mine").by_model())
     assert ["mine/mine"] == list(recorded(azure, model="mine/mine").by_model())
 
 
-# -- Bedrock -----------------------------------------------------------------------------------------------------------------
+# -- Bedrock -----------------------------------------------------------------------------------------------------------
 
 
 def frame(event: dict[str, Any]) -> bytes:
@@ -755,7 +755,7 @@ def frame(event: dict[str, Any]) -> bytes:
 
 
 def converse_stream(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what boto3's `converse_stream` does, with a real EventStream of these events."""
+    """Return a dict like the one from boto3's `converse_stream`, with a real EventStream of these events."""
     eventstream = pytest.importorskip("botocore.eventstream")
     parsers = pytest.importorskip("botocore.parsers")
     session = pytest.importorskip("botocore.session").get_session()
@@ -769,7 +769,7 @@ def converse_stream(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", ["us.amazon.nova-lite-v1:0", "arn:aws:bedrock:us-east-1:1:inference-profile/nova"])
 def test_bedrock(model: str) -> None:
-    """Bedrock's Converse comes in a dict, whose stream is stood in for; the dict that was passed is left as it is."""
+    """`record_stream` returns a copy of Bedrock's dict, with a stand-in for its stream. The original is unchanged."""
     response = converse_stream(CONVERSE)
     stream = response["stream"]
     with token_scope("a") as scope:
@@ -788,7 +788,7 @@ def test_bedrock(model: str) -> None:
 
 
 def test_bedrocks_model_is_asked_for() -> None:
-    """Bedrock names no model: without one the dict is an error at once, and the bare stream is counted without it."""
+    """Bedrock names no model. Without `model`, its dict raises an error, and its bare stream counts as `(unknown)`."""
     with pytest.raises(ValueError, match="do not name their model"):
         record_stream({"stream": generator(CONVERSE)})
     with pytest.warns(TokenScopeWarning, match=r"bedrock/\(unknown\) does not say which model answered"):
@@ -797,11 +797,11 @@ def test_bedrocks_model_is_asked_for() -> None:
         }
 
 
-# -- whatever comes --------------------------------------------------------------------------------------------------------
+# -- missing usage, malformed and generated pieces ---------------------------------------------------------------------
 
 
 def test_no_usage() -> None:
-    """A stream that reports no usage is a call without tokens, under its name, with one warning at the caller's line."""
+    """A stream without usage counts as a call of its model without tokens, with one warning at the caller's line."""
     with pytest.warns(TokenScopeWarning, match="a stream of openai/gpt-4o-mini reports no usage") as caught:
         for _ in range(2):
             assert {"openai/gpt-4o-mini": Usage(calls=1)} == recorded(PIECES[:2]).by_model()
@@ -809,7 +809,7 @@ def test_no_usage() -> None:
 
 
 def test_warnings_as_errors_break_nobody(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where warnings are errors, a stream without usage, even an empty one, does not raise all the same."""
+    """Even if warnings are errors, an empty stream does not raise. The warning goes to standard error instead."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", TokenScopeWarning)
         assert {"openai/(unknown)": Usage(calls=1)} == recorded([]).by_model()
@@ -817,7 +817,7 @@ def test_warnings_as_errors_break_nobody(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_piece_that_breaks_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attribute that raises whatever it likes is our fault to have asked for: one warning, and the stream goes on."""
+    """If reading a piece raises an exception, tokenscope warns, and the stream goes on."""
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
 
     class Lazy:
@@ -836,7 +836,7 @@ def test_a_piece_that_breaks_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.filterwarnings("ignore::tokenscope.errors.TokenScopeWarning")
 def test_stubs() -> None:
-    """A program whose client is a mock runs on."""
+    """A mock in place of a stream raises no error, and counts as one call."""
     with token_scope("a") as scope:
         assert [] == list(record_stream(MagicMock()))
         with record_stream(MagicMock()):
@@ -877,7 +877,7 @@ pieces = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(pieces)
 def test_whatever_comes(pieces: list[Any]) -> None:
-    """No piece raises or is changed; made of dicts or of objects, pieces count the same."""
+    """Any pieces pass through unchanged, and they count the same as dicts and as objects."""
     counted = []
     for each in (pieces, [as_object(piece) for piece in pieces]):
         with warnings.catch_warnings(), token_scope("a") as scope:

@@ -1,1 +1,1 @@
-"""What the tests share: programs, providers, reports, and ways of spending."""
+"""Helpers that tests share: programs, providers, reports, and functions that spend tokens."""

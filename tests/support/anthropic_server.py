@@ -10,11 +10,11 @@ from typing import Any, Self
 from tokenscope import Usage
 
 SPENT = Usage(calls=1, input_tokens=100, output_tokens=30, cache_read_tokens=60, cache_write_tokens=15)
-"""What each call is billed for. Anthropic's input leaves cached tokens out: it says 25."""
+"""The bill of each call. Anthropic's own input excludes cached tokens, so the answers say 25."""
 
 
 class AnthropicServer:
-    """Each call spends the same; a model named `broken` answers 500."""
+    """A server whose calls all spend the same. For a model named `broken`, it answers with status 500."""
 
     def __init__(self) -> None:
         self.bill = Usage()
@@ -91,4 +91,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Keep quiet."""
+        """Print nothing."""

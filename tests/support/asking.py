@@ -1,4 +1,4 @@
-"""Tasks for workers that ask a model through DSPy, and know nothing of tokenscope."""
+"""Tasks for workers. They ask a model through DSPy."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ def ask(url: str, tag: str) -> str:
 
 
 async def ask_async(url: str, tag: str) -> str:
-    """Do the same in a coroutine."""
+    """Ask once, as a coroutine function."""
     return ask(url, tag)
 
 
 def ask_and_fail(url: str, tag: str) -> None:
-    """Ask, and raise something else then."""
+    """Ask, and then raise an error."""
     ask(url, tag)
     raise LookupError(tag)
 
 
 def ask_and_die(url: str, tag: str) -> None:
-    """Ask, and be killed then."""
+    """Ask, and then kill this process."""
     ask(url, tag)
     os.kill(os.getpid(), 9)
 
 
 def ask_and_keep(url: str, tag: str, file: str, *, die: bool = False) -> str:
-    """Ask, with every call kept in a file that all workers share."""
+    """Ask, and write the call to a file that workers share. If `die` is true, kill this process afterwards."""
     from tokenscope import JSONLSink, get_tracker
 
     tracker = get_tracker()

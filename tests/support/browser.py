@@ -1,4 +1,4 @@
-"""A real Chromium, where one is installed: Debian's packages `chromium` and `chromium-driver`, and `selenium`."""
+"""A real Chromium, if one is installed: Debian's packages `chromium` and `chromium-driver`, and `selenium`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BACKGROUNDS = {"light": "rgb(246, 247, 249)", "dark": "rgb(15, 20, 26)"}
 
 
 def missing(what: str) -> NoReturn:
-    """Skip what needs a thing that is not there, or fail where it was to be there."""
+    """Skip the test because something is not installed, or fail if the environment requires it."""
     if "browser" in os.environ.get("TOKENSCOPE_TESTS_REQUIRE", ""):
         pytest.fail(what)
     pytest.skip(what)
@@ -35,7 +35,7 @@ def missing(what: str) -> NoReturn:
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
-    """Start Chromium with an empty profile, or skip where there is none."""
+    """Start Chromium with an empty profile, or skip the test if Chromium is not installed."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs the package selenium")
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not browser or not driver:
@@ -54,7 +54,7 @@ def chromium(profile: Path) -> Iterator[Any]:
 
 
 def look(chrome: Any, *, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-    """Set the size of the window, and whether the user likes it light or dark."""
+    """Set the size of the window, and the color scheme that the user prefers."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -69,5 +69,5 @@ def press(chrome: Any, *keys: str) -> None:
 
 
 def problems(chrome: Any) -> list[str]:
-    """Return what the page has complained about since the last time."""
+    """Return the browser's warnings and errors since the last call."""
     return [entry["message"] for entry in chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]

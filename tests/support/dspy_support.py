@@ -1,4 +1,4 @@
-"""What the tests of the DSPy bridge share: versions, engines, and the comparison with the provider's bill."""
+"""Helpers for tests of the DSPy bridge: versions, engines, and the comparison with the provider's bill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENGINES = ["native", "litellm"] if DSPY >= (3, 4) else ["litellm"]
 
 
 class HoldingProvider(LoopbackProvider):
-    """A provider that lets requests with `<<hold>>` wait for their answer until `go` is set."""
+    """A provider that answers requests with `<<hold>>` only after `go` is set."""
 
     def __init__(self) -> None:
         super().__init__(self._hold)
@@ -30,11 +30,11 @@ class HoldingProvider(LoopbackProvider):
 
 
 def tokens(usage: Usage) -> tuple[int, int, int, int]:
-    """Return what a bill says: input, output, cached and reasoning tokens."""
+    """Return the counts that are compared with a bill: input, output, cached and reasoning tokens."""
     return usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.reasoning_tokens
 
 
 def assert_billed(provider: LoopbackProvider, expected: dict[str, Usage]) -> None:
-    """Compare usages with the bill, tag by tag, calls included, and with nothing left over on the bill."""
+    """Assert that the bill has exactly these tags, each with the expected calls and tokens."""
     bill = {tag: (usage.calls, *tokens(usage)) for tag, usage in provider.bill.items()}
     assert {tag: (usage.calls - usage.cached_calls, *tokens(usage)) for tag, usage in expected.items()} == bill

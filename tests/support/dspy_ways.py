@@ -1,6 +1,6 @@
-"""The ways in which DSPy programs call LMs: each makes more than a handful of calls, and goes on where ordinary exceptions fail.
+"""Ways in which DSPy programs call LMs. Each makes several calls, and many go on after an ordinary exception.
 
-A way is made by a function that returns another one, which runs it; what it runs is the same whenever it is run again.
+`@way` registers a function that returns another function, which runs the way. Each run does the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WAYS: dict[str, Callable[[], Callable[[], Any]]] = {}
 
 
 def way(name: str) -> Any:
-    """Enter a way under a name."""
+    """Register a way under a name."""
 
     def enter(make: Any) -> Any:
         WAYS[name] = make
@@ -34,7 +34,7 @@ def way(name: str) -> Any:
     return enter
 
 
-# -- what they run ----------------------------------------------------------------------------------------------------------
+# -- programs, LMs and metrics -----------------------------------------------------------------------------------------
 
 predict = dspy.Predict("question -> answer")
 swallowing = contextlib.suppress(Exception)
@@ -78,7 +78,7 @@ class Answer(dspy.Module):
 
 
 class Router(dspy.BaseLM):
-    """An LM that buys nothing itself: it asks others, the next one where one fails."""
+    """An LM that spends nothing itself. It asks other LMs: if one fails, it asks the next one."""
 
     def __init__(self, *lms: Any) -> None:
         super().__init__(model="router")
@@ -108,7 +108,7 @@ def examples(number: int) -> list[Any]:
     return [dspy.Example(question=f"Question {n}?", answer="an answer").with_inputs("question") for n in range(number)]
 
 
-# -- calls one after the other ----------------------------------------------------------------------------------------------
+# -- calls one after the other -----------------------------------------------------------------------------------------
 
 
 @way("sequential")
@@ -169,7 +169,7 @@ def embedder() -> Any:
     return lambda: [embed([f"word {n}"]) for n in range(5)] + asyncio.run(main())
 
 
-# -- DSPy's own workers -----------------------------------------------------------------------------------------------------
+# -- DSPy's own workers ------------------------------------------------------------------------------------------------
 
 
 def _parallel(threads: int) -> Any:
@@ -234,7 +234,7 @@ def judged() -> Any:
     return lambda: evaluate(predict)
 
 
-# -- optimizers and agents --------------------------------------------------------------------------------------------------
+# -- optimizers and agents ---------------------------------------------------------------------------------------------
 
 
 @way("BootstrapFewShot")
@@ -304,7 +304,7 @@ def react() -> Any:
     return lambda: [agent(question=f"Why {n}?") for n in range(6)]
 
 
-# -- tasks, threads, streams ------------------------------------------------------------------------------------------------
+# -- tasks, threads, streams -------------------------------------------------------------------------------------------
 
 
 @way("gather")

@@ -1,10 +1,10 @@
-"""What LoopbackProvider does not speak, on the same bill: Anthropic's messages, Google's content, and responses in pieces.
+"""A LoopbackProvider with more APIs on the same bill: Anthropic's messages, Google's content, and streamed responses.
 
-More of what a prompt may say:
+A prompt can hold further instructions:
 
-    <<break>>      bill everything, send half of a stream, and then an error, as providers do that are overloaded
-    <<hang up>>    the same, but the connection just ends
-    <<stall>>      bill everything, and send the other half of a stream a minute after the first
+    <<break>>      bill everything, send half of a stream, and then an error, as overloaded providers do
+    <<hang up>>    the same, but close the connection instead of sending an error
+    <<stall>>      bill everything, and send the second half of a stream a minute after the first
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tokenscope.testing.provider import _Handler
 
 
 class EveryProvider(LoopbackProvider):
-    """LoopbackProvider, for clients of Anthropic and Google, too."""
+    """A LoopbackProvider that also serves clients of Anthropic and Google."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -29,7 +29,7 @@ class EveryProvider(LoopbackProvider):
 
     @property
     def host(self) -> str:
-        """The address as Anthropic's and Google's clients take it."""
+        """The base URL, as Anthropic's and Google's clients take it."""
         return self.url.removesuffix("/v1")
 
 
@@ -51,7 +51,7 @@ class _Every(_Handler):
         else:
             self._message(body, prompt, tag)
 
-    # -- Anthropic ------------------------------------------------------------------------------------------------------
+    # -- Anthropic -----------------------------------------------------------------------------------------------------
 
     def _message(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         text, _ = self.server.provider.reply(prompt, prompt, tag)
@@ -93,7 +93,7 @@ class _Every(_Handler):
         error = {"type": "error", "error": {"type": "overloaded_error", "message": "overloaded, as asked"}}
         self._send(_named(events), prompt, _named([error]))
 
-    # -- OpenAI ---------------------------------------------------------------------------------------------------------
+    # -- OpenAI --------------------------------------------------------------------------------------------------------
 
     def _chat(self, body: dict[str, Any], prompt: str, last: str, tag: str) -> None:
         self._prompt = prompt
@@ -135,7 +135,7 @@ class _Every(_Handler):
         error = {"type": "error", "error": {"message": "overloaded, as asked", "code": "server_error"}}
         self._send(_named(events), prompt, _named([error]))
 
-    # -- Google ---------------------------------------------------------------------------------------------------------
+    # -- Google --------------------------------------------------------------------------------------------------------
 
     def _content(self, prompt: str, tag: str, *, stream: bool) -> None:
         text, _ = self.server.provider.reply(prompt, prompt, tag)
@@ -162,7 +162,7 @@ class _Every(_Handler):
         else:
             self._json(until(len(pieces)))
 
-    # -- sending --------------------------------------------------------------------------------------------------------
+    # -- sending -------------------------------------------------------------------------------------------------------
 
     def _send(self, events: list[str], prompt: str, error: list[str]) -> None:
         self.send_response(200)

@@ -1,4 +1,4 @@
-"""What the tests of every format share: one report with all that a report can hold, and one with names made to do harm."""
+"""Helpers for tests of the formats: a report with everything that a report can hold, and one with harmful names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def usage(calls: int, input_tokens: int, output_tokens: int, cost: str | None, **more) -> Usage:
-    """Return a usage; a cost of None is unknown."""
+    """Return a usage. If the cost is None, its calls are unpriced."""
     if cost is None:
         more["unpriced_calls"] = calls
     return Usage(calls=calls, input_tokens=input_tokens, output_tokens=output_tokens, cost=Decimal(cost or 0), **more)
@@ -124,13 +124,13 @@ HOSTILE = [
     "",
     "very long " * 100,
 ]
-"""Names that mean something in one format or another."""
+"""Names with characters that are special in one of the formats."""
 
 HUGE = 10**40 + 1
 
 
 def hostile() -> Report:
-    """Build a report in which each of those names is a scope, a model and the level above another scope."""
+    """Build a report in which each of these names is a scope, a module inside that scope, and a model."""
     rows = [(-1, Frame("scope", "top"), 1, 0, {})]
     for number, name in enumerate(HOSTILE):
         rows.append((0, Frame("scope", name), 1, 10**9, {name: usage(1, 1000 + number, 0, None)}))
@@ -139,19 +139,19 @@ def hostile() -> Report:
 
 
 def huge() -> Report:
-    """Build a report of counts and costs that nobody ever had."""
+    """Build a report with counts and costs far above any real ones."""
     many = usage(HUGE, HUGE, HUGE, f"{HUGE}.5")
     return build([(-1, Frame("scope", "huge"), HUGE, HUGE, {"x": many, "y": usage(1, 1, 0, "1E-30")})], scoped=True)
 
 
 def golden(name: str, text: str) -> None:
-    """Compare with a file of `tests/golden`."""
+    """Compare a text with a file of `tests/golden`."""
     assert (GOLDEN / name).read_text("utf-8") == text
 
 
 @functools.cache
 def deep(kind: str = "scope", levels: int = 1_100) -> Report:
-    """Build a report of so many levels, one token each: by default more than Python recurses and than a path is long."""
+    """Build a report with one token on each level. By default, it is deeper than Python's recursion limit."""
     return build(
         ((n - 1, Frame(kind, f"level {n}"), 1, 10**6, {"x": usage(1, 1, 0, "0.000001")}) for n in range(levels)),
         scoped=True,
@@ -159,5 +159,5 @@ def deep(kind: str = "scope", levels: int = 1_100) -> Report:
 
 
 def empty_and_free() -> list[Report]:
-    """Return the reports in which nothing was spent."""
+    """Return two reports in which nothing was spent: an empty one, and one with a scope."""
     return [Report(), build([(-1, Frame("scope", "s"), 1, 0, {})], scoped=True)]

@@ -1,4 +1,4 @@
-"""What the tests of OpenTelemetry share: a tracer provider with our processor, and spans written by hand."""
+"""Helpers for tests of OpenTelemetry: a tracer provider with our processor, and the attributes of a model call."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Tracing:
 
 @pytest.fixture
 def tracing() -> Iterator[Tracing]:
-    """A provider of this test's own; no span stays noted, and nobody watches afterwards."""
+    """Return a tracer provider for one test. Afterwards, assert that no span is left, and remove all watchers."""
     found = Tracing()
     yield found
     found.provider.shutdown()
@@ -53,7 +53,7 @@ def tracing() -> Iterator[Tracing]:
 
 
 def usage(input_tokens: int, output_tokens: int, model: str = "gpt-4o-mini") -> dict[str, Any]:
-    """Return the attributes of a model call in OpenTelemetry's words."""
+    """Return the attributes of a model call, under OpenTelemetry's names."""
     return {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",

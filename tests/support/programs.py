@@ -85,5 +85,5 @@ def expected_status(alone: Done) -> int:
 def signalled(process: subprocess.Popen[bytes], number: int = signal.SIGINT, after: bytes = b"ready\n") -> None:
     """Send a signal when the program has printed that it is ready."""
     assert after == process.stdout.readline()
-    time.sleep(0.1)  # until it waits
+    time.sleep(0.1)  # until the program waits
     process.send_signal(number)

@@ -17,7 +17,7 @@ Line = tuple[int, str, str, int, int, int]
 def build(
     rows: Iterable[tuple[int, Frame, int, int, Mapping[str, Usage] | list[ModelUsage]]], *, scoped: bool
 ) -> Report:
-    """Build a report of rows; usage by model counts as calls of average length whose cost was reported."""
+    """Build a report of rows. Usage by model is taken as calls of average length with a reported cost."""
     return Report.from_rows(
         (
             RowInput(*row, [_reported(*each) for each in usages.items()] if isinstance(usages, Mapping) else usages)
@@ -39,7 +39,10 @@ def loaded(text: str) -> Report:
 
 
 def made(*lines: Line, scoped: bool = True) -> Report:
-    """Build a report of (row above or -1, kind, name, entries, milliseconds, input tokens); output is a tenth of that."""
+    """Build a report of lines. Output tokens are a tenth of the input tokens.
+
+    A line is (row above or -1, kind, name, entries, milliseconds, input tokens).
+    """
     return build(
         (
             (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def spend(tokens: int = 1, module: str = "m", operation: str = "o") -> None:
-    """Record so many input tokens where this is called."""
+    """Record this many input tokens in the current scope."""
     record_tokens(module, operation, "model", "provider", input_tokens=tokens, output_tokens=0)
 
 
@@ -35,10 +35,10 @@ def count(
     frames: tuple[Frame, ...] = (),
     reserved: bool = False,
 ) -> None:
-    """Count a call in a scope, or outside of any: also one that a cache has answered, or that a budget has let through."""
+    """Count a call in a scope, or in none. `saved`: a cache has answered it. `reserved`: budgets have reserved it."""
     counts = counts_of(usage)
     key = key_of(model, counts, cost_is_told=cost_is_told)
-    if saved is not None:  # what the answer once cost
+    if saved is not None:  # the usage of the call whose answer is in the cache
         counts = counts_of(saved)._replace(calls=usage.calls, cached_calls=usage.cached_calls)
         key = usage_key(model, tier_of(counts.input_tokens), "cache")
     where = STATE.root if scope is None else scope
@@ -48,7 +48,7 @@ def count(
 
 
 def spent(scope: Scope | Report) -> int:
-    """Return the input tokens of a scope or a report, everything inside included."""
+    """Return the input tokens of a scope or a report, including everything inside."""
     from tokenscope import Scope
 
     return (scope.usage if isinstance(scope, Scope) else scope.total).input_tokens

@@ -1,4 +1,4 @@
-"""Tasks for workers, that spend tokens without a model."""
+"""Tasks for workers. They spend tokens without a model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tokenscope import current_scope, token_scope
 
 
 class Unloadable(Exception):
-    """Pickles, and cannot be unpickled."""
+    """An exception that can be pickled, but not unpickled."""
 
     def __init__(self, first, second):
         super().__init__("unloadable")
 
 
 class Unpicklable(Exception):
-    """Holds what cannot be pickled."""
+    """An exception that cannot be pickled, because it holds a lock."""
 
     def __init__(self):
         super().__init__("unpicklable")
@@ -28,7 +28,7 @@ class Unpicklable(Exception):
 
 
 class Stubborn(Exception):
-    """Lets nobody set attributes, and keeps none when it is pickled."""
+    """An exception that allows no new attributes, and keeps none when it is pickled."""
 
     def __setattr__(self, name, value):
         if not name.startswith("__"):
@@ -86,7 +86,7 @@ def idle():
 
 
 def respond(tokens):
-    """Spend in the current scope itself."""
+    """Record a response, which counts in the current scope itself."""
     response = {"model": "gpt-4o", "usage": {"prompt_tokens": tokens, "completion_tokens": 0}}
     tokenscope.record_response(response, provider="openai")
 
@@ -98,7 +98,7 @@ def threads(tokens):
 
 
 def outlive(tokens):
-    """Leave a thread behind that spends when the task is over."""
+    """Start a thread that spends its tokens after the task has ended."""
 
     def later():
         over.wait()
@@ -114,14 +114,14 @@ left_behind: list[threading.Thread] = []
 
 
 def end_it():
-    """Let that thread spend."""
+    """Let the threads of `outlive` spend, and wait for them."""
     over.set()
     while left_behind:
         left_behind.pop().join(5)
 
 
 def look(tokens):
-    """Return what a worker sees of itself."""
+    """Spend, and return the current scope's name, tokens and parent, and the tokens of the process."""
     spend(tokens)
     scope = current_scope()
     return (None if scope is None else (scope.name, spent(scope), scope.parent)), spent(tokenscope.report())
@@ -142,7 +142,7 @@ def over_budget(tokens):
 
 
 def overspend(tokens):
-    """Spend, and go on where a budget of the whole program would not have it."""
+    """Spend, and then open a scope. A spent budget of the program stops it there."""
     spend(tokens)
     with token_scope("more"):
         pass

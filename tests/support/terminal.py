@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def in_a_terminal(start: Callable[[int], subprocess.Popen[bytes]]) -> tuple[str, bytes, bytes]:
-    """Start a process on a terminal, and return its output to the terminal, to standard output and to standard error."""
+    """Start a process on a terminal, and return its output to the terminal, to stdout and to stderr."""
     leader, follower = pty.openpty()
     process = start(follower)
     os.close(follower)
@@ -24,7 +24,7 @@ def in_a_terminal(start: Callable[[int], subprocess.Popen[bytes]]) -> tuple[str,
             while part := os.read(leader, 65536):
                 parts.append(part)
         except OSError:
-            pass  # Linux's way of saying that the terminal was closed
+            pass  # on Linux, this means that the terminal was closed
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -1,4 +1,4 @@
-"""JSONLSink: every record is one whole line, whoever else writes and whoever is killed."""
+"""JSONLSink writes each record as one whole line, even if several processes write and some are killed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ with token_scope("worker"):
 
 @pytest.fixture
 def sink(tmp_path):
-    """Return a sink that the tracker feeds."""
+    """Return a sink that is added to the tracker."""
     sink = JSONLSink(tmp_path / "calls.jsonl")
     get_tracker().add_sink(sink)
     yield sink
@@ -46,14 +46,14 @@ def sink(tmp_path):
 
 
 def lines(path):
-    """Return the records of a file, each of whose lines must be whole."""
+    """Return the records of a file, and assert that its lines are whole."""
     text = path.read_text()
     assert text == "" or text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]
 
 
 def start(path, name, count, padding=0):
-    """Start a process that writes so many records, once it is told to."""
+    """Start a process that writes `count` records as soon as `go` tells it to."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path), name, str(count), str(padding)],
         stdin=subprocess.PIPE,
@@ -66,13 +66,13 @@ def start(path, name, count, padding=0):
 
 
 def go(process):
-    """Let it write."""
+    """Tell a process from `start` to write its records."""
     process.stdin.write("\n")
     process.stdin.flush()
 
 
 def test_a_line_a_record(sink):
-    """What a line holds is the record's dict, and it is there when the call returns."""
+    """Each line is the record's dict as JSON, and it is in the file when the call returns."""
     for n in range(3):
         record_tokens("m", "o", "model", "provider", n, 1, metadata={"id": n, "text": "two\nlines\u2028研究"})
         assert n + 1 == len(lines(sink.path))
@@ -81,7 +81,7 @@ def test_a_line_a_record(sink):
 
 
 def test_calls_of_dspy(sink):
-    """DSPy's calls are in it as they end, not when somebody looks; the file adds up to the bill, with the tree's own rows."""
+    """DSPy's calls are written as they end. The file adds up to the bill, and loads as the scope's report."""
     with LoopbackProvider() as provider, dspy.context(lm=provider.lm(cache=False)):
         with token_scope("run") as scope:
             for n in range(3):
@@ -102,7 +102,7 @@ def test_calls_of_dspy(sink):
 
 
 def test_what_is_there_is_added_to(tmp_path):
-    """A file that is there is not begun anew."""
+    """A sink appends to a file that exists."""
     path = tmp_path / "calls.jsonl"
     for n in range(2):
         sink = JSONLSink(str(path))
@@ -115,7 +115,7 @@ def test_what_is_there_is_added_to(tmp_path):
 
 
 def test_many_threads(sink):
-    """Lines of several threads do not mix."""
+    """Lines that several threads write at the same time are not mixed."""
 
     def work(name):
         for n in range(500):
@@ -136,7 +136,7 @@ def test_many_threads(sink):
 
 @pytest.mark.slow
 def test_eight_processes_one_of_which_is_killed(tmp_path):
-    """10,000 lines each into one file: every line parses, and of those that live none is missing."""
+    """If one of eight writers is killed, all lines of the file are whole, and the other writers' lines are complete."""
     path = tmp_path / "calls.jsonl"
     workers = [start(path, f"worker {n}", 10_000 if n != 3 else 10_000_000) for n in range(8)]
     for worker in workers:
@@ -158,13 +158,13 @@ def test_eight_processes_one_of_which_is_killed(tmp_path):
 
 
 def test_killed_in_the_midst_of_long_lines(tmp_path):
-    """Writers of lines longer than a page are killed at random; what they leave behind the next one takes away."""
+    """If a writer is killed in the middle of a long line, the next writer removes the unfinished line."""
     path = tmp_path / "calls.jsonl"
     for n in range(8):
         worker = start(path, str(n), 100_000, padding=200_000)
         before = path.stat().st_size
         go(worker)
-        while path.stat().st_size < before + 250_000:  # a line is whole
+        while path.stat().st_size < before + 250_000:  # at least one line is whole
             time.sleep(0.001)
         time.sleep(random.uniform(0.0, 0.02))
         worker.kill()
@@ -182,7 +182,7 @@ def test_killed_in_the_midst_of_long_lines(tmp_path):
 @pytest.mark.parametrize("left", [b'{"module": "cut o', b"{" * 10_000, b"x" * 4_096, b"\0" * 4_095], ids=len)
 @pytest.mark.parametrize("before", [b"", b'{"model": "m", "module": "m", "input_tokens": 1}\n'], ids=["first", "later"])
 def test_what_a_killed_writer_left(tmp_path, left, before):
-    """The next record takes the place of a line that was never finished."""
+    """The next record replaces a line that a killed writer did not finish."""
     path = tmp_path / "calls.jsonl"
     path.write_bytes(before + left)
     sink = JSONLSink(path)
@@ -196,7 +196,7 @@ def test_what_a_killed_writer_left(tmp_path, left, before):
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="looks at the locks that Linux lists")
 def test_a_forked_child_writes_too(sink):
-    """Parent and child write whole lines to one file, also if a thread of the parent was writing when it was forked."""
+    """Parent and child write whole lines to one file, even if a thread waited for the file's lock during the fork."""
     with sink.path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         waits = threading.Thread(target=record_tokens, args=("thread", "o", "model", None, 0, 0))
@@ -222,14 +222,14 @@ def test_a_forked_child_writes_too(sink):
 
 
 def locks(path):
-    """Return the system's list of the locks on a file, those that are waited for among them."""
+    """Return the system's list of the locks on a file, including locks that a thread waits for."""
     inode = f":{path.stat().st_ino} "
     return "".join(line for line in Path("/proc/locks").read_text().splitlines(True) if inode in line)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of a file")
 def test_a_full_disk(tmp_path):
-    """The program goes on with one warning; the file has whole lines, the counts are whole, and later records come in again."""
+    """If the disk is full, there is one warning, and all calls are counted. Later records are written again."""
     script = """
 import json, resource, signal, sys, warnings
 from tokenscope import JSONLSink, get_tracker, record_tokens, report
@@ -256,7 +256,7 @@ print(report().total.calls)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of a file")
 def test_nothing_is_left_of_a_line_that_did_not_fit(tmp_path):
-    """While the disk is still full, the file ends with its last whole line, so that anybody can read it."""
+    """While the disk is full, the file ends with its last whole line, so that it can be read."""
     script = """
 import resource, signal, sys
 from tokenscope import JSONLSink, get_tracker, record_tokens
@@ -276,7 +276,7 @@ for n in range(100):
 
 
 def test_a_closed_sink(sink):
-    """Writes no more, and says so; closing again is nothing."""
+    """A closed sink writes nothing, and the next record leads to a warning. Closing twice does no harm."""
     sink.close()
     sink.close()
     with pytest.warns(TokenScopeWarning, match=r"JSONLSink\('.*calls\.jsonl'\) failed: ValueError: .* is closed"):
@@ -287,7 +287,7 @@ def test_a_closed_sink(sink):
 
 
 def test_another_directory(tmp_path, monkeypatch):
-    """A relative path is one of the directory in which the sink was made."""
+    """A relative path refers to the directory in which the sink was created."""
     monkeypatch.chdir(tmp_path)
     sink = JSONLSink("calls.jsonl")
     (tmp_path / "other").mkdir()
@@ -301,7 +301,7 @@ def test_another_directory(tmp_path, monkeypatch):
 
 
 def test_a_file_that_cannot_be(tmp_path):
-    """The error comes where the sink is made."""
+    """If the file cannot be written, creating the sink raises the error."""
     with pytest.raises(FileNotFoundError):
         JSONLSink(tmp_path / "no" / "folder.jsonl")
     with pytest.raises(IsADirectoryError):
@@ -311,5 +311,5 @@ def test_a_file_that_cannot_be(tmp_path):
 
 
 def test_shown(sink):
-    """By its file."""
+    """The `repr` of a sink shows its path."""
     assert f"JSONLSink({str(sink.path)!r})" == repr(sink)

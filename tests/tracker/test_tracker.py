@@ -1,4 +1,4 @@
-"""The process-wide tracker: what scripts read of everything that was counted."""
+"""The process-wide tracker: its statistics, records, exports and sinks, as scripts use them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tokenscope.testing import LoopbackProvider
 
 @pytest.fixture
 def tracker():
-    """Return the tracker, empty, and leave none of its settings behind."""
+    """Return the tracker, empty, and restore its settings after the test."""
     tracker = get_tracker()
     tracker.reset()
     yield tracker
@@ -33,7 +33,7 @@ def tracker():
 
 
 def spend(tracker):
-    """Record what the examples of statistics show, on a small scale."""
+    """Record three calls in two modules."""
     tracker.record("persona_formulation", "formulate_prompt", "gpt-4o-mini", "openai", 500, 250)
     tracker.record(
         module="query_generation",
@@ -48,13 +48,13 @@ def spend(tracker):
 
 
 def test_there_is_one():
-    """However it is asked for, it is the same tracker, also after pickling."""
+    """All ways to get the tracker return the same object, and so does unpickling."""
     assert get_tracker() is TokenTracker.get_instance() is TokenTracker()
     assert get_tracker() is pickle.loads(pickle.dumps(get_tracker()))
 
 
 def test_statistics(tracker):
-    """The summary, modules and models, as plain numbers."""
+    """`get_statistics` returns the summary, the modules and the models as plain numbers."""
     spend(tracker)
     statistics = tracker.get_statistics()
 
@@ -75,7 +75,7 @@ def test_statistics(tracker):
 
 
 def test_module_usage(tracker):
-    """Of all modules, or of one; a name that is not there shows the nearest."""
+    """`get_module_usage` returns all modules or one. For an unknown name, the error shows the nearest name."""
     spend(tracker)
 
     assert tracker.get_statistics()["by_module"] == tracker.get_module_usage()
@@ -85,7 +85,7 @@ def test_module_usage(tracker):
 
 
 def test_records(tracker):
-    """Each call, with what was said of it, as an object and as a mapping."""
+    """A record has its call's place, model, tokens, time and metadata, as attributes and as a mapping."""
     before = datetime.now(UTC)
     with token_scope("run"):
         spend(tracker)
@@ -111,7 +111,7 @@ def test_records(tracker):
 
 
 def test_records_are_in_the_order_in_which_the_calls_ended(tracker):
-    """Also where those of DSPy, which are read when somebody looks, come between others."""
+    """Records of DSPy's calls and of `record_tokens` are in the order in which the calls ended."""
     with LoopbackProvider() as provider, dspy.context(lm=provider.lm()):
         for n in range(3):
             dspy.Predict("question -> answer")(question="Why?")
@@ -121,7 +121,7 @@ def test_records_are_in_the_order_in_which_the_calls_ended(tracker):
 
 
 def test_the_latest_records_are_kept(tracker):
-    """As many as the setting says, the newest; totals are of all."""
+    """The tracker keeps the newest records, at most `max_records`. Its totals include all calls."""
     assert 10_000 == tracker.max_records
     tracker.max_records = 3
     for n in range(5):
@@ -146,14 +146,14 @@ def test_the_latest_records_are_kept(tracker):
     ],
 )
 def test_wrong_settings(tracker, wrong, error, said):
-    """A number of records is a whole number, 0 or more."""
+    """`max_records` accepts only an int that is 0 or more."""
     with pytest.raises(error, match=said):
         tracker.max_records = wrong
     assert KEPT == tracker.max_records
 
 
 def test_reset(tracker):
-    """Totals and records begin anew; an open scope keeps its own."""
+    """`reset` clears totals and records. An open scope keeps its own counts."""
     with token_scope("open") as scope:
         spend(tracker)
         tracker.reset()
@@ -166,7 +166,7 @@ def test_reset(tracker):
 
 
 def test_it_is_what_record_tokens_writes_to(tracker):
-    """The function and the method are one; so are `tokenscope.report()` and the tracker's."""
+    """`tracker.record` does the same as `record_tokens`, and `tracker.report()` equals `tokenscope.report()`."""
     with token_scope("run"):
         record_tokens("m", "o", "x", "p", 1, 2)
         tracker.record("m", "o", "x", "p", 1, 2)
@@ -206,7 +206,7 @@ def test_export(tracker, tmp_path, include_records):
 
 
 def test_export_of_nothing(tracker, tmp_path):
-    """An empty tracker has an empty file, which loads."""
+    """The export of an empty tracker has no records, and loads as an empty report."""
     tracker.export_to_file(tmp_path / "empty.json")
 
     assert [] == json.loads((tmp_path / "empty.json").read_text())["records"]
@@ -214,7 +214,7 @@ def test_export_of_nothing(tracker, tmp_path):
 
 
 def test_a_failed_export_leaves_the_old_file(tracker, tmp_path):
-    """What cannot be written is an error, and what was there is there still."""
+    """An export to a folder that does not exist raises the error, and creates no file."""
     spend(tracker)
     with pytest.raises(FileNotFoundError):
         tracker.export_to_file(tmp_path / "no" / "such" / "folder.json")
@@ -222,7 +222,7 @@ def test_a_failed_export_leaves_the_old_file(tracker, tmp_path):
 
 
 def test_summary(tracker, capsys):
-    """Printed: a line a module, a line a model."""
+    """`print_summary` prints one line for each module and one line for each model."""
     spend(tracker)
     tracker.print_summary()
     out = capsys.readouterr().out
@@ -238,7 +238,7 @@ def test_summary(tracker, capsys):
 
 
 def test_many_threads(tracker):
-    """Nothing is lost where several record at once."""
+    """No record is lost if several threads record at the same time."""
 
     def work(module):
         for _ in range(100):
@@ -264,7 +264,7 @@ def test_many_threads(tracker):
 
 
 def test_operations_of_decorated_functions(tracker):
-    """A call belongs to the nearest module; its operation is that module's."""
+    """A call belongs to the nearest module, and has the operation that was given with that module."""
 
     @track_tokens("outer", "first")
     def outer():
@@ -279,7 +279,7 @@ def test_operations_of_decorated_functions(tracker):
 
 
 def test_names_and_metadata_of_any_kind(tracker):
-    """What JSON cannot hold is text in the record's dict; the object has it as it was."""
+    """Metadata that JSON cannot hold is text in the record's dict. The record itself keeps the object."""
     import numpy as np
 
     thing = object()
@@ -310,21 +310,21 @@ def test_names_and_metadata_of_any_kind(tracker):
     ],
 )
 def test_a_provider_that_a_model_is_named_after(tracker, provider, model, name):
-    """The provider is left out only where the model's name has it already, as a part of its own."""
+    """The provider is put before the model's name, unless the name already begins with the provider and a slash."""
     tracker.record("m", "o", model, provider, 1, 1)
 
     assert [name] == list(tracker.report().by_model())
 
 
 def test_a_model_without_a_provider(tracker):
-    """What is not known is an empty text."""
+    """If a call has no provider, the record's provider is an empty string."""
     tracker.record("m", "o", "gpt-4o-mini", None, 1, 1)
 
     assert ("", "gpt-4o-mini") == (tracker.records[0].provider, tracker.records[0].model)
 
 
 def test_metadata_is_as_it_was(tracker):
-    """What the caller does with its mapping later changes no record."""
+    """If the caller changes its mapping later, the record's metadata stays the same. Other types raise a TypeError."""
     mine = {"turn": 1}
     tracker.record("m", "o", "x", None, 1, 1, metadata=mine)
     mine["turn"] = 2
@@ -335,14 +335,14 @@ def test_metadata_is_as_it_was(tracker):
 
 
 def test_sinks_are_told_of_each_call(tracker):
-    """In their order, from when they were added until they are removed."""
+    """A sink gets each record once, in order, from when it is added until it is removed."""
     seen: list = []
     sink = seen.append
     tracker.record("m", "o", "x", None, 0, 0)
     tracker.add_sink(sink)
     tracker.add_sink(print_nothing := lambda record: None)
     tracker.record("m", "o", "x", None, 1, 0)
-    tracker.add_sink(sink)  # once is enough
+    tracker.add_sink(sink)  # adding it again does nothing
     tracker.record("m", "o", "x", None, 2, 0)
     tracker.remove_sink(sink)
     tracker.remove_sink(print_nothing)
@@ -352,7 +352,7 @@ def test_sinks_are_told_of_each_call(tracker):
 
 
 def test_a_sink_is_told_of_nothing_that_was_before(tracker):
-    """Also not of calls of DSPy that have ended and were not read yet."""
+    """A sink does not get calls that ended before it was added, even if they still waited to be counted."""
     seen: list = []
     with LoopbackProvider() as provider, dspy.context(lm=provider.lm()):
         dspy.Predict("question -> answer")(question="Why?")
@@ -364,7 +364,7 @@ def test_a_sink_is_told_of_nothing_that_was_before(tracker):
 
 
 def test_wrong_sinks(tracker):
-    """A sink is something that can be called, and only one that was added can be removed."""
+    """A sink must be callable, and only a sink that was added can be removed."""
     with pytest.raises(TypeError, match=r"a sink must be a JSONLSink or a function of one record, not str 'x\.jsonl'"):
         tracker.add_sink("x.jsonl")
     with pytest.raises(ValueError, match="is not a sink of this tracker"):
@@ -372,7 +372,7 @@ def test_wrong_sinks(tracker):
 
 
 def test_a_sink_that_fails(tracker):
-    """One warning, at the line that made the call; the counts are whole, and other sinks are told."""
+    """If a sink fails, one warning points to the caller. All calls are counted, and other sinks get their records."""
     seen: list = []
 
     def broken(record):
@@ -392,7 +392,7 @@ def test_a_sink_that_fails(tracker):
 
 
 def test_a_sink_may_ask_and_record(tracker):
-    """A sink is called outside of every lock: it may ask for totals, from another thread too."""
+    """No lock is held while a sink is called, so the sink can read totals, even in another thread."""
     totals: list = []
 
     def ask(record):
@@ -408,7 +408,7 @@ def test_a_sink_may_ask_and_record(tracker):
 
 
 def test_shown(tracker):
-    """What it holds, in short."""
+    """The `repr` of the tracker shows the number of calls and tokens."""
     spend(tracker)
 
     assert "<TokenTracker of 3 calls, 1,215 tokens>" == repr(tracker)

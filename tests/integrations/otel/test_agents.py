@@ -1,4 +1,4 @@
-"""The real instrumentation of pydantic-ai and LangChain, where these are installed, alone and with that of OpenAI's SDK below."""
+"""The real instrumentation of pydantic-ai and LangChain, if they are installed, against a provider's bill."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def provider():
 
 @pytest.mark.parametrize("below", [None, *OPENAI])
 def test_pydantic_ai(tracing, instruments, provider, below):
-    """An agent's span adds up its calls' spans: only the calls are counted, run, awaited and streamed, as billed."""
+    """An agent's span adds up the spans of its calls. Only the calls are counted, and their tokens equal the bill."""
     pytest.importorskip("pydantic_ai")
     from pydantic_ai import Agent, InstrumentationSettings
     from pydantic_ai.models.openai import OpenAIChatModel
@@ -59,14 +59,14 @@ def test_pydantic_ai(tracing, instruments, provider, below):
 
     assert 2 == provider.total.calls
     assert (2, provider.total.total_tokens) == (scope.usage.calls, scope.usage.total_tokens)
-    if below != "opentelemetry":  # OpenTelemetry's instrumentor of OpenAI's SDK does not tell of parts
+    if below != "opentelemetry":  # OpenTelemetry's instrumentor of OpenAI's SDK does not report parts
         assert tokens(provider.total) == tokens(scope.usage)
     assert ["openai/gpt-4o-mini"] == list(scope.report().by_model())
 
 
 @pytest.mark.parametrize("name", LANGCHAIN)
 def test_langchain(instruments, provider, name):
-    """A model within a chain, invoked, streamed and awaited: as billed."""
+    """The calls of a model in a chain equal the bill, whether they are invoked, streamed or awaited."""
     openai = pytest.importorskip("langchain_openai")
     prompts = pytest.importorskip("langchain_core.prompts")
     instruments.add(LANGCHAIN[name])

@@ -1,4 +1,4 @@
-"""Annotated spans: what a DSPy call spends is written on the span that is current when DSPy makes it, and nowhere else."""
+"""annotate_spans writes a DSPy call's usage on the span that is current when DSPy makes the call, and on no other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytest_plugins = ["support.otel_support"]
 
 
 @pytest.fixture(autouse=True)
-def annotated(tracing):  # the watchers are taken away with it
+def annotated(tracing):  # `tracing` removes the watchers afterwards
     return annotate_spans()
 
 
@@ -35,7 +35,7 @@ def lm_on(provider, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_current_span(tracing, provider, engine):
-    """A span of one's own around a call gets the counts in OpenTelemetry's names, parts among them, and the model."""
+    """The current span around a call gets its counts, their parts and the model, under OpenTelemetry's names."""
     with tracing.tracer().start_as_current_span("mine"):
         lm_on(provider, engine)("Why? <<cached 3>> <<reasoning 5>>")
     bill = provider.total
@@ -51,7 +51,7 @@ def test_the_current_span(tracing, provider, engine):
 
 
 def test_several_calls(tracing, provider):
-    """A span that holds several calls gets their sum; a span around it nothing: each token is written once."""
+    """If a span contains several calls, it gets their sum. The span around it gets nothing."""
     lm = provider.lm()
     with tracing.tracer().start_as_current_span("around"), tracing.tracer().start_as_current_span("mine"):
         lm("Why?")
@@ -63,7 +63,7 @@ def test_several_calls(tracing, provider):
 
 
 def test_a_span_that_tells_already(tracing, provider):
-    """What an instrumentor has written stays as it is."""
+    """Usage that an instrumentor has written on a span is left as it is."""
     with tracing.tracer().start_as_current_span("theirs", attributes=usage(1, 2)):
         provider.lm()("Why?")
 
@@ -71,7 +71,7 @@ def test_a_span_that_tells_already(tracing, provider):
 
 
 def test_no_span(provider):
-    """Without a span, nothing happens."""
+    """Without a current span, a call works as usual."""
     assert not trace.get_current_span().is_recording()
     provider.lm()("Why?")
 
@@ -79,7 +79,7 @@ def test_no_span(provider):
 
 
 def test_stopping(tracing, provider, annotated):
-    """Afterwards, nothing is written any more; to stop twice is fine."""
+    """After stopping, calls are no longer written on spans. Stopping twice does no harm."""
     annotated()
     annotated()
     with tracing.tracer().start_as_current_span("mine"):
@@ -89,9 +89,9 @@ def test_stopping(tracing, provider, annotated):
 
 
 def test_an_answer_from_the_cache(tracing, provider):
-    """A hit in DSPy's cache spends nothing, and nothing is written."""
+    """An answer from DSPy's cache spends nothing, so nothing is written on the span."""
     lm = provider.lm(cache=True)
-    question = f"Why {uuid.uuid4()}?"  # new to DSPy's cache, on disk too
+    question = f"Why {uuid.uuid4()}?"  # unique, because DSPy's cache is also on disk
     lm(question)
     with tracing.tracer().start_as_current_span("mine"):
         lm(question)
@@ -101,7 +101,7 @@ def test_an_answer_from_the_cache(tracing, provider):
 
 
 def test_an_embedding(tracing, provider):
-    """What litellm embeds is written, too."""
+    """The tokens of litellm's embeddings are written on the span, too."""
     litellm = pytest.importorskip("litellm")
     with tracing.tracer().start_as_current_span("mine"):
         litellm.embedding("openai/text-embedding-3-small", input=["Hello"], api_base=provider.url, api_key="x")
@@ -112,7 +112,10 @@ def test_an_embedding(tracing, provider):
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_openinference(tracing, provider, engine):
-    """OpenInference's spans of LM calls, which Phoenix, Langfuse and Logfire show, tell what was billed; other spans nothing."""
+    """OpenInference's spans of LM calls report the billed usage, and its other spans report none.
+
+    Phoenix, Langfuse and Logfire show these spans.
+    """
     pytest.importorskip("openinference.instrumentation.dspy")
     from integrations.otel.test_instrumentors import DSPY, Instruments
 
@@ -145,7 +148,7 @@ def test_openinference(tracing, provider, engine):
 @pytest.mark.slow
 @pytest.mark.parametrize("isolated", ["true", "false"])
 def test_mlflow(provider, tmp_path, monkeypatch, isolated):
-    """MLflow's own spans of LM calls tell what was billed, whether its context is its own or OpenTelemetry's."""
+    """MLflow's spans of LM calls report the billed usage, with MLflow's own context and with OpenTelemetry's."""
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("mlflow.dspy")
     monkeypatch.setenv("MLFLOW_USE_DEFAULT_TRACER_PROVIDER", isolated)

@@ -1,4 +1,4 @@
-"""Span attributes: every convention that instrumentors write is read as what it means."""
+"""Span attributes: usage and models are read correctly in every convention that instrumentors use."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ CONVENTIONS = {
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_conventions(convention):
-    """Each convention's counts are whole, with their parts."""
+    """In each convention, input and output include their parts, such as cached and reasoning tokens."""
     attributes, expected = CONVENTIONS[convention]
 
     reading = read(attributes, "an-instrumentor")
@@ -132,12 +132,12 @@ def test_conventions(convention):
     [{}, {"http.request.method": "POST"}, {"gen_ai.request.model": "m"}, {"mlflow.chat.tokenUsage": "[1]"}],
 )
 def test_no_usage(attributes):
-    """A span that tells no usage is read as none."""
+    """`read` returns None for a span that reports no usage."""
     assert read(attributes, "") is None
 
 
 def test_bedrock_instrumentors_leave_cached_tokens_out():
-    """Of those that are known to write Bedrock's own numbers, cached tokens come on top also where they are few."""
+    """Cached tokens are added to the input of instrumentors that write Bedrock's own numbers, even if they are few."""
     attributes = {
         "gen_ai.usage.input_tokens": 90,
         "gen_ai.usage.output_tokens": 40,
@@ -159,7 +159,7 @@ def test_bedrock_instrumentors_leave_cached_tokens_out():
 )
 @pytest.mark.filterwarnings("ignore::tokenscope.errors.TokenScopeWarning")
 def test_nothing_that_a_span_tells_can_break_anything(attributes):
-    """Whatever the attributes hold, what is read is a usage whose parts are at most their wholes."""
+    """Any attributes are read without an error, and no part of the usage is larger than its whole."""
     reading = read(attributes, "opentelemetry.instrumentation.bedrock")
 
     if reading is not None:
@@ -185,7 +185,7 @@ def test_nothing_that_a_span_tells_can_break_anything(attributes):
     ],
 )
 def test_models(expected, attributes):
-    """The model is named as DSPy would, with its provider."""
+    """A model is named as DSPy names it, with its provider if the span reports one."""
     assert expected == model_of(attributes)
 
 
@@ -193,7 +193,7 @@ def test_models(expected, attributes):
     "provider", ["azure.ai.openai", "aws.bedrock", "gcp.vertex_ai", "gcp.gemini", "x_ai", "openai"]
 )
 def test_names_come_back(provider):
-    """A provider's name is the convention's again on the way out."""
+    """A provider's name is translated to its name in reports, and back to OpenTelemetry's name."""
     assert {"gen_ai.provider.name": provider, "gen_ai.request.model": "m"} == request_attributes(
         report_name(provider, "m")
     )
@@ -211,5 +211,5 @@ def test_names_come_back(provider):
     ],
 )
 def test_model_calls(expected, attributes):
-    """A model call is told from other spans also where it has no usage."""
+    """`is_model_call` recognises the span of a model call even if the span has no usage."""
     assert expected is is_model_call(attributes)

@@ -43,7 +43,7 @@ DSPY = "openinference.instrumentation.dspy:DSPyInstrumentor"
 
 
 class Instruments:
-    """Instrumentors that are on; off again when the test ends."""
+    """Turns instrumentors on, and off again when the test ends."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
@@ -61,7 +61,7 @@ class Instruments:
     def stop(self) -> None:
         while self._on:
             self._on.pop().uninstrument()
-        # OpenInference's takes others' wrappers off with its own, and leaves a method in LM that LM does not have.
+        # OpenInference's instrumentor also removes others' wrappers, and leaves methods in LM that LM does not define.
         for name in ("__call__", "acall"):
             if inspect.isfunction(vars(dspy.LM).get(name)):
                 delattr(dspy.LM, name)
@@ -88,7 +88,7 @@ def ask(tag: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("names", [("openinference",), ("opentelemetry",), ("openinference", "opentelemetry")])
 def test_openai(instruments, provider, names):
-    """OpenAI's SDK: chat, streamed chat and embeddings, called and awaited, with one instrumentor or both: what was billed."""
+    """Chat, streams and embeddings of OpenAI's SDK are counted as billed, with one instrumentor or with both."""
     openai = pytest.importorskip("openai")
     instruments.add(*(OPENAI[name] for name in names))
     settings = {"base_url": provider.url, "api_key": "x"}
@@ -128,7 +128,7 @@ def test_openai(instruments, provider, names):
 
 
 def test_openai_fails(instruments, provider):
-    """A call that the provider refuses is a failed one."""
+    """A call that the provider refuses counts as a failed call."""
     openai = pytest.importorskip("openai")
     instruments.add(OPENAI["openinference"])
     client = openai.OpenAI(base_url=provider.url, api_key="x", max_retries=0)
@@ -163,7 +163,7 @@ def test_openai_in_threads(instruments, provider):
 @pytest.mark.filterwarnings("ignore:The model")
 @pytest.mark.parametrize("name", ["openinference", "traceloop"])
 def test_anthropic(instruments, name):
-    """Anthropic's SDK, called, awaited and streamed: what was billed, cached tokens as part of the input."""
+    """Calls and streams of Anthropic's SDK are counted as billed, with cached tokens as part of the input."""
     anthropic = pytest.importorskip("anthropic")
     instruments.add(ANTHROPIC[name])
     request: dict[str, Any] = {
@@ -201,7 +201,7 @@ def test_anthropic(instruments, name):
 
 @pytest.mark.parametrize("others", [(), (OPENAI["openinference"],), (OPENAI["opentelemetry"],)])
 def test_litellm(instruments, provider, others):
-    """litellm, with and without an instrumentor of the SDK that it calls: once, by what was billed."""
+    """litellm's calls are counted once, as billed, even if the SDK that litellm calls is instrumented, too."""
     litellm = pytest.importorskip("litellm")
     instruments.add(LITELLM, *others)
     settings = {"model": "openai/gpt-4o-mini", "api_base": provider.url, "api_key": "x"}
@@ -238,7 +238,7 @@ def test_litellm(instruments, provider, others):
 @pytest.mark.parametrize("annotated", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_everything_instrumented_at_once(instruments, provider, engine, annotated):
-    """DSPy on each engine with instrumentors of DSPy, litellm and OpenAI's SDK: each call once, by what was billed."""
+    """If DSPy, litellm and OpenAI's SDK are all instrumented, each DSPy call is still counted once, as billed."""
     instruments.add(DSPY, LITELLM, *OPENAI.values())
     stop = annotate_spans() if annotated else lambda: None
     lm = provider.lm(**({"engine": "litellm"} if len(ENGINES) > 1 and engine == "litellm" else {}))
@@ -269,13 +269,13 @@ def test_everything_instrumented_at_once(instruments, provider, engine, annotate
 
 
 def test_litellm_logs_late(instruments, provider, tracing):
-    """litellm's own OpenTelemetry logger writes spans after the call, in a thread of its own: not again, of DSPy's calls."""
+    """litellm's OpenTelemetry logger writes spans late, in its own thread. They do not count DSPy's calls again."""
     litellm = pytest.importorskip("litellm")
     integration = pytest.importorskip("litellm.integrations.opentelemetry")
     logger = integration.OpenTelemetry(
         config=integration.OpenTelemetryConfig(exporter="console"), tracer_provider=tracing.provider
     )
-    # litellm passes them on to other lists of its own, and would go on calling back in the tests that follow.
+    # litellm copies callbacks to other lists of its own, and would keep calling them in later tests.
     before = {name: list(value) for name, value in vars(litellm).items() if "callback" in name and type(value) is list}
     litellm.callbacks = [logger]
     scopes = {}
@@ -317,7 +317,7 @@ assert 0 == scope.usage.calls
 
 
 def test_an_instrumentor_that_came_first():
-    """DSPy's calls are counted also where an instrumentor has wrapped them before tokenscope was imported."""
+    """DSPy's calls are counted even if an instrumentor wrapped DSPy before tokenscope was imported."""
     pytest.importorskip("openinference.instrumentation.dspy")
     result = subprocess.run([sys.executable, "-c", FIRST], check=False, capture_output=True, text=True)
 

@@ -1,4 +1,4 @@
-"""Metrics: tokens, durations and costs by scope, module and model add up to what was spent, in a bounded number of sets."""
+"""export_metrics: tokens, durations and costs by scope, module and model, with a limited number of attribute sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = "gen_ai.client.operation.duration"
 
 
 class Metrics:
-    """A meter provider in memory, and what was exported to it."""
+    """A meter provider in memory, and the metrics that were exported to it."""
 
     def __init__(self):
         self.reader = InMemoryMetricReader()
@@ -30,7 +30,7 @@ class Metrics:
         self.stop = export_metrics(self.provider)
 
     def points(self, name):
-        """Return what was recorded under a name, as (attributes, data point)."""
+        """Return the data points of a metric, each with its attributes."""
         found = self.reader.get_metrics_data()
         return [
             (dict(point.attributes), point)
@@ -42,7 +42,7 @@ class Metrics:
         ]
 
     def tokens(self, *, kind=None, scope=None, module=None):
-        """Return the sum of tokens whose attributes are as wanted."""
+        """Return the sum of the tokens that have these attributes. None matches any value."""
         wanted = {"gen_ai.token.type": kind, "tokenscope.scope": scope, "tokenscope.module": module}
         return sum(
             point.sum
@@ -65,7 +65,7 @@ def record(operation="page", model="mistral-ocr", input_tokens=90, output_tokens
 
 
 def test_the_conventions_attributes(metrics):
-    """Tokens are a histogram with the convention's attributes and buckets, and ours: the scope's path and the module."""
+    """Tokens are a histogram with the GenAI convention's attributes and buckets, and with our scope and module."""
     with token_scope("ingest"):
         record()
         record()
@@ -86,9 +86,9 @@ def test_the_conventions_attributes(metrics):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_dspy(metrics, engine):
-    """What DSPy spends is told by module, adds up to the bill, and takes time; what its cache answers is not told."""
+    """Metrics of DSPy's calls add up to the bill, by module and with durations. Cached answers are left out."""
 
-    new = uuid.uuid4()  # to DSPy's cache, on disk too
+    new = uuid.uuid4()  # unique, because DSPy's cache is also on disk
 
     @track_tokens("research", "look_up")
     def look_up():
@@ -113,7 +113,7 @@ def test_dspy(metrics, engine):
 
 
 def test_costs(metrics):
-    """Costs are what the report says, by scope and model; calls at a price nobody knows are told apart."""
+    """Costs by scope and model equal the report's. Calls without a known price have a metric of their own."""
     set_price("mistral/mistral-ocr", input=10, output=20)
     with token_scope("ingest"):
         record()
@@ -127,7 +127,7 @@ def test_costs(metrics):
 
 
 def test_bounded_sets(metrics, monkeypatch):
-    """However many scopes there are, the sets of attributes are so many; what comes after is in one, and none is lost."""
+    """The number of attribute sets is limited. Further scopes share one set, `(other)`, and no token is lost."""
     monkeypatch.setattr(otel_metrics, "_MOST", 10)
     for number in range(50):
         with token_scope(f"user {number}"):
@@ -140,7 +140,7 @@ def test_bounded_sets(metrics, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:more than 2,000 distinct names")
 def test_bounded_by_default(metrics):
-    """The default holds below the limit of OpenTelemetry's SDK, which would drop attributes beyond it."""
+    """By default, the number of sets stays below the limit at which OpenTelemetry's SDK drops attributes."""
     for number in range(2_500):
         record(operation=f"o{number}")
 
@@ -150,7 +150,7 @@ def test_bounded_by_default(metrics):
 
 
 def test_bounded_depth(metrics):
-    """Of a deep path, the first levels are told."""
+    """Only the first 8 levels of a scope's path are recorded."""
 
     def deeper(level):
         with token_scope(f"l{level}"):
@@ -165,7 +165,7 @@ def test_bounded_depth(metrics):
 
 
 def test_bounded_errors(metrics, monkeypatch):
-    """Of many types of errors, the last ones are `_OTHER`."""
+    """If there are too many types of errors, further types are recorded as `_OTHER`."""
     monkeypatch.setattr(otel_metrics, "_MOST_ERRORS", 3)
     sets = otel_metrics._AttributeSets()
 
@@ -173,7 +173,7 @@ def test_bounded_errors(metrics, monkeypatch):
 
 
 def test_stopping(metrics):
-    """Afterwards nothing is recorded any more; what was recorded stays; to stop twice is fine."""
+    """After stopping, no call is recorded, and the tokens until then stay. Stopping twice does no harm."""
     record()
     metrics.stop()
     metrics.stop()
@@ -184,7 +184,7 @@ def test_stopping(metrics):
 
 
 def test_twice_is_once(metrics):
-    """To export to the same provider again records nothing twice."""
+    """If metrics are exported to one provider twice, each call is recorded once."""
     assert metrics.stop == export_metrics(metrics.provider)
     record()
 
@@ -192,7 +192,7 @@ def test_twice_is_once(metrics):
 
 
 def test_calls_from_before():
-    """A call that had ended before is not recorded, also where nobody had read it yet."""
+    """A call that ended before the export began is not recorded, even if it was still waiting to be counted."""
     with LoopbackProvider() as provider:
         provider.lm()("Why?")
         metrics = Metrics()
@@ -202,7 +202,7 @@ def test_calls_from_before():
 
 
 def test_the_global_provider():
-    """Without a provider it is OpenTelemetry's global one, whatever that is."""
+    """Without an argument, `export_metrics` uses OpenTelemetry's global meter provider."""
     stop = export_metrics()
     record()
     stop()

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a running program: what it has summed up is the provider's bill."""
+"""A real Prometheus scrapes a running program, and its sums equal the provider's bill."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def free_port() -> int:
 
 
 def ask(url: str, query: str) -> dict[str, float]:
-    """Return what Prometheus answers to a query, by the first label."""
+    """Return the values that Prometheus answers to a query, by the first label."""
     with urllib.request.urlopen(f"{url}/api/v1/query?query={urllib.parse.quote(query)}", timeout=5) as response:
         result = json.load(response)["data"]["result"]
     return {next(iter(row["metric"].values()), ""): float(row["value"][1]) for row in result}
 
 
 def test_prometheus(tmp_path):
-    """Tokens by kind and by scope, and costs: as billed."""
+    """Prometheus has the billed tokens by type and by scope, the number of calls, and the costs of the report."""
     pytest.importorskip("opentelemetry.exporter.prometheus")
     port = free_port()
     with LoopbackProvider() as provider:

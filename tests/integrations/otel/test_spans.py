@@ -1,4 +1,4 @@
-"""The span processor: each token that spans tell of is counted once, in the scope in which its span was started."""
+"""The span processor counts each token that spans report once, in the scope in which the span was started."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytest_plugins = ["support.otel_support"]
 
 
 def test_a_span_is_a_call(tracing):
-    """A span with usage is one call of its model, with its duration and its span's name and ids."""
+    """A span with usage counts as one call of its model, with the span's duration, name and ids."""
     with token_scope("work") as scope:
         with tracing.tracer().start_as_current_span("chat", attributes=usage(90, 30)) as span:
             pass
@@ -46,7 +46,7 @@ def test_a_span_is_a_call(tracing):
 
 
 def test_the_scope_is_that_of_the_start(tracing):
-    """A span that ends elsewhere is counted where it was started."""
+    """A span is counted in the scope in which it was started, even if it ends in another scope."""
     with token_scope("here") as here:
         span = tracing.tracer().start_span("chat", attributes=usage(90, 30))
     with token_scope("there") as there:
@@ -89,11 +89,11 @@ def test_threads_and_tasks(tracing):
     }
 
 
-# -- spans in spans -----------------------------------------------------------------------------------------------------
+# -- spans in spans ----------------------------------------------------------------------------------------------------
 
 
 def test_descendants_are_counted_and_not_those_above(tracing):
-    """Of an agent's span that adds up two calls below it, only the calls are counted, at any distance."""
+    """If an agent's span adds up two calls below it, only the calls are counted, even with a span in between."""
     start = tracing.tracer().start_as_current_span
     with token_scope("work") as scope, start("agent", attributes=usage(150, 50)), start("step"):
         for _ in range(2):
@@ -104,7 +104,7 @@ def test_descendants_are_counted_and_not_those_above(tracing):
 
 
 def test_siblings_are_all_counted(tracing):
-    """A call does not hide others beside it, nor one that comes after it."""
+    """Several calls below one span are all counted."""
     start = tracing.tracer().start_as_current_span
     with token_scope("work") as scope, start("chain"):
         for number in (1, 2, 3):
@@ -115,7 +115,7 @@ def test_siblings_are_all_counted(tracing):
 
 
 def test_what_ends_after_the_span_above_is_not_counted_on_top(tracing):
-    """Streams end late: where the span above has told and was counted, the one below it adds nothing."""
+    """If a span with usage was counted, a stream's span below it that ends later adds nothing."""
     tracer = tracing.tracer()
     with token_scope("work") as scope:
         with tracer.start_as_current_span("client", attributes=usage(75, 25)):
@@ -126,7 +126,7 @@ def test_what_ends_after_the_span_above_is_not_counted_on_top(tracing):
 
 
 def test_what_ends_after_a_span_above_that_tells_nothing_is_counted(tracing):
-    """And where the span above told nothing, the late one is counted, in the scope of its start."""
+    """If the spans above reported no usage, a span that ends later is counted, in the scope of its start."""
     tracer = tracing.tracer()
     with token_scope("work") as scope:
         with tracer.start_as_current_span("agent"), tracer.start_as_current_span("step"):
@@ -137,7 +137,7 @@ def test_what_ends_after_a_span_above_that_tells_nothing_is_counted(tracing):
 
 
 def test_what_starts_after_the_span_above_has_ended_is_another_call(tracing):
-    """A tool's span may lie below the call that asked for it, which is over: what the tool spends comes on top."""
+    """A tool's span may start below a call that has ended. The tool's tokens are counted in addition."""
     tracer = tracing.tracer()
     with token_scope("work") as scope:
         asked = tracer.start_span("chat", attributes=usage(75, 25))
@@ -149,7 +149,7 @@ def test_what_starts_after_the_span_above_has_ended_is_another_call(tracing):
 
 
 def test_a_span_written_later_about_the_same_time_is_not_counted_on_top(tracing):
-    """Loggers write spans after the fact, with times in the past: below a span that was counted they tell the same."""
+    """If a logger writes a span later, with a time inside the counted span above it, the span adds nothing."""
     tracer = tracing.tracer()
     with token_scope("work") as scope:
         told = tracer.start_span("chat", attributes=usage(75, 25))
@@ -162,7 +162,7 @@ def test_a_span_written_later_about_the_same_time_is_not_counted_on_top(tracing)
 
 
 def test_a_failed_attempt_does_not_hide_what_was_spent(tracing):
-    """A retry that failed below a span that tells of tokens is a call; the tokens are counted too."""
+    """A failed attempt below a span with tokens counts as a failed call, and the tokens are counted, too."""
     start = tracing.tracer().start_as_current_span
     with token_scope("work") as scope, start("client", attributes=usage(75, 25)):
         with pytest.raises(ValueError), start("attempt", attributes={"gen_ai.operation.name": "chat"}):
@@ -172,7 +172,7 @@ def test_a_failed_attempt_does_not_hide_what_was_spent(tracing):
 
 
 def test_a_failed_child_does_not_reveal_the_tokens_of_the_one_before(tracing):
-    """Of a span that adds up a call and a later failure below it, the tokens stay counted once."""
+    """If a span adds up a call and a later failed call below it, the tokens are still counted once."""
     start = tracing.tracer().start_as_current_span
     with token_scope("work") as scope, start("agent", attributes=usage(75, 25)), start("step"):
         with start("chat", attributes=usage(75, 25)):
@@ -183,11 +183,11 @@ def test_a_failed_child_does_not_reveal_the_tokens_of_the_one_before(tracing):
     assert (2, 1, 100) == (scope.usage.calls, scope.usage.failed_calls, scope.usage.total_tokens)
 
 
-# -- failures -----------------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_failed_call(tracing):
-    """A model call that fails is counted as failed, with the name of its error, also without usage; once."""
+    """A failed model call is counted once, with its error's name, with and without usage."""
     start = tracing.tracer().start_as_current_span
     with token_scope("work") as scope, pytest.raises(TimeoutError):
         with (
@@ -207,7 +207,7 @@ def test_a_failed_call(tracing):
 
 
 def test_an_error_type(tracing):
-    """Without an exception event, the error is what error.type says, or just an error."""
+    """Without an exception event, the call's error is the attribute `error.type`, or else `error`."""
     for expected, attributes in (("429", {"error.type": "429"}), ("error", {})):
         span = tracing.tracer().start_span("chat", attributes={**usage(1, 0), **attributes})
         span.set_status(trace.StatusCode.ERROR)
@@ -216,7 +216,7 @@ def test_an_error_type(tracing):
 
 
 def test_several_exceptions(tracing):
-    """Of several exceptions that a span tells, the last one ended the call."""
+    """If a span records several exceptions, the last one is the call's error."""
     span = tracing.tracer().start_span("chat", attributes=usage(1, 0))
     for error in (ConnectionError("try again"), TimeoutError("too late")):
         span.record_exception(error)
@@ -227,7 +227,7 @@ def test_several_exceptions(tracing):
 
 
 def test_other_spans_that_fail_are_no_calls(tracing):
-    """A tool's span that fails is no model call."""
+    """A tool's span that fails does not count as a model call."""
     with token_scope("work") as scope, pytest.raises(ValueError):
         with tracing.tracer().start_as_current_span("tool", attributes={"gen_ai.operation.name": "execute_tool"}):
             raise ValueError
@@ -248,7 +248,7 @@ def test_malformed_counts(tracing):
 
 
 def test_budgets(tracing):
-    """What spans tell is spent of the scope's budget; the next thing that asks for leave does not get it."""
+    """The tokens of spans are charged to the scope's budget, and a budget that is spent stops the next scope."""
     with pytest.raises(BudgetExceeded, match="1,000 tokens, is spent: 1,200 tokens"):
         with token_scope("work", budget=Budget(tokens=1_000)):
             tracing.tracer().start_span("chat", attributes=usage(1_000, 200)).end()
@@ -256,12 +256,12 @@ def test_budgets(tracing):
                 pytest.fail("the budget is spent")
 
 
-# -- DSPy ---------------------------------------------------------------------------------------------------------------
+# -- DSPy --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("annotated", [False, True])
 def test_spans_around_and_inside_of_dspy(tracing, annotated):
-    """What the DSPy bridge counts is not counted again: on spans around the call, inside of it, or begun there and late."""
+    """A call that the DSPy bridge counts is not counted again by spans around it, inside it, or ending after it."""
     tracer = tracing.tracer()
     late = []
 
@@ -287,7 +287,7 @@ def test_spans_around_and_inside_of_dspy(tracing, annotated):
 
 
 def test_a_span_after_a_dspy_call_is_counted(tracing):
-    """Nothing of an LM call hides what comes after it."""
+    """A span that follows a DSPy call below the same agent's span is counted, too."""
     with LoopbackProvider() as provider, token_scope("work") as scope:
         with tracing.tracer().start_as_current_span("agent"):
             provider.lm()("hello")
@@ -297,11 +297,11 @@ def test_a_span_after_a_dspy_call_is_counted(tracing):
     assert (2, bill.total_tokens + 12) == (scope.usage.calls, scope.usage.total_tokens)
 
 
-# -- keeping nothing ----------------------------------------------------------------------------------------------------
+# -- memory ------------------------------------------------------------------------------------------------------------
 
 
 def test_spans_that_never_end_are_forgotten(tracing):
-    """A span that nobody holds any more leaves nothing behind."""
+    """A span that the program drops before it ends leaves nothing in memory."""
     for _ in range(100):
         tracing.tracer().start_span("lost", attributes=usage(1, 1))
     gc.collect()
@@ -310,7 +310,7 @@ def test_spans_that_never_end_are_forgotten(tracing):
 
 
 def test_a_chain_of_spans_is_not_kept(tracing):
-    """Where each span is started below one that has ended, without end, memory is bounded."""
+    """Memory stays bounded if a program keeps starting each span below the one before it."""
     tracer = tracing.tracer()
     span = tracer.start_span("first")
     for _ in range(3 * otel_spans._REMEMBERED):
@@ -326,7 +326,7 @@ def test_a_chain_of_spans_is_not_kept(tracing):
 
 
 def test_several_processors(tracing):
-    """A second processor, of the same provider or of another, counts nothing twice."""
+    """With a second processor, a span is still counted once."""
     tracing.provider.add_span_processor(TokenScopeSpanProcessor())
     with token_scope("work") as scope:
         tracing.tracer().start_span("chat", attributes=usage(90, 30)).end()
@@ -335,7 +335,7 @@ def test_several_processors(tracing):
 
 
 def test_a_span_from_before_the_processor():
-    """A span that was started before there was a processor is counted where it ends."""
+    """A span that was started before the processor was added is counted in the scope in which it ends."""
     provider = TracerProvider()
     span = provider.get_tracer("x").start_span("chat", attributes=usage(90, 30))
     provider.add_span_processor(TokenScopeSpanProcessor())
@@ -346,7 +346,7 @@ def test_a_span_from_before_the_processor():
 
 
 def test_spans_that_are_not_recorded_tell_nothing():
-    """A sampler that drops spans drops their tokens: the documentation says so."""
+    """If a sampler drops a span, its tokens are not counted, as the documentation says."""
     provider = TracerProvider(sampler=ALWAYS_OFF)
     provider.add_span_processor(TokenScopeSpanProcessor())
     with token_scope("work") as scope:
@@ -355,18 +355,18 @@ def test_spans_that_are_not_recorded_tell_nothing():
     assert 0 == scope.usage.calls
 
 
-# -- importing ----------------------------------------------------------------------------------------------------------
+# -- importing ---------------------------------------------------------------------------------------------------------
 
 
 def test_importing_tokenscope_loads_no_opentelemetry():
-    """Who does not use it does not load it."""
+    """Importing tokenscope does not import OpenTelemetry."""
     code = "import sys, tokenscope, tokenscope.integrations; assert not any(m.startswith('opentelemetry') for m in sys.modules)"
 
     assert 0 == subprocess.run([sys.executable, "-c", code], check=False).returncode
 
 
 def test_without_the_sdk():
-    """Where OpenTelemetry is not installed, the error says what to install."""
+    """If OpenTelemetry is not installed, the error says what to install."""
     code = "import sys; sys.modules['opentelemetry'] = None; import tokenscope.integrations.otel"
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
 
