@@ -1,4 +1,4 @@
-"""What every test shares: nothing counted before, nothing left behind."""
+"""Fixtures and hooks for all tests: a test begins with no counts and leaves no open scope."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")  # a busy machine is no failure
+settings.load_profile("untimed")  # a slow machine must not fail a test
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # As where a shell has started this in the background; the programs that tests start would inherit that.
+    # A shell that starts pytest in the background ignores SIGINT. Programs that tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
-    """Begin with an empty process ledger; end in no scope, and with the same patches in place."""
+    """Begin each test with no counts, and fail it if it leaves a scope open or removes a patch."""
     clear()
-    entered.set(None)  # so that a test that leaks fails alone
+    entered.set(None)  # so that a scope left open by one test does not fail the next
     patches = set(integrations.applied())
     yield
     assert entered.get() is None, "a scope was left open"
@@ -45,19 +45,19 @@ def nothing_leaks() -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run a single file, and benchmarks, in this process: it starts sooner than workers do."""
+    """Run a single file or the benchmarks in this process, which starts sooner than workers."""
     alone = len(config.args) == 1 and ".py" in config.args[0]
     return 0 if alone or config.getoption("benchmark_only", default=False) else None
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is loaded by now out of later garbage collections, each of which would take half a second."""
+    """Exclude all loaded objects from later garbage collections, each of which would take half a second."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse names that differ from process to process: tests that run in several could not be told apart."""
+    """Refuse test names that contain an address, because they differ between the processes of one run."""
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: the test's name holds an address; give it ids=")

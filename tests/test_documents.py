@@ -1,4 +1,4 @@
-"""The README's and the documentation's examples run, and print what they are said to print."""
+"""The examples of the README and the documentation run, and print the output that is shown with them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SESSIONS = [
     for page in PAGES
     if page != PYTEST_PAGE
 ]
-EXACT = version("dspy") == "3.4.1"  # other versions write other prompts: then numbers are not compared
+EXACT = version("dspy") == "3.4.1"  # other versions of DSPy write other prompts, so their numbers are not compared
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -43,14 +43,14 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def session(path: Path) -> Iterator[tuple[int, str, str | None]]:
-    """Yield the Python blocks of a page, each with its line and with the text block right below it: what it prints."""
+    """Yield each Python block of a page with its line and with its expected output, the text block below it."""
     page = path.read_text(encoding="utf-8")
     for found in re.finditer(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", page, re.MULTILINE | re.DOTALL):
         yield page.count("\n", 0, found.start(1)) + 1, found[1], found[2]
 
 
 def compared(text: str) -> str:
-    """Return a text as it is compared: without times, and, where DSPy is another one, without what depends on numbers."""
+    """Return a text without times, and without numbers and bars if DSPy has another version."""
     text = re.sub(r"\b\d+(\.\d+)?(µs|ms|s)\b", "(time)", text)
     if not EXACT:
         text = re.sub(r"[\d.,]+|[▏▎▍▌▋▊▉█]+", "#", text)
@@ -58,13 +58,13 @@ def compared(text: str) -> str:
 
 
 def is_as_shown(shown: str, printed: str) -> bool:
-    """Whether something was printed as a page shows it; a line of `…` stands for any number of lines."""
+    """Return whether the output is as a page shows it. A line of `…` stands for any number of lines."""
     pattern = [r"(?:.*\n)*?" if line == "…" else re.escape(line) + r"\n" for line in compared(shown).splitlines()]
     return re.fullmatch("".join(pattern), compared(printed) + "\n") is not None
 
 
 def run(path: Path) -> dict[str, Any]:
-    """Run a page's blocks one after the other; return the names that they leave."""
+    """Run the blocks of a page in order, and return the names that they define."""
     namespace: dict[str, Any] = {"__name__": "page"}
     for line, code, shown in session(path):
         if 'if __name__ == "__main__":' in code:
@@ -79,7 +79,7 @@ def run(path: Path) -> dict[str, Any]:
 
 
 def run_script(code: str) -> str:
-    """Run a block that is a program of its own; return what it prints."""
+    """Run a block as a separate program, and return its output."""
     Path("script.py").write_text(code, encoding="utf-8")
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
@@ -88,7 +88,7 @@ def run_script(code: str) -> str:
 
 @pytest.mark.parametrize("page", SESSIONS)
 def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each page's Python blocks run one after the other, like a session, and print what stands below them."""
+    """The Python blocks of each page run in order, like a session, and print the output shown below them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tokenscope._usage.prices._custom", {})
     monkeypatch.setattr(dspy, "cache", dspy.cache)
@@ -107,7 +107,7 @@ def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_pytest_page(pytester: pytest.Pytester) -> None:
-    """The tests on the plugin's page pass, for an agent such as they test."""
+    """The example tests on the page of the pytest plugin pass for a small agent."""
     pytester.makeconftest(
         """
         import dspy, pytest
@@ -136,7 +136,7 @@ def test_pytest_page(pytester: pytest.Pytester) -> None:
 
 @pytest.mark.slow
 def test_comparison() -> None:
-    """The tables on the page that compares tokenscope with DSPy are what the script measures."""
+    """The tables on the comparison page equal the output of the script that measures them."""
     done = subprocess.run([sys.executable, str(COMPARISON)], capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stderr
     tables = [table.strip() for table in done.stdout.strip().split("\n\n")]
@@ -148,7 +148,7 @@ def test_comparison() -> None:
 
 
 def test_reference_is_complete() -> None:
-    """Every public name stands in the reference; that it is documented there is what building the documentation checks."""
+    """The API reference lists every public name."""
     page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\.\. auto\w+:: (\w+)", page, re.MULTILINE)
     assert set(tokenscope.__all__) - {"__version__"} <= set(listed)
@@ -162,7 +162,7 @@ def test_readme_gives_two_commands() -> None:
 
 
 def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's Python blocks run one after the other, like a session, and print trees."""
+    """The README's Python blocks run in order, like a session, and print trees."""
     monkeypatch.chdir(tmp_path)
     code = blocks(ROOT / "README.md", "python")
     namespace: dict[str, Any] = {"__name__": "readme"}
@@ -188,7 +188,7 @@ def test_examples(example: Path, tmp_path: Path) -> None:
 
 
 def test_examples_for_each_use() -> None:
-    """There is an example for each thing the package is for, and the README names the folder."""
+    """Every main use of the package has an example script, and the README names their folder."""
     names = {example.stem for example in EXAMPLES}
     assert {"decorate_functions", "scope_blocks", "tree_summaries", "asyncio_pipeline"} <= names
     assert {"budgets", "provider_calls", "opentelemetry_both_ways", "processes"} <= names

@@ -1,4 +1,4 @@
-"""Errors and warnings: types, and lines that are the user's."""
+"""Errors and warnings: their types, and the user's line that a warning points at."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tokenscope.errors import TokenScopeWarning
 
 @pytest.fixture(autouse=True)
 def may_warn(monkeypatch):
-    """Let warnings be given again."""
+    """Forget earlier warnings, so that they can be given again."""
     forget_warnings()
 
 
 def test_types():
-    """A damaged file is a ValueError too; warnings are UserWarnings."""
+    """ReportFormatError is a ValueError, and TokenScopeWarning is a UserWarning."""
     assert issubclass(ReportFormatError, TokenScopeError)
     assert issubclass(ReportFormatError, ValueError)
     assert issubclass(TokenScopeWarning, UserWarning)
@@ -35,7 +35,7 @@ def test_warns_once_at_the_nearest_line_that_is_not_ours():
 
 
 def test_warns_at_a_level():
-    """A stack level is counted from the caller."""
+    """`warn_once` counts a stack level from its caller."""
 
     def inner():
         warn_once("a", "message", stacklevel=2)
@@ -47,13 +47,13 @@ def test_warns_at_a_level():
 
 
 def test_a_warning_without_a_host():
-    """Where only our own frames are left, it is given all the same."""
+    """A warning is given even if `warn_once` is called by a module of tokenscope."""
     with pytest.warns(TokenScopeWarning):
         exec("warn_once('a', 'x')", {"warn_once": warn_once, "__name__": "tokenscope.test"})
 
 
 def test_internal_errors_are_raised_under_pytest():
-    """A fault of our own never hides in a test run."""
+    """Under pytest, `internal_error` raises the exception again."""
     with pytest.raises(ZeroDivisionError):
         try:
             1 / 0  # noqa: B018
@@ -62,7 +62,7 @@ def test_internal_errors_are_raised_under_pytest():
 
 
 def test_internal_errors_are_one_warning_elsewhere(monkeypatch):
-    """Without pytest, it says where, with the traceback."""
+    """Without pytest, an internal error is one warning with its place and its traceback."""
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     with pytest.warns(
         TokenScopeWarning, match="(?s)work in a test; your program is not affected.*ZeroDivisionError"

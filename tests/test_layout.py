@@ -1,4 +1,4 @@
-"""Layout: imports point one way, public names are pinned and documented, examples in docstrings run."""
+"""Layout: imports follow the layers, public names are fixed and documented, docstring examples run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def module_name(file: Path) -> str:
 
 
 def imports() -> dict[str, set[str]]:
-    """Return which modules of ours each imports: inside functions and for type checkers, too."""
+    """Return the package's modules that each module imports, also in functions and under TYPE_CHECKING."""
     names = {module_name(file): file for file in FILES}
     found: dict[str, set[str]] = {}
     for name, file in names.items():
@@ -76,7 +76,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def test_imports_go_in_no_circle():
-    """A module imports nothing that imports it, however many lie in between."""
+    """No module imports itself through other modules."""
     left = imports()
     while leaves := [name for name, targets in left.items() if not targets & (set(left) - {name})]:
         for name in leaves:
@@ -86,7 +86,7 @@ def test_imports_go_in_no_circle():
 
 
 def test_imports_keep_the_contract():
-    """Imports point down the floors that pyproject.toml names."""
+    """Imports follow the layers that pyproject.toml defines."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -103,7 +103,7 @@ def test_the_top_level_is_small():
 
 
 def test_no_two_classes_have_one_name():
-    """A class's name says which one it is."""
+    """No two public classes of the package have the same name."""
     names = Counter(
         node.name
         for file in FILES
@@ -115,7 +115,7 @@ def test_no_two_classes_have_one_name():
 
 
 def test_no_file_takes_a_private_name_of_another():
-    """A file that needs its neighbour's private has the wrong border; nor does it look for it in sys.modules."""
+    """No file imports a private name of another file, or takes a module of tokenscope from `sys.modules`."""
     text = "".join(file.read_text("utf-8") for file in FILES)
 
     assert [] == re.findall(r"from tokenscope[\w.]* import [^\n]*\b_[a-z]\w*", text)
@@ -123,7 +123,7 @@ def test_no_file_takes_a_private_name_of_another():
 
 
 def test_the_page_of_how_it_works_shows_the_layout():
-    """Its tree names each file of the package, and nothing else."""
+    """The tree in `how-it-works.md` names exactly the package's files, without the `__init__.py` of its folders."""
     page = (ROOT / "docs" / "explanation" / "how-it-works.md").read_text("utf-8")
     tree = page.partition("```text\ntokenscope/\n")[2].partition("```")[0]
     shown: set[str] = set()
@@ -142,7 +142,7 @@ def test_the_page_of_how_it_works_shows_the_layout():
 
 
 def test_the_core_knows_no_others():
-    """The core's files import neither rich, wrapt, dspy nor prices."""
+    """The core's files, except `prices.py`, do not import rich, wrapt, dspy, click, asyncio or prices."""
     core = [PACKAGE / "errors.py", *(PACKAGE / "_scopes").rglob("*.py"), *(PACKAGE / "_usage").rglob("*.py")]
     for file in set(core) - {PACKAGE / "_usage" / "prices.py"}:
         tree = ast.parse(file.read_text("utf-8"))
@@ -156,7 +156,7 @@ def test_the_core_knows_no_others():
 
 
 def test_public_names_are_pinned():
-    """What is public is what is said here, and is there."""
+    """`tokenscope.__all__` equals the list in this file, and the package has every name in it."""
     assert sorted(PUBLIC) == tokenscope.__all__
     for name in PUBLIC:
         assert hasattr(tokenscope, name)
@@ -169,7 +169,7 @@ def test_dir_lists_the_public_names_only():
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name != "__version__"])
 def test_public_names_are_documented(name):
-    """Each has a docstring, and so have its public methods and properties."""
+    """Every public name has a docstring, and so do its public methods and properties."""
     thing = getattr(tokenscope, name)
     assert inspect.getdoc(thing)
     if inspect.isclass(thing):
@@ -181,13 +181,13 @@ def test_public_names_are_documented(name):
 
 @pytest.mark.parametrize("file", FILES, ids=module_name)
 def test_modules_are_documented(file):
-    """The first lines of a file say which idea it is."""
+    """Every module of the package has a docstring."""
     assert ast.get_docstring(ast.parse(file.read_text("utf-8")))
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if ">>>" in f.read_text("utf-8")], ids=module_name)
 def test_examples_run(file):
-    """Every example in a docstring does what it shows."""
+    """Every example in a docstring prints the output that it shows."""
     module = importlib.import_module(module_name(file))
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
 

@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=" ".join)
 def test_ruff(arguments: list[str]) -> None:
-    """The whole project is as ruff has it, with the rules of pyproject.toml."""
+    """The whole project passes ruff's checks and its formatter, with the rules of pyproject.toml."""
     done = subprocess.run(
         [sys.executable, "-m", "ruff", *arguments, "."],
         cwd=Path(__file__).parents[1],

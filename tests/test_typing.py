@@ -1,4 +1,4 @@
-"""What type checkers make of the package, of right uses and of wrong ones."""
+"""Type checkers accept the package and right uses of it, and find wrong uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pyright(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def _run(checker: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    # Without this pyright's wrapper asks PyPI whether there is a newer one.
+    # Without this variable, pyright's wrapper asks PyPI for a newer version.
     environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     return subprocess.run(
         [sys.executable, "-m", checker, *map(str, arguments)],
@@ -46,30 +46,30 @@ def _run(checker: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def outcome(done: subprocess.CompletedProcess[str]) -> tuple[str, int]:
-    """Return what a checker has to say, and its exit status."""
+    """Return a checker's output, empty if it found nothing, and its exit status."""
     last = done.stdout.strip().rpartition("\n")[2]
     clean = done.returncode == 0 and ("Success" in last or last.startswith("0 errors"))
     return "" if clean else done.stdout + done.stderr, done.returncode
 
 
 def test_mypy_passes_the_package_and_right_uses_and_finds_wrong_ones(mypy: Checker) -> None:
-    """The package is clean, right uses have the types that they say, and wrong ones are the errors that they say."""
+    """Under mypy the package has no errors, `api.py` has the stated types, and `wrong_uses.py` the stated errors."""
     assert outcome(mypy("tokenscope", TYPING / "api.py", TYPING / "wrong_uses.py")) == ("", 0)
 
 
 def test_pyright_passes_the_package() -> None:
-    """The package is clean under pyright, strict, with the project's configuration."""
+    """Under pyright the package has no errors, with the project's strict configuration."""
     assert outcome(pyright()) == ("", 0)
 
 
 def test_pyright_agrees_with_right_uses_and_finds_wrong_ones() -> None:
-    """Right uses have the types they say, and wrong ones are errors of the kind they say, in the eyes of pyright."""
+    """Under pyright `api.py` has the stated types, and `wrong_uses.py` has the stated errors."""
     assert outcome(pyright("-p", TYPING)) == ("", 0)
 
 
 @pytest.mark.parametrize("checker", ["mypy", "pyright"])
 def test_a_wrong_use_that_is_no_longer_found_fails(checker: str, mypy: Checker, tmp_path: Path) -> None:
-    """The checks of wrong uses are not empty: a comment that hides no error is an error itself."""
+    """A comment that ignores an error is itself an error if the line has no error."""
     shutil.copy(TYPING / "pyrightconfig.json", tmp_path)
     (tmp_path / "api.py").touch()
     file = tmp_path / "wrong_uses.py"

@@ -1,6 +1,6 @@
-"""Benchmarks, each a ratio to a reference in the same run. No part of the ordinary test run:
+"""Benchmarks: each measures a ratio to a reference in the same run. The ordinary test run skips them. Run them with:
 
     python -m pytest tests/benchmarks --benchmark-only
 
-The bounds stand here and nowhere else: no ordinary test depends on how fast a machine is.
+Only benchmarks have such bounds. Ordinary tests do not depend on the speed of the machine.
 """

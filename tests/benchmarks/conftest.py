@@ -1,4 +1,4 @@
-"""The fixture that holds ratios to their bounds, and the table at the end."""
+"""The fixture that checks ratios against their bounds, and the table at the end of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def ratios(benchmark: Any, pytestconfig: pytest.Config) -> Ratios:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the table."""
+    """Print the table of ratios at the end of the run."""
     lines = config.stash.get(LINES, [])
     if not lines:
         return

@@ -1,4 +1,4 @@
-"""Ratios: what is measured runs turn by turn with what it is compared to, in the same process and the same minutes."""
+"""Ratios: a subject and its references run in turn, in the same process and the same minutes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 Run = Callable[[], float]
-"""Does its work some number of times and returns the seconds that one time took."""
+"""A function that repeats its work and returns the seconds per repetition."""
 
 
 class Line(NamedTuple):
-    """One line of the table at the end: what was measured, what it was compared to, how that went."""
+    """One line of the table at the end: the subject, its reference, the result and its bound."""
 
     what: str
     measured: str
@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 def loop(statement: str, number: int, **names: Any) -> Run:
-    """Return a run of a statement. It stands in the loop itself, so that no call is added to what is measured."""
+    """Return a run of a statement. The loop contains the statement itself, so that no call is added to it."""
     source = f"def run():\n for _ in range({number}):\n  {statement}"
     exec(source, names)
     run = names["run"]
@@ -37,14 +37,14 @@ def loop(statement: str, number: int, **names: Any) -> Run:
 
 
 class Ratios:
-    """Runs things turn by turn, and holds ratios to their bounds."""
+    """Runs subjects and references in turn, and checks their ratios against bounds."""
 
     def __init__(self, benchmark: Any, lines: list[Line]) -> None:
         self._benchmark = benchmark
         self._lines = lines
 
     def side_by_side(self, subject: Run, *references: Run, rounds: int = 60, warmup: int = 2) -> list[list[float]]:
-        """Return the seconds of each run, round by round: the subject's first, then those of its references."""
+        """Return a list of seconds, one per round, for the subject and for each reference."""
         times: list[list[float]] = [[] for _ in (subject, *references)]
 
         def run_references() -> None:
@@ -59,7 +59,7 @@ class Ratios:
         return [each[warmup:] for each in times]
 
     def once(self, run: Callable[[], Any]) -> Any:
-        """Return what one run gives, where it is not about time or is long enough."""
+        """Return the result of a single run, for measurements that need no repetition."""
         return self._benchmark.pedantic(run, rounds=1)
 
     def line(
@@ -72,7 +72,7 @@ class Ratios:
         at_most: float | None = None,
         form: str = "{:.3f} times",
     ) -> None:
-        """Put a line into the table, and fail where its bound is not kept."""
+        """Add a line to the table, and fail if the result exceeds its bound."""
         bound = "" if at_most is None else form.format(at_most)
         shown = form.format(result)
         kept = at_most is None or result <= at_most
@@ -81,16 +81,16 @@ class Ratios:
         assert kept, f"{what}: {shown}, at most {bound} is allowed ({reference})"
 
     def compare(self, what: str, subject: Run, against: str, reference: Run, *, at_most: float | None = None) -> None:
-        """Compare a quiet round of each: what else runs on the machine can only add to it."""
+        """Compare a quiet round of each, because other work on the machine only makes rounds slower."""
         ours, theirs = map(quiet, self.side_by_side(subject, reference))
         self.line(what, micros(ours), f"{against}, {micros(theirs)}", ours / theirs, at_most=at_most)
 
 
 def quiet(times: list[float]) -> float:
-    """Return the quietest decile: not the luckiest round."""
+    """Return the time at the fastest tenth of the rounds, which varies less than the fastest round."""
     return sorted(times)[len(times) // 10]
 
 
 def micros(seconds: float) -> str:
-    """Show a time as people compare it."""
+    """Return a time as text, in microseconds."""
     return f"{seconds * 1e6:.2f} µs" if seconds < 1e-4 else f"{seconds * 1e6:,.0f} µs"

@@ -1,4 +1,4 @@
-"""What tokenscope adds to a `dspy.Predict` whose language model answers at once."""
+"""The time that tokenscope adds to a `dspy.Predict` whose language model answers at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-NUMBER = 20  # calls a round
+NUMBER = 20  # calls per round
 
 
 class Response(SimpleNamespace):
@@ -30,7 +30,7 @@ class Response(SimpleNamespace):
 
 
 class Instant(dspy.BaseLM):
-    """A language model that has its answer ready."""
+    """A language model that answers at once."""
 
     def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
         message = SimpleNamespace(content="[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]", tool_calls=None)
@@ -55,12 +55,12 @@ def without_tokenscope() -> Iterator[None]:
 
 
 def calls(lm: dspy.BaseLM, *contexts: Any, around: Any = contextlib.nullcontext) -> Run:
-    """Return a run of predictions inside some contexts, made new for each round, and each inside another."""
+    """Return a run of predictions inside new `contexts` for each round, and each in a new `around`."""
     predict = dspy.Predict("question -> answer")
 
     def timed() -> float:
         for history in (lm.history, predict.history, dspy.clients.base_lm.GLOBAL_HISTORY):
-            history.clear()  # else DSPy's memory grows from round to round, and garbage collections with it
+            history.clear()  # otherwise histories grow, and garbage collections take longer each round
         with contextlib.ExitStack() as stack:
             for context in contexts:
                 entered: AbstractContextManager[Any] = context()
@@ -71,14 +71,14 @@ def calls(lm: dspy.BaseLM, *contexts: Any, around: Any = contextlib.nullcontext)
             for _ in range(NUMBER):
                 with around():
                     predict(question="What is six times seven?")
-            drain()  # what tokenscope left for later belongs to the price
+            drain()  # the time includes the work that tokenscope put off
             return (perf_counter() - before) / NUMBER
 
     return timed
 
 
 def test_what_is_added_to_a_prediction(ratios: Ratios) -> None:
-    """In a scope at most 1.3 times what DSPy's `track_usage` adds, or 7%; with a scope for each call 2.2 times, or 12%."""
+    """tokenscope adds at most 1.3 times as much as `track_usage`, or 7%. With a scope per call: 2.2 times, or 12%."""
     lm = Instant("instant")
 
     def settings(**kwargs: Any) -> Any:
@@ -113,7 +113,7 @@ def test_what_is_added_to_a_prediction(ratios: Ratios) -> None:
 
 
 def test_usage_is_what_the_model_says(ratios: Ratios) -> None:
-    """What is measured above is the real thing: every call is counted."""
+    """tokenscope counts every call of a run."""
 
     def run() -> Any:
         lm = Instant("instant")

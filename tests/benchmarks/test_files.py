@@ -1,4 +1,4 @@
-"""Files of 1,000,000 records: shown, analyzed and merged in seconds, in the memory that their distinct paths need."""
+"""Files of 1,000,000 records are shown, analyzed and merged within bounds of time and memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def line(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Write 1,000,000 records, and a hundredth of them, as lines and as a report that carries them."""
+    """Write 1,000,000 and 10,000 records, each as lines and as a report with its records."""
     folder = tmp_path_factory.mktemp("files")
     found: dict[str, Path] = {}
     for name, number in (("all", RECORDS), ("few", RECORDS // 100)):
@@ -67,7 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def run(*arguments: str) -> tuple[float, float, str]:
-    """Run the command line; return its seconds, its largest memory in MB, and what it printed."""
+    """Run the command line, and return its seconds, its largest memory in MB, and its output."""
     before = perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True, env={**os.environ}
@@ -76,7 +76,7 @@ def run(*arguments: str) -> tuple[float, float, str]:
 
 
 def parse_only(path: Path) -> float:
-    """Return the seconds that it takes to parse each line of a file, and no more."""
+    """Return the seconds that only parsing each line of a file takes."""
     before = perf_counter()
     with open(path, "rb") as file:
         for each in file:
@@ -87,7 +87,7 @@ def parse_only(path: Path) -> float:
 @pytest.mark.parametrize("command", ["show", "analyze", "merge", "merge --records"])
 @pytest.mark.parametrize("suffix", ["jsonl", "json"])
 def test_a_million_records(ratios: Ratios, files: dict[str, Path], command: str, suffix: str, tmp_path: Path) -> None:
-    """Every record counts, in at most four times the time that parsing them takes, and in memory that does not grow."""
+    """Every record counts, in at most four times the time of parsing, and in at most 1.2 times the memory."""
     output = ["-o", str(tmp_path / "out.json")] if command.startswith("merge") else []
 
     def both() -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Ten times the calls cost ten times as much, and no more memory."""
+"""Ten times as many calls take ten times as long, and no more memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-KILOBYTES = 16  # what the interpreter's own free lists and caches may differ by
+KILOBYTES = 16  # the interpreter's own free lists and caches may differ by this much
 
 
 def record(number: int) -> None:
@@ -36,7 +36,7 @@ def predict(number: int) -> None:
 
 @pytest.mark.parametrize(("call", "rounds"), [(record, 12), (predict, 3)])
 def test_ten_times_the_calls(ratios: Ratios, call: Callable[[int], None], rounds: int) -> None:
-    """10,000 calls under one scope take at most 10.5 times as long as 1,000: the mean of ten such runs beside it."""
+    """10,000 calls under one scope take at most 10.5 times as long as 1,000 calls, the mean of ten runs."""
 
     def under_one_scope(number: int) -> float:
         with token_scope("run") as scope:
@@ -59,7 +59,7 @@ def test_ten_times_the_calls(ratios: Ratios, call: Callable[[int], None], rounds
 
 
 def growth(few: int, many: int, run: Callable[[int], Any]) -> float:
-    """Return by how many kB the memory in use grows while a run goes on from `few` to `many`."""
+    """Return the growth of memory in kB while a run goes on from `few` to `many` repetitions."""
     tracemalloc.start()
     try:
         run(few)

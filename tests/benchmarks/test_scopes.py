@@ -1,4 +1,4 @@
-"""What a scope costs that holds nothing, and what it costs to count a call."""
+"""The time of an empty scope, and of counting a call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ tracer = TracerProvider().get_tracer("benchmark")  # no exporter, no processor
 
 
 class Bare:
-    """The least that a scope can be: a ContextVar is set, and reset."""
+    """The smallest possible scope, which sets and resets a ContextVar."""
 
     __slots__ = ("token",)
     token: Token[object]
@@ -50,7 +50,7 @@ async def coroutine() -> None: ...
 
 
 def drive(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine that waits for nothing, without an event loop's own cost."""
+    """Run a coroutine that never waits, without the time of an event loop."""
     try:
         coroutine.send(None)
     except StopIteration:
@@ -75,14 +75,14 @@ BOUNDS = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("against", "at_most"), BOUNDS.items())
 def test_an_empty_scope(ratios: Ratios, place: str, against: str, at_most: float | None) -> None:
-    """`with token_scope("step"): pass`, at most 1.8 times `contextlib.contextmanager` and an eighth of an OTel span."""
+    """An empty scope takes at most 1.8 times as long as a `contextmanager`, and an eighth of an OTel span."""
     scope = loop("with token_scope('step'): pass", 2_000, token_scope=token_scope)
     with PLACES[place]:
         ratios.compare(f"empty token_scope {place}", scope, against, REFERENCES[against], at_most=at_most)
 
 
 def test_a_recipe_that_is_kept(ratios: Ratios) -> None:
-    """`with recipe: pass`, where the recipe was made beforehand."""
+    """An empty scope that is made once takes at most 1.8 times as long as a `contextmanager`."""
     scope = loop("with recipe: pass", 2_000, recipe=token_scope("step"))
     against = "contextlib.contextmanager"
     ratios.compare("empty kept token_scope", scope, against, REFERENCES[against], at_most=1.8)
@@ -91,7 +91,7 @@ def test_a_recipe_that_is_kept(ratios: Ratios) -> None:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_decorated_empty_function(ratios: Ratios, place: str, kind: str) -> None:
-    """A call of an empty function under `track_tokens` costs at most twice that of one under `wrapt.decorator`."""
+    """A function under `track_tokens` takes at most twice as long as under wrapt. Async has no bound."""
     subject: Run
     if kind == "sync":
         against = "wrapt.decorator"
@@ -108,7 +108,7 @@ def test_a_decorated_empty_function(ratios: Ratios, place: str, kind: str) -> No
 
 @pytest.mark.parametrize("place", PLACES)
 def test_record_tokens(ratios: Ratios, place: str) -> None:
-    """One call counted by hand: checked, and added up."""
+    """`record_tokens` takes at most 0.4 times as long as an OTel span."""
     statement = "record_tokens('module', 'operation', 'gpt-5-mini', 'openai', 90, 10)"
     record = loop(statement, 1_000, record_tokens=record_tokens)
     against = "OTel SDK span, no exporter"

@@ -1,4 +1,4 @@
-"""The provider goes down, or hangs up in the midst of a stream: the bill of what was answered is what is counted."""
+"""A provider goes down, or hangs up during a stream: tokenscope counts the tokens that were billed."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 
 @pytest.fixture(params=ENGINES)
 def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What an LM is made with, so that it asks by way of each engine."""
+    """Return the arguments that make an LM use each engine."""
     return {"engine": "litellm"} if DSPY >= (3, 4) and request.param == "litellm" else {}
 
 
 class Witness(BaseCallback):  # type: ignore[misc]
-    """Counts the LM calls that failed, as DSPy itself tells them."""
+    """Collects the failed LM calls that DSPy reports to its callbacks."""
 
     def __init__(self) -> None:
         self.failed: list[str] = []
@@ -42,7 +42,7 @@ class Witness(BaseCallback):  # type: ignore[misc]
 
 
 def with_and_without(work: Callable[[], Any]) -> tuple[Any, Any]:
-    """Return what comes of some work without tokenscope, and with it."""
+    """Return the result of some work without tokenscope, and the result with it."""
     tokenscope.uninstrument()
     try:
         without = work()
@@ -58,7 +58,7 @@ ASKED = 20
 
 
 class Failing(LoopbackProvider):
-    """Answers so many requests; then it hangs up on whoever asks, or is shut down altogether."""
+    """A provider that answers `ANSWERED` requests, and then hangs up or is shut down."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Failing(LoopbackProvider):
         self.asked = 0
 
     def failure(self, prompt: str, tag: str) -> int | None:
-        """Hang up once enough were answered; nothing was billed by then."""
+        """Hang up without billing the request if enough requests were answered."""
         with self._lock:
             self.asked += 1
             asked = self.asked
@@ -88,7 +88,7 @@ def evaluate(predict: Any) -> Any:
 
 
 def gather(predict: Any) -> Any:
-    """Return how many got what."""
+    """Return how many requests ended with each type of result or exception."""
 
     async def main() -> Any:
         asking = (predict.acall(question=f"Why {n}?") for n in range(ASKED))
@@ -100,7 +100,7 @@ def gather(predict: Any) -> Any:
 @pytest.mark.parametrize("how", ["hangs up", "shut down"])
 @pytest.mark.parametrize("way", [evaluate, gather], ids=lambda way: way.__name__)
 def test_a_provider_that_goes_down_half_way(settings, way, how):
-    """What it had answered is counted, whoever failed is a failed call, and the program goes on, with another provider."""
+    """Answered requests are counted, others are failed calls, and the program goes on with another provider."""
 
     def work() -> Any:
         witness = Witness()
@@ -136,7 +136,7 @@ class _Cutting(_Handler):
         provider.cut += 1
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Content-Length", "1000000")  # so that its end is none
+        self.send_header("Content-Length", "1000000")  # longer than the content, so that the stream ends too early
         self.end_headers()
         for number, event in enumerate(events[:4]):
             piece = {**json.loads(event), **provider.told(number)}
@@ -145,7 +145,10 @@ class _Cutting(_Handler):
 
 
 class Cutting(LoopbackProvider):
-    """Hangs up after four pieces of a stream, as long as it `cuts`, and tells in each piece what it cost so far, if asked to."""
+    """A provider that hangs up after four pieces of a stream if `cuts` is set.
+
+    If `tells` is set, each piece has the usage so far.
+    """
 
     def __init__(self, *, tells: bool = False) -> None:
         super().__init__()
@@ -155,19 +158,19 @@ class Cutting(LoopbackProvider):
         self.cut = 0
 
     def told(self, number: int) -> dict[str, Any]:
-        """Return what a piece tells beside its text."""
+        """Return the usage that a piece of a stream holds beside its text, if any."""
         return {"usage": {"prompt_tokens": 90, "completion_tokens": number}} if self.tells else {}
 
 
 def leaves(error: BaseException) -> list[str]:
-    """Return the names of an exception's class and of those that it groups."""
+    """Return the class names of an exception and of the exceptions that it groups."""
     inner: Any = getattr(error, "exceptions", ())
     return [type(error).__name__, *(name for each in inner for name in leaves(each))]
 
 
 @pytest.mark.parametrize("asynchronous", [True, False], ids=["async", "sync"])
 def test_a_streamed_program_whose_connection_is_cut(settings, asynchronous):
-    """It fails as without us, at once; each request that was cut is one failed call; what streamed before and after is there."""
+    """A streamed program fails as without tokenscope. Each request that was cut is one failed call."""
 
     def work() -> Any:
         witness = Witness()
@@ -207,7 +210,7 @@ def test_a_streamed_program_whose_connection_is_cut(settings, asynchronous):
 @pytest.mark.parametrize("told", ["nothing", "so far"])
 @pytest.mark.parametrize("asynchronous", [True, False], ids=["async", "sync"])
 def test_a_stream_of_a_client_that_is_cut(asynchronous, told):
-    """`record_stream` gives the same pieces and the same error; it is one failed call, with what was told until then."""
+    """`record_stream` passes on the same pieces and the same error, and counts one failed call."""
     asked: Any = {
         "model": "gpt-4o-mini",
         "messages": [{"role": "user", "content": "Why?"}],

@@ -1,4 +1,4 @@
-"""The law, over real HTTP: for each way an LM can be called, each scope holds exactly what the provider billed for it."""
+"""Over real HTTP, for each way to call an LM: every scope holds exactly the tokens that the provider billed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Answer(dspy.Module):
 
 
 class Pair(dspy.Module):
-    """Two modules below one, and a direct call of its own."""
+    """A module with two modules below it and a direct call of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,14 +83,14 @@ class Pair(dspy.Module):
 
 
 def test_plain(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """One call in one scope."""
+    """One call in one scope is counted as billed."""
     with token_scope("a") as a:
         ask("a")
     assert_billed(provider, {"a": a.usage})
 
 
 def test_nested(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """An inner scope's calls are its own, and are in the outer one's total."""
+    """The calls of an inner scope count for the inner scope and for the total of the outer scope."""
     with token_scope("outer") as outer:
         ask("outer")
         with token_scope("inner") as inner:
@@ -108,7 +108,7 @@ def test_nested(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_modules_by_name(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Modules become scopes named as a person would name them."""
+    """Modules become scopes that are named by their classes and attributes."""
     with token_scope("run") as run:
         Pair()(tag="p")
     predictors = run.report().predictors()
@@ -134,7 +134,7 @@ def test_no_scope(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_direct_calls(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """`lm(...)` and `lm.acall(...)` are counted where they are made."""
+    """`lm(...)` and `lm.acall(...)` are counted in the active scope."""
     with token_scope("sync") as sync:
         lm("<<bill sync>>")
         lm(messages=[{"role": "user", "content": "<<bill sync>>"}])
@@ -144,7 +144,7 @@ def test_direct_calls(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_forward(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """`lm.forward(...)`, called directly, is a call like any other; DSPy's own tracker sees of it what it always saw."""
+    """A direct `lm.forward(...)` is counted like any call, and DSPy's own tracker is not affected."""
     tokenscope.uninstrument()
     try:
         with dspy.track_usage() as without:
@@ -180,7 +180,7 @@ def test_several_candidates(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_history_disabled(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Counting does not rest on DSPy's history."""
+    """Calls are counted even if DSPy's history is disabled."""
     with dspy.context(disable_history=True), token_scope("a") as a:
         ask("a")
     assert [] == lm.history
@@ -188,7 +188,7 @@ def test_history_disabled(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_responses_api(make_lm: Callable[..., dspy.LM], provider: LoopbackProvider) -> None:
-    """An LM of the Responses API is counted like one of chat completions."""
+    """An LM of the Responses API is counted as billed."""
     if "responses" not in str(inspect.signature(dspy.LM.__init__)):
         pytest.skip("this DSPy knows no Responses API")
     with dspy.context(lm=make_lm(model_type="responses")), token_scope("a") as a:
@@ -197,7 +197,7 @@ def test_responses_api(make_lm: Callable[..., dspy.LM], provider: LoopbackProvid
 
 
 def test_embedder(provider: LoopbackProvider) -> None:
-    """`dspy.Embedder`, which DSPy does not count, is counted; its cache hits are not."""
+    """`dspy.Embedder` is counted, although DSPy itself does not count it."""
     embedder = dspy.Embedder("openai/text-embedding-3-small", api_base=provider.url, api_key="none", caching=False)
     with token_scope("sync") as sync:
         embedder(["one <<bill sync>>", "two <<bill sync>>"])
@@ -208,7 +208,7 @@ def test_embedder(provider: LoopbackProvider) -> None:
 
 @pytest.mark.skipif(DSPY < (3, 4), reason="DSPy has TypeSafe from 3.4 on")
 def test_typesafe(provider: LoopbackProvider) -> None:
-    """TypeSafe, which is no BaseLM, is counted like one, cache hits included."""
+    """TypeSafe is counted like an LM, although it is not a BaseLM."""
     experimental = importlib.import_module("dspy.experimental")
     lm = experimental.TypeSafe(api_key="none", base_url=provider.url.removesuffix("/v1"), cache=False)
     questions = {"sure": {"type": "noul", "instructions": "Is it?"}}
@@ -224,7 +224,7 @@ def test_typesafe(provider: LoopbackProvider) -> None:
 
 
 def test_gather(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Tasks that run at once are charged each with its own."""
+    """Each of several tasks that run at once is charged with its own calls."""
 
     @track_tokens("worker")
     async def work(name: str) -> Any:
@@ -259,7 +259,7 @@ def test_task_group(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_to_thread_and_run_in_executor(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Work handed to threads by asyncio counts where it was handed over."""
+    """Work that asyncio hands to threads counts in the scope that handed it over."""
 
     async def main() -> Any:
         loop = asyncio.get_running_loop()
@@ -275,7 +275,7 @@ def test_to_thread_and_run_in_executor(lm: dspy.LM, provider: LoopbackProvider) 
 
 
 def test_one_pool_for_two_scopes(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """A pool that two scopes share, and that is used again outside, charges each with its own and strangers with none."""
+    """In a pool that two scopes share, each call counts for the scope that submitted it, or for none."""
     with ThreadPoolExecutor(2) as pool:
         with token_scope("a") as a:
             futures = [pool.submit(lm, "<<wait 0.02>> <<bill a>>") for _ in range(4)]
@@ -290,7 +290,7 @@ def test_one_pool_for_two_scopes(lm: dspy.LM, provider: LoopbackProvider) -> Non
 
 
 def test_threads_of_each_kind(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Threads, their subclasses, timers and pools of another make with `carry`."""
+    """Threads, subclasses and timers count in the scope that starts them. `ThreadPool` needs `carry`."""
     from multiprocessing.pool import ThreadPool
 
     class Worker(threading.Thread):
@@ -316,7 +316,7 @@ def test_threads_of_each_kind(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_own_context_manager_inside_a_generator(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """A scope wrapped in somebody's own context manager pauses with the generator that uses it."""
+    """A scope inside a user's context manager is suspended with the generator that uses it."""
 
     class Section:
         def __init__(self, name: str) -> None:
@@ -358,7 +358,7 @@ def test_own_context_manager_inside_a_generator(lm: dspy.LM, provider: LoopbackP
 
 
 def test_async_generator(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """An async generator's scope pauses for its consumer, also for the tasks that the consumer creates meanwhile."""
+    """An async generator's scope is suspended for its consumer and for tasks that the consumer creates."""
 
     async def produce() -> AsyncIterator[int]:
         with token_scope("generator"):
@@ -387,7 +387,7 @@ def test_async_generator(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_cancelled_task(lm: dspy.LM, provider: HoldingProvider) -> None:
-    """A call that is cancelled on its way is a failed one; those before and after it are counted as ever."""
+    """A cancelled call is a failed call, and the calls after it are counted as usual."""
 
     async def main() -> None:
         task = asyncio.create_task(aask("lost", "<<hold>>"))
@@ -404,7 +404,7 @@ def test_cancelled_task(lm: dspy.LM, provider: HoldingProvider) -> None:
 
 
 def test_task_that_outlives_its_scope(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """What a task spends after its scope has closed is still that scope's."""
+    """Tokens that a task spends after its scope has closed still count for that scope."""
 
     async def main() -> Any:
         with token_scope("a") as a:
@@ -423,7 +423,7 @@ def test_task_that_outlives_its_scope(lm: dspy.LM, provider: LoopbackProvider) -
     assert tokens(provider.total) == tokens(run.usage)
 
 
-# -- what DSPy runs ---------------------------------------------------------------------------------------------------
+# -- programs that DSPy runs ------------------------------------------------------------------------------------------
 
 
 class Fan(dspy.Module):
@@ -441,17 +441,17 @@ class Fan(dspy.Module):
 
 @pytest.mark.parametrize("track_usage", [False, True])
 def test_parallel_in_a_module(lm: dspy.LM, provider: LoopbackProvider, track_usage: bool) -> None:
-    """dspy.Parallel inside a module, whose tokens DSPy's own tracking loses."""
+    """dspy.Parallel inside a module is counted as billed, although DSPy's own tracking loses its tokens."""
     with dspy.context(track_usage=track_usage), token_scope("run") as run:
         Fan()(tag="a")
-    if track_usage and DSPY < (3, 1):  # DSPy 3.0's own executor cannot do this: nothing is asked, nothing billed
+    if track_usage and DSPY < (3, 1):  # DSPy 3.0's executor cannot do this and sends no request
         assert (run.usage.calls, provider.bill) == (0, {})
         return
     assert_billed(provider, {"a": run.report().find("run/Fan/answer/think").usage})
 
 
 def test_two_parallels_at_once(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Two dspy.Parallels that run at the same time are charged each with its own."""
+    """Two dspy.Parallels that run at the same time are each charged with their own calls."""
 
     def fan(name: str) -> Any:
         with dspy.context(lm=lm), token_scope(name) as scope:
@@ -476,7 +476,7 @@ def examples(number: int, tag: str) -> list[Any]:
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_evaluate(lm: dspy.LM, provider: LoopbackProvider, threads: int) -> None:
-    """Evaluate, with its program below it, and a judge in the metric."""
+    """`Evaluate` has the calls of its program and of a judge in the metric below it."""
     judge = dspy.Predict("answer -> verdict")
 
     def judged(example: Any, prediction: Any, trace: Any = None) -> float:
@@ -515,7 +515,7 @@ def test_asyncify(lm: dspy.LM, provider: LoopbackProvider) -> None:
 @pytest.mark.parametrize("track_usage", [False, True])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_streamify(lm: dspy.LM, provider: LoopbackProvider, track_usage: bool, asynchronous: bool) -> None:
-    """A streamed program is counted, whether or not DSPy was asked to track usage; what its consumer does is not its."""
+    """A streamed program is counted with and without `track_usage`, and without its consumer's calls."""
 
     async def main() -> Any:
         listeners = [dspy.streaming.StreamListener(signature_field_name="answer")]
@@ -537,7 +537,7 @@ def test_streamify(lm: dspy.LM, provider: LoopbackProvider, track_usage: bool, a
 
 
 def test_sync_streaming(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """A program streamed to a plain generator is counted in the scope in which it was begun."""
+    """A program streamed to a plain generator is counted in the scope that started it."""
     program = dspy.streamify(Answer(), async_streaming=False)
     with token_scope("a") as a:
         list(program(question="Why? <<bill a>>"))
@@ -545,7 +545,7 @@ def test_sync_streaming(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_bootstrap_few_shot(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """An optimizer's bill is under its compile frame."""
+    """The calls of an optimizer count below its compile frame."""
     with token_scope("run") as run:
         optimizer = dspy.BootstrapFewShot(metric=metric, max_bootstrapped_demos=2, max_labeled_demos=1)
         program = optimizer.compile(Answer(), trainset=examples(4, "train"))
@@ -561,7 +561,7 @@ def test_bootstrap_few_shot(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_mipro(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """MIPROv2, its proposals and its evaluations in threads: the tree's total is the bill's."""
+    """All calls of MIPROv2, its proposals and its evaluations in threads, count below its frame as billed."""
     pytest.importorskip("optuna")
     with token_scope("run") as run:
         optimizer = dspy.MIPROv2(metric=metric, auto=None, num_candidates=2, num_threads=2, max_bootstrapped_demos=1)
@@ -578,7 +578,7 @@ def test_mipro(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_gepa(lm: dspy.LM, make_lm: Callable[..., dspy.LM], provider: LoopbackProvider) -> None:
-    """GEPA, with a reflection model of its own: the tree's total is the bill's, and the models stand apart."""
+    """All calls of GEPA count below its frame as billed, and its reflection model is counted separately."""
     pytest.importorskip("gepa")
 
     def feedback(example: Any, prediction: Any, trace: Any = None, name: Any = None, named_trace: Any = None) -> Any:
@@ -600,7 +600,7 @@ def test_gepa(lm: dspy.LM, make_lm: Callable[..., dspy.LM], provider: LoopbackPr
 
 
 def test_best_of_n(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """BestOfN is charged with every attempt, thrown away or not."""
+    """BestOfN is charged with every attempt, including the rejected ones."""
     best = dspy.BestOfN(module=Answer(), N=3, reward_fn=lambda args, prediction: 0.0, threshold=1.0)
     with token_scope("a") as a:
         best(question="Why? <<bill a>>")
@@ -609,7 +609,7 @@ def test_best_of_n(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_refine(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Refine is charged with its attempts and with the feedback it asks for."""
+    """Refine is charged with its attempts and with the feedback that it requests."""
     refine = dspy.Refine(module=Answer(), N=2, reward_fn=lambda args, prediction: 0.0, threshold=1.0)
     with token_scope("run") as run:
         refine(question="Why? <<bill a>>")
@@ -618,7 +618,7 @@ def test_refine(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_react_with_a_tool_that_calls_a_model(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """What a tool spends is the tool's; the loop's own calls are the agent's, its final extraction a module's."""
+    """A tool's calls count for the tool, and the calls of the loop and of the extraction for the agent."""
     summarize = dspy.Predict("text -> summary")
 
     def search(query: str) -> str:
@@ -638,7 +638,7 @@ def test_react_with_a_tool_that_calls_a_model(lm: dspy.LM, provider: LoopbackPro
 
 
 def test_react_that_fails_half_way(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """What was spent before an agent failed is counted."""
+    """Tokens that an agent spends before it fails are counted."""
 
     def search(query: str) -> str:
         """Search the library."""
@@ -657,7 +657,7 @@ def test_react_that_fails_half_way(lm: dspy.LM, provider: LoopbackProvider) -> N
 def test_cache_hit(
     make_lm: Callable[..., dspy.LM], provider: LoopbackProvider, asynchronous: bool, tmp_path: Any
 ) -> None:
-    """A hit in DSPy's cache is a call that spends nothing."""
+    """A hit in DSPy's cache is a cached call that spends nothing and saves the first call's tokens and cost."""
 
     def run(question: str) -> None:
         if asynchronous:
@@ -684,7 +684,7 @@ def test_cache_hit(
 
 
 def test_failing_parse(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """An answer that no adapter can parse costs two calls: ChatAdapter falls back to JSONAdapter, and both are billed."""
+    """If no adapter can parse the answer, the calls of ChatAdapter and of JSONAdapter are both counted."""
     with token_scope("a") as a, pytest.raises(Exception, match="parse"):
         ask("a", "<<garble>>")
     assert a.usage.calls >= 2
@@ -693,7 +693,7 @@ def test_failing_parse(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_provider_error(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """A call that the provider refuses is a failed one that spent nothing."""
+    """A call that the provider refuses is a failed call without tokens."""
     with token_scope("a") as a:
         with pytest.raises(Exception, match="500"):
             lm("<<fail 500>> <<bill a>>")
@@ -703,7 +703,7 @@ def test_provider_error(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_retry(make_lm: Callable[..., dspy.LM], provider: LoopbackProvider) -> None:
-    """A call that DSPy tries again is one call, and costs what the provider billed."""
+    """A call that DSPy retries is one call, with the tokens that the provider billed."""
     lm = make_lm(num_retries=2)
     with token_scope("a") as a:
         lm("<<fail 503 once>> <<bill a>>")
@@ -712,7 +712,7 @@ def test_retry(make_lm: Callable[..., dspy.LM], provider: LoopbackProvider) -> N
 
 
 def test_lm_that_calls_another_lm(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """An LM that only hands on what another has spent is not charged with it again."""
+    """The tokens of an LM that only forwards to another LM are counted once."""
 
     class Router(dspy.BaseLM):
         def __init__(self, reports: str, lm: Any = lm) -> None:
@@ -741,7 +741,7 @@ def test_lm_that_calls_another_lm(lm: dspy.LM, provider: LoopbackProvider) -> No
 
 
 def test_lm_that_asks_another_lm_and_a_provider(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """An LM that spends tokens of its own besides asking another one is charged with its own."""
+    """An LM that also asks another LM is charged with its own tokens, and the other LM with the rest."""
 
     class Guarded(dspy.LM):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -757,7 +757,7 @@ def test_lm_that_asks_another_lm_and_a_provider(lm: dspy.LM, provider: LoopbackP
 
 
 def test_nothing_is_left_in_the_settings(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """After a call, and in a scope, DSPy's settings are what they were."""
+    """DSPy's settings are unchanged in a scope, after a call and after a failed call."""
     before = dict(dspy.settings.config)
     with token_scope("a"):
         ask("a")
@@ -769,7 +769,7 @@ def test_nothing_is_left_in_the_settings(lm: dspy.LM, provider: LoopbackProvider
 
 
 def test_a_task_that_outlives_the_call_that_started_it(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """What a task spends that an LM has started in the midst of a call is counted, also when that call has long ended."""
+    """A task that an LM starts during a call is counted, even after that call has failed."""
     tasks: list[Any] = []
 
     async def later() -> None:

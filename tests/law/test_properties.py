@@ -1,4 +1,4 @@
-"""Properties: algebra, and programs of scopes, tasks and threads made up at random, against models by brute force."""
+"""Properties: the algebra of reports, and random programs of scopes, tasks and threads against simple models."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reports(draw):
 @QUICK
 @given(usages, usages, usages)
 def test_usage_is_a_commutative_monoid(a, b, c):
-    """Order and grouping do not matter, and nothing is the neutral element."""
+    """Sums of usages do not depend on order or grouping, and an empty usage does not change a sum."""
     assert a + b == b + a
     assert (a + b) + c == a + (b + c)
     assert a == a + Usage() == Usage() + a == sum([a])
@@ -64,7 +64,7 @@ def test_usage_is_a_commutative_monoid(a, b, c):
 @QUICK
 @given(reports(), reports(), reports())
 def test_report_is_a_commutative_monoid(a, b, c):
-    """Order and grouping do not matter, and the empty report is the neutral element."""
+    """Sums of reports do not depend on order or grouping, and an empty report does not change a sum."""
     assert a + b == b + a
     assert (a + b) + c == a + (b + c)
     assert a == a + Report() == Report() + a == sum([a])
@@ -88,14 +88,14 @@ def test_views_of_a_report_agree(report):
 @QUICK
 @given(reports())
 def test_a_saved_report_loads_again(report):
-    """JSON keeps all of it."""
+    """A report is unchanged after a round trip through JSON."""
     assert report == loaded(render(report))
 
 
 @QUICK
 @given(reports(), st.integers(1, 200))
 def test_any_report_can_be_drawn(report, width):
-    """A line for each scope at least, and no control character in any."""
+    """Any report is drawn at any width with at least one line per scope, and without control characters."""
     lines = report.render(width=width).split("\n")
 
     assert len(lines) >= len(report.rows)
@@ -107,7 +107,7 @@ def test_any_report_can_be_drawn(report, width):
 
 @dataclass
 class Entry:
-    """What a scope should hold, told by brute force: each call is added to every scope around it."""
+    """The expected counts of a scope. The test adds each call to every scope around it."""
 
     above: Entry | None
     name: str
@@ -134,7 +134,7 @@ steps = st.lists(
 @settings(QUICK, max_examples=200)
 @given(steps, st.booleans())
 def test_scopes_and_brute_force(program, large):
-    """Scopes entered, left in any order, counted in when open or closed, and cleared, hold what they should."""
+    """Scopes hold the expected tokens if they are left in any order, counted in when closed, or cleared."""
     clear()
     process: Counter = Counter()
     entries_since: Counter = Counter()
@@ -154,7 +154,7 @@ def test_scopes_and_brute_force(program, large):
                 entries_since[chosen[1].path] += 1
             elif (what == "add" and chosen and not chosen[1].closed) or (what == "late" and chosen):
                 scope, entry = chosen
-                # many names now and then
+                # sometimes many names
                 for number in range(70 if large and tokens == 9 else 1):
                     usage = Usage(calls=1, input_tokens=tokens)
                     count(scope, "x", usage, frames=(Frame("operation", str(number)),))
@@ -191,7 +191,7 @@ def paths(report):
 
 
 def own_tokens(report):
-    """Return the tokens that were spent at each path itself."""
+    """Return the own tokens of each path."""
     return {path: sum(usage.input_tokens for _, usage in row.models) for path, row in paths(report) if row.models}
 
 
@@ -203,7 +203,7 @@ def entries(report):
 # -- programs ---------------------------------------------------------------------------------------------------------------
 
 Program = list
-"""What to do, in order: ("spend", n), ("yield", n), or (how, name, program)."""
+"""The steps in order: ("spend", n), ("pause", n), or (how, name, program)."""
 
 leaf = st.tuples(st.just("spend"), st.integers(1, 9)) | st.tuples(st.just("pause"), st.integers(0, 2))
 programs = st.recursive(
@@ -234,7 +234,7 @@ programs = st.recursive(
 
 
 class Run:
-    """Runs a program, and keeps by brute force what each scope should hold."""
+    """Runs a program, and keeps the tokens that each scope and each path should hold."""
 
     def __init__(self):
         self.expected: Counter = Counter()  # by path
@@ -305,7 +305,7 @@ class Run:
         await self.run(program, (*path, name, "call"), self.entered(scope, entries))
 
     def generator(self, name, program, path, entries):
-        """Spend for itself between items, and let the consumer run what it does not do itself."""
+        """Spend one token before each step and at the end, and let the consumer run the steps."""
         with token_scope(name) as scope:
             entries = self.entered(scope, entries)
             for step in program:
@@ -314,7 +314,7 @@ class Run:
             self.spend(1, (*path, name), entries)
 
     async def async_generator(self, name, program, path, entries):
-        """Do every other step itself, and let the consumer do the rest."""
+        """Run every second step, and let the consumer run the others."""
         async with token_scope(name) as scope:
             entries = self.entered(scope, entries)
             for number, step in enumerate(program):
@@ -332,7 +332,7 @@ class Run:
 @settings(QUICK, max_examples=80)
 @given(st.lists(programs, min_size=1, max_size=4))
 def test_random_programs_conserve_every_token(several):
-    """Programs run side by side: own usages sum to the total, and each scope has what was recorded inside it."""
+    """If programs run side by side, each path and each scope holds exactly the tokens spent in it."""
     clear()
     run = Run()
 
@@ -358,7 +358,7 @@ def test_random_programs_conserve_every_token(several):
 @QUICK
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), max_size=30), st.data())
 def test_interleaved_generators_conserve_every_token(plan, data):
-    """Generators resumed in a random order, inside one another's consumers, each pay for themselves alone."""
+    """Generators that are resumed in a random order each count only their own tokens."""
     clear()
     held: Counter = Counter()
 
@@ -395,7 +395,7 @@ def test_interleaved_generators_conserve_every_token(plan, data):
             assert consumer is tokenscope.current_scope()
 
     for scope, tokens in held.items():
-        # what others' generators spent while first entered inside this scope is inside it
+        # a generator that was first resumed in this scope counts for this scope, too
         assert tokens <= spent(scope)
         if scope.name.startswith("generator") or scope.name == "inner":
             assert tokens == spent(scope)

@@ -1,4 +1,4 @@
-"""Calls by providers' own SDKs, over HTTP to a server that keeps a bill: every scope has what was billed for its calls."""
+"""Calls by the providers' own SDKs over HTTP: every scope holds the tokens that the server billed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOLD: Any = {"stream_options": {"include_usage": True}}
 
 @pytest.fixture(autouse=True)
 def may_warn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let warnings be given again."""
+    """Forget earlier warnings, so that they can be given again."""
     forget_warnings()
 
 
@@ -40,7 +40,7 @@ def server() -> Iterator[EveryProvider]:
 
 @pytest.fixture
 def provider(server: EveryProvider) -> EveryProvider:
-    """The server, with an empty bill."""
+    """Return the server with an empty bill."""
     server._bill.clear()
     return server
 
@@ -55,7 +55,7 @@ class Sync:
 
 
 class Async:
-    """The same for coroutines."""
+    """One async client of each SDK."""
 
     def __init__(self, provider: EveryProvider) -> None:
         self.openai: Any = openai.AsyncOpenAI(base_url=provider.url, api_key="x", max_retries=0)
@@ -309,7 +309,7 @@ def name_of(call: Any) -> str:
 
 @pytest.mark.parametrize("call", SYNC, ids=name_of)
 def test_a_call(call: Any, provider: EveryProvider, clients: Sync) -> None:
-    """Each kind of call is counted in its scope, once, as it was billed, and nothing beside it."""
+    """Each kind of call is counted once, as billed, and only in the scopes around it."""
     with token_scope("around") as around:
         with token_scope("call") as scope:
             call(clients, "call")
@@ -323,7 +323,7 @@ def test_a_call(call: Any, provider: EveryProvider, clients: Sync) -> None:
 
 @pytest.mark.parametrize("call", ASYNC, ids=name_of)
 async def test_an_async_call(call: Any, provider: EveryProvider, async_clients: Async) -> None:
-    """So is each kind of async call."""
+    """Each kind of async call is counted once, as billed."""
     with token_scope("call") as scope:
         await call(async_clients, "call")
     assert_billed(provider, {"call": scope.usage})
@@ -331,7 +331,7 @@ async def test_an_async_call(call: Any, provider: EveryProvider, async_clients: 
 
 
 def test_all_at_once_in_threads(provider: EveryProvider, clients: Sync) -> None:
-    """Calls of all kinds at once, of threads, are charged each to its own scope."""
+    """Calls of all kinds in concurrent threads are each charged to their own scope."""
 
     def one(job: tuple[int, Any]) -> tuple[str, Usage]:
         with token_scope(f"job {job[0]}") as scope:
@@ -345,7 +345,7 @@ def test_all_at_once_in_threads(provider: EveryProvider, clients: Sync) -> None:
 
 
 async def test_all_at_once_in_tasks(provider: EveryProvider, async_clients: Async) -> None:
-    """Calls of all kinds at once, of tasks, are charged each to its own scope."""
+    """Calls of all kinds in concurrent tasks are each charged to their own scope."""
 
     async def one(number: int, call: Any) -> tuple[str, Usage]:
         with token_scope(f"job {number}") as scope:
@@ -362,7 +362,7 @@ async def test_all_at_once_in_tasks(provider: EveryProvider, async_clients: Asyn
 
 
 def test_names(clients: Sync) -> None:
-    """Streams are counted under the names of whole responses."""
+    """Streams have the same model names as whole responses, unless `model` is given."""
     with token_scope("all") as scope:
         for call in (openai_chat_streamed, openai_responses_streamed, anthropic_streamed, google_streamed):
             call(clients, "a")
@@ -374,18 +374,18 @@ def test_names(clients: Sync) -> None:
     )
 
 
-# -- ends before the end ---------------------------------------------------------------------------------------------------
+# -- streams that end early --------------------------------------------------------------------------------------------
 
 
 def test_closed_early(provider: EveryProvider, clients: Sync) -> None:
-    """A stream that is closed keeps what it has told: of Anthropic's, the input, which comes first."""
+    """A stream that is closed counts the usage received so far. Anthropic sends the input tokens first."""
     with token_scope("closed") as scope:
         stream = record_stream(clients.anthropic.messages.create(**message("a", CACHED), stream=True))
         next(stream)
         stream.close()
         assert 1 == scope.usage.calls
         stream.close()
-        with contextlib.suppress(Exception):  # as the SDK does
+        with contextlib.suppress(Exception):  # the SDK may raise here
             list(stream)
     assert stream.response.is_closed
     bill = provider.bill["a"]
@@ -398,7 +398,7 @@ def test_closed_early(provider: EveryProvider, clients: Sync) -> None:
 
 
 def test_a_text_left_early(provider: EveryProvider, clients: Sync) -> None:
-    """So does the helper whose text is read."""
+    """A stream helper whose text is left early counts the usage received so far."""
     with token_scope("closed") as scope:
         with record_stream(clients.anthropic.messages.stream(**message("a"))) as stream:
             for _ in stream.text_stream:
@@ -408,7 +408,7 @@ def test_a_text_left_early(provider: EveryProvider, clients: Sync) -> None:
 
 
 def test_closed_before_it_has_told(clients: Sync) -> None:
-    """OpenAI's tells its usage last; closed before, it is a call without tokens, with one warning where it was closed."""
+    """An OpenAI stream that is closed before its usage arrives is a call without tokens, and warns once."""
     with (
         token_scope("closed") as scope,
         pytest.warns(TokenScopeWarning, match=f"a stream of openai/{GPT} reports no usage") as caught,
@@ -422,7 +422,7 @@ def test_closed_before_it_has_told(clients: Sync) -> None:
 
 
 def test_not_asked_to_tell(clients: Sync) -> None:
-    """A stream of OpenAI's that was not asked for its usage is a call without tokens; the warning says how to ask."""
+    """An OpenAI stream without `include_usage` is a call without tokens, and the warning names the option."""
     with token_scope("a") as scope, pytest.warns(TokenScopeWarning, match="include_usage"):
         for _ in record_stream(clients.openai.chat.completions.create(**chat("a"), stream=True)):
             pass
@@ -430,7 +430,7 @@ def test_not_asked_to_tell(clients: Sync) -> None:
 
 
 async def test_closed_early_async(provider: EveryProvider, async_clients: Async) -> None:
-    """So it is with async streams."""
+    """An async stream that is closed counts the usage received so far."""
     with token_scope("closed") as scope:
         async with record_stream(await async_clients.anthropic.messages.create(**message("a"), stream=True)) as stream:
             await anext(stream)
@@ -447,7 +447,7 @@ async def test_closed_early_async(provider: EveryProvider, async_clients: Async)
     ("how", "error"), [("<<break>>", openai.APIError), ("<<hang up>>", None)], ids=["told", "connection lost"]
 )
 def test_fails(how: str, error: Any, clients: Sync) -> None:
-    """A stream that fails is a failed call under the exception's name; the exception is the SDK's own."""
+    """A stream that fails raises the SDK's own exception, and is a failed call with the exception's name."""
     with token_scope("a") as scope:
         stream = record_stream(clients.openai.chat.completions.create(**chat("a", how), stream=True, **TOLD))
         with pytest.raises(Exception) as raised:
@@ -463,7 +463,7 @@ def test_fails(how: str, error: Any, clients: Sync) -> None:
 
 @pytest.mark.parametrize("how", ["<<break>>", "<<hang up>>"])
 def test_what_fails_keeps_what_it_spent(how: str, provider: EveryProvider, clients: Sync) -> None:
-    """What a stream has told before it fails is spent."""
+    """A stream that fails counts the usage received before the failure."""
     with token_scope("a") as scope:
         with (
             pytest.raises(Exception, match=r"overloaded|peer closed connection"),
@@ -475,7 +475,7 @@ def test_what_fails_keeps_what_it_spent(how: str, provider: EveryProvider, clien
 
 
 async def test_cancelled(provider: EveryProvider, async_clients: Async) -> None:
-    """A task that is cancelled while it waits for a piece has a failed call."""
+    """A task that is cancelled while it waits for a piece is a failed call with the usage received so far."""
     with token_scope("a") as scope:
         stream = record_stream(await async_clients.anthropic.messages.create(**message("a", "<<stall>>"), stream=True))
         await anext(stream)
@@ -495,7 +495,7 @@ async def read(stream: Any) -> None:
 
 
 def test_a_request_that_fails(provider: EveryProvider, clients: Sync) -> None:
-    """Where the helper's request fails there is no stream, and nothing is counted, as nothing is billed."""
+    """If the request of a stream helper fails, nothing is billed and nothing is counted."""
     with token_scope("a") as scope:
         for opener in (
             record_stream(clients.anthropic.messages.stream(**message("a", "<<fail 500>>"))),
@@ -512,7 +512,7 @@ def test_a_request_that_fails(provider: EveryProvider, clients: Sync) -> None:
 
 
 async def test_litellm(provider: EveryProvider) -> None:
-    """LiteLLM's streams, sync and async, are read in LiteLLM's words, whoever is behind them."""
+    """LiteLLM's streams, sync and async, are counted as billed, under the model names of LiteLLM."""
     import litellm
 
     theirs: Any = litellm

@@ -1,4 +1,4 @@
-"""The pytest plugin: numbers by test for every way of running tests, budgets, and the baseline."""
+"""The pytest plugin: tokens by test for every way of running tests, budgets, and the baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INSTALLED = any(each.name == "tokenscope" for each in importlib.metadata.entry_p
 REWRITTEN = "ignore::pytest.PytestAssertRewriteWarning"  # in this process the plugin is loaded already
 QUICK = [
     f"-pno:{name}" for name in ("cacheprovider", "benchmark", "hypothesispytest", "cov", "timeout")
-]  # they take half the time
+]  # a run takes half the time without them
 ARGUMENTS = (*QUICK, "-W", REWRITTEN, *(() if INSTALLED else ("-p", "tokenscope.pytest_plugin")))
 SPEND = """
 import pytest
@@ -47,7 +47,7 @@ def warned(monkeypatch):
 
 @pytest.fixture
 def run(pytester):
-    """Run pytest on a file of tests, in this process."""
+    """Run pytest on a file of tests, in this process or in another."""
 
     def run(code: str, *arguments: str, subprocess: bool = False):
         pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
@@ -59,7 +59,7 @@ def run(pytester):
 
 
 def table(result, section: str = "tokens by test") -> dict[str, int]:
-    """Return the tokens by test, as the summary shows them first."""
+    """Return the tokens by test from the first table of the summary."""
     lines = "\n".join(result.outlines).partition(f" {section} ")[2].splitlines()[1:]
     found: dict[str, int] = {}
     for line in lines:
@@ -183,7 +183,7 @@ ASYNC_TOKENS = {
 
 
 def test_async_tests(run):
-    """Async tests and fixtures count for their test on loops of any scope, and a shared fixture for the first and last."""
+    """Async tests and fixtures count for their test on any loop. Shared fixtures count for the first and last test."""
     assert ASYNC_TOKENS == table(run(ASYNC, "--tokens"))
 
 
@@ -257,7 +257,7 @@ async def test_it(around):
     ids=["pytest-asyncio", "anyio", "anyio on trio"],
 )
 def test_a_scope_that_an_async_fixture_opens(run, mark, backend, arguments):
-    """The scope is active in the test, although its generator is suspended meanwhile."""
+    """A scope that an async fixture opens is active in the test, although the fixture is suspended meanwhile."""
     if mark == "anyio":
         pytest.importorskip("anyio")
         pytest.importorskip(backend)
@@ -341,7 +341,7 @@ async def test_last(shared):
     ids=["asyncio", "anyio"],
 )
 def test_a_scope_that_a_fixture_opens_in_an_older_context(run, mark, fixture):
-    """The scope is active in its test, inside the test's own scope, and not in the next test of the same Context."""
+    """A fixture's scope is active inside the scope of its test, but not in the next test of the same Context."""
     result = run(OPENS.replace("MARK", mark).replace("FIXTURE", fixture), "--tokens")
 
     result.assert_outcomes(passed=3)
@@ -527,7 +527,7 @@ def test_real_calls(run):
 
 
 def test_silent_and_free(run, pytester):
-    """Without options, the plugin prints nothing, opens no scope, has no hooks for each test, and imports nothing heavy."""
+    """Without options, the plugin prints nothing, opens no scope, and loads no hooks and no heavy modules."""
     pytester.makeconftest(
         "import sys\n"
         "def pytest_unconfigure(config):\n"
@@ -595,7 +595,7 @@ def test_disabled(run, monkeypatch):
 
 
 def test_a_budget_that_is_exceeded(run):
-    """The test fails with numbers, limits and the tree, and without a traceback of the plugin."""
+    """A test over its budget fails with numbers, limits and the tree, and without a traceback of the plugin."""
     result = run(
         "@pytest.fixture\n"
         "def paid(): spend(900)\n"
@@ -713,7 +713,7 @@ def test_a_budget_in_dollars(run):
 
 
 def test_a_price_that_is_not_known(run):
-    """With a budget in dollars, an unknown price is a warning that names the model, and a failure if warnings are errors."""
+    """Under a budget in dollars, an unknown price is a warning, or a failure if warnings are errors."""
     code = (
         PRICED + "@pytest.mark.token_budget(cost=0.05)\ndef test_it():\n"
         "    pay(cost=Decimal('0.01'))\n    pay('local/odd')\n"
@@ -843,7 +843,7 @@ def test_no_growth_passes(spending):
 
 
 def test_growth_without_a_limit_is_shown(spending):
-    """Without a limit, growth is shown and fails nothing."""
+    """Without a limit, growth is shown and does not fail the session."""
     spending({"a": 100}, "--tokens-update")
     result = spending({"a": 300})
 
@@ -852,7 +852,7 @@ def test_growth_without_a_limit_is_shown(spending):
 
 
 def test_updating_keeps_what_did_not_run(run, spending, pytester):
-    """An update accepts what grew, and keeps the entries of tests that failed, were skipped or not selected."""
+    """An update accepts growth, and keeps the entries of tests that failed or were not selected."""
     spending({"a": 100, "b": 200}, "--tokens-update")
     result = run(
         "@pytest.mark.parametrize('name', ['a'])\n"
@@ -866,7 +866,7 @@ def test_updating_keeps_what_did_not_run(run, spending, pytester):
         "test[a] or failing",
     )
 
-    assert pytest.ExitCode.TESTS_FAILED == result.ret  # of test_failing
+    assert pytest.ExitCode.TESTS_FAILED == result.ret  # because of test_failing
     content = json.loads((pytester.path / "base.json").read_text("utf-8"))
     assert {"format": 1, "tokens_by_test": {"test_it.py::test[a]": 150, "test_it.py::test[b]": 200}} == content
     assert [pytester.path / "base.json"] == [each for each in pytester.path.iterdir() if "base.json" in each.name]
@@ -959,7 +959,7 @@ def test_costs_in_the_table(run):
 
 
 def test_limits_take_what_is_a_number():
-    """Dollars may be int, float or Decimal, exactly as they are written."""
+    """A budget in dollars may be an int, a float or a Decimal, and keeps exactly the written digits."""
     assert Decimal("0.1") == token_budget(cost=0.1).cost
     assert Decimal(2) == token_budget(cost=2).cost
     assert Decimal("0.30") == token_budget(cost=Decimal("0.30")).cost

@@ -1,4 +1,4 @@
-"""Diff: what grew and what shrank, path by path, and its algebra."""
+"""Diffs of two reports: changes by path, totals, growth, and their algebra."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tokenscope._usage.calls import Frame
 
 
 def deltas(diff) -> dict[tuple[str, ...], int]:
-    """Return how many tokens more there are, by path."""
+    """Return the difference in tokens of each change, by path."""
     return {change.path: change.tokens for change in diff.changes}
 
 
-# -- what changed -----------------------------------------------------------------------------------------------------------
+# -- changes -----------------------------------------------------------------------------------------------------------
 
 
 def test_changes():
-    """Each path below which something changed has its subtree's usage before and after, what changed most first."""
+    """A diff lists each changed subtree with its usage before and after, the largest change of siblings first."""
     assert [
         (("pipeline",), "scope", "changed", 800, 2, Decimal("0.0080")),
         (("pipeline", "Agent"), "dspy", "changed", 1700, 5, Decimal("0.0170")),
@@ -40,7 +40,7 @@ def test_changes():
 
 
 def test_times_are_no_change():
-    """How often and how long scopes were open always differs, and is left out."""
+    """The diff of reports that differ only in entries and times is empty."""
     again = build([(row.parent, row.frame, 7, 7, dict(row.models)) for row in OLD.rows], scoped=True)
 
     assert not OLD.diff(again)
@@ -48,7 +48,7 @@ def test_times_are_no_change():
 
 
 def test_the_total():
-    """Everything together has a change too."""
+    """`diff.total` is the change of the whole report, with an empty path."""
     assert (800, 2, Decimal("0.0080"), ()) == (
         DIFF.total.tokens,
         DIFF.total.calls,
@@ -58,20 +58,20 @@ def test_the_total():
 
 
 def test_growth():
-    """Percents of the totals, exact to the float."""
+    """`diff.growth` is the change of the totals in percent, for tokens and cost."""
     assert (100 * 800 / 2297, 100 * 0.008 / 0.0229) == pytest.approx(DIFF.growth)
     assert (-50.0, -50.0) == (OLD + OLD).diff(OLD).growth
 
 
 def test_growth_from_nothing():
-    """From nothing there is no percentage."""
+    """`diff.growth` is None for growth from zero, and -100 for a total that shrank to zero."""
     assert (None, None) == Report().diff(OLD).growth == Report().diff(Report()).growth
     assert (-100.0, -100.0) == OLD.diff(Report()).growth
 
 
 @pytest.mark.parametrize(("old", "new"), [(None, "1"), ("1", None), (None, None)], ids=str)
 def test_an_unknown_cost(old, new):
-    """Where a call on either side has no known price, neither the difference nor the growth is known."""
+    """If a call on either side has no known price, the change and the growth of the cost are None."""
     before, after = (
         build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(1, tokens, 0, cost)})], scoped=True)
         for tokens, cost in ((10, old), (20, new))
@@ -83,13 +83,13 @@ def test_an_unknown_cost(old, new):
 
 
 def test_a_lower_bound_is_no_cost():
-    """A sum of which a part is unknown is not compared."""
+    """If the prices of some calls are unknown, the growth of the cost is None."""
     assert PRICED.total.cost > 0
     assert PRICED.diff(PRICED + PRICED).growth == (100.0, None)
 
 
 def test_names_of_different_kinds():
-    """Two scopes of one name and different kinds are different paths."""
+    """Two scopes with the same name and different kinds are different paths."""
     diff = made((-1, "scope", "x", 1, 1, 10)).diff(made((-1, "module", "x", 1, 1, 10)))
 
     assert {("scope", "gone", -11), ("module", "new", 11)} == {(c.kind, c.status, c.tokens) for c in diff.changes}
@@ -98,7 +98,7 @@ def test_names_of_different_kinds():
 
 
 def test_what_moved_below_a_sum_that_stayed():
-    """A level whose sum is the same is there where levels below it changed."""
+    """A level whose total stayed the same is in the diff if levels below it changed."""
     old = made((-1, "scope", "s", 1, 1, 0), (0, "scope", "a", 1, 1, 10), (0, "scope", "b", 1, 1, 20))
     new = made((-1, "scope", "s", 1, 1, 0), (0, "scope", "a", 1, 1, 20), (0, "scope", "b", 1, 1, 10))
 
@@ -107,7 +107,7 @@ def test_what_moved_below_a_sum_that_stayed():
 
 
 def test_scopes_that_spent_nothing():
-    """A scope that appeared or vanished is a change, even where it spent nothing."""
+    """A scope that appeared or vanished is a change, even if it spent nothing."""
     old = made((-1, "scope", "s", 1, 1, 10))
     new = made((-1, "scope", "s", 1, 1, 10), (0, "scope", "idle", 1, 1, 0))
 
@@ -116,7 +116,7 @@ def test_scopes_that_spent_nothing():
 
 
 def test_a_report_of_a_process():
-    """Its top-level names stand beside each other; a scope's report is compared by the scope's name."""
+    """A scope's report is compared with the scope of the same name at the top level of a process's report."""
     process = made((-1, "scope", "a", 1, 1, 10), (-1, "scope", "b", 1, 1, 20), scoped=False)
     scope = made((-1, "scope", "a", 1, 1, 10))
 
@@ -126,13 +126,13 @@ def test_a_report_of_a_process():
 
 @pytest.mark.parametrize("other", [1, "x", None, Usage()])
 def test_a_report_differs_from_reports_only(other):
-    """Anything else is a TypeError."""
+    """`diff()` raises a TypeError if its argument is not a report."""
     with pytest.raises(TypeError, match="a report is compared with a Report, not with " + type(other).__name__):
         OLD.diff(other)
 
 
 def test_a_diff_is_frozen():
-    """It is a value, and equal to another one of the same reports."""
+    """A diff cannot be changed, and it equals another diff of the same reports."""
     with pytest.raises(AttributeError):
         DIFF.changes = ()  # type: ignore[misc]
     assert OLD.diff(NEW) == DIFF
@@ -146,7 +146,7 @@ def test_a_diff_is_frozen():
 @QUICK
 @given(reports())
 def test_no_difference_to_itself(a):
-    """A report differs in nothing from itself."""
+    """The diff of a report with itself is empty."""
     assert not a.diff(a)
     assert () == a.diff(a).changes
     assert (0, 0) == (a.diff(a).total.tokens, a.diff(a).total.calls)
@@ -155,7 +155,7 @@ def test_no_difference_to_itself(a):
 @QUICK
 @given(reports(), reports())
 def test_adding_is_what_changed(a, b):
-    """From a to a + b, exactly b's usage was added, at b's paths."""
+    """The diff from a to a + b holds exactly the usage of b, at the paths of b."""
     diff = a.diff(a + b)
     added = {}
     stack = [((), (b + Report()).tree())]
@@ -172,13 +172,13 @@ def test_adding_is_what_changed(a, b):
         assert change.after == change.before + added.pop(path)
         assert change.tokens == change.after.total_tokens - change.before.total_tokens
         assert change.status in ("new", "changed")
-    assert not any(added.values())  # what is not in the diff had spent nothing, and was there before
+    assert not any(added.values())  # a path of b that is not in the diff spent nothing
 
 
 @QUICK
 @given(reports(), reports())
 def test_the_other_way_round(a, b):
-    """Swapping the sides swaps before and after, new and gone, and nothing else."""
+    """Swapping the reports swaps before and after, swaps new and gone, and negates the differences."""
     there, back = a.diff(b), b.diff(a)
     swapped = {"new": "gone", "gone": "new", "changed": "changed"}
 
@@ -194,7 +194,7 @@ def test_the_other_way_round(a, b):
 @QUICK
 @given(reports(), reports())
 def test_equal_diffs_have_equal_changes(a, b):
-    """A diff taken again has the same changes: they compare and hash by what they say."""
+    """Two diffs of the same reports have equal changes with equal hashes."""
     once, again = a.diff(b), a.diff(b)
 
     assert once.changes == again.changes
@@ -203,7 +203,7 @@ def test_equal_diffs_have_equal_changes(a, b):
 
 
 def test_of_equal_tokens_the_largest_change_of_cost_comes_first():
-    """A saving is as large as a rise of as many dollars."""
+    """Changes with equal tokens are sorted by the absolute change of the cost, savings and rises alike."""
 
     def costs(**dollars):
         lines = [(0, Frame("scope", name), 1, 0, {"p/x": usage(1, 100, 20, each)}) for name, each in dollars.items()]
@@ -216,7 +216,7 @@ def test_of_equal_tokens_the_largest_change_of_cost_comes_first():
 
 
 def own_usages(report):
-    """Return what was spent at each path itself, the kind of each level included."""
+    """Return the own usage of each path, in which each level has a kind and a name."""
     found = {}
     stack = [((), report.tree())]
     while stack:
@@ -231,7 +231,7 @@ def own_usages(report):
 @QUICK
 @given(reports(), reports())
 def test_changes_add_up(a, b):
-    """The top level's changes add up to the total's; those above come before those below; what changed most comes first."""
+    """Top-level changes add up to the total. Parents come before children, larger changes before smaller ones."""
     diff = a.diff(b)
     top = [change for change in diff.changes if change.where.depth == 1]
     below = {}

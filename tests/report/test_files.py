@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all."""
+"""Saving files: a write either replaces the whole file or leaves it unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPORT = made((-1, "scope", "pipeline", 1, 1234, 10))
 
 
 def test_the_format_is_that_of_the_suffix(tmp_path):
-    """`.json` loads again, `.txt` is the tree."""
+    """The suffix selects the format: a `.json` file can be loaded again, a `.txt` file holds the tree."""
     REPORT.save(tmp_path / "r.json")
     REPORT.save(str(tmp_path / "R.TXT"))
 
@@ -28,7 +28,7 @@ def test_the_format_is_that_of_the_suffix(tmp_path):
 
 @pytest.mark.parametrize("name", ["report", "report.pdf", "json", ".jsonl"])
 def test_other_suffixes(name, tmp_path):
-    """The error names the suffixes there are, and nothing is written."""
+    """An unknown suffix raises an error that names the known suffixes, and no file is written."""
     with pytest.raises(ValueError, match=r"must be one of .*\.json \(json\)"):
         REPORT.save(tmp_path / name)
     with pytest.raises(ValueError, match="the suffix says the format"):
@@ -37,7 +37,7 @@ def test_other_suffixes(name, tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    """What cannot be encoded does not damage what is there, and leaves no temporary file."""
+    """Writing text that cannot be encoded leaves the old file unchanged and no temporary file."""
     file = tmp_path / "report.txt"
     file.write_text("old")
     with pytest.raises(UnicodeEncodeError):
@@ -49,7 +49,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
 @pytest.mark.parametrize("fault", ["replace", "fsync", "chmod"])
 def test_a_system_that_fails(fault, tmp_path, monkeypatch):
-    """A full disk, or an interrupt, at whichever step: the old file is whole, nothing else is left."""
+    """An interrupt during any step of a write leaves the old file unchanged and no temporary file."""
     file = tmp_path / "report.txt"
     file.write_text("old")
 
@@ -65,7 +65,7 @@ def test_a_system_that_fails(fault, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    """That is a plain OSError."""
+    """Saving into a missing folder raises a FileNotFoundError."""
     with pytest.raises(FileNotFoundError):
         REPORT.save(tmp_path / "missing" / "report.json")
 
@@ -80,7 +80,7 @@ def test_a_folder_in_the_way(tmp_path):
 
 
 def test_symbolic_links_are_written_through(tmp_path):
-    """A link stays a link; what it points to is replaced, or made."""
+    """Writing to a symbolic link keeps the link, and replaces or creates the file that it points to."""
     real = tmp_path / "real.txt"
     real.write_text("old")
     (tmp_path / "link.txt").symlink_to(real)
@@ -98,7 +98,7 @@ def mode(file):
 
 @pytest.mark.parametrize("permissions", [0o600, 0o640, 0o664, 0o755])
 def test_permissions_are_kept(permissions, tmp_path):
-    """A file that is there keeps its permissions."""
+    """An existing file keeps its permissions."""
     file = tmp_path / "report.txt"
     file.write_text("old")
     file.chmod(permissions)
@@ -109,7 +109,7 @@ def test_permissions_are_kept(permissions, tmp_path):
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_a_new_file_has_the_usual_permissions(mask, tmp_path):
-    """A new file has those that `open` would have given it, and the umask is as it was."""
+    """A new file has the same permissions as a file made by `open`, and the umask is unchanged."""
     before = os.umask(mask)
     try:
         write_whole(tmp_path / "ours.txt", "x")
@@ -122,14 +122,14 @@ def test_a_new_file_has_the_usual_permissions(mask, tmp_path):
 
 
 def test_line_ends_are_not_translated(tmp_path):
-    """A file is the same on every system."""
+    """Line ends are written unchanged, so that a file is the same on every system."""
     write_whole(tmp_path / "r.txt", "a\nb\n")
 
     assert b"a\nb\n" == (tmp_path / "r.txt").read_bytes()
 
 
 def test_many_writers_at_once(tmp_path):
-    """Whoever comes last wins, and nobody reads half a file."""
+    """A file that several threads save at once is complete whenever it is loaded."""
     file = tmp_path / "report.json"
     REPORT.save(file)
     stop = threading.Event()
@@ -151,7 +151,7 @@ def test_many_writers_at_once(tmp_path):
 
 
 def test_suffixes_of_other_formats():
-    """What is no report has formats, and suffixes, of its own."""
+    """`format_of` also accepts other formats with their own suffixes."""
     formats = {"text": ".txt", "markdown": ".md", "plain": ""}
 
     assert ["text", "markdown"] == [format_of(name, formats) for name in ("a.TXT", "b.md")]

@@ -1,4 +1,4 @@
-"""The analysis: what a run spent in all and a sample, and shares that add up."""
+"""The analysis of a run: totals, averages per sample, and shares that add up to 100%."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Breakdown by Model:
   local/embed:                  2.6%     900 tokens   3 calls       –
 
 No price is known for 9 calls of local/rerank, local/embed.
-"""  # noqa: RUF001 - what stands for an unknown cost
+"""  # noqa: RUF001 - the dash of an unknown cost
 
 MARKDOWN = """\
 # Token Usage Analysis
@@ -84,22 +84,22 @@ No price is known for 9 calls of `local/rerank`, `local/embed`.
 
 
 def test_the_whole_text():
-    """Totals, averages, and both breakdowns, lined up behind wide characters too."""
+    """The text has totals, averages and both breakdowns, in columns that are aligned after wide characters, too."""
     assert TEXT == analysis(PRICED, 7)
 
 
 def test_the_whole_markdown():
-    """The same as tables."""
+    """The Markdown has the same numbers as the text, in tables."""
     assert MARKDOWN == analysis(PRICED, 7, "markdown")
 
 
 def test_without_samples():
-    """Nothing is said of samples."""
+    """Without a number of samples, the lines about samples are left out."""
     assert [line for line in TEXT.splitlines() if "Sample" not in line] == analysis(PRICED).splitlines()
 
 
 def test_the_seeds_numbers():
-    """A run of 500 samples and four modules, as its users know it."""
+    """The analysis of a known run of 500 samples and four modules has the expected numbers."""
     names = ["interaction_generation", "query_generation", "distractor", "persona_formulation"]
     counts = [6_941_480, 909_634, 512_221, 468_065]
     report = build(
@@ -123,7 +123,7 @@ def test_the_seeds_numbers():
 
 
 def test_an_empty_report():
-    """Nothing was spent, and nothing is broken down."""
+    """The analysis of an empty report has totals of zero and no breakdowns."""
     assert (
         "=== Token Usage Analysis ===\nTotal Samples: 3\nTotal Token Usage: 0 tokens (0 input, 0 output)\n"
         "Average Token Cost Per Sample: 0.0 tokens\nTotal Calls: 0\nTotal Cost: $0.00\nAverage Cost Per Sample: $0.00\n"
@@ -132,7 +132,7 @@ def test_an_empty_report():
 
 
 def test_an_unknown_cost():
-    """Where no price is known, no cost is; a part that is known is a lower bound, and rounded down."""
+    """A cost is a dash if no price is known, and a lower bound, rounded down, if some prices are known."""
     unknown = build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(2, 10, 0, None)})], scoped=True)
     partly = unknown + build([(-1, Frame("scope", "s"), 1, 1, {"y": usage(1, 10, 0, "0.199")})], scoped=True)
 
@@ -142,7 +142,7 @@ def test_an_unknown_cost():
 
 
 def test_what_the_cache_saved_may_have_no_price():
-    """Then its tokens are told alone; where nothing was cached, nothing is."""
+    """Tokens saved by the cache are shown without dollars if their price is unknown."""
     cached = usage(2, 0, 0, "0", cached_calls=2, saved_tokens=50)
     report = build([(-1, Frame("scope", "s"), 1, 1, {"x": cached})], scoped=True)
 
@@ -152,7 +152,7 @@ def test_what_the_cache_saved_may_have_no_price():
 
 
 def test_calls_without_tokens():
-    """Nothing has no shares."""
+    """If no tokens were spent, the share of a module is 0.0%."""
     report = build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(2, 0, 0, "0")})], scoped=True)
 
     assert "  s: 0.0%  0 tokens  2 calls  $0.00" in analysis(report).splitlines()
@@ -174,14 +174,14 @@ def test_calls_without_tokens():
     ],
 )
 def test_shares(parts, expected):
-    """Shares are rounded such that they add up."""
+    """Shares are rounded so that they add up to 100%."""
     assert expected == shares(parts)
 
 
 @QUICK
 @given(st.lists(st.integers(0, 10**9) | st.integers(0, 10**30), max_size=40))
 def test_shares_add_up(parts):
-    """To 100.0, each within a tenth of a percent of what it is; what is more has no smaller share."""
+    """Shares add up to 100%, are exact to a tenth of a percent, and keep the order of the parts."""
     found = [Decimal(share.removesuffix("%")) for share in shares(parts)]
     whole = sum(parts)
 
@@ -200,7 +200,7 @@ def test_shares_add_up(parts):
 @QUICK
 @given(reports(), st.integers(1, 10**6))
 def test_any_report_can_be_analyzed(report, samples):
-    """A line for each module and model, no control character in any."""
+    """The analysis of any report has a line for each module and model, and no control characters."""
     for form in ("text", "markdown"):
         lines = analysis(report, samples, form).removesuffix("\n").split("\n")
         assert all(line.isprintable() for line in lines)
@@ -208,7 +208,7 @@ def test_any_report_can_be_analyzed(report, samples):
 
 
 def test_hostile_names():
-    """Names are shown without their control characters, long ones cut; no name becomes markup."""
+    """Control characters in names are escaped, long names are cut, and no name becomes markup."""
     lines = analysis(hostile()).splitlines()
     modules = lines[lines.index("Breakdown by Module:") + 1 : lines.index("Breakdown by Model:") - 1]
     document = MarkdownIt("commonmark").enable("table").render(analysis(hostile(), 2, "markdown"))
@@ -230,5 +230,5 @@ def test_huge_numbers():
 
 @pytest.mark.parametrize("kind", ["scope", "dspy"])
 def test_deep_reports(kind):
-    """1,100 levels need no recursion."""
+    """A report of 1,100 levels is analyzed without recursion."""
     assert "1,100 tokens" in analysis(deep(kind), 3)

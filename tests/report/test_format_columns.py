@@ -1,4 +1,4 @@
-"""The layout of columns that every drawing shares: widths, alignment, columns that are left out, names and guides."""
+"""The column layout that all drawings share: widths, alignment, hidden columns, names and guides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenscope._report.formats.columns import Column, Columns, ScopeColumn, gui
 
 
 def test_cells_are_as_wide_as_their_column():
-    """The widest cell or the heading decides. Numbers are aligned on the right, names on the left."""
+    """A column is as wide as its widest cell or heading. Numbers are aligned right, names left."""
     columns = Columns(
         [Column("name", align_left=True), Column("n"), Column("total")], [("研究", "1", "2"), ("a", "30", "4")]
     )
@@ -23,7 +23,7 @@ def test_cells_are_as_wide_as_their_column():
 
 
 def test_wide_numbers_are_aligned_by_cells():
-    """A cell with wide characters takes as many cells of a terminal as any other."""
+    """Cells with wide characters are padded to the same width in a terminal as other cells."""
     columns = Columns([Column()], [("研究",), ("12345",)])
 
     assert [" 研究", "12345"] == [columns.fit(row)[0] for row in (("研究",), ("12345",))]
@@ -46,12 +46,12 @@ def test_columns_that_say_nothing(cells, shown):
 
 
 def test_a_column_without_blanks_is_always_shown():
-    """Also if all of its cells are empty."""
+    """A column without `blanks` is shown even if all of its cells are empty."""
     assert ["total"] == Columns([Column("total")], [("",)]).heads
 
 
 def test_names_are_cut_at_the_width():
-    """Guides stay, and of each name at least four cells."""
+    """Names are cut to the width of the column, but keep at least four cells."""
     names = ScopeColumn(["", "├─ ", "│  └─ ", "│     └─ "], ["pipeline", "a rather long name", "inner", "innermost"])
     names.narrow(12)
     lines = list(names.lines(["bold", "cyan", "", ""], ascii_only=False))
@@ -65,7 +65,7 @@ def test_names_are_cut_at_the_width():
 
 
 def test_a_width_without_room():
-    """Names keep twelve cells, however narrow it is; a column narrower than the width stays as it is."""
+    """The column of names keeps at least twelve cells, and is unchanged if it fits."""
     names = ScopeColumn(["", ""], ["a rather long name", "b"])
     names.narrow(3)
     narrow = ScopeColumn([""], ["b"])
@@ -76,7 +76,7 @@ def test_a_width_without_room():
 
 @given(st.text("ab 研究e\u0301", max_size=12), st.integers(2, 12))
 def test_shortened_names_fit(name, width):
-    """A name that fits stays as it is; another ends with dots, and fits."""
+    """A name that fits is unchanged. A longer name is cut and ends with an ellipsis."""
     shown = shortened(name, width)
 
     assert cell_len(shown) <= width
@@ -101,12 +101,12 @@ def depths(tree: list, depth: int = 0) -> list[int]:
 
 @given(st.recursive(st.just([]), lambda below: st.lists(below, max_size=3), max_leaves=12))
 def test_guides(tree):
-    """Each node has a line from every level above that goes on, and a corner if it is the last of its siblings."""
+    """A guide has a line for each level that continues below, and a corner at the last sibling."""
     assert drawn(tree) == list(guides(depths(tree), ascii_only=False))
 
 
 def test_guides_of_deep_levels():
-    """In ASCII where asked. Below 30 levels, the number of the level stands for the guides."""
+    """Guides can be ASCII. Below level 30, the number of the level replaces the guides."""
     found = list(guides([*range(33), 1], ascii_only=True))
 
     assert ["", "|- ", "|  `- "] == found[:3]

@@ -1,4 +1,4 @@
-"""CSV: columns that add up, cells that are never formulas."""
+"""CSV: columns that add up, and cells that a spreadsheet never reads as formulas."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from tokenscope._report.formats.text import printable
 
 
 def rows(report) -> list[dict[str, str]]:
-    """Read a report's rows as a program would."""
+    """Return the rows of a report's CSV, as Python's csv module reads them."""
     return list(csv.DictReader(io.StringIO(report.render("csv"), newline=""), strict=True))
 
 
 def test_the_whole_file():
-    """A row a path, parents first."""
+    """The CSV has one row for each path, parents before children."""
     golden("report.csv", PRICED.render("csv"))
 
 
 def test_columns_add_up():
-    """Every count's column adds up to the report's total; the first row's subtree is all of it."""
+    """Each column of counts adds up to the report's total. The first row's subtree is the whole report."""
     read = rows(PRICED)
 
     for name, total in PRICED.total.to_dict().items():
@@ -32,7 +32,7 @@ def test_columns_add_up():
 
 
 def test_an_unknown_cost_is_no_number():
-    """Where no price is known the cell is empty; where nothing was spent the cost is 0."""
+    """The cell of a cost is empty if no price is known, and 0 if nothing was spent."""
     costs = {row["path"].rpartition("/")[2]: (row["cost"], row["subtree_cost"]) for row in rows(PRICED)}
 
     assert ("", "") == costs["search_web"]
@@ -40,7 +40,7 @@ def test_an_unknown_cost_is_no_number():
 
 
 def test_hostile_names():
-    """One line a row; no cell begins as a formula does; names are otherwise as they are."""
+    """Each row is one line, and each hostile name is in a path, with control characters escaped."""
     text = hostile().render("csv")
     read = rows(hostile())
 
@@ -49,7 +49,7 @@ def test_hostile_names():
 
 
 def test_formulas():
-    """What would be a formula gets an apostrophe, behind spaces and in wide characters, too."""
+    """A path that would be a formula begins with an apostrophe, also after spaces and for wide characters."""
     for name in HOSTILE:
         (row,) = rows(_only(name))
         expected = printable(name)
@@ -59,7 +59,7 @@ def test_formulas():
 
 
 def test_huge_numbers():
-    """Counts are whole at any size."""
+    """Counts are written in full at any size."""
     (row,) = rows(huge())
 
     assert str(HUGE + 1) == row["input_tokens"]
@@ -67,7 +67,7 @@ def test_huge_numbers():
 
 
 def test_a_deep_tree():
-    """Below 1,000 levels what was spent is added up in one row."""
+    """Levels below the 1,000th are added up in one row, `(deeper)`."""
     read = rows(deep())
 
     assert 1_001 == len(read)

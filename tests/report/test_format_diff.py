@@ -46,7 +46,7 @@ tokens 2,297 -> 3,097 (+800, +34.8%); calls 7 -> 9 (+2); cost $0.023 -> $0.031 (
 @QUICK
 @given(reports(), reports())
 def test_any_diff_can_be_drawn(a, b):
-    """A line for each change at least, no control character in any, and JSON that says the same."""
+    """Any diff has at least one line per change, no control characters, and the same changes in JSON."""
     diff = a.diff(b)
     lines = diff.render().split("\n")
 
@@ -61,19 +61,19 @@ def test_any_diff_can_be_drawn(a, b):
 
 
 def test_the_whole_text():
-    """Numbers are signed, grouped and lined up, behind wide characters too; what was equal is left out."""
+    """The text has signed, grouped and aligned numbers, and leaves out unchanged paths."""
     assert TEXT == DIFF.render() == DIFF.render("text", width=100)
     assert TEXT == f"{DIFF}"
     assert {cell_len(TEXT.splitlines()[0])} == {cell_len(line) for line in TEXT.splitlines()[:-1]}
 
 
 def test_a_narrow_text_in_ascii():
-    """Without room names are cut, numbers never are."""
+    """In a narrow text, names are cut and numbers stay whole."""
     assert NARROW == DIFF.render(width=40, ascii_only=True)
 
 
 def test_columns_of_nothing_are_left_out():
-    """Where calls and costs are the same, or not known at all, they have no column."""
+    """Calls and costs have no column if they are unchanged or unknown."""
     old, new = made((-1, "scope", "s", 1, 1, 10)), made((-1, "scope", "s", 1, 1, 20))
     unknown = build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(1, 30, 0, None)})], scoped=True)
 
@@ -85,7 +85,7 @@ def test_columns_of_nothing_are_left_out():
 
 
 def test_costs_that_are_not_wholly_known():
-    """They are shown as the bounds they are, and their difference as unknown."""
+    """Partly known costs are shown as lower bounds, and their difference as a dash."""
     text = PRICED.diff(PRICED + PRICED).render().splitlines()
 
     assert "\N{EN DASH}" == text[1].split()[-1]
@@ -94,7 +94,7 @@ def test_costs_that_are_not_wholly_known():
 
 
 def test_nothing_changed():
-    """That is said in words, in each format."""
+    """A diff without changes is one sentence in text and Markdown, and an empty list in JSON."""
     same = OLD.diff(OLD)
 
     assert "nothing changed: 7 calls; 2,070 in + 227 out = 2,297 tokens; $0.023" == str(same)
@@ -103,7 +103,7 @@ def test_nothing_changed():
 
 
 def test_a_new_cost_from_nothing():
-    """A growth from nothing has no percentage."""
+    """Growth from an empty report is shown without a percentage."""
     text = Report().diff(OLD).render()
 
     assert "tokens 0 -> 2,297 (+2,297); calls 0 -> 7 (+7); cost $0.00 -> $0.023 (+$0.023)" == text.split("\n")[-1]
@@ -111,14 +111,14 @@ def test_a_new_cost_from_nothing():
 
 
 def test_a_scope_that_began_to_spend():
-    """A path that was there, and spent nothing, has no percentage either."""
+    """A path that existed before but spent nothing is shown without a percentage."""
     diff = made((-1, "scope", "s", 1, 1, 0)).diff(made((-1, "scope", "s", 1, 1, 10)))
 
     assert ["s", "0", "11", "+11", "+1"] == diff.render().split("\n")[1].split()
 
 
 def test_guides():
-    """A line leads from each level to its last child, and no further."""
+    """The guide of a level ends at its last child."""
     empty = made((-1, "scope", "r", 1, 1, 0))
     report = made(
         (-1, "scope", "r", 1, 1, 0),
@@ -137,13 +137,13 @@ def test_guides():
 
 
 def test_formats():
-    """There are three, and another is an error that names them."""
+    """An unknown diff format raises an error that names the three known formats."""
     with pytest.raises(ValueError, match="there is no diff format 'html'; there are text, markdown, json"):
         DIFF.render("html")
 
 
 def test_rich_prints_it_in_colour():
-    """What grew is red, what shrank is green; it says the same as the plain text."""
+    """Rich prints the same text as without colours, with growth in red and shrinkage in green."""
     console = Console(force_terminal=True, color_system="standard", width=100, file=io.StringIO(), _environ={})
     console.print(DIFF)
     lines = console.file.getvalue().splitlines()
@@ -155,7 +155,7 @@ def test_rich_prints_it_in_colour():
 
 
 def test_a_change_of_cost_alone_has_a_colour():
-    """Where tokens are the same, what grew is told by the cost, then by the calls."""
+    """If tokens are equal, the cost decides the colour, then the calls."""
     old, dear, often, both = (
         build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(calls, 10, 0, cost)})], scoped=True)
         for calls, cost in ((2, "1"), (2, "2"), (3, "1"), (2, None))
@@ -174,7 +174,7 @@ PRINT = "import sys; sys.path.insert(0, {tests!r}); from support.formats import 
 
 
 def test_plain_in_a_pipe():
-    """In a pipe there are no colours; an encoding without guides gets ASCII."""
+    """Output to a pipe has no colours, and is ASCII if the encoding lacks the guides."""
     code = PRINT.format(tests=str(Path(__file__).parents[1]))
 
     assert TEXT + "\n" == python(code, COLUMNS="40", FORCE_COLOR="", NO_COLOR="")
@@ -197,7 +197,7 @@ MARKDOWN = """\
 
 
 def test_the_whole_markdown():
-    """A sentence, and a table of what changed."""
+    """The Markdown has a sentence with the totals and a table of the changes."""
     assert MARKDOWN == DIFF.render("markdown")
 
 
@@ -212,14 +212,14 @@ def test_hostile_names_in_markdown():
 
 
 def test_unpriced_models_in_markdown():
-    """Their names are code, too."""
+    """The names of models without a price are inline code."""
     last = PRICED.diff(PRICED + PRICED).render("markdown").splitlines()[-1]
 
     assert "No price is known for 18 calls of `local/rerank`, `local/embed`." == last
 
 
 def test_the_whole_json():
-    """Totals, growth and changes, each with the counts before and after."""
+    """The JSON has totals, growth, and changes with their usage before and after."""
     read = json.loads(DIFF.render("json"))
 
     assert ["diff", "generator", "before", "after", "growth", "changes"] == list(read)
@@ -238,7 +238,7 @@ def test_the_whole_json():
 
 
 def test_an_unknown_cost_in_json():
-    """It is null."""
+    """An unknown cost is null in JSON, in the growth and in each change."""
     read = json.loads(PRICED.diff(PRICED + PRICED).render("json"))
 
     assert {"tokens": 100.0, "cost": None} == read["growth"]
@@ -246,7 +246,7 @@ def test_an_unknown_cost_in_json():
 
 
 def test_a_diff_is_no_report(tmp_path):
-    """Loading it as a report says so."""
+    """Loading a saved diff as a report raises a ReportFormatError."""
     from tokenscope import ReportFormatError
 
     (tmp_path / "diff.json").write_text(DIFF.render("json"))
@@ -258,7 +258,7 @@ def test_a_diff_is_no_report(tmp_path):
 
 
 def test_deep_reports():
-    """10,000 levels are compared and drawn without recursion, and fast."""
+    """10,000 levels are compared and drawn without recursion, within a minute."""
     old = deep(levels=10_000)
     new = old + old
     began = time.process_time()
@@ -273,7 +273,7 @@ def test_deep_reports():
 
 
 def test_deep_reports_in_other_formats():
-    """1,100 levels are a row each; JSON ends at the 1,000th, since its paths would grow with the square of the depth."""
+    """Markdown has a row for each of 1,100 levels. JSON ends at the 1,000th level to stay small."""
     diff = deep().diff(deep() + deep())
     rows = diff.render("markdown").splitlines()
     changes = json.loads(diff.render("json"))["changes"]
@@ -284,7 +284,7 @@ def test_deep_reports_in_other_formats():
 
 
 def test_hostile_names():
-    """Every line is as wide as the head, and no control character is left."""
+    """Every line is as wide as the heading, and has no control characters."""
     lines = Report().diff(hostile()).render().splitlines()
 
     assert {cell_len(lines[0])} == {cell_len(line) for line in lines[1:-2]}
@@ -305,7 +305,7 @@ def test_huge_numbers():
 
 
 def test_importing_reports_loads_no_formats():
-    """A format is loaded when a report or a diff is drawn or saved."""
+    """Importing `Report` loads neither the formats nor rich."""
     code = "import sys; from tokenscope import Report; print('tokenscope._report.formats' in sys.modules, 'rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

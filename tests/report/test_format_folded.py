@@ -1,4 +1,4 @@
-"""Folded stacks: what flamegraph.pl reads."""
+"""Folded stacks, as flamegraph.pl reads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from support.formats import HOSTILE, HUGE, PRICED, deep, golden, hostile, huge
 from tokenscope import Report
 from tokenscope._report.formats.text import printable
 
-LINE = re.compile(r"^(.*)\s+(\d+(?:\.\d*)?)$")  # flamegraph.pl's
+LINE = re.compile(r"^(.*)\s+(\d+(?:\.\d*)?)$")  # the pattern of flamegraph.pl
 
 
 def read(text: str) -> list[tuple[list[str], int]]:
@@ -19,12 +19,12 @@ def read(text: str) -> list[tuple[list[str], int]]:
 
 
 def test_the_whole_file():
-    """A line a stack in which something was spent."""
+    """The file has one line for each stack with own tokens."""
     golden("report.folded", PRICED.render("folded"))
 
 
 def test_the_lines_add_up():
-    """Own tokens only: together they are the total."""
+    """The lines hold own tokens, which add up to the total."""
     assert PRICED.total.total_tokens == sum(weight for _, weight in read(PRICED.render("folded")))
 
 
@@ -38,7 +38,7 @@ def test_hostile_names():
 
 
 def test_huge_numbers_and_deep_trees():
-    """Numbers are whole; what lies below 1,000 levels is one line."""
+    """Huge numbers are written in full. Levels below the 1,000th are one line, `(deeper)`."""
     assert [(["huge"], 2 * HUGE + 1)] == read(huge().render("folded"))
     stacks = read(deep().render("folded"))
     assert (1_001, 1_100) == (len(stacks), sum(weight for _, weight in stacks))
@@ -46,5 +46,5 @@ def test_huge_numbers_and_deep_trees():
 
 
 def test_nothing():
-    """Nothing spent is an empty file."""
+    """An empty report is an empty file."""
     assert "" == Report().render("folded")

@@ -1,4 +1,4 @@
-"""The page as a file: what is in it, and what is not; `test_render_html_page.py` opens it in a browser."""
+"""The HTML page as a file: its content and its safety. `test_format_html_page.py` opens it in a browser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenscope._report.formats.text import printable
 
 
 class Page(HTMLParser):
-    """The parts of a page."""
+    """A parser that keeps a page's tags and the text of its scripts and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -48,12 +48,12 @@ def page(report: Report) -> Page:
 
 
 def test_what_the_page_shows():
-    """Totals, rows with their shares, modules, models and the models without a price."""
+    """The page's data has totals, rows with shares, modules, models and models without a price."""
     golden("report.html.json", json.dumps(page(PRICED).content(), indent=1, ensure_ascii=False) + "\n")
 
 
 def test_the_page_stands_alone():
-    """No tag loads anything, no address is in it, and its policy allows its own script and style only."""
+    """The page loads nothing, contains no address, and its policy allows only its own script and style."""
     text = PRICED.render("html")
     parts = page(PRICED)
     policy = next(attrs["content"] for tag, attrs in parts.tags if "http-equiv" in attrs)
@@ -69,7 +69,7 @@ def test_the_page_stands_alone():
 
 
 def test_the_script_makes_text_only():
-    """Nothing in it turns a string into HTML or into code."""
+    """The page's script never turns a string into HTML or into code."""
     script = page(PRICED).inside["script"][1]
 
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|\.href|DOMParser", script)
@@ -77,7 +77,7 @@ def test_the_script_makes_text_only():
 
 @pytest.mark.parametrize("report", [hostile(), huge(), deep(), PRICED], ids=["hostile", "huge", "deep", "priced"])
 def test_the_page_has_the_same_tags_whatever_is_in_it(report):
-    """No name adds a tag; the data is one block in which no character of HTML stands."""
+    """No name adds a tag, and the block of data contains no character with a meaning in HTML."""
     parts = page(report)
 
     assert [tag for tag, _ in page(Report()).tags] == [tag for tag, _ in parts.tags]
@@ -85,7 +85,7 @@ def test_the_page_has_the_same_tags_whatever_is_in_it(report):
 
 
 def test_hostile_names():
-    """Each name is there, visible and whole."""
+    """Each hostile name is in the data, whole and with control characters escaped."""
     nodes = page(hostile()).content()["nodes"]
 
     assert {"top", "[self]", *map(printable, HOSTILE)} == {node[2] for node in nodes}
@@ -102,14 +102,14 @@ def test_hostile_names():
     ],
 )
 def test_what_a_scope_spent_itself(own, below, rows):
-    """It has a row of its own only where something was spent below that scope, too."""
+    """A scope has a `[self]` row only if tokens were spent both in it and below it."""
     report = made((-1, "scope", "top", 1, 1, own), (0, "scope", "inner", 1, 1, below))
 
     assert rows == [node[2] for node in page(report).content()["nodes"]]
 
 
 def test_huge_numbers():
-    """Numbers are whole: the page shows text, and sorts by shares."""
+    """Huge numbers are written in full as text, and rows are sorted by shares."""
     content = page(huge()).content()
 
     assert f"{2 * HUGE + 1:,}" == content["facts"][0][1]
@@ -117,7 +117,7 @@ def test_huge_numbers():
 
 
 def test_deep_trees():
-    """Rows are flat: each says the row above it."""
+    """The rows of a deep tree are a flat list, in which each row holds the index of its parent."""
     nodes = page(deep()).content()["nodes"]
 
     assert [-1, 0, 1, 2] == [node[0] for node in nodes if node[1] != "self"][:4]
@@ -126,7 +126,7 @@ def test_deep_trees():
 
 
 def test_an_unknown_cost_is_no_zero():
-    """It is a dash, and sorts below nothing."""
+    """An unknown cost is shown as a dash and sorts below a cost of zero."""
     rows = {node[2]: node for node in page(PRICED).content()["nodes"]}
 
     assert ("\N{EN DASH}", -1.0) == (rows["search_web"][4][4], rows["search_web"][5][1])
@@ -134,7 +134,7 @@ def test_an_unknown_cost_is_no_zero():
 
 
 def test_the_title():
-    """A scope's report bears its name, the process's is of all scopes."""
+    """The title is the name of the scope, or `All scopes` for a process's report."""
     several = made((-1, "scope", "a", 1, 1, 10), (-1, "dspy", "B", 1, 1, 20), scoped=False)
 
     assert "pipeline" == page(PRICED).content()["title"]
@@ -143,5 +143,5 @@ def test_the_title():
 
 
 def test_an_empty_report():
-    """Nothing counted is said in words."""
+    """The page of an empty report says that nothing was counted yet."""
     assert "Nothing was counted yet." == page(Report()).content()["empty"]

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: folding, sorting, filtering, keys, sizes and colours; nothing in it is ever executed."""
+"""The HTML page in a real Chromium: folding, sorting, filtering, keys, sizes, colours and safety."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def focused(chrome):
 
 
 def test_what_is_shown(show):
-    """Title, totals, the tree with the costliest first, modules, models, and which prices are unknown."""
+    """The page shows totals, modules, models without a price, and the tree with the costliest rows first."""
     chrome = show(PRICED)
     text = run(chrome, "return document.body.innerText")
 
@@ -81,7 +81,7 @@ def test_what_is_shown(show):
 
 
 def test_folding_by_mouse(show):
-    """A click on a row folds and unfolds it; so do the buttons, for all rows."""
+    """A click on a row folds or unfolds it. The buttons fold or unfold all rows."""
     chrome = show(PRICED)
 
     click(chrome, "[aria-level='2']")
@@ -96,7 +96,7 @@ def test_folding_by_mouse(show):
 
 
 def test_keys(show):
-    """Everything works without a mouse, and the focus stays where it was."""
+    """Keys move the focus, fold and unfold rows, and filter."""
     chrome = show(PRICED)
     run(chrome, "document.querySelector('[role=columnheader]:last-child button').focus()")
 
@@ -122,7 +122,7 @@ def test_keys(show):
 
 
 def test_roles(show):
-    """Assistive technology is told of levels, places, and what is folded."""
+    """Each row tells assistive technology its level, its place among siblings, and whether it is folded."""
     chrome = show(PRICED)
     rows = run(
         chrome,
@@ -147,7 +147,7 @@ def test_roles(show):
     ],
 )
 def test_sorting(show, column, first, again):
-    """A column's head sorts by it, and the other way round at the next click."""
+    """A click on a column's heading sorts by the column, and the next click reverses the order."""
     chrome = show(PRICED)
     button = f"[data-name='{column}'] button"
 
@@ -158,7 +158,7 @@ def test_sorting(show, column, first, again):
 
 
 def test_sorting_by_cost(show):
-    """Siblings are sorted by what they cost, unknown costs last, and the bars show shares of the cost."""
+    """Sorting by cost puts unknown costs last, and the bars show shares of the cost."""
     chrome = show(PRICED)
 
     click(chrome, "[data-name='cost'] button")
@@ -170,13 +170,13 @@ def test_sorting_by_cost(show):
 
 
 def test_filter(show):
-    """It shows what matches with what leads there, says how many, and gives the tree back when it is emptied."""
+    """The filter shows matches with their parents, and counts the matches. Emptying it restores the tree."""
     chrome = show(PRICED)
     click(chrome, "#fold")
 
     click(chrome, "#filter")
     press(chrome, "SEARCH")
-    assert COSTLIEST[:8] == names(chrome)  # ResearchAgent matches, too, with all that lies below
+    assert COSTLIEST[:8] == names(chrome)  # ResearchAgent matches, too, with all rows below it
     assert "3 scopes match." == chrome.find_element("id", "status").text
     assert ["search"] * 3 == [mark.text for mark in chrome.find_elements("css selector", "mark")]
     press(chrome, "_w")
@@ -190,7 +190,7 @@ def test_filter(show):
 
 
 def test_names_are_never_executed(show):
-    """Whatever a name says, it is shown as text, and nothing runs or is fetched."""
+    """Every name is shown as text. No script in a name runs, and nothing is fetched."""
     chrome = show(hostile())
     click(chrome, "#unfold")
 
@@ -201,7 +201,7 @@ def test_names_are_never_executed(show):
 
 
 def test_the_policy_holds(show):
-    """Even a script that got into the page would not run."""
+    """The page's content security policy blocks an injected script."""
     chrome = show(PRICED)
 
     run(chrome, "const s = document.createElement('script'); s.append('window.hacked = 1'); document.body.append(s)")
@@ -212,7 +212,7 @@ def test_the_policy_holds(show):
 @pytest.mark.parametrize("scheme", BACKGROUNDS)
 @pytest.mark.parametrize("width", [390, 1280])
 def test_colours(show, scheme, width):
-    """Light and dark follow the user's choice, and all text stands out from its background (WCAG AA)."""
+    """The page follows the user's light or dark scheme, and its text has the contrast that WCAG AA requires."""
     chrome = show(PRICED, scheme=scheme, width=width)
 
     assert BACKGROUNDS[scheme] == run(chrome, "return getComputedStyle(document.body).backgroundColor")
@@ -241,7 +241,7 @@ def test_colours(show, scheme, width):
 @pytest.mark.parametrize("width", [320, 390, 700, 1000])
 @pytest.mark.parametrize("make", [lambda: PRICED, hostile, huge, deep], ids=["priced", "hostile", "huge", "deep"])
 def test_narrow_windows(show, make, width):
-    """The page never scrolls sideways, and what is touched is large enough."""
+    """The page never scrolls sideways, and on narrow screens its rows are tall enough to touch."""
     chrome = show(make(), width=width)
     click(chrome, "#unfold")
 
@@ -252,7 +252,7 @@ def test_narrow_windows(show, make, width):
 
 
 def test_sorting_on_a_phone(show):
-    """There the columns have no heads: a list sorts."""
+    """On a phone, where columns have no headings, a list selects the order."""
     chrome = show(PRICED, width=390)
 
     click(chrome, "#sort option[value=name]")
@@ -260,7 +260,7 @@ def test_sorting_on_a_phone(show):
 
 
 def test_two_thousand_rows(show):
-    """They are all drawn and sorted within a second."""
+    """2,000 rows are drawn and sorted within five seconds, and a button shows the remaining rows."""
     report = made(
         (-1, "scope", "top", 1, 1, 0),
         *((0, "scope", f"part {n}", 1, 1, 10 + n) for n in range(100)),
@@ -292,5 +292,5 @@ def test_a_deep_tree(show):
 
 
 def test_an_empty_report(show):
-    """The page says so."""
+    """The page of an empty report says that nothing was counted yet."""
     assert "Nothing was counted yet." in run(show(Report()), "return document.body.innerText")

@@ -1,4 +1,4 @@
-"""JSON, format 1: what is saved loads again, and whatever else is no report is said to be none."""
+"""JSON, format 1: a saved report loads again, and any other file raises a ReportFormatError."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FULL = build(
 
 @pytest.mark.parametrize("report", [REPORT, FULL, Report(), Report((), scoped=False), chain(1_100)], ids=repr)
 def test_what_is_saved_loads_again(report, tmp_path):
-    """A round trip changes nothing, through text and through a file."""
+    """A report is unchanged after a round trip through text or through a file."""
     file = tmp_path / "report.json"
     report.save(file)
 
@@ -36,7 +36,7 @@ def test_what_is_saved_loads_again(report, tmp_path):
 
 
 def test_format_1():
-    """What scripts read: format, generator, totals at the top level, rows."""
+    """The JSON has the keys that scripts read: format, generator, totals and rows."""
     data = json.loads(render(REPORT))
 
     assert 1 == data["format"]
@@ -54,7 +54,7 @@ def test_format_1():
 
 
 def test_calls_stay_apart_where_prices_need_it():
-    """Long prompts, prices of the provider's own, answers from the cache and calls without tokens load as they were."""
+    """Usages with different prices stay separate: long prompts, reported costs and answers from the cache."""
     usages = [
         ModelUsage(UsageKey("m", 0, "none"), Usage(calls=1)),
         ModelUsage(UsageKey("m"), Usage(calls=2, input_tokens=30_000, output_tokens=1)),
@@ -84,7 +84,7 @@ def test_calls_stay_apart_where_prices_need_it():
 
 
 def test_the_text_is_ascii_and_has_a_line_a_row():
-    """A saved report can be compared line by line."""
+    """The JSON is ASCII with one line for each row, so that reports can be compared line by line."""
     text = render(REPORT)
 
     assert text.isascii()
@@ -93,7 +93,7 @@ def test_the_text_is_ascii_and_has_a_line_a_row():
 
 
 def test_rows_in_any_order_of_siblings():
-    """A file that was put together by hand loads into the canonical form."""
+    """Siblings may be in any order in a file, and rows with the same path are added up."""
     data = json.loads(render(made((-1, "scope", "a", 1, 1, 1), (0, "scope", "b", 1, 1, 1), (0, "scope", "c", 1, 1, 1))))
     data["rows"][1:] = reversed(data["rows"][1:])
     data["rows"].append({**data["rows"][1]})
@@ -104,7 +104,7 @@ def test_rows_in_any_order_of_siblings():
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path):
-    """Editors on some systems write one."""
+    """A file that begins with a byte order mark, as some editors write it, can be loaded."""
     file = tmp_path / "report.json"
     file.write_bytes(b"\xef\xbb\xbf" + render(REPORT).encode())
 
@@ -112,21 +112,21 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
 
 
 def changed(**row):
-    """Return a saved report with one row's entries changed."""
+    """Return a saved report with some values of its second row replaced."""
     data = json.loads(render(REPORT))
     data["rows"][1].update(row)
     return json.dumps(data)
 
 
 def without(name, *, row=False):
-    """Return a saved report that lacks something."""
+    """Return a saved report without one key, of the report or of its second row."""
     data = json.loads(render(REPORT))
     del (data["rows"][1] if row else data)[name]
     return json.dumps(data)
 
 
 def usage(**counts):
-    """Return a saved report with a row of such counts."""
+    """Return a saved report in which the second row has one tally with these counts."""
     return changed(tallies=[{"model": "x", **counts}])
 
 
@@ -194,7 +194,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_whatever_else_is_no_report(wrong, tmp_path):
-    """The error names the file and says what is wrong with it."""
+    """Any other file raises a ReportFormatError that names the file and the fault."""
     text, said = WRONG[wrong]
     file = tmp_path / "wrong.json"
     file.write_text(text)
@@ -208,7 +208,7 @@ def test_whatever_else_is_no_report(wrong, tmp_path):
 
 
 def test_truncated_files(tmp_path):
-    """A report cut off anywhere is no report."""
+    """A report that is cut off at any character raises a ReportFormatError."""
     text = render(REPORT).rstrip()
     file = tmp_path / "cut.json"
     for length in range(len(text)):
@@ -219,7 +219,7 @@ def test_truncated_files(tmp_path):
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\xff\xfe", b"\xff\xfe{\x00}\x00", bytes(range(256))], ids=repr)
 def test_binary_files(content, tmp_path):
-    """What is not text is no report."""
+    """A binary file raises a ReportFormatError."""
     file = tmp_path / "image.json"
     file.write_bytes(content)
 
@@ -228,7 +228,7 @@ def test_binary_files(content, tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    """That is an OSError, not a format's fault."""
+    """Loading a missing file or a folder raises the usual OSError."""
     with pytest.raises(FileNotFoundError):
         Report.load(tmp_path / "missing.json")
     with pytest.raises(IsADirectoryError):

@@ -1,4 +1,4 @@
-"""Markdown: tables that a real parser reads, names in which it finds nothing."""
+"""Markdown: a real parser finds the tables, and finds no markup in names."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def cells(text: str) -> list[list[str]]:
 
 
 def test_the_whole_document():
-    """The tree, the modules and the models, and which prices are unknown."""
+    """The document has the tree, the modules, the models, and the models without a price."""
     golden("report.md", PRICED.render("markdown"))
 
 
 def test_tables_are_tables():
-    """A parser finds three tables, with as many cells in each row as in its head."""
+    """A parser finds three tables, and each row has as many cells as its heading."""
     document = parsed(PRICED.render("markdown"))
 
     assert 3 == document.count("<table>")
@@ -41,7 +41,7 @@ def test_tables_are_tables():
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
 def test_names_are_shown_as_they_are(name):
-    """Each name comes out of the parser as it went in, as code and nothing else."""
+    """The parser reads each name as code, with nothing changed but escaped control characters."""
     report = made((-1, "scope", name, 1, 1, 10))
     first = next(row for row in cells(report.render("markdown")) if row)[0]
 
@@ -65,7 +65,7 @@ def test_simple_names_stay_readable():
 
 
 def test_a_deep_tree():
-    """Below thirty levels a row says its level."""
+    """Below level 30, a row shows the number of its level instead of an indent."""
     lines = chain(1_100).render("markdown").splitlines()
 
     assert next(line for line in lines if "`level 30`" in line).startswith("| " + "&nbsp;" * 60 + "`")
@@ -80,5 +80,5 @@ def test_several_top_level_names():
 
 
 def test_an_empty_report():
-    """Nothing counted is said in words."""
+    """An empty report says that nothing was counted yet."""
     assert "Nothing was counted yet.\n" == Report().render("markdown")

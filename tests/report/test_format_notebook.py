@@ -1,4 +1,4 @@
-"""The report in a notebook: a fragment that folds by itself, escapes every name, and leaves the notebook's page alone."""
+"""The report in a notebook: an HTML fragment that folds, escapes every name and has no scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenscope._report.formats.text import printable
 
 
 class Fragment(HTMLParser):
-    """The tags of a fragment, all of which are closed, and the names in it."""
+    """A parser that keeps a fragment's tags and names, and checks that every tag is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -49,13 +49,13 @@ def fragment(report) -> Fragment:
 
 
 def test_the_whole_fragment():
-    """Totals, the tree with its costs, and the models without a price."""
+    """The fragment has totals, the tree with its costs, and the models without a price."""
     golden("report.notebook.html", PRICED._repr_html_() + "\n")
 
 
 @pytest.mark.parametrize("make", [lambda: PRICED, hostile, huge, deep], ids=["priced", "hostile", "huge", "deep"])
 def test_only_harmless_tags(make):
-    """No name adds a tag; there are no scripts, classes, ids or addresses, and no great depth."""
+    """No name adds a tag. The fragment has no scripts, classes, ids or addresses, and its size is bounded."""
     parts = fragment(make())
 
     assert {"div", "b", "details", "summary", "bdi", "span"} >= parts.tags
@@ -65,12 +65,12 @@ def test_only_harmless_tags(make):
 
 
 def test_hostile_names():
-    """Each name is there, visible and whole."""
+    """Each hostile name is in the fragment, whole and with control characters escaped."""
     assert {"top", *map(printable, HOSTILE)} == set(fragment(hostile()).names)
 
 
 def test_the_costliest_rows_are_shown():
-    """Of many rows the costliest are there, and the others' number and tokens."""
+    """Of many rows the 300 costliest are shown, and the number and tokens of the others."""
     rows = [(0, "scope", f"s{n}", 1, 1, 10 * n) for n in range(1, 1_001)]
     report = made((-1, "scope", "top", 1, 1, 0), *rows)
     parts = fragment(report)
@@ -98,13 +98,13 @@ def test_a_scope():
 
 
 def test_an_empty_report():
-    """Nothing counted is said in words."""
+    """An empty report says that nothing was counted yet."""
     assert "<div>Nothing was counted yet.</div>" == Report()._repr_html_()
 
 
 @pytest.mark.slow
 def test_in_a_browser(tmp_path):
-    """A real browser folds it, executes nothing, and fits it into a narrow window."""
+    """A real browser folds the fragment, runs no script, and fits it into the window."""
     file = tmp_path / "cell.html"
     file.write_text(f"<!doctype html><meta charset=utf-8><body>{hostile()._repr_html_()}", "utf-8")
     with chromium(tmp_path / "profile") as chrome:

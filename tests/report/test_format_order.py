@@ -1,4 +1,4 @@
-"""Orders: each format that takes one lists siblings by it, and what is equal as ever."""
+"""The orders of `render(sort=...)`: each format that accepts an order lists siblings in it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ ORDERS = {
 
 
 def test_every_order_is_tested():
-    """There are no others."""
+    """`ORDERS` has an entry for each order in `SORTS`."""
     assert sorted(ORDERS) == sorted(SORTS)
 
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_siblings(sort):
-    """The tree, the Markdown tree and CSV list siblings in the order; parents stay above."""
+    """The tree, Markdown and CSV list siblings in the given order, below their parents."""
     tree = [line.split()[1] for line in REPORT.render("tree", sort=sort).splitlines()[2:-2]]
     markdown = re.findall(r"^\| &nbsp;&nbsp;`(\w)`", REPORT.render("markdown", sort=sort), re.MULTILINE)
     csv = re.findall(r"^top/(\w),", REPORT.render("csv", sort=sort), re.MULTILINE)
@@ -48,7 +48,7 @@ def test_siblings(sort):
 
 @pytest.mark.parametrize("sort", [sort for sort in SORTS if sort != "time"])
 def test_breakdowns(sort):
-    """The table and Markdown's breakdowns are in the order."""
+    """The table and Markdown's breakdown by module are in the given order."""
     table = [line[0] for line in REPORT.render("table", sort=sort).splitlines()[2:]]
     modules = REPORT.render("markdown", sort=sort).partition("### By module")[2].partition("### By model")[0]
 
@@ -56,7 +56,7 @@ def test_breakdowns(sort):
 
 
 def test_models():
-    """Markdown's models are in the order, too; breakdowns have no times, and are in the order of tokens then."""
+    """Markdown's models are in the given order. For `time` they are sorted by tokens, as they have no times."""
     models = {
         sort: re.findall(r"`p/(\w+)` \|", REPORT.render("markdown", sort=sort).partition("### By model")[2])
         for sort in SORTS
@@ -68,7 +68,7 @@ def test_models():
 
 
 def test_the_top_level_is_sorted():
-    """A process's report has siblings at the top."""
+    """The top-level names of a process's report are sorted, too."""
     report = made((-1, "scope", "a", 1, 1, 10), (-1, "dspy", "b", 1, 1, 20), scoped=False)
     orders = {
         sort: [
@@ -83,7 +83,7 @@ def test_the_top_level_is_sorted():
 
 
 def test_own_tokens_stay_last():
-    """`[self]` is no sibling of those it stands below."""
+    """The `[self]` row stays last if siblings are sorted by name."""
     report = made((-1, "scope", "top", 1, 1, 100), (0, "scope", "z", 1, 1, 10))
 
     assert ["top", "z", "[self]"] == re.findall(r"(top|z|\[self\]) ", report.render("tree", sort="name"))
@@ -91,14 +91,14 @@ def test_own_tokens_stay_last():
 
 @pytest.mark.parametrize("form", SORTABLE)
 def test_an_order_that_is_not_there(form):
-    """The error names those there are."""
+    """An unknown order raises a ValueError that names the known orders."""
     with pytest.raises(ValueError, match="cannot be sorted by 'size', but by tokens, cost, calls, time, name"):
         REPORT.render(form, sort="size")
 
 
 @pytest.mark.parametrize("form", ["json", "html", "speedscope", "folded"])
 def test_formats_with_an_order_of_their_own(form):
-    """They take none."""
+    """A format with a fixed order raises a TypeError for `sort`."""
     with pytest.raises(TypeError):
         REPORT.render(form, sort="name")
 
@@ -106,5 +106,5 @@ def test_formats_with_an_order_of_their_own(form):
 @pytest.mark.parametrize("form", SORTABLE)
 @pytest.mark.parametrize("sort", SORTS)
 def test_nothing_to_sort(form, sort):
-    """An empty report is no problem."""
+    """Every order renders an empty report in the same way."""
     assert Report().render(form, sort=sort) == Report().render(form)

@@ -1,4 +1,4 @@
-"""The speedscope file, by its format's own rules; `test_render_speedscope_app.py` opens it in the real one."""
+"""The speedscope file, checked by its format's rules. `test_format_speedscope_app.py` opens it in the real app."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def profiles(report) -> dict[str, dict[str, int]]:
 
 
 def test_the_whole_file():
-    """Frames, and a profile for tokens and for cost."""
+    """The file has frames, a profile for tokens and a profile for cost."""
     golden("report.speedscope.json", PRICED.render("speedscope"))
 
 
 def test_weights_are_own_values():
-    """A stack's weight is what was spent at its end, the outermost frame first."""
+    """The weight of a stack is the own value of its last frame, and its first frame is the outermost."""
     tokens, cost = profiles(PRICED).values()
 
     assert PRICED.total.total_tokens == sum(tokens.values())
@@ -42,7 +42,7 @@ def test_weights_are_own_values():
 
 
 def test_the_cost_says_whether_it_is_whole():
-    """Where a price is unknown the profile's name says so; where none is known there is no profile."""
+    """The cost profile's name says `at least` if a price is unknown. Without costs there is no such profile."""
     assert ["tokens", "cost (millionths of a dollar), at least"] == list(profiles(PRICED))
     assert ["tokens", "cost (millionths of a dollar)"] == list(profiles(deep()))
     for report in empty_and_free():
@@ -50,14 +50,14 @@ def test_the_cost_says_whether_it_is_whole():
 
 
 def test_hostile_names():
-    """Names are text."""
+    """Each hostile name is the name of a frame, with control characters escaped."""
     frames = json.loads(hostile().render("speedscope"))["shared"]["frames"]
 
     assert {"top", *map(printable, HOSTILE)} == {frame["name"] for frame in frames}
 
 
 def test_huge_numbers_and_deep_trees():
-    """Both are valid files."""
+    """Huge numbers and deep trees give valid files."""
     assert profiles(huge())
     tokens = profiles(deep())["tokens"]
     assert (1_001, 1_100) == (len(tokens), sum(tokens.values()))

@@ -1,4 +1,4 @@
-"""The real speedscope (npm's package of that name) opens our file in a real Chromium and shows our frames."""
+"""The real speedscope, from npm, opens the file in a real Chromium and shows its frames."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def app(tmp_path_factory):
 
 @pytest.fixture
 def table(chrome, app):
-    """Open a report, and return what the sandwich view lists: total, own value and name of each frame."""
+    """Open a report, and return the total and the own value of each frame in the sandwich view."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     def table(report, title):
@@ -80,7 +80,7 @@ def rows(chrome):
 
 
 def test_our_frames(chrome, table):
-    """Every name is there with what was spent below it and in itself; the second profile is the cost."""
+    """The app shows each frame with its total and its own value. The second profile is the cost."""
     tokens = table(PRICED, "pipeline")
 
     assert {row.frame.name for row in PRICED.rows} == set(tokens)
@@ -92,7 +92,7 @@ def test_our_frames(chrome, table):
 
 
 def test_hostile_names(chrome, table):
-    """They are shown as text and do nothing."""
+    """Hostile names are shown as text and run no script."""
     shown = table(hostile(), "top")
 
     assert {" ".join(printable(name).split()) for name in HOSTILE} >= {" ".join(name.split()) for name in shown} - {
@@ -103,11 +103,11 @@ def test_hostile_names(chrome, table):
 
 
 def test_a_deep_tree(table):
-    """It is not too deep for speedscope."""
+    """Speedscope opens the file of a tree with 10,000 levels."""
     assert ("9,000", "9,000") == table(deep(levels=10_000), "level 0")["(deeper)"]
 
 
 def test_an_empty_report(chrome, table):
-    """There is nothing to see, and no error."""
+    """Speedscope opens the file of an empty report and shows no frames."""
     assert {} == table(Report(), "tokenscope")
     assert "No symbols found" in body(chrome)

@@ -1,4 +1,4 @@
-"""The flat table: the seed's shape, one row a module."""
+"""The flat table: one row for each module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenscope import Report
 
 
 def test_the_whole_table():
-    """Modules by their total, numbers grouped and lined up, wide characters too."""
+    """The table lists modules by their total, with grouped and aligned numbers."""
     golden("report.table.txt", PRICED.render("table") + "\n")
 
 
@@ -23,7 +23,7 @@ def test_the_rows_are_the_modules():
 
 
 def test_columns_line_up_whatever_the_names():
-    """Every line is as wide as the line below the head; escapes are made visible, long names cut."""
+    """Every line has the same width. Control characters are escaped, and long names are cut."""
     lines = hostile().render("table").splitlines()
 
     assert {cell_len(lines[1])} == {cell_len(line) for line in lines}
@@ -33,19 +33,19 @@ def test_columns_line_up_whatever_the_names():
 
 
 def test_narrow_names():
-    """The columns are as wide as their heads at least."""
+    """Columns are at least as wide as their headings."""
     assert "Module | Input | Output | Total\n-------------------------------\na      |    10 |      1 |    11" == (
         made((-1, "scope", "a", 1, 1, 10)).render("table")
     )
 
 
 def test_an_empty_report():
-    """Nothing counted is said in words."""
+    """An empty report says that nothing was counted yet."""
     assert "nothing was counted yet" == Report().render("table")
 
 
 def test_another_title():
-    """The names' column can have another head, for tables of something else than modules."""
+    """`title` replaces the heading of the column of names."""
     assert (
         "Model | Input | Output | Total"
         == made((-1, "scope", "a", 1, 1, 10)).render("table", title="Model").split("\n")[0]

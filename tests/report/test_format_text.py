@@ -1,4 +1,4 @@
-"""What all formats share: visible names, dollars that are never made up, the registry."""
+"""Functions that all formats share: printable names, dollars, durations, and formats by suffix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tokenscope._report.formats import text as _text
     ids=ascii,
 )
 def test_names_are_printable(name, shown):
-    """Nothing in a name reaches a terminal as a command."""
+    """Control characters in names are escaped, so that they have no effect on a terminal."""
     assert shown == _text.printable(name)
 
 
@@ -48,12 +48,12 @@ def test_names_are_printable(name, shown):
     ],
 )
 def test_dollars(cost, shown):
-    """Cents, or two digits of what is less than a dollar; never a page of zeros."""
+    """Dollars have cents, and amounts below a dollar have two significant digits."""
     assert shown == _text.money(usage(1, 1, 1, cost))
 
 
 def test_an_unknown_cost():
-    """What nobody knows is a dash, never 0; what is known in part is a lower bound, rounded down."""
+    """An unknown cost is a dash. A partly known cost is a lower bound, rounded down."""
     assert "\N{EN DASH}" == _text.money(Usage(calls=1, input_tokens=5, unpriced_calls=1))
     assert "≥ $0.12" == _text.money(Usage(calls=2, input_tokens=5, cost=Decimal("0.129"), unpriced_calls=1))
     assert "≥ $0.0019" == _text.money(Usage(calls=2, input_tokens=5, cost=Decimal("0.00199"), unpriced_calls=1))
@@ -71,7 +71,7 @@ def test_an_unknown_cost():
     ],
 )
 def test_exact_numbers(amount, text):
-    """For programs an amount is written out and exact, unless that would fill the page."""
+    """`number` writes amounts exactly, and with an exponent only if the digits would fill a page."""
     assert text == _text.number(Decimal(amount))
 
 
@@ -80,19 +80,19 @@ def test_exact_numbers(amount, text):
     [(0, ""), (0.0004, "0ms"), (0.5, "500ms"), (0.9996, "1.0s"), (59.94, "59.9s"), (60, "1m00s"), (3_700, "1h01m")],
 )
 def test_durations(seconds, shown):
-    """Milliseconds, seconds, minutes, hours."""
+    """Durations are shown in milliseconds, seconds, minutes or hours."""
     assert shown == _text.duration(seconds)
 
 
 def test_shares():
-    """A part of nothing is nothing; integers beyond any float still have a share."""
+    """The share of a zero total is 0, and integers that are too large for a float have a share."""
     assert 0.0 == _text.share(0, 0)
     assert 0.5 == _text.share(10**400, 2 * 10**400)
     assert 0.25 == _text.share(Decimal(1), Decimal(4))
 
 
 def test_models_without_a_price_are_named():
-    """The sentence names ten models at most, and nothing where every price is known."""
+    """The sentence names at most ten models, and is empty if every price is known."""
     models = {f"m{n}\n": usage(1, 1, 0, None) for n in range(12)}
 
     assert "No price is known for 9 calls of local/rerank, local/embed." == _text.unpriced(PRICED.by_model())
@@ -116,12 +116,12 @@ def test_models_without_a_price_are_named():
     ],
 )
 def test_formats_by_suffix(file, name):
-    """The longest suffix says the format."""
+    """The longest known suffix selects the format."""
     assert name == render.format_of(file)
 
 
 def test_the_table_has_no_suffix():
-    """A file without a known suffix has no format."""
+    """A file name without a known suffix raises a ValueError."""
     with pytest.raises(ValueError, match="the suffix says the format"):
         render.format_of("table")
 
@@ -133,7 +133,7 @@ def test_the_table_has_no_suffix():
     ids=["hostile", "huge", "deep", "deep modules", "priced"],
 )
 def test_every_format_is_saved(tmp_path, name, make):
-    """Whatever a report holds, each format writes it as UTF-8 in bounded space and with no control character."""
+    """Every format writes any report as UTF-8 of bounded size, without control characters."""
     text = make().render(name)
 
     assert len(text.encode()) < 6_000_000
@@ -145,7 +145,7 @@ def test_every_format_is_saved(tmp_path, name, make):
 
 @pytest.mark.parametrize("name", render.FORMATS)
 def test_every_format_of_nothing(name):
-    """A report of nothing is one in every format."""
+    """Every format renders reports in which nothing was spent."""
     for report in empty_and_free():
         assert {"\n"} >= {c for c in report.render(name) if not c.isprintable()}
 
@@ -153,7 +153,7 @@ def test_every_format_of_nothing(name):
 @pytest.mark.parametrize("name", ["tree", "markdown"])
 @pytest.mark.parametrize(("own", "below", "rows"), [(10, 5, 1), (10, 0, 0), (0, 5, 0), (0, 0, 0)])
 def test_what_a_scope_spent_itself(name, own, below, rows):
-    """It has a row of its own only where something was spent below that scope, too."""
+    """A scope has a `[self]` row only if tokens were spent both in it and below it."""
     report = made((-1, "scope", "top", 1, 1, own), (0, "scope", "inner", 1, 1, below))
 
     assert rows == report.render(name).count("[self]")

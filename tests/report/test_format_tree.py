@@ -1,4 +1,4 @@
-"""The tree in text: columns that fit, numbers that are never cut, names that cannot break a terminal."""
+"""The tree as text: columns that fit, numbers that are never cut, names that have no effect on a terminal."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ pipeline          3  21,300   2,130  23,430   100%   1.2s
 
 
 def test_the_whole_tree():
-    """Wide characters line up, control characters and escapes are made visible, own tokens have a line."""
+    """Wide characters are aligned, control characters are escaped, and own tokens have a `[self]` line."""
     assert WIDE == REPORT.render(width=100)
     assert WIDE == REPORT.render()
 
 
 def test_a_narrow_tree_in_ascii():
-    """Without room the bars go and the names are cut; without Unicode, guides and bars are ASCII."""
+    """A narrow tree has no bars and cuts its names. With `ascii_only`, its guides are ASCII."""
     assert NARROW == REPORT.render(width=50, ascii_only=True)
 
 
 def test_ascii_bars():
-    """Bars of `#` where there is room."""
+    """An ASCII tree with enough room has bars of `#`."""
     assert "##########  100%" in REPORT.render(ascii_only=True).splitlines()[1].replace("# 100", "#  100")
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 57, 60, 70, 75, 78, 80, 100, 200])
 def test_numbers_are_never_cut(width):
-    """At every width all columns are whole and lined up; where it can, the tree keeps to the width."""
+    """Numbers are whole and aligned at every width. The tree keeps to the width if its numbers fit."""
     head, *lines, _ = REPORT.render(width=width).splitlines()
     cells = [
         ["3", "21,300", "2,130", "23,430", "100%", "1.2s"],
@@ -84,7 +84,7 @@ def test_numbers_are_never_cut(width):
 
 @pytest.mark.parametrize("width", range(57, 90))
 def test_the_bar_shrinks_before_the_names(width):
-    """A tree that fits without bars shows its names whole."""
+    """Bars shrink before names: a tree that fits without bars shows its names whole."""
     text = REPORT.render(width=width)
 
     assert ("研究エージェント" in text) == (width >= 64)
@@ -98,12 +98,12 @@ def test_numbers_are_as_wide_as_they_need():
 
 
 def test_an_empty_report():
-    """Nothing counted is said in words."""
+    """An empty report says that nothing was counted yet."""
     assert "nothing was counted yet" == Report().render()
 
 
 def test_a_scope_that_spent_nothing():
-    """No share of nothing."""
+    """The share of a scope that spent nothing is 0%."""
     assert "0%" in made((-1, "scope", "s", 1, 1, 0)).render()
 
 
@@ -115,7 +115,7 @@ def test_several_top_level_names():
 
 
 def test_the_footer_says_what_the_columns_do_not():
-    """Cached and failed calls, cache reads and reasoning are named where there are any."""
+    """The footer names cached calls, failed calls, cache reads and reasoning tokens if there are any."""
     usage = Usage(
         calls=5,
         cached_calls=1,
@@ -135,7 +135,7 @@ def test_the_footer_says_what_the_columns_do_not():
 
 
 def test_a_deep_tree():
-    """10,000 levels are drawn fast and without recursion; past 30 a level says its number."""
+    """10,000 levels are drawn without recursion, within seconds. Below level 30 a line shows its level."""
     report = chain(10_000)
     began = time.process_time()
     lines = report.render().splitlines()
@@ -147,14 +147,14 @@ def test_a_deep_tree():
 
 
 def test_a_wide_tree():
-    """2,000 siblings are no problem."""
+    """A tree with 2,000 siblings has a line for each of them."""
     report = made((-1, "scope", "s", 1, 1, 0), *((0, "scope", f"n{n}", 1, 1, n + 1) for n in range(2_000)))
 
     assert 2_003 == len(report.render().splitlines())
 
 
 def test_rich_prints_it_in_colour():
-    """In rich's terminal, it is styled, and says the same."""
+    """Rich prints the tree with styles and the same text."""
     console = Console(force_terminal=True, color_system="truecolor", width=100, file=io.StringIO(), _environ={})
     console.print(REPORT)
     text = console.file.getvalue()
@@ -165,7 +165,7 @@ def test_rich_prints_it_in_colour():
 
 
 def test_rich_fits_it_into_a_panel():
-    """It keeps to the width that rich grants."""
+    """In a rich panel, the tree keeps to the width of the panel."""
     from rich.panel import Panel
 
     console = Console(width=70, file=io.StringIO(), _environ={})
@@ -186,12 +186,12 @@ def code():
 
 
 def test_plain_in_a_pipe():
-    """In a pipe there are no colours and no cuts at the terminal's width."""
+    """Output to a pipe has no colours and ignores the terminal's width."""
     assert WIDE + "\n" == python(code(), COLUMNS="40", FORCE_COLOR="", NO_COLOR="", TERM="xterm-256color")
 
 
 def test_ascii_where_the_encoding_knows_no_bars():
-    """An encoding without bars gets ASCII, with names escaped: never an error, never a question mark."""
+    """If the encoding lacks the bars, the tree is ASCII and its names are escaped."""
     for encoding in ("ascii", "latin-1", "cp1252"):
         text = python(code(), PYTHONIOENCODING=encoding, PYTHONUTF8="0")
         assert r"|- \u7814\u7a76" in text
@@ -199,7 +199,7 @@ def test_ascii_where_the_encoding_knows_no_bars():
 
 
 def on_a_terminal(width, **environment):
-    """Print the report in a terminal of some width, and return what it was sent."""
+    """Print the report in a terminal of the given width, and return the bytes that the terminal received."""
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     shown, _, error = in_a_terminal(
         lambda terminal: subprocess.Popen(
@@ -215,7 +215,7 @@ def on_a_terminal(width, **environment):
 
 
 def test_in_colour_on_a_terminal():
-    """In a terminal it is in colour and in its width, and says what the plain text says."""
+    """In a terminal the tree has colours, keeps to the terminal's width, and has the same text."""
     shown = on_a_terminal(60).decode()
 
     assert "\x1b[" in shown
@@ -224,7 +224,7 @@ def test_in_colour_on_a_terminal():
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
 def test_plain_in_a_terminal_that_wants_no_colour(environment):
-    """NO_COLOR and dumb terminals are honoured; the width is still the terminal's."""
+    """With NO_COLOR or in a dumb terminal, the tree has no colours."""
     shown = on_a_terminal(60, **environment).decode()
 
     assert "\x1b[" not in shown
@@ -232,7 +232,7 @@ def test_plain_in_a_terminal_that_wants_no_colour(environment):
 
 
 def test_a_terminal_without_unicode():
-    """In colour, an encoding that lacks the characters of a name escapes them too."""
+    """A coloured tree escapes characters of a name that the encoding lacks."""
     shown = on_a_terminal(80, PYTHONIOENCODING="ascii", PYTHONUTF8="0").decode("ascii")
 
     assert r"\u7814" in shown
@@ -240,14 +240,14 @@ def test_a_terminal_without_unicode():
 
 
 def test_without_a_standard_output(monkeypatch):
-    """Where there is none at all, `str` is the plain tree."""
+    """Without a standard output, `str(report)` is the plain tree."""
     monkeypatch.setattr(sys, "stdout", None)
 
     assert str(REPORT) == WIDE
 
 
 def test_no_column_for_times_that_nobody_took():
-    """Where nothing was timed, as in what was only recorded, there is no column of nothing."""
+    """If no scope has a time, the tree has no column of times."""
     report = made((-1, "scope", "s", 1, 0, 1000), (0, "scope", "t", 1, 0, 100))
 
     assert (

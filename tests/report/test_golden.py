@@ -1,4 +1,4 @@
-"""Golden files of what is drawn and written as text: a change of a format is seen as a change of its file."""
+"""Golden files of rendered reports: a change of a format shows as a change of its file."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ VERSION = f"tokenscope {__version__}"
 
 
 def test_tree():
-    """The tree at its usual width."""
+    """The tree at its default width equals its golden file."""
     golden("report.txt", PRICED.render("tree") + "\n")
 
 
 def test_narrow_tree():
-    """The tree in a narrow terminal, in ASCII."""
+    """The narrow tree in ASCII equals its golden file."""
     golden("report.narrow.txt", PRICED.render("tree", width=60, ascii_only=True) + "\n")
 
 
 def test_json():
-    """The file that loads again."""
+    """The JSON of the report equals its golden file, apart from the version."""
     golden("report.json", PRICED.render("json").replace(VERSION, "tokenscope X"))
 
 
 @pytest.mark.parametrize("form", ["text", "markdown"])
 def test_analysis(form):
-    """The analysis of a run of 500 samples."""
+    """The analysis of 500 samples equals its golden file."""
     golden(f"analysis.{'md' if form == 'markdown' else 'txt'}", analysis(PRICED, 500, form).rstrip("\n") + "\n")
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("text", "txt"), ("markdown", "md"), ("json", "json")])
 def test_diff(form, suffix):
-    """From two levels of the report to all of it, twice."""
+    """The diff from two levels of the report to the doubled report equals its golden file."""
     text = cut(PRICED, 2).diff(PRICED + PRICED).render(form).replace(VERSION, "tokenscope X")
     golden(f"diff.{suffix}", text.rstrip("\n") + "\n")
 
 
 @pytest.mark.parametrize("by", ["module", "model", "predictor", "operation"])
 def test_flat(by):
-    """One row a name."""
+    """Each flat report equals its golden file."""
     golden(f"report.by-{by}.txt", pivot(PRICED, by).render("tree") + "\n")
 
 

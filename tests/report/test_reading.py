@@ -1,4 +1,4 @@
-"""Reading reports: JSON with and without records, and lines of records that are added up."""
+"""Reading reports: JSON with or without records, and files with one record per line."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ LINE = {"module": "m", "operation": "o", "model": "x", "provider": "p", "input_t
 
 
 def spent(report):
-    """Return what a report's rows hold, without times and entries, and scopes that spent nothing, which no record tells of."""
+    """Return frame and usages of the rows that spent tokens, because records hold no other rows, entries or times."""
     return [(row.frame, row.usages) for row in report.rows if row.usages]
 
 
 def read_lines(*lines):
-    """Return the report of lines of records."""
+    """Return the report that is read from lines of records."""
     text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
     snapshot = read_stream(io.BytesIO(text.encode("utf-8", "surrogatepass")), "calls.jsonl")
     return Report(snapshot.rows, snapshot.scoped)
 
 
 def lines_of_process():
-    """Return the records of what was counted as a sink writes them."""
+    """Return a line for each counted call, as a sink writes it."""
     return [json_format.line(Record(call).to_dict()) + "\n" for call in records()]
 
 
 @pytest.fixture(params=["orjson", "json"])
 def parser(request, monkeypatch):
-    """Read with orjson, and as where it is not installed."""
+    """Run the test with orjson, and as if orjson were not installed."""
     if request.param == "json":
         monkeypatch.setitem(sys.modules, "orjson", None)
 
@@ -73,7 +73,7 @@ COUNTS = st.one_of(st.integers(0, 300_000), st.sampled_from([0, 15_999, 16_000, 
     )
 )
 def test_records_add_up_to_the_report(calls):
-    """Whatever was counted, its lines load to the rows of the report itself."""
+    """The lines of all counted calls load to the same total and rows as the report of the process."""
     clear()
     for scopes, name, provider, spent_tokens, gained, cost, cached in calls:
         opened = [token_scope(scope) for scope in scopes]
@@ -96,7 +96,7 @@ def test_records_add_up_to_the_report(calls):
 
 
 def test_lines_by_hand():
-    """What a script of one's own has written needs no more than model and tokens under a module."""
+    """Hand-written records may have an empty operation, no provider and unknown keys."""
     report = read_lines(
         LINE, {**LINE, "operation": "", "extra": [1]}, {**LINE, "provider": None, "model": "p/x"}, "\n", LINE
     )
@@ -108,7 +108,7 @@ def test_lines_by_hand():
 
 
 def test_failed_and_cached_calls():
-    """Are told apart."""
+    """Failed and cached calls are counted separately, with the tokens that the cache saved."""
     total = read_lines(
         {**LINE, "error": "TimeoutError"},
         {
@@ -153,7 +153,7 @@ VARIED = st.fixed_dictionaries(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(VARIED, min_size=2, max_size=12))
 def test_similar_records_add_up_like_single_ones(records):
-    """A file of records is the sum of files with one record each, whatever they have in common."""
+    """The report of a file of records is the sum of the reports of its single records."""
     alone = [read_lines(record) for record in records]
 
     assert sum(alone, Report()) == read_lines(*records)
@@ -177,7 +177,7 @@ def test_similar_records_add_up_like_single_ones(records):
     ids=str,
 )
 def test_a_record_that_differs_from_those_before(more):
-    """What the others do not have is counted as in a file of its own."""
+    """A record that differs from its neighbours is counted as in a file of its own."""
     other = {**LINE, **more}
 
     assert read_lines(LINE) + read_lines(other) + read_lines(LINE) == read_lines(LINE, other, LINE)
@@ -185,7 +185,7 @@ def test_a_record_that_differs_from_those_before(more):
 
 @pytest.mark.usefixtures("parser")
 def test_large_integers_are_exact():
-    """Also those that a parser may read as floats."""
+    """Integers beyond 64 bits are exact, although a parser may read them as floats."""
     total = read_lines({**LINE, "input_tokens": 2**70 + 1, "cost": 2**70 + 1}).total
 
     assert (2**70 + 1, Decimal(2**70 + 1)) == (total.input_tokens, total.cost)
@@ -234,7 +234,7 @@ def test_large_integers_are_exact():
     ids=lambda value: str(value)[:40],
 )
 def test_damaged_lines(line, said):
-    """The error names the file, the line and what is wrong with it."""
+    """A damaged line raises a ReportFormatError that names the file, the line and the fault."""
     with pytest.raises(ReportFormatError, match=f"^calls.jsonl: .*{said}") as raised:
         read_lines(LINE, line, LINE)
     assert "\n" not in str(raised.value)
@@ -242,7 +242,7 @@ def test_damaged_lines(line, said):
 
 @pytest.mark.usefixtures("parser")
 def test_a_last_line_that_is_cut_off():
-    """As its killed writer left it: the others count, and a warning tells."""
+    """A last line that is cut off is skipped with a warning, and the lines before it count."""
     text = json.dumps(LINE) + "\n"
     for length in range(1, len(text) - 1):
         forget_warnings()
@@ -253,7 +253,7 @@ def test_a_last_line_that_is_cut_off():
 
 
 def test_a_sink_that_was_told_of_nothing(tmp_path):
-    """Its file is empty, and so is the report; any other empty file is none."""
+    """An empty `.jsonl` file is an empty report. An empty `.json` file raises a ReportFormatError."""
     (tmp_path / "calls.jsonl").touch()
     (tmp_path / "report.json").write_text("\n \n")
 
@@ -263,12 +263,12 @@ def test_a_sink_that_was_told_of_nothing(tmp_path):
 
 
 def test_a_byte_order_mark():
-    """Is no fault in lines of records."""
+    """A file of records may begin with a byte order mark."""
     assert 1 == read_stream(io.BytesIO(b"\xef\xbb\xbf" + json.dumps(LINE).encode()), "calls.jsonl").total.calls
 
 
 def exported(tmp_path, calls=5):
-    """Return a file with a report and its records."""
+    """Export a report with its records, and return the file and the report."""
     tracker = get_tracker()
     tracker.reset()
     for n in range(calls):
@@ -279,7 +279,7 @@ def exported(tmp_path, calls=5):
 
 
 def test_records_in_a_report_are_passed_by(tmp_path):
-    """The rows tell everything; records are read by nobody, in whatever layout."""
+    """`Report.load` reads the rows of a report and skips its records, in any JSON layout."""
     file, report = exported(tmp_path)
 
     assert report == Report.load(file)
@@ -291,7 +291,7 @@ def test_records_in_a_report_are_passed_by(tmp_path):
 
 
 def test_a_report_truncated_in_its_records(tmp_path):
-    """Is no report, wherever it was cut."""
+    """A report that is cut off inside its records raises a ReportFormatError."""
     file, _ = exported(tmp_path)
     text = file.read_text().rstrip()
     for length in range(text.index('"records"'), len(text), 5):
@@ -301,7 +301,7 @@ def test_a_report_truncated_in_its_records(tmp_path):
 
 
 def test_memory_is_bounded_by_paths(tmp_path):
-    """20,000 records take as much memory as 1,000."""
+    """Loading 20,000 records takes less than twice the memory of loading 1,000."""
     peaks = []
     for calls in (1_000, 20_000):
         line = json.dumps({**LINE, "metadata": {"text": "x" * 50}}) + "\n"
@@ -322,7 +322,7 @@ def test_memory_is_bounded_by_paths(tmp_path):
 
 
 def test_a_call_10_000_levels_down():
-    """A path of any depth is read without recursion, and every format shows it."""
+    """A record 10,000 levels deep is read without recursion, and its report loads again from JSON."""
     frames = [["scope", f"level {n}"] for n in range(10_000)]
     report = read_lines({**LINE, "frames": frames}, LINE)
 
@@ -332,7 +332,7 @@ def test_a_call_10_000_levels_down():
 
 
 def test_records_of_very_many_names():
-    """A level holds as many names as in the program itself; the rest is added up, with a warning, and none is dropped."""
+    """Names beyond the first 2,000 of a level are added up as `(other)`, with a warning."""
     forget_warnings()
     with pytest.warns(TokenScopeWarning, match="more than 2,000 distinct names below 'm'"):
         report = read_lines(*({**LINE, "operation": f"request {n}"} for n in range(3_000)))
@@ -344,7 +344,7 @@ def test_records_of_very_many_names():
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json"])
 def test_merging_keeps_records_where_asked(tmp_path, suffix):
-    """Every record of every file is in the report's file, as it was; without asking, none is."""
+    """`merge --records` keeps every record of every file unchanged, and `merge` keeps none."""
     file, report = exported(tmp_path)
     records = json.loads(file.read_text())["records"]
     if suffix == "jsonl":
@@ -364,7 +364,7 @@ def test_merging_keeps_records_where_asked(tmp_path, suffix):
 
 
 def test_a_cut_line_on_the_command_line(tmp_path):
-    """The warning is one line on standard error."""
+    """On the command line, the warning about a cut line is one line on standard error."""
     file = tmp_path / "calls.jsonl"
     file.write_text(json.dumps(LINE) + "\n" + json.dumps(LINE)[:30])
     done = CliRunner().invoke(main, ["show", str(file)])
@@ -377,7 +377,7 @@ def test_a_cut_line_on_the_command_line(tmp_path):
 
 
 def test_records_of_standard_input_cannot_be_kept():
-    """It can be read only once."""
+    """`merge --records` refuses standard input, because it can be read only once."""
     done = CliRunner().invoke(main, ["merge", "--records", "-", "-o", "-"], input="")
 
     assert 2 == done.exit_code

@@ -1,4 +1,4 @@
-"""Report: the tree and its partitions, finding, adding up."""
+"""Reports: the tree, breakdowns, finding nodes, and adding reports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tokens(breakdown):
 
 
 def test_the_tree():
-    """A node has what was spent in it and below, its own, and the costliest child first."""
+    """A node has its total usage, its own usage, and its children with the costliest first."""
     root = AGENT.tree()
 
     assert ("pipeline", "scope", 1640, 0) == (root.name, root.kind, root.usage.input_tokens, root.own.input_tokens)
@@ -46,7 +46,7 @@ def test_the_tree():
 
 
 def test_walking_the_tree():
-    """`walk` goes through the tree in its order, with depths."""
+    """`walk` yields each node with its depth, in the order of the tree."""
     found = [(depth, node.name) for depth, node in AGENT.tree().walk()]
 
     assert [(0, "pipeline"), (1, "Agent"), (2, "search"), (3, "Predict(q -> a)"), (2, "planner")] == found[:5]
@@ -54,7 +54,7 @@ def test_walking_the_tree():
 
 
 def test_the_process_tree_has_a_nameless_root():
-    """The process's report starts at the top-level names."""
+    """The root of a process's report has no name, and its children are the top-level names."""
     spend(1, "a")
     spend(2, "b")
     root = tokenscope.report().tree()
@@ -64,7 +64,7 @@ def test_the_process_tree_has_a_nameless_root():
 
 
 def test_partitions():
-    """Modules, operations, models and predictors each add up to what they partition."""
+    """The breakdowns by module, by operation and by model each add up to the report's total."""
     assert {"ingest": 500, "Agent": 10, "Agent.planner": 100, "Agent.Predict(q -> a)": 1000, "plain": 30} == tokens(
         AGENT.by_module()
     )
@@ -78,7 +78,7 @@ def test_partitions():
 
 
 def test_ties_are_in_the_order_of_names():
-    """Where as many tokens were spent, the order is not that in which it happened."""
+    """Names with equal tokens are sorted by name, not by the order of the calls."""
     with token_scope("run") as scope:
         for name in ("b", "c", "a"):
             record_tokens(f"module {name}", "o", f"model {name}", None, input_tokens=7, output_tokens=0)
@@ -90,19 +90,19 @@ def test_ties_are_in_the_order_of_names():
 
 
 def test_partitions_are_costliest_first():
-    """The order is that of the tree."""
+    """Breakdowns list the costliest name first."""
     assert ["Agent.Predict(q -> a)", "ingest", "Agent.planner", "plain", "Agent"] == list(AGENT.by_module())
 
 
 def test_a_call_without_any_scope_has_a_name():
-    """`(no scope)` stands for it."""
+    """`by_module()` and `by_operation()` list calls outside of any scope as `(no scope)`."""
     report = made((-1, "none", "(no scope)", 0, 0, 7), scoped=False)
 
     assert {"(no scope)": 7} == tokens(report.by_module()) == tokens(report.by_operation())
 
 
 def test_operations_without_a_module():
-    """An operation by itself stands under its own name, calls beside an operation under their module."""
+    """`by_operation()` names calls by their module or operation alone if they have only one of them."""
     report = made(
         (-1, "operation", "lone", 1, 1, 5),
         (-1, "module", "m", 1, 1, 7),
@@ -115,7 +115,7 @@ def test_operations_without_a_module():
 
 
 def test_a_missing_name_shows_the_nearest():
-    """Both breakdowns and `find` say what there is."""
+    """A missing name raises a KeyError that shows the nearest name, in breakdowns and in `find`."""
     with pytest.raises(KeyError, match=r"no 'Agent\.plannner'; the nearest: 'Agent\.planner'"):
         AGENT.by_module()["Agent.plannner"]
     with pytest.raises(KeyError, match="no 'x'; there is nothing"):
@@ -129,7 +129,7 @@ def test_a_missing_name_shows_the_nearest():
 
 
 def test_finding_nodes():
-    """A path of names; a signature may be left out, and names may hold slashes."""
+    """`find` takes a path of names. It accepts names with slashes, and predictors without their signature."""
     assert 100 == AGENT.find("pipeline/Agent/planner").usage.input_tokens
     assert 1000 == AGENT.find("pipeline/Agent/search/Predict").usage.input_tokens
     assert 1000 == AGENT.find("pipeline/Agent/search/Predict(q -> a)").usage.input_tokens
@@ -140,7 +140,7 @@ def test_finding_nodes():
 
 
 def test_adding_up():
-    """Reports add up path by path; what only one has is kept."""
+    """Reports add up path by path, and keep paths that only one of them has."""
     other = made((-1, "scope", "pipeline", 1, 500, 0), (0, "dspy", "Agent", 1, 100, 5), (0, "scope", "new", 1, 1, 7))
     both = AGENT + other
 
@@ -162,7 +162,7 @@ def test_the_sum_of_different_scopes():
 
 @pytest.mark.parametrize("other", [1, "x", None, Usage(), True, False])
 def test_adds_to_nothing_else(other):
-    """Only reports add to reports; 0 may stand on the left, for `sum`."""
+    """Adding a value of another type to a report raises a TypeError."""
     with pytest.raises(TypeError):
         AGENT + other
     with pytest.raises(TypeError):
@@ -170,7 +170,7 @@ def test_adds_to_nothing_else(other):
 
 
 def test_the_empty_report():
-    """It is false, is the neutral element, and every view of it is empty."""
+    """An empty report is false, changes no sum, and has empty breakdowns."""
     empty = Report()
 
     assert not empty
@@ -184,7 +184,7 @@ def test_the_empty_report():
 
 
 def test_equal_reports_are_equal_and_hash_alike():
-    """However siblings came in, a report has one canonical form."""
+    """Reports with the same rows are equal and have equal hashes, in any order of siblings."""
     one = made((-1, "scope", "a", 1, 1, 1), (0, "scope", "b", 1, 1, 1), (0, "scope", "c", 1, 1, 1))
     other = made((-1, "scope", "a", 1, 1, 1), (0, "scope", "c", 1, 1, 1), (0, "scope", "b", 1, 1, 1))
 
@@ -193,7 +193,7 @@ def test_equal_reports_are_equal_and_hash_alike():
 
 
 def test_statistics():
-    """The keys that scripts rely on."""
+    """`statistics()` has the keys that scripts rely on."""
     with token_scope("s") as scope:
         record_tokens("m", "o", "x", "p", 10, 5, cache_read_tokens=4)
     found = scope.report().statistics()
@@ -209,7 +209,7 @@ def test_statistics():
 
 
 def test_a_report_is_a_snapshot():
-    """What is spent later is not in it."""
+    """A report cannot be changed, and does not include tokens that are spent later."""
     with token_scope("s") as scope:
         spend(1)
         report = scope.report()
@@ -221,7 +221,7 @@ def test_a_report_is_a_snapshot():
 
 
 def test_tools_that_spent_nothing_are_left_out():
-    """Tool, evaluate and compile frames show only where something was spent below them."""
+    """Tool and evaluate frames are shown only if something was spent in or below them."""
     table = UsageTable(ROOT)
     top = ROOT.child(Frame("scope", "report test"))
     for kind, name, spent in (
@@ -245,7 +245,7 @@ def test_tools_that_spent_nothing_are_left_out():
 
 
 def test_deep_reports():
-    """10,000 levels: the tree, finding, adding up and the partitions need no recursion and no time."""
+    """The tree, `find`, sums and breakdowns of 10,000 levels need no recursion, and take less than a minute."""
     began = time.process_time()
     report = chain(10_000)
     deepest = list(report.tree().walk())[-1]
@@ -258,7 +258,7 @@ def test_deep_reports():
 
 
 def test_formats():
-    """`render` knows its formats, and says so."""
+    """`render` draws the tree by default. An unknown format raises an error that names the known formats."""
     assert AGENT.render() == AGENT.render("tree")
     assert AGENT.render("json").startswith("{")
     with pytest.raises(ValueError, match="there is no report format 'pdf'; there are tree, json"):
@@ -271,7 +271,7 @@ def test_format_strings():
 
 
 def test_decorated_functions_in_a_report():
-    """Module and operation are two levels, entered together."""
+    """A decorated function adds two levels, module and operation, with equal numbers of entries."""
 
     @track_tokens("module", "operation")
     def function():
@@ -286,7 +286,7 @@ def test_decorated_functions_in_a_report():
 
 
 def test_a_predictor_names_a_thousand_modules_at_most():
-    """Modules that call each other ever deeper have one path from the 1,000th on, or the names would fill gigabytes."""
+    """The name of a predictor holds at most 1,000 modules, or deep recursion would fill the memory."""
     path = ROOT
     for _ in range(1_200):
         path = path.child(Frame("dspy", "M"))

@@ -1,4 +1,4 @@
-"""Reports made of a report: flat by a breakdown, cut at a depth, or at another model's prices. None loses anything."""
+"""Reports made from a report: flat by a breakdown, cut at a depth, or repriced for another model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rows(report: Report) -> list[tuple[int, str, str]]:
 
 
 def test_by_module():
-    """A row a module, the costliest first, each with its models."""
+    """A flat report by module has one row for each module, the costliest first, with its models."""
     flat = pivot(PRICED, "module")
 
     assert [(1, "module", name) for name in PRICED.by_module()] == rows(flat)
@@ -53,12 +53,12 @@ def test_by_module():
 
 
 def test_by_model():
-    """A row a model."""
+    """A flat report by model has one row for each model."""
     assert [(1, "scope", name) for name in PRICED.by_model()] == rows(pivot(PRICED, "model"))
 
 
 def test_by_predictor():
-    """A row a DSPy path, which is what DSPy's modules spent and no more."""
+    """A flat report by predictor has one row for each DSPy path, and holds the usage of DSPy modules only."""
     flat = pivot(PRICED, "predictor")
 
     assert [(1, "dspy", name) for name in PRICED.predictors()] == rows(flat)
@@ -67,14 +67,14 @@ def test_by_predictor():
 
 
 def test_by_operation():
-    """A row an operation, with its module's name."""
+    """A flat report by operation has one row for each operation, named with its module."""
     flat = pivot(PRICED, "operation")
 
     assert ["ingest.chunk", "ingest.title"] == [name for _, _, name in rows(flat) if name.startswith("ingest")]
 
 
 def test_a_breakdown_that_is_not_there():
-    """The error names those there are."""
+    """An unknown breakdown raises a ValueError that names the known breakdowns."""
     with pytest.raises(ValueError, match="no breakdown by 'size'; there are model, module, predictor, operation"):
         pivot(PRICED, "size")
 
@@ -82,7 +82,7 @@ def test_a_breakdown_that_is_not_there():
 @QUICK
 @given(reports(), st.sampled_from(list(BREAKDOWNS)))
 def test_flat_reports_are_partitions(report, by):
-    """The top-level rows are the breakdown, whatever it is; nothing is lost, models neither."""
+    """The rows of a flat report equal the breakdown, and its total is their sum."""
     flat = pivot(report, by)
     expected = BREAKDOWNS[by](report)
 
@@ -92,7 +92,7 @@ def test_flat_reports_are_partitions(report, by):
     assert list(expected) == [node.name for node in flat.tree().children]
     if by != "predictor":
         assert report.by_model() == flat.by_model()
-        assert expected == flat.by_module()  # so that the table's rows are these, too
+        assert expected == flat.by_module()  # the table format draws `by_module()`
     else:
         assert expected == flat.predictors()
 
@@ -100,7 +100,7 @@ def test_flat_reports_are_partitions(report, by):
 @QUICK
 @given(reports(), reports(), st.sampled_from(list(BREAKDOWNS)))
 def test_adding_up_flat_reports(a, b, by):
-    """It makes no difference whether reports are added up before or after."""
+    """Flattening the sum of two reports equals adding two flat reports."""
     assert pivot(a + b, by) == pivot(a, by) + pivot(b, by)
 
 
@@ -108,7 +108,7 @@ def test_adding_up_flat_reports(a, b, by):
 
 
 def test_cut():
-    """What lies deeper is in the level above; times are those of the levels that are left."""
+    """`cut` adds deeper usage to the deepest remaining level, and keeps the times of remaining levels."""
     two = cut(PRICED, 2)
 
     assert [
@@ -129,7 +129,7 @@ def test_cut():
 
 
 def test_one_level():
-    """One level is the scope itself, or the top-level names of a process."""
+    """A cut at depth 1 keeps the scope itself, or the top-level names of a process."""
     process = made((-1, "scope", "a", 1, 1, 10), (0, "dspy", "B", 1, 1, 5), (-1, "scope", "c", 1, 1, 2), scoped=False)
 
     assert [(1, "scope", "pipeline")] == rows(cut(PRICED, 1))
@@ -139,7 +139,7 @@ def test_one_level():
 
 @pytest.mark.parametrize("depth", [0, -1])
 def test_no_level(depth):
-    """Less than one level is an error."""
+    """A depth below 1 raises a ValueError."""
     with pytest.raises(ValueError, match=f"depth must be 1 or more, but is {depth}"):
         cut(PRICED, depth)
 
@@ -147,7 +147,7 @@ def test_no_level(depth):
 @QUICK
 @given(reports(), st.integers(1, 9))
 def test_cutting_loses_nothing(report, depth):
-    """Totals stay, models too; every level that is left has what it had with all below; no level is deeper."""
+    """A cut keeps the total, the models, and the usage of every level down to its depth."""
     left = cut(report, depth)
     whole = {}
     for source, into in ((report, whole), (left, found := {})):
@@ -167,7 +167,7 @@ def test_cutting_loses_nothing(report, depth):
 @QUICK
 @given(reports(), st.integers(1, 9), st.integers(1, 9))
 def test_cutting_twice(report, one, other):
-    """It is the shorter cut that counts, and cutting at the depth or beyond changes nothing."""
+    """Of two cuts the shallower one decides. A cut below the deepest level changes nothing."""
     assert cut(report, min(one, other)) == cut(cut(report, one), other)
     assert report == cut(report, 9)
 
@@ -175,12 +175,12 @@ def test_cutting_twice(report, one, other):
 @QUICK
 @given(reports(), reports(), st.integers(1, 9))
 def test_adding_up_cut_reports(a, b, depth):
-    """It makes no difference whether reports are added up before or after."""
+    """Cutting the sum of two reports equals adding two cut reports."""
     assert cut(a + b, depth) == cut(a, depth) + cut(b, depth)
 
 
 def test_views_keep_calls_apart_as_prices_need():
-    """Long and short prompts in one row are priced by another model as they were asked."""
+    """Flat and cut reports keep long and short prompts apart, so that repricing them is exact."""
     with token_scope("run") as scope:
         for tokens in (1_000, 300_000):
             record_tokens("m", "o", "gpt-4o", "openai", input_tokens=tokens, output_tokens=10)
@@ -198,7 +198,7 @@ def test_views_keep_calls_apart_as_prices_need():
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("by", BREAKDOWNS)
 def test_every_format_shows_them(form, by):
-    """Names made to do harm and huge numbers, flat and cut, in each format."""
+    """Every format renders flat and cut reports with hostile names and huge numbers."""
     for report in (hostile(), huge(), PRICED, *empty_and_free()):
         for view in (pivot(report, by), cut(report, 1)):
             assert {"\n"} >= {c for c in view.render(form) if not c.isprintable()}
@@ -207,7 +207,7 @@ def test_every_format_shows_them(form, by):
 
 
 def test_hostile_names():
-    """Names stay as they are."""
+    """Flat and cut reports keep hostile names unchanged."""
     assert set(HOSTILE) == {name for _, _, name in rows(pivot(hostile(), "model"))}
     assert {"top", *HOSTILE} == {name for _, _, name in rows(cut(hostile(), 2))}
 
@@ -231,7 +231,7 @@ def test_deep_reports(kind):
 
 
 def test_many_rows():
-    """A long run is flattened in seconds."""
+    """A report of 20,000 rows is flattened within seconds."""
     wide = made((-1, "scope", "s", 1, 1, 0), *((0, "scope", f"n{n}", 1, 1, n + 1) for n in range(20_000)))
     began = time.process_time()
 
@@ -239,7 +239,7 @@ def test_many_rows():
     assert time.process_time() - began < 30
 
 
-# -- repriced: what the same calls would have cost on another model, each priced by itself --------------------------------------
+# -- repriced for another model ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -265,7 +265,7 @@ CALLS = st.lists(
     calls=CALLS, target=st.sampled_from(["gemini/gemini-2.5-pro", "openai/gpt-5-mini", "anthropic/claude-sonnet-4-5"])
 )
 def test_each_call_is_priced_by_itself(calls, target):
-    """The sum is what genai-prices says of each call, tiers for long prompts included, whoever told the old price."""
+    """A repriced report costs the sum of genai-prices' price of each call, with tiers for long prompts."""
     with token_scope("run") as scope:
         for model, spent, gained, cost in calls:
             record_tokens("m", "o", model, None, spent, gained, cost=cost)
@@ -285,7 +285,7 @@ def test_each_call_is_priced_by_itself(calls, target):
 
 
 def test_a_price_that_a_provider_told_is_of_its_own_model():
-    """On another model that price means nothing; on the report itself it stays."""
+    """`reprice` ignores a cost that a provider reported, and the report itself keeps it."""
     with token_scope("run") as scope:
         record_tokens("m", "o", "anthropic/claude-3.5-haiku", "openrouter", 1_000_000, 0, cost=Decimal(7))
     report = scope.report()
@@ -295,7 +295,7 @@ def test_a_price_that_a_provider_told_is_of_its_own_model():
 
 
 def test_who_told_the_old_price_makes_no_difference(tmp_path):
-    """Of the same calls, a report whose costs the provider told and one whose costs the table tells are one report."""
+    """Repriced reports of the same calls are equal, with or without costs that a provider reported."""
     repriced = []
     for cost in (Decimal(7), None):
         get_tracker().reset()
@@ -311,7 +311,7 @@ def test_who_told_the_old_price_makes_no_difference(tmp_path):
 
 
 def test_what_the_cache_saved_is_repriced_too():
-    """An answer from DSPy's cache costs nothing on any model, and would have cost the other one's price."""
+    """An answer from DSPy's cache costs nothing on any model, and its saved cost uses the other model's price."""
     with token_scope("run") as scope:
         saved = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
         count(scope, "openai/gpt-4o", Usage(calls=1, cached_calls=1), saved=saved)
@@ -321,7 +321,7 @@ def test_what_the_cache_saved_is_repriced_too():
 
 
 def test_repricing_again_and_after_loading(tmp_path):
-    """A repriced report, a sum and a file know as much of their calls as the first one."""
+    """A repriced report, a loaded report and a sum can be repriced as exactly as the first report."""
     with token_scope("run") as scope:
         record_tokens("m", "o", "openai/gpt-4o", None, 250_000, 10)
         record_tokens("m", "o", "openai/gpt-4o", None, 10, 10)
@@ -335,7 +335,7 @@ def test_repricing_again_and_after_loading(tmp_path):
 
 
 def test_a_price_set_by_hand_and_calls_without_tokens():
-    """`set_price` counts here as everywhere; calls that spent nothing cost nothing."""
+    """`reprice` uses prices from `set_price`, and calls without tokens cost nothing."""
     set_price("local/mine", input=1, output=2)
     with token_scope("run") as scope:
         record_tokens("m", "o", "openai/gpt-4o", None, 1_000_000, 1_000_000)
@@ -346,7 +346,7 @@ def test_a_price_set_by_hand_and_calls_without_tokens():
 
 
 def test_a_model_without_a_price():
-    """The error shows the nearest ones, and how to tell a price."""
+    """A model without a price raises a ValueError that names the nearest model and `set_price`."""
     with pytest.raises(
         ValueError, match=r"no price is known of 'openai/gpt-5-mni'; the nearest: 'openai/gpt-5-mini'.*set_price"
     ):

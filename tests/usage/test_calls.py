@@ -1,4 +1,4 @@
-"""Paths of scopes, and one call as it was counted."""
+"""Paths of scopes, and the calls that observers receive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ B = Frame("scope", "b")
 
 
 def test_a_child_is_the_same_object_again():
-    """Entering a name twice gives one path."""
+    """`child` returns the same path object for the same frame."""
     top = ScopePath(None, A)
 
     assert top.child(B) is top.child(B)
@@ -21,7 +21,7 @@ def test_a_child_is_the_same_object_again():
 
 
 def test_iterates_from_the_top_down():
-    """The root itself is no frame of the path."""
+    """A path iterates over its frames from the top down, without the root."""
     path = ROOT.child(A).child(B)
 
     assert [A, B] == list(path)
@@ -31,7 +31,7 @@ def test_iterates_from_the_top_down():
 
 
 def test_children_are_bounded():
-    """A level remembers so many names; paths of further ones are made anew."""
+    """A path keeps at most MAX_NAMES children. Further children are new objects each time."""
     top = ScopePath(None, A)
     for number in range(MAX_NAMES + 5):
         top.child(Frame("scope", str(number)))
@@ -43,7 +43,7 @@ def test_children_are_bounded():
 
 
 def test_observers_get_each_call():
-    """An observer is given the call as it was counted: path, model, counts, time and metadata."""
+    """An observer receives each counted call with its path, model, counts, time and metadata."""
     from tokenscope import record_tokens
 
     seen: list[Call] = []

@@ -1,4 +1,4 @@
-"""What tokens cost: the table, prices set by hand, and that a tier's sum costs what its calls cost one by one."""
+"""Prices: the price table, prices set by hand, and sums of calls by price tier."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def no_prices_by_hand() -> Iterator[None]:
 
 
 def table_price(model: str, usage: Usage) -> Decimal:
-    """Ask genai-prices about one call."""
+    """Return the price of one call, as genai-prices calculates it."""
     provider, name = split(model)
     theirs = TheirUsage(
         input_tokens=usage.input_tokens,
@@ -64,7 +64,7 @@ NAMES = {
 
 @pytest.mark.parametrize("model", NAMES)
 def test_names(model: str) -> None:
-    """Models as DSPy, litellm and OpenRouter name them are found at the provider that serves them."""
+    """Model names of DSPy, litellm and OpenRouter are priced at the provider that serves the model."""
     provider, name = split(model)
     assert NAMES[model] == calc_price(TheirUsage(input_tokens=1), name, provider_id=provider).provider.id
     cost = price(model, Usage(calls=1, input_tokens=1_000_000), 0)
@@ -74,7 +74,7 @@ def test_names(model: str) -> None:
 
 @pytest.mark.parametrize("route", ["", "converse/", "invoke/"], ids=["plain", "converse", "invoke"])
 def test_routes_of_bedrock(route: str) -> None:
-    """Bedrock's models cost the same by whichever of its interfaces litellm asks for them."""
+    """A Bedrock model costs the same on each of litellm's routes to Bedrock."""
     model = f"bedrock/{route}anthropic.claude-sonnet-4-20250514-v1:0"
     with token_scope("run") as scope:
         record_tokens("m", "o", model, None, input_tokens=1_000_000, output_tokens=0)
@@ -99,7 +99,7 @@ def test_known_prices() -> None:
 
 
 def test_every_threshold_is_an_edge() -> None:
-    """No tier has a price threshold of the table inside it."""
+    """Every price threshold in the price table is an edge between two tiers."""
     thresholds = set()
     for provider in get_snapshot().providers:
         for model in provider.models:
@@ -145,7 +145,7 @@ def calls(draw: st.DrawFn) -> Usage:
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(MODELS), st.lists(calls(), min_size=1, max_size=6))
 def test_sums_cost_what_their_calls_cost(model: str, made: list[Usage]) -> None:
-    """Calls added up by price tier cost together what the price table says of each, to the last digit."""
+    """The cost of calls that are added up by price tier equals the sum of their single costs."""
     sums: dict[int, Usage] = {}
     for usage in made:
         tier = tier_of(usage.input_tokens)
@@ -155,7 +155,7 @@ def test_sums_cost_what_their_calls_cost(model: str, made: list[Usage]) -> None:
 
 
 def test_by_hand() -> None:
-    """A price set by hand wins over the table, and gives unknown models one; caches cost like input unless told."""
+    """`set_price` overrides the table and prices unknown models. Cache reads cost like input by default."""
     usage = Usage(calls=1, input_tokens=1_000_000, output_tokens=1_000_000, cache_read_tokens=400_000)
     set_price("openai/gpt-4o-mini", input=1, output=2)
     assert Decimal(3) == price("openai/gpt-4o-mini", usage, 0)
@@ -179,7 +179,7 @@ def test_by_hand() -> None:
     ],
 )
 def test_bad_prices(model: Any, prices: Any, error: type[Exception], message: str) -> None:
-    """A price that is none is an error that says so, and changes nothing."""
+    """A wrong price or model raises an error that names the fault, and sets no price."""
     with pytest.raises(error, match=message):
         set_price(model, **prices)
     assert price("m", Usage(calls=1, input_tokens=1), 0) is None

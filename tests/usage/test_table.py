@@ -1,4 +1,4 @@
-"""Tables of counts: one row for the same names, however deep, and however the path was made."""
+"""Tables of counts: equal paths have one row, at any depth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOP = ScopePath(None, Frame("root", ""))
 
 
 def path(*frames: Frame) -> ScopePath:
-    """Return a path that nothing else refers to, as those beyond the limit of names are."""
+    """Return a new path object, like the paths beyond the limit of names."""
     made = TOP
     for frame in frames:
         made = ScopePath(made, frame)
@@ -32,7 +32,7 @@ def counts_at(row):
 
 
 def test_equal_chains_have_one_row():
-    """Paths that were made apart have one row if their frames are equal."""
+    """Two path objects have one row if their frames are equal."""
     table = UsageTable(TOP)
     one, other = path(A, B), path(A, B)
     table.add(one, KEY, ONE)
@@ -45,7 +45,7 @@ def test_equal_chains_have_one_row():
 
 @pytest.mark.parametrize("other", [path(A), path(B, B), path(A, A), path(A, Frame("dspy", "b")), path(B, A)], ids=repr)
 def test_other_chains_have_others(other):
-    """Another depth, name, kind or order is another row."""
+    """Paths that differ in depth, name, kind or order have different rows."""
     table = UsageTable(TOP)
 
     assert table.row(path(A, B)) is not table.row(other)
@@ -53,7 +53,7 @@ def test_other_chains_have_others(other):
 
 @pytest.mark.parametrize("levels", [1_500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_deep_chains_without_recursion(levels):
-    """Levels by the thousand, more than Python recurses, are no problem."""
+    """Paths deeper than Python's recursion limit can be added and merged."""
     one, other = path(*[B] * levels), path(*[B] * levels)
     table, second = UsageTable(TOP), UsageTable(TOP)
     table.add(one, KEY, ONE)
@@ -66,7 +66,7 @@ def test_deep_chains_without_recursion(levels):
 
 
 def test_names_beyond_the_limit():
-    """A level has so many rows, and one for all further names; what was counted there before stays where it is."""
+    """A level has at most MAX_NAMES rows, and one more row for all further names."""
     table = UsageTable(TOP)
     for number in range(MAX_NAMES + 5):
         table.add(path(A, Frame("scope", str(number)), B), KEY, ONE)
@@ -79,7 +79,7 @@ def test_names_beyond_the_limit():
 
 
 def test_entries_of_each_level():
-    """An entry of a scope of several levels counts at each of them, up to the scope above."""
+    """`add_entries` counts an entry at each level of the path below the scope above it."""
     table = UsageTable(TOP)
     inner = path(A, B)
     assert inner.parent is not None

@@ -1,4 +1,4 @@
-"""Usage: counts that add up, and nothing that is no count."""
+"""Usage: counts that add up, and errors for values that are no counts."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from tokenscope._usage.usage import FIELDS, ZERO, ZERO_COUNTS, Counts, check_cou
 
 
 class Whole:
-    """An integer of another make."""
+    """An integer type like those of other libraries."""
 
     def __index__(self) -> int:
         return 7
 
 
 def test_adds_field_by_field():
-    """A sum has the sum of each field."""
+    """The sum of two usages has the sum of each field."""
     one = Usage(**dict(zip(FIELDS, range(1, len(FIELDS) + 1), strict=True)))
 
     assert tuple(2 * n for n in range(1, len(FIELDS) + 1)) == values_of(one + one)
 
 
 def test_sum_starts_from_zero():
-    """`sum` works without a start value, over nothing it is 0."""
+    """`sum` of usages works without a start value, and `sum` of no usages is 0."""
     assert Usage(input_tokens=3) == sum([Usage(input_tokens=1), Usage(input_tokens=2)])
     assert 0 == sum([])
 
 
 @pytest.mark.parametrize("other", [1, "x", None, (1, 2), True, False])
 def test_adds_to_nothing_else(other):
-    """Only usages add to usages; 0 may stand on the left, for `sum`."""
+    """Adding a value of another type to a usage raises a TypeError."""
     with pytest.raises(TypeError):
         Usage() + other
     with pytest.raises(TypeError):
@@ -42,7 +42,7 @@ def test_adds_to_nothing_else(other):
 
 
 def test_zero_is_false():
-    """A usage is true when anything was counted."""
+    """A usage is true if anything was counted."""
     assert not ZERO
     assert values_of(ZERO) == (0,) * len(FIELDS)
     assert counts_of(ZERO) == ZERO_COUNTS
@@ -50,14 +50,14 @@ def test_zero_is_false():
 
 
 def test_total_is_input_and_output():
-    """Cached, reasoning and audio tokens are parts, and not counted again."""
+    """The total is input and output, which already include cached, reasoning and audio tokens."""
     usage = Usage(input_tokens=10, output_tokens=5, cache_read_tokens=4, reasoning_tokens=3, input_audio_tokens=2)
 
     assert 15 == usage.total_tokens
 
 
 def test_is_frozen_and_hashable():
-    """A usage is a value."""
+    """A usage cannot be changed, and equal usages have equal hashes."""
     usage = Usage(calls=1)
 
     with pytest.raises(AttributeError):
@@ -66,7 +66,7 @@ def test_is_frozen_and_hashable():
 
 
 def test_to_dict_has_every_field_and_the_total():
-    """The dict for JSON holds all counts, the total behind input and output."""
+    """`to_dict()` holds all fields, with the total after input and output."""
     found = Usage(input_tokens=2, output_tokens=3).to_dict()
 
     assert {*FIELDS, "total_tokens"} == set(found)
@@ -76,14 +76,14 @@ def test_to_dict_has_every_field_and_the_total():
 
 @pytest.mark.parametrize("value", [True, False, "3", b"3", None, [1], 1j, Fraction(3)], ids=repr)
 def test_what_is_no_number_is_a_type_error(value):
-    """Booleans, text and the like are no counts."""
+    """A count of a wrong type, such as a boolean or text, raises a TypeError."""
     with pytest.raises(TypeError, match="input_tokens must be a whole number"):
         Usage(input_tokens=value)
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, 2.0, -0.5, float("nan"), float("inf"), np.int64(-3)], ids=repr)
 def test_what_cannot_be_a_count_is_a_value_error(value):
-    """Negative, fractional, infinite and NaN are no counts."""
+    """A negative, fractional, infinite or NaN count raises a ValueError."""
     with pytest.raises(ValueError, match="input_tokens must"):
         Usage(input_tokens=value)
 
@@ -99,7 +99,7 @@ def test_the_message_says_what_is_wrong(value, said):
 
 @pytest.mark.parametrize("value", [np.int32(7), np.uint8(7), Whole(), 7], ids=lambda value: f"{type(value).__name__} 7")
 def test_integers_of_another_make_become_int(value):
-    """numpy's integers count, and are kept as plain int."""
+    """Integers of numpy and of other libraries are accepted, and are kept as plain int."""
     usage = Usage(output_tokens=value)
 
     assert 7 == usage.output_tokens
@@ -107,7 +107,7 @@ def test_integers_of_another_make_become_int(value):
 
 
 def test_counts_are_a_usage_without_prices():
-    """Counts have the names that a usage has; what a price table adds is not among them."""
+    """Counts have the fields of a usage, without unpriced calls and without saved tokens and cost."""
     counts = Counts(*range(1, len(Counts._fields) + 1))
     usage = Usage.from_counts(counts)
 
@@ -120,7 +120,7 @@ def test_counts_are_a_usage_without_prices():
 
 
 def test_counts_add_up_field_by_field():
-    """Counts add up as their usages do; nothing adds up to zero."""
+    """`sum_counts` adds counts field by field, and returns zero for an empty list."""
     one, other = Counts(1, 0, 1, 7, 5, cost=Decimal("0.1")), Counts(2, 1, 0, 30, 4, 9, cost=Decimal("0.2"))
 
     assert counts_of(Usage.from_counts(one) + Usage.from_counts(other)) == sum_counts([one, other])
@@ -128,7 +128,7 @@ def test_counts_add_up_field_by_field():
 
 
 def test_money_is_decimal():
-    """Dollars add up exactly, as Decimal; whole numbers are taken too."""
+    """Costs add up exactly, as Decimal. Whole numbers are accepted, too."""
     assert Decimal("0.3") == (Usage(cost=Decimal("0.1")) + Usage(cost=Decimal("0.2"))).cost
     assert Decimal(2) == Usage(saved_cost=2).saved_cost
     assert Decimal is type(Usage(cost=2).cost)
@@ -136,20 +136,20 @@ def test_money_is_decimal():
 
 @pytest.mark.parametrize("value", [0.1, "1", True, None])
 def test_what_is_no_money(value):
-    """Floats and text are no exact amounts."""
+    """A cost that is a float, text, a boolean or None raises a TypeError."""
     with pytest.raises(TypeError, match="cost must be a Decimal, in dollars"):
         Usage(cost=value)
 
 
 @pytest.mark.parametrize("value", [-1, Decimal(-1), Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity")])
 def test_money_that_cannot_be(value):
-    """An amount is finite, and not negative."""
+    """A negative, infinite or NaN cost raises a ValueError."""
     with pytest.raises(ValueError, match="cost must be dollars, 0 or more"):
         Usage(cost=value)
 
 
 def test_known_cost():
-    """A cost is unknown where calls spent tokens and none of their prices is known; it is a lower bound where some are."""
+    """An unknown cost is None, a partly known cost is a lower bound, and no calls cost 0."""
     assert Decimal(0) == Usage().known_cost
     assert None is Usage(calls=1, unpriced_calls=1).known_cost
     assert None is Usage(calls=1, unpriced_calls=1).to_dict()["cost"]
@@ -158,12 +158,12 @@ def test_known_cost():
 
 
 def test_a_count_is_returned():
-    """What is a number of tokens comes back as it is."""
+    """`check_count` returns a valid count as an int."""
     assert [0, 7] == [check_count("n", 0), check_count("n", Whole())]
 
 
 @pytest.mark.parametrize("cost", ["1e1000000", "1e-1000000", "9e999999"])
 def test_amounts_that_no_sum_can_hold(cost):
-    """Are no amounts of dollars."""
+    """A cost with more than 1,000 digits raises a ValueError."""
     with pytest.raises(ValueError, match="cost must be dollars, 0 or more"):
         Usage(cost=Decimal(cost))
