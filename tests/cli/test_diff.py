@@ -25,7 +25,7 @@ UNKNOWN = "the cost is not compared, because some calls have no known price: {} 
 
 
 def spent(tokens: int, cost: str | None) -> Report:
-    """Return the report of a scope that spent so much."""
+    """Return the report of a scope that spent these tokens at this cost."""
     return build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(1, tokens, 0, cost)})], scoped=True)
 
 
@@ -44,7 +44,7 @@ def judged(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.stderr
 
 
-# -- what it shows ----------------------------------------------------------------------------------------------------------
+# -- output ------------------------------------------------------------------------------------------------------------
 
 
 def test_text(folder):
@@ -58,7 +58,7 @@ def test_text(folder):
 
 
 def test_nothing_changed(folder):
-    """A diff without changes says so, and passes."""
+    """If nothing has changed, the diff says so, and the check passes."""
     assert f"{OLD.diff(OLD)}\n" == ran("diff", "old.json", "old.json", "--fail-above", "0")
 
 
@@ -143,7 +143,7 @@ def test_files_that_cannot_be_read(folder):
     ],
 )
 def test_fail_above(old, new, limit, expected, folder):
-    """The exit status is 1 if tokens or cost grew by more. One line on standard error says by how much."""
+    """If tokens or cost grew by more than the limit, the exit status is 1, and one line says by how much."""
     spent(*old).save("a.json")
     spent(*new).save("b.json")
     status, said = expected

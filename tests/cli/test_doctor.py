@@ -181,7 +181,7 @@ def test_looking_changes_nothing():
 
 
 def test_where_uninstrumented():
-    """`uninstrument()` is one problem."""
+    """If `uninstrument()` was called, that is the only problem in the report."""
     tokenscope.uninstrument()
     try:
         findings = examine()
@@ -255,7 +255,7 @@ def models(*names):
 
 @pytest.mark.skipif(not NATIVE, reason="engines are to be chosen from DSPy 3.4 on")
 def test_engines(monkeypatch):
-    """The engine is DSPy's own choice, by the model's name, its options and the environment."""
+    """The engine is the one that DSPy chooses by the model's name, its options and the environment."""
     monkeypatch.delenv("OPENAI_API_BASE", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     name = "openai/gpt-4o-mini"
@@ -292,7 +292,7 @@ def test_a_name_that_dspy_refuses():
     assert text.startswith("openai/: dspy.LM does not take that: ValueError: ")
 
 
-# -- what is said -------------------------------------------------------------------------------------------------------
+# -- texts of findings -------------------------------------------------------------------------------------------------
 
 
 def test_versions_are_compared():

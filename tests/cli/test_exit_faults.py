@@ -79,7 +79,7 @@ class Ended(NamedTuple):
     """A program that was run with `tokenscope run`."""
 
     done: Done
-    bill: Mapping[str, Usage]  # when it had ended
+    bill: Mapping[str, Usage]  # when the program had ended
     report: Report
 
     @property
@@ -108,7 +108,7 @@ def ended(folder: Path, source: str, engine: str, held: int, sent: int | None = 
             if opens:
                 provider.gate.set()
         without, done = [end(process, b"\n") for process in processes]
-        bill = with_us.bill  # before what is held is let go
+        bill = with_us.bill  # before the delayed calls go on
         alone.gate.set()
         with_us.gate.set()
     assert (expected_status(without), errors(without)) == (done.status, errors(done))
@@ -119,7 +119,7 @@ def ended(folder: Path, source: str, engine: str, held: int, sent: int | None = 
 
 # -- signals ---------------------------------------------------------------------------------------------------------------
 
-# Not joined: Python up to 3.12 takes a thread for ended where Ctrl-C interrupts its join, and then does not wait for it.
+# Not joined: if Ctrl-C interrupts a join, Python up to 3.12 treats the thread as ended and does not wait for it.
 THREADS = "threads('held', 'held')\nsys.stdin.readline()"
 DAEMONS_AND_TASKS = """
 threads("held", daemon=True)
@@ -177,9 +177,9 @@ threading.Thread(target=late).start()
 
 
 def assert_what_came(found: Ended, engine: str, asked: int) -> None:
-    """Compare a report with the answers of a program, some of which came after its main thread had ended.
+    """Compare a report with the answers of a program, some of which arrived after its main thread had ended.
 
-    By then litellm fails whoever asks, also without us: it cannot log the answer, which was billed, and keeps it to itself.
+    By then, litellm raises for every call, also without tokenscope: it cannot log the answer. The call is still billed.
     """
     total = found.report.total
     assert found.answers == total.calls - total.failed_calls
@@ -259,7 +259,7 @@ def test_a_full_disk_below_a_sink(tmp_path):
 
 
 def test_a_worker_that_is_killed_in_the_midst_of_a_call():
-    """Only the usage of its unfinished task is lost. Its finished tasks and the calls of other workers are counted."""
+    """If a worker is killed, only the usage of its unfinished task is lost. All other calls are counted."""
     context = multiprocessing.get_context("spawn")
     with (
         Holding() as provider,
@@ -287,7 +287,7 @@ def test_a_worker_that_is_killed_in_the_midst_of_a_call():
     assert tokens(before["finished"]) == tokens(finished.usage)
     assert 0 == killed.usage.calls
     assert (3, 0) == (beside.usage.calls, beside.usage.failed_calls)
-    # The held ones ask the same; the server may have billed that of the dead one, too.
+    # All delayed calls ask the same. The server may also have billed the one of the killed worker.
     held = provider.bill["held"]
     assert 2 * before["other"].total_tokens + held.total_tokens // held.calls == beside.usage.total_tokens
     assert finished.usage.calls + beside.usage.calls == report.total.calls

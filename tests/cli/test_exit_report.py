@@ -22,7 +22,7 @@ def total(folder, name="r.json"):
     return Report.load(folder / name).total.total_tokens
 
 
-# -- what is told -------------------------------------------------------------------------------------------------------
+# -- output ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["r.json", "r.txt", "r.md", "r.html", "r.csv", "r.folded", "r.speedscope.json"])
@@ -95,7 +95,7 @@ PROBLEMS = {
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_report_that_cannot_be_written(problem, tmp_path):
-    """One line after the tree says so, and the exit status is the program's."""
+    """If the report cannot be written, one line after the tree says so. The exit status is the program's."""
     (tmp_path / "there").mkdir()
     code = PROBLEMS[problem] + "\nspend(1)\nraise SystemExit(3)"
     done = run("-o", "there/r.json", spender(tmp_path, code), cwd=tmp_path)
@@ -160,7 +160,7 @@ def test_standard_output_that_nobody_reads(tmp_path):
         done.append(end(process))
     assert (120, done[0].status) == (done[1].status, done[1].status)
     assert HEAD.match(done[1].told)
-    assert "BrokenPipeError" in done[1].told.splitlines()[-1]  # said by Python, when all is over
+    assert "BrokenPipeError" in done[1].told.splitlines()[-1]  # printed by Python at its very end
 
 
 def on_a_terminal(*arguments, cwd, width=60):
@@ -231,7 +231,7 @@ TERMINATED = {
     "asyncio": "import asyncio; asyncio.run(asyncio.sleep(30))",
     "loop": "while True: pass",
     "threads": "import threading\nfor _ in range(3): threading.Thread(target=time.sleep, args=(30,)).start()",
-    # Without our pipes, whose end the test waits for.
+    # It gets none of our pipes, because the test waits until they are closed.
     "subprocess": "import subprocess; subprocess.run(['sleep', '10'], stdout=-3, stderr=-3)",
     "writing": "while True: print('x' * 1000, file=sys.stderr)",
     "counting": "while True: spend(0)",
@@ -250,7 +250,7 @@ def test_sigterm(name, tmp_path):
     assert (-signal.SIGTERM, b"") == done[:2]
     assert time.monotonic() - began < 10
     assert 3 == total(tmp_path)
-    assert re.search(r"scope +calls +input", done.stderr + done.told)  # it may have been in the midst of a line
+    assert re.search(r"scope +calls +input", done.stderr + done.told)  # the signal may interrupt a line
     assert (done.stderr + done.told).endswith("report written to r.json\n")
 
 
@@ -272,9 +272,9 @@ def test_sigterm_that_is_ignored(tmp_path):
     assert (0, b"SIG_IGN\n") == done[:2]
 
 
-# -- signals while it is told -------------------------------------------------------------------------------------------
+# -- signals while the report is written -------------------------------------------------------------------------------
 
-# The report is as slow to write as this fsync.
+# This slow fsync delays the writing of the report.
 SLOW = """
 import os, sys, time
 fsync = os.fsync
@@ -319,7 +319,7 @@ def test_ctrl_c_at_any_moment(delay, tmp_path):
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     done = end(process)
-    assert done.status in (0, INTERRUPTED, -signal.SIGINT)  # the last where Python, at its very end, handles no signals
+    assert done.status in (0, INTERRUPTED, -signal.SIGINT)  # the last if Python no longer handles signals
     assert "tokenscope" not in done.stderr
     assert 3 == total(tmp_path)
 

@@ -1,4 +1,4 @@
-"""`--fail-above`: how much growth is too much, exactly, and what the message says."""
+"""`--fail-above`: how much growth fails the check, exactly, and the text of the message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenscope.cli.fail_above import check_growth
 
 
 def spent(tokens: int, cost: str | None = "0", calls: int = 1) -> Report:
-    """Return the report of a scope that spent so much."""
+    """Return the report of a scope that spent these tokens at this cost, in this number of calls."""
     return build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(calls, tokens, 0, cost)})], scoped=True)
 
 
@@ -30,10 +30,10 @@ def judged(old: Report, new: Report, limit: str) -> tuple[bool, str]:
 @pytest.mark.parametrize(
     ("old", "new", "limit", "failed"),
     [
-        (1000, 1050, "5", False),  # exactly so many percent
+        (1000, 1050, "5", False),  # exactly the limit
         (1000, 1051, "5", True),
         (1000, 1001, "0.1", False),
-        (3000, 3021, "0.7", False),  # 0.7 is no binary number
+        (3000, 3021, "0.7", False),  # 0.7 has no exact binary form
         (3000, 3022, "0.7", True),
         (1000, 1000, "0", False),
         (1000, 1001, "0", True),
@@ -85,7 +85,7 @@ def test_growth_is_shown_as_more_than_the_limit():
     """Growth that rounds to the limit is shown with enough digits to tell them apart."""
     assert "by 5.001% " in judged(spent(100_000), spent(105_001), "5")[1]
     assert "by 1,200.0% " in judged(spent(1), spent(13), "5")[1]
-    assert "by 5.0% " in judged(spent(HUGE), spent(HUGE + HUGE // 20 + 9), "5")[1]  # no number of digits does
+    assert "by 5.0% " in judged(spent(HUGE), spent(HUGE + HUGE // 20 + 9), "5")[1]  # too close to tell apart
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ print(sys.modules["__main__"].__dict__ is globals(), __builtins__, sorted(global
 
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
-    """Measure no coverage of the programs: they would notice, and differ."""
+    """Measure no coverage of the programs, because they would notice it and print something else."""
     for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
         monkeypatch.setitem(ENVIRONMENT, name, "")
 
@@ -64,7 +64,7 @@ def both(*arguments, **options):
 
 @pytest.mark.parametrize("path", ["it.py", "./it.py", "../there/it.py", "deep/it.py", "link.py", "linked/it.py"])
 def test_a_script(path, tmp_path):
-    """Its arguments, its folder on the path and what its module knows of itself are Python's, wherever it lies."""
+    """A script has the same arguments, `sys.path` and module attributes as with Python alone, wherever it lies."""
     here = tmp_path / "there"
     program(here, MIRROR, "it.py")
     program(here, MIRROR, "deep/it.py")
@@ -75,7 +75,7 @@ def test_a_script(path, tmp_path):
 
 @pytest.mark.parametrize("name", ["package", "package.module", "single", "namespace.module"])
 def test_a_module(name, tmp_path):
-    """`-m` runs modules and packages as Python does; what follows is theirs."""
+    """`-m` runs modules and packages as Python does, and passes on the arguments after the name."""
     for file in ("package/__init__.py", "package/__main__.py", "package/module.py", "single.py", "namespace/module.py"):
         program(tmp_path, MIRROR if "init" not in file else "import sys; print(sys.argv)", file)
     both("-m", name, "-o", "--live", cwd=tmp_path)
@@ -83,7 +83,7 @@ def test_a_module(name, tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "folder/", "it.zip", "it.pyz"])
 def test_a_folder_or_a_zip_file(kind, tmp_path):
-    """One with a `__main__.py` runs, and imports from itself."""
+    """A folder or zip file with a `__main__.py` runs, and can import the modules in it."""
     code = MIRROR + "import beside; print(beside.__file__)"
     program(tmp_path, code, "folder/__main__.py")
     program(tmp_path, "", "folder/beside.py")
@@ -96,7 +96,7 @@ def test_a_folder_or_a_zip_file(kind, tmp_path):
 
 @pytest.mark.parametrize("flags", [("-P",), ("-O",), ("-I",), ("-X", "dev"), ("-W", "error")])
 def test_options_of_python(flags, tmp_path):
-    """Options given to Python hold for the program; a safe path stays safe."""
+    """Options given to Python hold for the program, and a safe path stays safe."""
     code = MIRROR + "print(__debug__, sys.flags, sys.warnoptions)"
     program(tmp_path, code, "it.py")
     program(tmp_path, code, "folder/__main__.py")
@@ -112,13 +112,13 @@ def test_compiled_code(tmp_path):
 
 
 def test_a_script_in_a_pipe():
-    """What is no ordinary file is read once."""
+    """A script in a pipe runs, although a pipe can be read only once."""
     done = run("/dev/stdin", stdin=b"print(__file__)")
     assert (0, b"/dev/stdin\n") == done[:2]
 
 
 def test_a_double_dash(tmp_path):
-    """`--` may stand before the script; one behind it is the script's."""
+    """A `--` before the script is dropped. A `--` after the script is an argument of the script."""
     file = program(tmp_path, "import sys; print(sys.argv[1:])")
     assert b"['--', '-x']\n" == run("--", file, "--", "-x").stdout
 
@@ -140,7 +140,7 @@ def test_a_double_dash(tmp_path):
     ids=str,
 )
 def test_what_cannot_be_run(arguments, status, message, tmp_path):
-    """A program that is not there, or a report that could not be written, is one line, before anything has run."""
+    """If a program does not exist or a report cannot be written, one line says so before anything runs."""
     program(tmp_path, "print('it ran')", "it.py")
     program(tmp_path, "", "package/__init__.py")
     (tmp_path / "empty").mkdir()
@@ -214,7 +214,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_as_with_python_alone(name, tmp_path):
-    """Output, errors and exit status equal those of Python alone to the byte. Then comes one line."""
+    """Output, errors and exit status equal those of Python alone to the byte. Then tokenscope prints one line."""
     done = both(program(tmp_path, PROGRAMS[name]), stdin=b"Ada\nLovelace\n" if "input" in name else b"")
     quiet = name in ("hard exit", "syntax error", "indentation error")
     assert done.told.startswith("" if quiet else NOTHING)
@@ -223,7 +223,7 @@ def test_as_with_python_alone(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["error", "error in error", "interrupt", "exit text"])
 def test_modules_as_with_python_alone(name, tmp_path):
-    """With `-m` they are equal, too, except for the frames of runpy that Python shows."""
+    """With `-m`, output, errors and exit status are equal too, except for the frames of runpy that Python shows."""
     program(tmp_path, PROGRAMS[name], "package/__main__.py")
     both("-m", "package", cwd=tmp_path)
 
@@ -374,6 +374,6 @@ def test_ctrl_c(name, tmp_path):
 
 
 def test_json_of_a_pipeline(tmp_path):
-    """Where standard output is JSON, it stays JSON."""
+    """If a program prints JSON, standard output stays valid JSON."""
     done = run(spender(tmp_path, "import json; spend(1); print(json.dumps({'a': 1}))"))
     assert {"a": 1} == json.loads(done.stdout)

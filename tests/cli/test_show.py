@@ -150,7 +150,7 @@ def test_show_sorted(form, sort, folder):
 
 
 def test_what_cannot_be_sorted(folder):
-    """Formats with a fixed order say so. A flat report cannot be sorted by time."""
+    """Formats with a fixed order reject `--sort`. A flat report cannot be sorted by time."""
     for form in set(FORMATS) - set(SORTABLE):
         line = refused("show", "one.json", "--format", form, "--sort", "name")
         assert f"Invalid value for '--sort': {form} has a fixed order; tree, table, markdown, csv can" in line

@@ -1,4 +1,4 @@
-"""Importing: what `import tokenscope` loads, and hooks that fire whichever package is imported first."""
+"""Importing: which modules `import tokenscope` loads, and hooks that run in every order of imports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAVY = {"dspy", "litellm", "rich", "click", "genai_prices", "asyncio", "wrapt",
 
 
 def test_importing_tokenscope_loads_nothing_heavy():
-    """Neither DSPy nor what renders, prices or schedules is loaded, nor when scopes are used."""
+    """Importing tokenscope and using scopes loads neither DSPy nor any other heavy module."""
     code = """if True:
         import sys
         from tokenscope import token_scope, track_tokens, record_tokens
@@ -26,7 +26,7 @@ def test_importing_tokenscope_loads_nothing_heavy():
         print(*sys.modules)
     """
 
-    # Without coverage: what measures it loads modules of its own.
+    # Without coverage, because coverage tools load modules of their own.
     loaded = python(code, TOKENSCOPE_DISABLED="", COVERAGE_PROCESS_START="", COVERAGE_PROCESS_CONFIG="").split()
 
     assert set() == HEAVY & set(loaded)
@@ -42,7 +42,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_hooks_fire_in_any_order(order):
-    """Pools and tasks carry the scope, whichever of tokenscope and they is imported first."""
+    """Pools and tasks carry the scope, whether tokenscope is imported before or after them."""
     code = (
         ORDERS[order]
         + """
@@ -69,7 +69,7 @@ asyncio.run(main())
 
 
 def test_modules_are_as_they_were():
-    """A module that was waited for has its own loader, spec and source, as everything else."""
+    """A module with an import hook keeps its own loader, spec and source."""
     code = """if True:
         import importlib.machinery, inspect, tokenscope, concurrent.futures.thread as thread
         assert type(thread.__spec__.loader) is importlib.machinery.SourceFileLoader, thread.__spec__
@@ -85,7 +85,7 @@ def test_modules_are_as_they_were():
 
 @pytest.fixture
 def waiting(tmp_path, monkeypatch):
-    """Make a module that can be imported, and forget it afterwards."""
+    """Return a function that makes a module with an import hook. The modules are removed afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
     calls = []
 
@@ -101,7 +101,7 @@ def waiting(tmp_path, monkeypatch):
 
 
 def test_the_hook_gets_the_complete_module(waiting):
-    """It is called once the module's code has run, each time."""
+    """The hook is called with the module after the module's code has run, at each import."""
     calls = waiting("tokenscope_test_complete", "import sys\nX = 1\nSPEC = __spec__.loader\nLOADER = __loader__")
     module = __import__("tokenscope_test_complete")
 
@@ -114,7 +114,7 @@ def test_the_hook_gets_the_complete_module(waiting):
 
 
 def test_a_module_that_fails_to_import(waiting):
-    """Its error is its own, the hook is not called, and a later import works."""
+    """If a module fails to import, its own error is raised, and the hook is not called."""
     calls = waiting("tokenscope_test_failing", "raise ZeroDivisionError")
     with pytest.raises(ZeroDivisionError):
         __import__("tokenscope_test_failing")
@@ -124,7 +124,7 @@ def test_a_module_that_fails_to_import(waiting):
 
 
 def test_a_module_that_is_not_there(waiting):
-    """It is as missing as ever, and the hook goes on waiting."""
+    """A missing module raises ModuleNotFoundError as usual, and its hook stays registered."""
     import_hooks.after_import("tokenscope_test_missing", print)
     try:
         with pytest.raises(ModuleNotFoundError):
@@ -135,7 +135,7 @@ def test_a_module_that_is_not_there(waiting):
 
 
 def test_namespace_packages_are_left_alone(tmp_path, monkeypatch):
-    """A package without code has nothing to patch, and imports as it did."""
+    """A namespace package has no code to patch, and is imported as usual."""
     (tmp_path / "tokenscope_test_namespace").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     calls = []
@@ -149,7 +149,7 @@ def test_namespace_packages_are_left_alone(tmp_path, monkeypatch):
 
 
 def test_who_looks_for_a_module_sees_its_loader(waiting):
-    """Between finding and loading, the real loader's attributes are there."""
+    """If a module is found but not loaded yet, its loader has the attributes of the real loader."""
     waiting("tokenscope_test_found", "X = 1")
     loader = find_spec("tokenscope_test_found").loader
 
@@ -160,7 +160,7 @@ def test_who_looks_for_a_module_sees_its_loader(waiting):
 
 
 def test_a_loader_used_by_hand(waiting):
-    """Whoever runs a loader on a module made without a spec has the module's code, and the hook is called."""
+    """If a loader runs on a module that was made by hand, the module's code runs, and the hook is called."""
     calls = waiting("tokenscope_test_by_hand", "X = 1")
     module = ModuleType("tokenscope_test_by_hand")
     find_spec(module.__name__).loader.exec_module(module)
@@ -170,7 +170,7 @@ def test_a_loader_used_by_hand(waiting):
 
 
 def test_names_of_the_package():
-    """`Report` is loaded when it is touched; what is not there is an AttributeError."""
+    """`Report` is an attribute of the package. A name that does not exist raises an AttributeError."""
     import tokenscope
     from tokenscope._report.report import Report
 
@@ -180,7 +180,7 @@ def test_names_of_the_package():
 
 
 def test_a_missing_name_is_one_warning(monkeypatch, waiting):
-    """Where a package lacks what is to be patched, one warning says so, and the import goes on."""
+    """If a package lacks a name that is to be patched, there is one warning. An optional name causes none."""
     forget_warnings()
     name = "tokenscope_test_lacking"
     waiting(name, "class Present:\n    pass")
@@ -195,7 +195,7 @@ def test_a_missing_name_is_one_warning(monkeypatch, waiting):
 
 
 def test_inherited_methods_are_taken_away_again(waiting):
-    """A method patched where it is only inherited is inherited again when the patch is undone."""
+    """If a patched method was only inherited, the subclass inherits it again when the patch is undone."""
     name = "tokenscope_test_inherits"
     source = """
 class Base:
@@ -215,7 +215,7 @@ def hook(wrapped, instance, args, kwargs): return 10 * wrapped(*args, **kwargs)
 
 
 def test_a_fault_while_patching_does_not_break_the_import(monkeypatch, waiting):
-    """Under pytest it is raised; elsewhere it is one warning, with its traceback."""
+    """An error while patching is raised under pytest. Elsewhere it is one warning with the traceback."""
     name = "tokenscope_test_fault"
     waiting(name, "def function(): return 1")
     module = __import__(name)

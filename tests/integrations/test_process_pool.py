@@ -1,4 +1,4 @@
-"""`ProcessPoolExecutor`: what workers spend comes home, and all else is as without tokenscope."""
+"""`ProcessPoolExecutor`: a worker's usage comes home to the submitting process. All else is as without tokenscope."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ METHODS = [method for method in ("fork", "spawn", "forkserver") if method in mul
 
 @pytest.fixture(params=METHODS)
 def context(request):
-    """Return each way to start processes."""
+    """Return a context for each way to start processes."""
     return multiprocessing.get_context(request.param)
 
 
 @pytest.fixture
 def without_us():
-    """Take the patches back."""
+    """Remove the patches during the test."""
     integrations.uninstrument()
     yield
     integrations.instrument()
@@ -44,14 +44,14 @@ def without_us():
 
 @pytest.fixture(autouse=True)
 def nothing_is_awaited():
-    """When all results are there, none is awaited."""
+    """Check after each test that no result is awaited any more."""
     yield
     gc.collect()
     assert not _pending
 
 
 def test_calls_come_home(context):
-    """To the scope that submitted them, be it none, with the scopes inside."""
+    """Calls in a worker count in the scope that submitted the task, or at the top level without a scope."""
     with ProcessPoolExecutor(2, context) as pool:
         with token_scope("a") as a:
             first = [pool.submit(tasks.scoped, n) for n in (1, 2)]
@@ -72,7 +72,7 @@ def test_calls_come_home(context):
 
 
 def test_map(context):
-    """In chunks and one at a time."""
+    """Tasks of `map` count in the scope that calls it, in chunks and one at a time."""
     with token_scope("a") as a, ProcessPoolExecutor(2, context) as pool:
         assert list(range(10)) == list(pool.map(tasks.scoped, range(10), chunksize=3))
         assert list(range(10)) == list(pool.map(tasks.scoped, range(10)))
@@ -82,7 +82,7 @@ def test_map(context):
 
 
 def test_dspy(context):
-    """A program of DSPy's in workers that know nothing of tokenscope: the tree is the bill, also of what fails."""
+    """DSPy calls in workers are counted as billed, also if the task fails. The tasks do not import tokenscope."""
     with LoopbackProvider() as provider, ProcessPoolExecutor(2, context) as pool:
         with token_scope("a") as a:
             futures = [pool.submit(asking.ask, provider.url, "a") for _ in range(3)]
@@ -101,7 +101,7 @@ def test_dspy(context):
 
 
 def outcome(pool, submit):
-    """Return what comes of a task: value or exception, and what is told of where it was raised."""
+    """Return a task's value or exception, and what the exception says about where it was raised."""
     try:
         value = submit(pool).result(30)
     except BaseException as error:
@@ -129,7 +129,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_as_without(context, case):
-    """Values, errors and broken pools are what they are without tokenscope; and what was spent is home."""
+    """Values, errors and broken pools are the same as without tokenscope, and the worker's usage is counted."""
     task, tokens = CASES[case]
     integrations.uninstrument()
     try:
@@ -145,7 +145,7 @@ def test_as_without(context, case):
 
 
 def test_where_an_error_was_raised(context):
-    """The text of the worker's traceback is there."""
+    """The cause of a task's exception has the text of the worker's traceback."""
     with ProcessPoolExecutor(1, context) as pool:
         error = pool.submit(tasks.fail, 1).exception()
 
@@ -154,7 +154,7 @@ def test_where_an_error_was_raised(context):
 
 
 def test_a_broken_pool(context):
-    """What was finished before a worker was killed is home; what was not fails as ever."""
+    """If a worker is killed, tasks that had finished are counted. The others fail as without tokenscope."""
     with token_scope("a") as a, ProcessPoolExecutor(1, context) as pool:
         finished = [pool.submit(tasks.scoped, n) for n in (1, 2)]
         assert [1, 2] == [future.result() for future in finished]
@@ -169,7 +169,7 @@ def test_a_broken_pool(context):
 
 
 def test_futures_are_untouched():
-    """They are the executor's own: callbacks see the plain result, what waits can be cancelled, and is not run."""
+    """Futures are the executor's own: callbacks get the plain result, and waiting tasks can be cancelled."""
     seen = []
     with token_scope("a") as a, ProcessPoolExecutor(1) as pool:
         futures = [pool.submit(tasks.sleep, 0.2) for _ in range(6)]
@@ -186,7 +186,7 @@ def test_futures_are_untouched():
 
 
 def test_shutdown_that_cancels():
-    """Tasks that are cancelled by it spend nothing, and nothing waits for them."""
+    """Tasks that `shutdown` cancels spend nothing, and tokenscope does not wait for their results."""
     with token_scope("a") as a:
         pool = ProcessPoolExecutor(1)
         futures = [pool.submit(tasks.sleep, 0.1) for _ in range(10)]
@@ -200,7 +200,7 @@ def test_shutdown_that_cancels():
 
 
 async def test_run_in_executor(context):
-    """A task of asyncio's awaits a worker: what that spends is the task's."""
+    """If an asyncio task awaits a worker, the worker's usage counts in the task's scope."""
 
     async def work(pool, n):
         with token_scope(f"task {n}") as scope:
@@ -212,16 +212,16 @@ async def test_run_in_executor(context):
 
 
 def test_workers_that_are_replaced():
-    """`max_tasks_per_child` does what it did."""
+    """`max_tasks_per_child` works, and the usage of all workers is counted."""
     with token_scope("a") as a, ProcessPoolExecutor(1, max_tasks_per_child=2) as pool:
-        # One after the other: with more of them waiting, CPython's pool waits for ever, here as without us (gh-115634).
+        # One after the other: if more tasks wait, CPython's pool hangs, also without tokenscope (gh-115634).
         assert [1, 2, 3, 4, 5] == [pool.submit(tasks.scoped, n).result() for n in (1, 2, 3, 4, 5)]
 
     assert 15 == spent(a)
 
 
 def test_an_initializer(context):
-    """What it spends in a worker comes home with that worker's first result, at the top level: it is nobody's task."""
+    """An initializer's usage comes home with the first result of its worker, at the top level."""
     with ProcessPoolExecutor(1, context, initializer=spend, initargs=(100, "init")) as pool:
         with token_scope("a") as a:
             for n in (1, 2):
@@ -233,7 +233,7 @@ def test_an_initializer(context):
 
 
 def test_an_initializer_that_spends_nothing(context):
-    """Of what it enters in a worker, nothing comes home."""
+    """A scope that an initializer enters without spending anything does not come home."""
     with ProcessPoolExecutor(1, context, initializer=tasks.idle) as pool, token_scope("a"):
         pool.submit(tasks.scoped, 1).result()
 
@@ -242,7 +242,7 @@ def test_an_initializer_that_spends_nothing(context):
 
 @pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
 def test_a_scope_that_a_worker_inherits():
-    """What is spent in it in a forked worker comes home; that it was entered, and for how long, is counted here alone."""
+    """A forked worker's usage in an inherited scope comes home. The parent alone counts the scope's entry and time."""
     fork = multiprocessing.get_context("fork")
     with token_scope("a") as a, ProcessPoolExecutor(1, fork, initializer=carry(tasks.respond), initargs=(5,)) as pool:
         pool.submit(tasks.scoped, 1).result()
@@ -253,7 +253,7 @@ def test_a_scope_that_a_worker_inherits():
 
 
 def test_a_thread_that_outlives_its_task(context):
-    """What it spends comes home with the worker's next result, under the path of the scope that it was started in."""
+    """A thread that outlives its task brings its usage home with the worker's next result, at its scope's path."""
     with ProcessPoolExecutor(1, context) as pool:
         with token_scope("a") as a:
             pool.submit(tasks.threads, 1).result()
@@ -267,7 +267,7 @@ def test_a_thread_that_outlives_its_task(context):
 
 
 def test_what_a_worker_sees(context):
-    """The scope that submitted the task, as though it were entered there; and nothing that is counted at home."""
+    """A worker sees the scope that submitted the task, without the usage that the parent has counted in it."""
     with ProcessPoolExecutor(1, context) as pool:
         with token_scope("a"):
             spend(1)
@@ -279,7 +279,7 @@ def test_what_a_worker_sees(context):
 
 
 def test_pools_in_workers(context):
-    """A worker's worker's calls come home, too."""
+    """Usage in a pool that a worker opens comes home, too."""
     with token_scope("a") as a, ProcessPoolExecutor(1, context) as pool:
         assert 3 == pool.submit(tasks.nested, 3).result()
 
@@ -287,7 +287,7 @@ def test_pools_in_workers(context):
 
 
 def test_a_scope_that_ends_before(context):
-    """A result that comes late is counted in its scope, and above."""
+    """A result that arrives after its scope has ended counts in that scope and in those around it."""
     with ProcessPoolExecutor(1, context) as pool:
         with token_scope("a") as a, token_scope("b"):
             future = pool.submit(tasks.sleep, 0.1)
@@ -298,7 +298,7 @@ def test_a_scope_that_ends_before(context):
 
 
 def test_budgets(context):
-    """What comes home is taken out of the budgets of the scope that submitted it."""
+    """Usage that comes home is charged to the budgets of the scope that submitted the task."""
     with pytest.raises(BudgetExceeded, match="is spent: 12 tokens"), ProcessPoolExecutor(1, context) as pool:
         with token_scope("a", budget=Budget(tokens=10)):
             for _ in range(10):
@@ -309,7 +309,7 @@ def test_budgets(context):
 
 
 def test_a_budget_in_a_worker(context):
-    """Ends what it has to end there, and tells it here."""
+    """A budget in a worker raises BudgetExceeded there, and the caller gets the exception."""
     with token_scope("a") as a, ProcessPoolExecutor(1, context) as pool:
         with pytest.raises(BudgetExceeded, match="'limited', 10 tokens, is spent: 11 tokens") as caught:
             pool.submit(tasks.over_budget, 10).result()
@@ -319,7 +319,7 @@ def test_a_budget_in_a_worker(context):
 
 @pytest.mark.skipif("fork" not in METHODS, reason="needs fork")
 def test_a_budget_of_the_whole_program():
-    """A forked worker inherits it; where it is spent there, the task ends in an ordinary exception, here and in shipments."""
+    """A forked worker inherits the program's budget. A task or shipment that exceeds it raises BudgetExceeded."""
     code = """
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -346,7 +346,7 @@ print(tokenscope.report().total.input_tokens, purse.tokens, sep="\\n")
 
 
 def test_a_fault_of_ours(monkeypatch):
-    """Where what comes home cannot be counted, a warning tells so, and the result is there."""
+    """If usage that comes home cannot be counted, one warning says so, and the result is still returned."""
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     with warnings.catch_warnings(record=True) as seen, ProcessPoolExecutor(1) as pool:
         warnings.simplefilter("always")
@@ -359,7 +359,7 @@ def test_a_fault_of_ours(monkeypatch):
 
 
 def test_many_tasks_of_many_scopes():
-    """Several threads submit to one pool, each in its own scope."""
+    """If several threads submit to one pool, each thread's scope counts its own tasks."""
     found = {}
     with ProcessPoolExecutor(2) as pool:
 
@@ -368,7 +368,7 @@ def test_many_tasks_of_many_scopes():
                 assert [n] * 50 == [future.result() for future in [pool.submit(tasks.scoped, n) for _ in range(50)]]
             found[n] = spent(scope)
 
-        pool.submit(tasks.nothing).result()  # workers are started before threads are
+        pool.submit(tasks.nothing).result()  # starts the workers before the threads
         threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
         for thread in threads:
             thread.start()
@@ -380,7 +380,7 @@ def test_many_tasks_of_many_scopes():
 
 
 def test_uninstrument(without_us):
-    """Without the patch nothing comes home."""
+    """Without the patch, no usage comes home."""
     with token_scope("a") as a, ProcessPoolExecutor(1) as pool:
         pool.submit(tasks.scoped, 1).result()
 
@@ -388,7 +388,7 @@ def test_uninstrument(without_us):
 
 
 def test_disabled():
-    """With TOKENSCOPE_DISABLED=1 a pool is what it was."""
+    """With TOKENSCOPE_DISABLED=1, `ProcessPoolExecutor` is not patched, and no usage comes home."""
     code = """
 import concurrent.futures.process as process
 submit = process.ProcessPoolExecutor.submit

@@ -1,4 +1,4 @@
-"""Threads and pools: what is started inside a scope counts there, and strangers later do not."""
+"""Threads and pools: work counts in the scope that starts or submits it, and in no other scope."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Subclass(threading.Thread):
 
 
 class Guarded(threading.Thread):
-    """A thread that lets nobody set its attributes from outside."""
+    """A thread whose `run` attribute cannot be set."""
 
     def __setattr__(self, name, value):
         if name == "run":
@@ -32,7 +32,7 @@ class Guarded(threading.Thread):
 
 
 def with_own_run():
-    """Make a thread whose instance has a `run`."""
+    """Make a thread whose instance has its own `run`."""
     thread = threading.Thread()
     thread.run = lambda: spend(3)
     return thread
@@ -63,7 +63,7 @@ def test_a_thread_is_in_the_scope_that_starts_it(kind):
 
 @pytest.mark.parametrize("kind", THREADS)
 def test_a_thread_outside_of_scopes_has_none(kind):
-    """Started in no scope, a thread counts at the top level."""
+    """A thread that is started outside of all scopes counts at the top level."""
     thread = THREADS[kind]()
     thread.start()
     thread.join()
@@ -72,7 +72,7 @@ def test_a_thread_outside_of_scopes_has_none(kind):
 
 
 def test_a_thread_of_a_thread():
-    """The scope is inherited further on."""
+    """A thread that is started by another thread inherits that thread's scope."""
 
     def work():
         with token_scope("inner"):
@@ -90,7 +90,7 @@ def test_a_thread_of_a_thread():
 
 @pytest.mark.parametrize("scoped", [True, False])
 def test_errors_of_start_are_as_they_were(scoped):
-    """A thread started twice, or never initialised, raises the RuntimeError that it always did."""
+    """Starting a thread twice, or without its `__init__`, raises the same RuntimeError as without tokenscope."""
 
     class Uninitialised(threading.Thread):
         def __init__(self):
@@ -114,7 +114,7 @@ def test_errors_of_start_are_as_they_were(scoped):
 
 
 def test_a_thread_that_cannot_start_is_as_it_was(monkeypatch):
-    """Where the system has no thread left, nothing of ours stays on the thread."""
+    """If the system cannot start a thread, tokenscope leaves no attribute on the thread."""
 
     def refuse(*args, **kwargs):
         raise RuntimeError("can't start new thread")
@@ -134,7 +134,7 @@ def test_a_thread_that_cannot_start_is_as_it_was(monkeypatch):
 
 
 def test_an_exception_in_a_thread_is_the_threads(monkeypatch):
-    """`threading.excepthook` gets it, and the scope stays usable."""
+    """`threading.excepthook` gets the exception of a thread, and the scope that started the thread stays active."""
     seen = []
     monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(args.exc_type))
     with token_scope("a") as scope:
@@ -147,7 +147,7 @@ def test_an_exception_in_a_thread_is_the_threads(monkeypatch):
 
 
 def test_submit_and_map():
-    """Work is counted in the scope that hands it over."""
+    """A pool's work counts in the scope that submits it."""
     with ThreadPoolExecutor(2) as pool:
         with token_scope("submit") as submit:
             assert pool.submit(spend, tokens=3).result() is None
@@ -160,7 +160,7 @@ def test_submit_and_map():
 
 
 def test_one_pool_shared_by_two_scopes():
-    """Work of two scopes at once in one pool is told apart."""
+    """If two scopes share a pool at the same time, each counts its own work."""
     barrier = threading.Barrier(2)
 
     def work(tokens):
@@ -183,7 +183,7 @@ def test_one_pool_shared_by_two_scopes():
 
 
 def test_a_pools_thread_does_not_charge_later_strangers():
-    """A pool's thread that is born inside a scope charges it with nothing but its own work."""
+    """A pool's thread that was started in one scope counts later work in the scope that submits the work."""
     with ThreadPoolExecutor(1) as pool:
         with token_scope("born") as born:
             pool.submit(spend, 1).result()
@@ -197,7 +197,7 @@ def test_a_pools_thread_does_not_charge_later_strangers():
 
 
 def test_an_exception_in_a_pool_is_the_futures():
-    """The future has it, and the next work item is not in the scope."""
+    """The future has the exception of its work, and the next work item is outside of the scope."""
     with ThreadPoolExecutor(1) as pool:
         with token_scope("a"):
             future = pool.submit(int, "x")
@@ -206,13 +206,13 @@ def test_an_exception_in_a_pool_is_the_futures():
 
 
 def test_submit_without_a_function_raises_as_before():
-    """A wrong call of `submit` is the TypeError that it was."""
+    """`submit` without a function raises a TypeError, as without tokenscope."""
     with ThreadPoolExecutor(1) as pool, pytest.raises(TypeError):
         pool.submit()
 
 
 def test_work_that_ends_after_its_scope():
-    """A work item that outlives its scope is counted there."""
+    """Work that ends after its scope has closed still counts in that scope."""
     go = threading.Event()
 
     def work():
@@ -229,7 +229,7 @@ def test_work_that_ends_after_its_scope():
 
 
 async def test_run_in_executor_and_to_thread():
-    """asyncio's ways into threads carry the scope, the default executor and one of one's own."""
+    """`run_in_executor` and `to_thread` carry the scope, with the default executor and with the user's own."""
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(1) as pool:
         with token_scope("a") as scope:
@@ -244,7 +244,7 @@ async def test_run_in_executor_and_to_thread():
 
 
 async def test_tasks_of_many_scopes_in_one_executor():
-    """Tasks that interleave each have their threads' work."""
+    """Each of many interleaving tasks counts the work that it gives to threads."""
 
     async def work(tokens):
         with token_scope(f"task {tokens}") as scope:
@@ -256,7 +256,7 @@ async def test_tasks_of_many_scopes_in_one_executor():
 
 
 def test_pools_of_another_make():
-    """For `multiprocessing.pool.ThreadPool` and the like, `carry` takes the scope along."""
+    """`carry` takes the scope into other pools, such as `multiprocessing.pool.ThreadPool`."""
     with token_scope("maker"):
         pool = ThreadPool(2)
     with pool:
@@ -268,7 +268,7 @@ def test_pools_of_another_make():
 
 
 def originals():
-    """Return what the standard library's patched functions are at present."""
+    """Return the current values of the standard library's functions that tokenscope patches."""
     return (
         vars(threading.Thread)["start"],
         vars(ThreadPoolExecutor)["submit"],
@@ -278,14 +278,14 @@ def originals():
 
 @pytest.fixture
 def instrumented_again():
-    """Whatever a test does, the patches are in place behind it."""
+    """Apply the patches again after the test."""
     yield
     tokenscope.uninstrument()
     tokenscope.instrument()
 
 
 def test_uninstrument_and_instrument(instrumented_again):
-    """Undone, the functions are those that they were, identically; done again, they carry scopes again."""
+    """`uninstrument` restores the original functions. After `instrument`, threads carry scopes again."""
     patched = originals()
     plain = tuple(each.__wrapped__ for each in patched)
     tokenscope.uninstrument()
@@ -308,7 +308,7 @@ def test_uninstrument_and_instrument(instrumented_again):
 
 
 def test_somebody_else_patches_on_top(instrumented_again):
-    """What somebody wrapped around ours stays; ours inside it becomes a mere passage."""
+    """If other code has wrapped a patch, `uninstrument` keeps the other wrapper, and the patch does nothing."""
     ours = threading.Thread.start
     seen = []
 
@@ -339,7 +339,7 @@ def test_somebody_else_patches_on_top(instrumented_again):
 
 
 def test_a_patched_method_looks_like_itself():
-    """Name, documentation and signature are the original's."""
+    """A patched method keeps its name and documentation."""
     start, submit, _ = originals()
 
     assert ("start", "submit") == (start.__name__, submit.__name__)

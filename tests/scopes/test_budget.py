@@ -1,4 +1,4 @@
-"""Budgets: what is spent ends the run where the budget was opened, through everything in between."""
+"""Budgets: a spent budget ends the run at the scope that has the budget, whatever code runs in between."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ TEN = Budget(tokens=10)
 
 @pytest.fixture(autouse=True)
 def nothing_set():
-    """Leave no price and no warning behind."""
+    """Forget all prices and warnings after each test."""
     yield
     forget_prices()
     forget_warnings()
 
 
 def here():
-    """Return where a call is counted that is made now."""
+    """Return the active scope, or the root outside of all scopes."""
     return active() or STATE.root
 
 
 def count(scope, model: str, counts: Counts, *, reserved: bool, key: UsageKey | None = None) -> None:
-    """Note that a call has ended."""
+    """Append a call that has ended to the event log."""
     call = Call(path_of(scope), key or key_of(model, counts), counts, 0.0, 0.0, None, None)
     append(scope, ReservedCall(scope, call) if reserved else call, 0, None)
 
@@ -59,7 +59,7 @@ def buy(tokens: int = 1, model: str = "x") -> None:
 
 
 async def abuy(tokens: int = 1) -> None:
-    """Do the same as a coroutine; another call may come in between."""
+    """Do the same in a coroutine that lets other calls run before its own call is counted."""
     scope = here()
     reserved = reserve(scope)
     await asyncio.sleep(0)
@@ -91,13 +91,13 @@ async def abuy(tokens: int = 1) -> None:
     ],
 )
 def test_wrong_budgets(arguments, error, said):
-    """Are errors where they are made."""
+    """Wrong arguments raise an error when the Budget is made."""
     with pytest.raises(error, match=said):
         Budget(**arguments)
 
 
 def test_budgets_are_values():
-    """They compare, hash, copy, pickle and say what they limit; money is exact."""
+    """Budgets can be compared, hashed, copied and pickled. Their text names the limits, and their cost is exact."""
     budget = Budget(tokens=50_000, cost=0.1, calls=1)
 
     assert budget == Budget(tokens=50_000, cost=Decimal("0.1"), calls=1) == pickle.loads(pickle.dumps(budget))
@@ -106,11 +106,11 @@ def test_budgets_are_values():
     assert Decimal("0.5") == Budget(cost=Fraction(1, 2).__float__()).cost
 
 
-# -- ends ---------------------------------------------------------------------------------------------------------------
+# -- how a scope ends --------------------------------------------------------------------------------------------------
 
 
 def test_raise():
-    """The call after the one that spent the budget is not made; outside, it is an ordinary exception that tells all."""
+    """No call is made after the budget is spent. BudgetExceeded has the scope's name, limit, usage and report."""
     done = []
     with pytest.raises(BudgetExceeded) as raised, token_scope("outer"):
         with token_scope("run", budget=TEN) as scope:
@@ -131,7 +131,7 @@ def test_raise():
 
 
 def test_nothing_happens_within_the_budget():
-    """The block ends as it would without one; a budget that is just reached keeps nothing from being done but another call."""
+    """If a budget is reached but no further call is made, the block ends normally and can still open scopes."""
     set_price("x", input=1, output=1)
     with token_scope("run", budget=Budget(tokens=10, calls=2, cost=1)) as scope:
         buy(5)
@@ -147,7 +147,7 @@ def test_nothing_happens_within_the_budget():
 
 
 def test_stop():
-    """The block is left quietly, and says so."""
+    """With `stop`, the block ends without an exception, and `budget_exceeded` is true."""
     with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as scope:
         for _ in range(5):
             buy()
@@ -158,7 +158,7 @@ def test_stop():
 
 
 def test_warn():
-    """One warning, at the line that went on; everything is done."""
+    """With `warn`, all calls are made, and one warning points to the file of the caller."""
     with pytest.warns(TokenScopeWarning, match="the budget of 'run', 2 calls, is spent.*lets the run go on") as caught:
         with token_scope("run", budget=Budget(calls=2, on_exceed="warn")) as scope:
             for _ in range(5):
@@ -170,7 +170,7 @@ def test_warn():
 
 
 def test_each_entry_warns():
-    """Also where it has the place in memory that an earlier one had."""
+    """Each entry of a scope warns, even if it reuses the memory address of an earlier entry."""
     with pytest.warns(TokenScopeWarning, match="lets the run go on") as caught:
         for _ in range(100):
             with token_scope("run", budget=Budget(calls=0, on_exceed="warn")):
@@ -180,7 +180,7 @@ def test_each_entry_warns():
 
 
 def test_warn_at_the_end():
-    """What only the last call has spent is told where the scope ends."""
+    """If only the last call exceeds the budget, the warning appears when the scope ends."""
     with pytest.warns(
         TokenScopeWarning, match="the budget of 'run', 10 tokens, is spent: 11 tokens, 1 token more than that"
     ):
@@ -194,7 +194,7 @@ def test_warn_at_the_end():
     ids=str,
 )
 def test_each_limit(budget, calls):
-    """Tokens, calls, dollars; 0 calls are none."""
+    """A budget can limit tokens, calls or dollars. A limit of 0 calls allows no call."""
     set_price("x", input=1, output=0)
     with pytest.raises(BudgetExceeded), token_scope("run", budget=budget) as scope:
         while True:
@@ -203,7 +203,7 @@ def test_each_limit(budget, calls):
 
 
 def test_what_is_spent_already_is_recorded():
-    """`record_tokens` never raises, for those tokens are spent; the next scope is not entered."""
+    """`record_tokens` never raises, because its tokens are already spent. But no other scope can be entered."""
     with pytest.raises(BudgetExceeded, match="12 tokens, 2 tokens more than that"), token_scope("run", budget=TEN):
         record_tokens("m", "o", "x", None, 12, 0)
         with token_scope("next"):
@@ -215,7 +215,7 @@ def test_what_is_spent_already_is_recorded():
 
 
 def test_a_price_that_nobody_knows():
-    """Does not pass silently as free."""
+    """A model without a known price costs the budget nothing, and one warning says so."""
     with pytest.warns(
         TokenScopeWarning, match="no price is known of 'nobody/knows', so its calls cost the budget of 'run'"
     ) as caught:
@@ -228,7 +228,7 @@ def test_a_price_that_nobody_knows():
 
 
 def test_answers_of_the_cache_spend_nothing():
-    """They count as calls."""
+    """Answers from the cache count as calls of the budget, but spend no tokens."""
     with token_scope("run", budget=Budget(tokens=10, calls=3)) as scope:
         for _ in range(3):
             assert reserve(here())
@@ -237,13 +237,13 @@ def test_answers_of_the_cache_spend_nothing():
         with suppress(BudgetStop):
             reserve(here())
             pytest.fail("a fourth call was let through")  # pragma: no cover
-        scope.account.stopped = False  # as though nobody had tried
+        scope.account.stopped = False  # as if no fourth call had been tried
 
     assert 0 == scope.usage.total_tokens
 
 
 def test_a_call_that_is_given_back():
-    """What is reserved and then not to be counted is there again."""
+    """A reserved call that is released can be made later."""
     with token_scope("run", budget=Budget(calls=1)):
         assert reserve(here())
         release(here())
@@ -251,7 +251,7 @@ def test_a_call_that_is_given_back():
 
 
 def test_a_call_that_is_handed_on():
-    """An LM call may hand on to another what it has reserved; it has to ask again if it buys something itself."""
+    """An LM call can hand on its reservation to another call. To spend tokens itself, it has to reserve again."""
     with suppress(BudgetExceeded), token_scope("run", budget=Budget(calls=1)):
         call = SimpleNamespace(scope=here(), reserved=reserve(here()))
         reserve_again(call)
@@ -263,7 +263,7 @@ def test_a_call_that_is_handed_on():
 
 
 def test_a_call_that_is_refused_is_not_handed_on():
-    """Where a budget further inside keeps the other call from being made, the first one keeps what it has."""
+    """If an inner budget refuses the other call, the first call keeps its reservation."""
     with token_scope("run", budget=Budget(calls=1)) as scope:
         call = SimpleNamespace(scope=here(), reserved=reserve(here()))
         with suppress(BudgetExceeded), token_scope("inside", budget=Budget(calls=0)):
@@ -272,11 +272,11 @@ def test_a_call_that_is_refused_is_not_handed_on():
         assert 1 == scope.account.calls
 
 
-# -- through everything -----------------------------------------------------------------------------------------------------
+# -- whatever runs inside ----------------------------------------------------------------------------------------------
 
 
 def stubborn():
-    """Go on whatever fails."""
+    """Make 20 calls, and ignore every `Exception`."""
     for _ in range(20):
         with suppress(Exception):
             buy(3)
@@ -370,7 +370,7 @@ WAYS = [
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("on_exceed", ["raise", "stop"])
 def test_nothing_swallows_the_stop(way, on_exceed):
-    """Whatever runs inside, and whatever it catches: a limit on calls is exact, and the scope ends as its budget says."""
+    """Whatever the block runs and catches, a limit on calls is exact, and the scope ends as `on_exceed` says."""
     with token_scope("outer") as outer:
         block = token_scope("run", budget=Budget(calls=7, on_exceed=on_exceed))
         if on_exceed == "raise":
@@ -387,7 +387,7 @@ def test_nothing_swallows_the_stop(way, on_exceed):
 
 @pytest.mark.parametrize("threads", [2, 8, 32])
 def test_calls_are_exact_at_any_concurrency(threads):
-    """However many ask at once, as many are let through as the budget has."""
+    """A limit on calls is exact, however many threads make calls at once."""
     with pytest.raises(BudgetExceeded), token_scope("run", budget=Budget(calls=500)) as scope:
         barrier = threading.Barrier(threads)
 
@@ -404,7 +404,7 @@ def test_calls_are_exact_at_any_concurrency(threads):
 
 @pytest.mark.parametrize("work", [stubborn, in_a_task_group], ids=lambda work: work.__name__)
 def test_a_thread_ends_silently(monkeypatch, work):
-    """A thread that was stopped prints no traceback: the scope tells."""
+    """A thread that is stopped by a budget prints no traceback. The scope's `budget_exceeded` is true."""
     heard = []
     monkeypatch.setattr(threading, "excepthook", heard.append)
     with token_scope("run", budget=Budget(calls=1, on_exceed="stop")) as scope:
@@ -417,7 +417,7 @@ def test_a_thread_ends_silently(monkeypatch, work):
 
 
 def test_a_thread_that_fails_is_heard(monkeypatch):
-    """Whatever else ends it, beside a stop, is printed as ever."""
+    """If a thread ends with a stop and another exception, the traceback is printed as usual."""
     heard = []
     monkeypatch.setattr(threading, "excepthook", lambda args: heard.append(args.exc_value))
 
@@ -438,11 +438,11 @@ def test_a_thread_that_fails_is_heard(monkeypatch):
     assert {KeyError, BudgetStop} == {type(error) for error in heard.pop().exceptions}
 
 
-# -- within each other --------------------------------------------------------------------------------------------------
+# -- nested budgets ----------------------------------------------------------------------------------------------------
 
 
 def test_the_inner_one_is_spent():
-    """It ends where it was opened, and the outer goes on."""
+    """A spent inner budget ends its own scope, and the outer scope goes on."""
     with token_scope("outer", budget=Budget(calls=10)) as outer:
         for _ in range(3):
             with pytest.raises(BudgetExceeded) as raised, token_scope("inner", budget=Budget(calls=2)):
@@ -455,7 +455,7 @@ def test_the_inner_one_is_spent():
 
 
 def test_the_outer_one_is_spent():
-    """It ends the inner one too, whatever that says of itself, and whatever catches exceptions between the two."""
+    """A spent outer budget also ends the inner scope, whatever its `on_exceed` and whatever exceptions are caught."""
     for on_exceed in ("raise", "stop", "warn"):
         with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=Budget(calls=3)):
             with suppress(Exception), token_scope("inner", budget=Budget(calls=5, on_exceed=on_exceed)):
@@ -465,7 +465,7 @@ def test_the_outer_one_is_spent():
 
 
 def test_both_are_spent_at_once():
-    """The outer one ends."""
+    """If an inner and an outer budget are spent at once, the outer scope ends."""
     with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=Budget(calls=3)):
         with suppress(Exception), token_scope("inner", budget=Budget(calls=3)):
             stubborn()
@@ -473,7 +473,7 @@ def test_both_are_spent_at_once():
 
 
 def test_both_are_exceeded_at_once():
-    """Where a scope is to be entered, too, the outer one ends."""
+    """If both budgets are exceeded when another scope is about to be entered, the outer scope ends."""
     with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=TEN):
         with suppress(Exception), token_scope("inner", budget=TEN):
             record_tokens("m", "o", "x", None, 11, 0)
@@ -483,7 +483,7 @@ def test_both_are_exceeded_at_once():
 
 
 def test_a_spent_outer_budget_keeps_scopes_from_being_entered():
-    """Also where an inner one has all of its own left."""
+    """If the outer budget is exceeded, no scope can be entered, even with a budget of its own."""
     with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=TEN):
         record_tokens("m", "o", "x", None, 11, 0)
         with token_scope("inner", budget=Budget(tokens=1_000)):
@@ -492,11 +492,11 @@ def test_a_spent_outer_budget_keeps_scopes_from_being_entered():
     assert current_scope() is None
 
 
-# -- what else is raised ----------------------------------------------------------------------------------------------------
+# -- other exceptions --------------------------------------------------------------------------------------------------
 
 
 def test_another_exception_has_the_budget_as_its_reason():
-    """Code that fails because a call was kept from it fails for the budget; what it raised is the cause."""
+    """If code fails after a refused call, its exception is the cause of BudgetExceeded. `stop` lets it pass instead."""
     with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(calls=1)):
         in_a_swallowing_function()
         raise KeyError("answer")
@@ -508,7 +508,7 @@ def test_another_exception_has_the_budget_as_its_reason():
 
 
 def test_exceptions_within_the_budget_are_left_alone():
-    """A budget that is not spent concerns nobody."""
+    """If the budget has refused no call, an exception passes unchanged."""
     with pytest.raises(KeyError), token_scope("run", budget=Budget(calls=1)):
         buy()
         raise KeyError("answer")
@@ -516,14 +516,14 @@ def test_exceptions_within_the_budget_are_left_alone():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
 def test_a_program_that_is_to_end_ends(error):
-    """An interrupt is no budget's business, spent or not."""
+    """KeyboardInterrupt, SystemExit and CancelledError pass unchanged, even if the budget is spent."""
     with pytest.raises(error), token_scope("run", budget=Budget(calls=1)):
         in_a_swallowing_function()
         raise error
 
 
 def test_a_group_with_other_errors():
-    """The budget's end has them as its cause; where it is quiet, they are what is left."""
+    """Other errors in an exception group are the cause of BudgetExceeded. With `stop`, they are raised themselves."""
 
     async def fail():
         await asyncio.sleep(0)
@@ -573,7 +573,7 @@ async def async_generator():
 
 
 def run(function):
-    """Run a function of any kind; return what it returned or yielded."""
+    """Run a function of any kind, and return its result or its items."""
     result = function()
     if inspect.iscoroutine(result):
         return asyncio.run(result)
@@ -591,7 +591,7 @@ def run(function):
 )
 @pytest.mark.parametrize("function", [plain, coroutine, generator, async_generator])
 def test_decorated_functions(decorator, function):
-    """Each call has a budget of its own, and ends in BudgetExceeded where that is spent."""
+    """Each call of a decorated function has its own budget, and raises BudgetExceeded if the budget is spent."""
     decorated = decorator(function)
     for _ in range(2):
         with pytest.raises(BudgetExceeded) as raised:
@@ -605,18 +605,18 @@ def test_decorated_functions(decorator, function):
     ("function", "left"), [(plain, None), (coroutine, None), (generator, [0, 1]), (async_generator, [0, 1])]
 )
 def test_decorated_functions_that_end_quietly(function, left):
-    """A function returns None, a generator has no more items."""
+    """With `stop`, a function whose budget is spent returns None, and a generator yields no more items."""
     assert left == run(track_tokens("m", "o", budget=QUIET)(function))
 
 
 @pytest.mark.parametrize("function", [plain, coroutine, generator, async_generator])
 def test_decorated_functions_within_their_budget(function):
-    """Are as they are without one."""
+    """A decorated function that stays within its budget returns the same result as without a budget."""
     assert run(function) == run(track_tokens("m", "o", budget=Budget(calls=5))(function))
 
 
 def test_a_generator_that_swallows_the_stop():
-    """Ends with the budget's exception all the same, when it is done."""
+    """A generator that catches the stop still raises BudgetExceeded when it ends."""
 
     @track_tokens("m", "o", budget=LOUD)
     def stubborn_generator():
@@ -634,7 +634,7 @@ def test_a_generator_that_swallows_the_stop():
 
 
 def test_decorated_functions_pickle():
-    """By value too, budget and all."""
+    """A decorated function and a `token_scope` keep their budget when they are pickled."""
     decorated = pickle.loads(cloudpickle.dumps(track_tokens("m", "o", budget=LOUD)(lambda: [buy() for _ in range(3)])))
     with pytest.raises(BudgetExceeded):
         decorated()
@@ -643,7 +643,7 @@ def test_decorated_functions_pickle():
 
 
 def test_one_recipe_entered_often():
-    """Each entry has the budget for itself, also at the same time."""
+    """Each entry of a `token_scope` has the whole budget, even if entries are nested or run at the same time."""
     recipe = token_scope("run", budget=LOUD)
 
     async def work():
@@ -663,7 +663,7 @@ def test_one_recipe_entered_often():
 
 
 def test_the_asynchronous_block():
-    """`async with` ends like `with`."""
+    """A spent budget ends an `async with` block as it ends a `with` block."""
 
     async def main(budget):
         async with token_scope("run", budget=budget) as scope:
@@ -676,7 +676,7 @@ def test_the_asynchronous_block():
 
 
 def test_calls_that_come_after_the_end():
-    """A task that outlives its scope is not let through any more."""
+    """A task that outlives a scope with a spent budget can make no call."""
 
     async def main():
         go = asyncio.Event()

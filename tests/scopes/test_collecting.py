@@ -1,4 +1,4 @@
-"""Collecting: a scope holds what is spent in the scopes inside it, and memory is bounded by paths."""
+"""Collecting: a scope holds the usage of all scopes inside it. Memory grows with the number of paths only."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from tokenscope.errors import TokenScopeWarning
 
 @pytest.fixture
 def may_warn(monkeypatch):
-    """Let warnings that were given before be given again."""
+    """Allow warnings to appear again that earlier tests have caused."""
     forget_warnings()
 
 
 def kept() -> int:
-    """How many scopes the process keeps."""
+    """Return how many open scopes and events the process keeps."""
     tokenscope.report()
     return len(STATE.open_scopes) + len(STATE.log)
 
 
 def late(scope, tokens):
-    """Spend in a scope that has ended, as a task does that outlives it."""
+    """Spend tokens in a scope that has ended, as a task does that outlives it."""
     record(scope, "late", Counts(calls=1, input_tokens=tokens))
 
 
 def test_closed_scopes_are_not_kept():
-    """When a scope has closed, nothing but counts is left of it."""
+    """The process keeps the counts of closed scopes, but not the scopes."""
     for _ in range(1_000):
         with token_scope("a"), token_scope("b"):
             spend()
@@ -52,7 +52,7 @@ def test_closed_scopes_are_not_kept():
 
 
 def test_entries_of_scopes_that_spend_nothing_are_counted():
-    """Empty scopes need no table, but are seen."""
+    """Entries of scopes without any usage are counted too."""
     with token_scope("outer") as outer:
         for _ in range(300):
             with token_scope("inner"):
@@ -64,7 +64,7 @@ def test_entries_of_scopes_that_spend_nothing_are_counted():
 
 
 def test_time_adds_up():
-    """A path's seconds are those of all its entries."""
+    """The seconds of a path are the sum over all its entries."""
     entries = []
     for _ in range(5):
         with token_scope("a") as scope:
@@ -75,7 +75,7 @@ def test_time_adds_up():
 
 
 def test_what_is_open_is_seen_above():
-    """An open scope's calls are in the reports of all scopes around it."""
+    """Calls in an open scope are in the reports of all scopes around it."""
     with token_scope("a") as a, token_scope("b") as b, token_scope("c"):
         spend(3)
         assert [3, 3] == [spent(a), spent(b)]
@@ -84,7 +84,7 @@ def test_what_is_open_is_seen_above():
 
 
 def test_late_calls_go_where_their_scope_went():
-    """A closed scope still counts, and so do those above it."""
+    """A call in a closed scope counts in that scope and in those around it."""
     with token_scope("a") as a:
         with token_scope("b") as b:
             spend(1)
@@ -97,7 +97,7 @@ def test_late_calls_go_where_their_scope_went():
 
 
 def test_late_calls_of_scopes_that_had_none_before():
-    """A scope that closed empty still takes late calls, and is not kept for it."""
+    """A scope without usage still counts late calls after its end, and the process does not keep it."""
     with token_scope("a") as a:
         with token_scope("b") as b:
             pass
@@ -108,7 +108,7 @@ def test_late_calls_of_scopes_that_had_none_before():
 
 
 def test_scopes_opened_late():
-    """Empty scopes that open in a closed one, from a task that outlives it, leave nothing behind."""
+    """Scopes that a late task opens in a closed scope are counted, but the process does not keep them."""
     with token_scope("a") as a:
         visit = tokenscope.carry(lambda: [token_scope("late").__enter__().leave() for _ in range(500)])
     visit()
@@ -119,7 +119,7 @@ def test_scopes_opened_late():
 
 
 def test_an_outer_scope_that_closes_first():
-    """Out of order, each scope still has its own, and none is kept in the end."""
+    """If an outer scope closes first, both scopes count correctly, and in the end the process keeps neither."""
     a, b = token_scope("a"), token_scope("b")
     outer, inner = a.__enter__(), b.__enter__()
     spend(1)
@@ -135,7 +135,7 @@ def test_an_outer_scope_that_closes_first():
 
 
 def test_many_scopes_with_many_names():
-    """None of them is kept, and no token is lost."""
+    """Scopes with many names in them are not kept when they have closed, and no token is lost."""
     with token_scope("outer") as outer:
         for _ in range(100):
             with token_scope("large"):
@@ -149,7 +149,7 @@ def test_many_scopes_with_many_names():
 
 
 def test_late_calls_of_many_scopes():
-    """Late calls reach everyone above, once."""
+    """A late call counts exactly once in its scope and in each scope around it."""
     scopes = []
     with token_scope("outer") as outer:
         for _ in range(20):
@@ -166,7 +166,7 @@ def test_late_calls_of_many_scopes():
 
 
 def test_clear_forgets_what_was_counted():
-    """After `clear` the process begins anew; open scopes keep what they have."""
+    """`clear` empties the process's report. Open scopes keep their counts."""
     with token_scope("a") as a:
         with token_scope("b") as b:
             spend(1)
@@ -189,7 +189,7 @@ def test_clear_forgets_what_was_counted():
 
 
 def test_names_are_capped_and_no_token_is_lost(may_warn):
-    """The 2,001st name of a level is `(other)`: one warning, at the user's line, and every token is there."""
+    """Names beyond 2,000 on one level are counted as `(other)`, with one warning. No token is lost."""
     with warnings.catch_warnings(record=True) as caught, token_scope("outer") as outer:
         warnings.simplefilter("always")
         for number in range(MAX_NAMES + 50):
@@ -206,7 +206,7 @@ def test_names_are_capped_and_no_token_is_lost(may_warn):
 
 
 def test_capped_scopes_keep_what_is_below_them(may_warn):
-    """Scopes beyond the cap, and scopes in them, are counted under `(other)`, entries included."""
+    """Scopes beyond the cap are counted under `(other)`, with their entries and the scopes inside them."""
     with warnings.catch_warnings(record=True) as caught, token_scope("outer") as outer:
         warnings.simplefilter("always")
         for number in range(MAX_NAMES + 30):
@@ -222,7 +222,7 @@ def test_capped_scopes_keep_what_is_below_them(may_warn):
 
 
 def test_a_warning_made_an_error_loses_no_token(may_warn):
-    """Where warnings are errors, the call that has one too many names is counted all the same."""
+    """If the warning about too many names is raised as an error, the call is still counted."""
     with token_scope("outer") as outer:
         with pytest.raises(TokenScopeWarning):
             for number in range(MAX_NAMES + 1):
@@ -233,7 +233,7 @@ def test_a_warning_made_an_error_loses_no_token(may_warn):
 
 
 def test_the_warning_is_given_outside_of_the_lock(may_warn, monkeypatch):
-    """What shows the warning may wait for a thread that counts."""
+    """The warning appears outside of the lock, so code that shows it may wait for a thread that counts."""
     done = []
 
     def show(*args, **kwargs):
@@ -252,7 +252,7 @@ def test_the_warning_is_given_outside_of_the_lock(may_warn, monkeypatch):
 
 
 def test_what_a_collection_counts_is_counted_once():
-    """Generators that a garbage collection finalises in the midst of anything count and leave their scopes, once."""
+    """A generator that the garbage collector finalises, at any moment, leaves its scopes and counts exactly once."""
     total = 0
 
     def abandoned():
@@ -274,7 +274,7 @@ def test_what_a_collection_counts_is_counted_once():
 
     before = gc.get_threshold()
     try:
-        for threshold in [*range(1, 30), *range(1, 30)]:  # to be in the midst of everything, now and then
+        for threshold in [*range(1, 30), *range(1, 30)]:  # so that collections happen at many different places
             gc.set_threshold(threshold)
             with token_scope("outer"):
                 with token_scope("inner"):
@@ -317,7 +317,7 @@ print("counted")
 
 def test_a_forked_child_can_count():
     """A child that is forked while a thread counts does not wait for that thread's lock."""
-    # In a process of its own, without coverage: what measures coverage has locks of its own, which a fork may break.
+    # This runs in a process without coverage. Coverage tools have locks of their own, which a fork may break.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING]
 

@@ -1,4 +1,4 @@
-"""The event log: what has ended is counted in its order, when somebody asks or many wait, and nothing is lost."""
+"""The event log: events are counted in order, when counts are read or many events wait. None is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tokenscope._scopes.process import MANY_EVENTS, STATE
 
 
 class Event:
-    """A call that does something when it is counted."""
+    """A call that runs a function when it is counted."""
 
     def __init__(self, function, *arguments):
         self._function = function
@@ -28,7 +28,7 @@ class Event:
 
 
 def note(function, *arguments):
-    """Append an event."""
+    """Append an event that calls the function when it is counted."""
     append(STATE.root, Event(function, *arguments), 0, None)
 
 
@@ -44,7 +44,7 @@ def test_counted_in_order():
 
 
 def test_asking_counts():
-    """Before a scope tells its counts, everything that has ended is counted."""
+    """The events in the log are counted before a scope returns its counts."""
     seen = []
     with token_scope("a") as scope:
         note(seen.append, 1)
@@ -53,7 +53,7 @@ def test_asking_counts():
 
 
 def test_many_are_counted_at_once():
-    """What waits is bounded, though nobody asks."""
+    """The log has a maximum length. When it is full, its events are counted."""
     seen = []
     for n in range(10 * MANY_EVENTS):
         note(seen.append, n)
@@ -63,7 +63,7 @@ def test_many_are_counted_at_once():
 
 
 def test_empty_scopes_are_bounded_too():
-    """Scopes that are left wait in the log as calls do."""
+    """The log keeps its maximum length even if all its events are ends of empty scopes."""
     for _ in range(10 * MANY_EVENTS):
         with token_scope("empty"):
             pass
@@ -73,7 +73,7 @@ def test_empty_scopes_are_bounded_too():
 
 
 def test_a_call_that_cannot_be_counted_holds_up_no_other():
-    """A fault is told of (raised, under pytest), and what stands behind it is counted."""
+    """If counting a call fails, the error is raised under pytest, and the events after it are still counted."""
     seen = []
 
     def fail():
@@ -89,7 +89,7 @@ def test_a_call_that_cannot_be_counted_holds_up_no_other():
 
 
 def test_two_that_ask_at_once():
-    """While one thread counts, another that asks waits until all is counted."""
+    """If one thread is counting, a second thread that reads counts waits until everything is counted."""
     began = threading.Event()
     seen = []
 
@@ -108,7 +108,7 @@ def test_two_that_ask_at_once():
 
 
 def test_asking_while_a_call_is_counted():
-    """A signal handler or a finaliser may ask for counts, and count, while a call is counted: nobody waits for ever."""
+    """Code that runs while a call is counted, such as a finaliser, may count and read counts without a deadlock."""
     with token_scope("a") as scope:
         spend(1)
         note(lambda: (spend(2), drain()))
@@ -124,7 +124,7 @@ def test_asking_while_a_call_is_counted():
 
 
 def test_notices_are_given_outside_of_the_lock():
-    """They wait while this thread has the lock; else they are given at once."""
+    """`outside_lock` calls a function at once. If this thread holds the lock, the call waits for the release."""
     seen = []
 
     def tell():
@@ -145,7 +145,7 @@ def test_notices_are_given_outside_of_the_lock():
 
 
 def test_observers_are_told_at_once():
-    """If somebody observes, calls are counted as they end; what ended before is not told."""
+    """With an observer, calls are counted as they end. The observer gets no calls that ended before it was added."""
     seen = []
     spend(1)
     observe(seen.append)
@@ -157,7 +157,7 @@ def test_observers_are_told_at_once():
         unobserve(seen.append)
     spend(3)
     drain()
-    assert [2, 3] == [call.counts.input_tokens for call in seen]  # another bound method: it was not this one
+    assert [2, 3] == [call.counts.input_tokens for call in seen]  # `unobserve` got a new bound method
     for observer in STATE.observers:
         unobserve(observer)
     spend(4)
@@ -167,7 +167,7 @@ def test_observers_are_told_at_once():
 
 
 def test_a_warning_made_an_error_is_told_in_a_line(capsys):
-    """A warning about a call that ended long ago is no error of whoever happens to ask."""
+    """If warnings are errors, a warning about an earlier call is printed, and nothing is raised."""
     from tokenscope._scopes.event_log import warn_later
 
     with warnings.catch_warnings():
@@ -178,7 +178,7 @@ def test_a_warning_made_an_error_is_told_in_a_line(capsys):
 
 
 def test_scopes_deeper_than_a_table_reaches():
-    """The process's report names every level; a scope's own report counts what lies too deep at its lowest level."""
+    """The process's report names every level. A scope's report ends 1,000 levels down, and adds the rest there."""
     with ExitStack() as scopes:
         outermost = scopes.enter_context(token_scope("level 0"))
         for n in range(1, 1_010):

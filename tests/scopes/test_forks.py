@@ -1,4 +1,4 @@
-"""Forks: a child never waits for its parent's locks, and begins to count with nothing of its parent's."""
+"""Forks: a child never waits for its parent's locks, and starts to count from zero."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.spending import python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-# In processes of their own, without coverage: what measures coverage has locks of its own, which a fork may break.
+# These tests run in processes without coverage. Coverage tools have locks of their own, which a fork may break.
 CHILD = """
 import json, os, signal, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
@@ -51,14 +51,14 @@ def in_child(function, seconds=10):
 
 
 def run(code: str, *arguments: str, **environment: str) -> str:
-    """Run code behind what is above."""
+    """Run code after the code in `CHILD`."""
     return python(
         CHILD + textwrap.dedent(code), *arguments, COVERAGE_PROCESS_START="", COVERAGE_PROCESS_CONFIG="", **environment
     )
 
 
 def test_a_child_counts_its_own():
-    """Report, records, statistics and open scopes hold nothing of the parent's, and all of the child's."""
+    """In a forked child, the report, the records and the open scopes start at zero and hold only the child's calls."""
     code = """
     spend(1)
     with token_scope("closed"):
@@ -85,7 +85,7 @@ def test_a_child_counts_its_own():
 
 
 def test_calls_that_were_not_read_yet():
-    """Calls of DSPy's that have ended, and that nobody has asked for, are the parent's alone."""
+    """DSPy calls that still wait in the event log at the fork count in the parent, not in the child."""
     code = """
     import dspy
     from tokenscope.testing import LoopbackProvider
@@ -100,7 +100,7 @@ def test_calls_that_were_not_read_yet():
 
 
 def test_a_lock_held_in_another_thread():
-    """A child does not wait for a lock that no thread of it will release, and counts as ever."""
+    """A child counts as usual, even if another thread of its parent held the lock at the fork."""
     code = """
     from tokenscope._scopes.process import STATE
     inside, done = threading.Event(), threading.Event()
@@ -125,7 +125,7 @@ def test_a_lock_held_in_another_thread():
 
 
 def test_a_signal_that_forks_while_calls_are_counted():
-    """The child begins anew, though it goes on where the parent was."""
+    """A child starts from zero, even if a signal handler forks while calls are counted."""
     code = """
     from tokenscope._scopes.event_log import append, drain
     from tokenscope._scopes.process import STATE
@@ -148,7 +148,7 @@ def test_a_signal_that_forks_while_calls_are_counted():
 
 @pytest.mark.slow
 def test_forks_under_load():
-    """Threads open and close scopes, spend and ask meanwhile: of many children none hangs, and each counts what it spends."""
+    """Children that are forked while threads count do not hang. Parent and children count exactly."""
     code = """
     stop = threading.Event()
     shared = token_scope("shared")
@@ -187,7 +187,7 @@ def test_forks_under_load():
 
 
 def test_a_sink_in_a_child(tmp_path):
-    """It is handed the child's records alone; what the parent's threads were about to write is theirs."""
+    """A child writes only its own records to a sink. The parent writes the records of its threads, once."""
     code = """
     import sys
     from tokenscope import JSONLSink, Report
@@ -212,7 +212,7 @@ def test_a_sink_in_a_child(tmp_path):
 
 
 def test_processes_of_multiprocessing():
-    """A process that nobody brings home counts for itself; its parent's report has none of it, and it none of its parent's."""
+    """A `multiprocessing.Process` counts from zero, and its usage is not in the parent's report."""
     code = """
     import multiprocessing
     context = multiprocessing.get_context("fork")

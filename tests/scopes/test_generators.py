@@ -25,7 +25,7 @@ from tokenscope._scopes.process import STATE
 
 
 def produce(name="generator", steps=2):
-    """Spend 10 in a scope of its own before each item, and after the last."""
+    """Open a scope, and spend 10 tokens in it before each item and after the last one."""
     with token_scope(name):
         for _ in range(steps):
             spend(10)
@@ -34,7 +34,7 @@ def produce(name="generator", steps=2):
 
 
 async def aproduce(name="generator", steps=2):
-    """Do the same in an async generator."""
+    """Do the same as `produce`, in an async generator."""
     async with token_scope(name):
         for _ in range(steps):
             spend(10)
@@ -49,7 +49,7 @@ def own(report, path):
 
 
 def test_between_items_the_consumer_spends():
-    """What the consumer does between two items is the consumer's."""
+    """Calls that the consumer makes between two items count in the consumer's scope."""
     with token_scope("consumer") as consumer:
         for scope in produce():
             spend(1)
@@ -63,7 +63,7 @@ def test_between_items_the_consumer_spends():
 
 
 async def test_between_async_items_the_consumer_spends():
-    """The same for async generators."""
+    """Calls between two items of an async generator count in the consumer's scope."""
     with token_scope("consumer") as consumer:
         async for _ in aproduce():
             spend(1)
@@ -75,7 +75,7 @@ async def test_between_async_items_the_consumer_spends():
 
 
 def test_without_any_scope_around():
-    """A paused generator's scope leaves none in force where there was none."""
+    """The scope of a suspended generator is not active outside of it, even if no other scope is open."""
     for _ in produce():
         assert current_scope() is None
         spend(1)
@@ -85,7 +85,7 @@ def test_without_any_scope_around():
 
 
 def test_scopes_the_consumer_opens_between_items():
-    """They lie in the consumer's scope, and stay open beside the generator's."""
+    """A scope that the consumer opens between two items lies in the consumer's scope, not in the generator's."""
     with token_scope("consumer") as consumer:
         items = produce()
         next(items)
@@ -103,7 +103,7 @@ def test_scopes_the_consumer_opens_between_items():
 
 
 def test_what_a_resumed_generator_opens_lies_in_its_own_scope():
-    """Scopes and calls of a generator resumed inside another scope are the generator's."""
+    """A generator that is resumed inside another scope still spends and opens scopes in its own scope."""
 
     def generator():
         with token_scope("generator"):
@@ -137,7 +137,7 @@ def test_what_a_resumed_generator_opens_lies_in_its_own_scope():
 
 
 def test_interleaved_generators():
-    """Generators that take turns do not pay for one another."""
+    """Generators that take turns count separately."""
     with token_scope("consumer") as consumer:
         for _ in zip(produce("a"), produce("b", 3), produce("c"), strict=False):
             spend(1)
@@ -147,7 +147,7 @@ def test_interleaved_generators():
 
 
 def test_a_generator_in_a_generator():
-    """A generator that consumes another spends for itself between its items."""
+    """A generator that consumes another one counts its own calls between the items in its own scope."""
 
     def outer():
         with token_scope("outer"):
@@ -167,7 +167,7 @@ def test_a_generator_in_a_generator():
 
 
 def test_yield_from():
-    """A generator that delegates is suspended with the one that it delegates to."""
+    """A generator and the one that it delegates to with `yield from` are suspended together."""
 
     def outer():
         with token_scope("outer"):
@@ -186,7 +186,7 @@ def test_yield_from():
 
 
 def test_a_generator_closed_half_way():
-    """`close` leaves the scope; what it spends on its way is its own."""
+    """`close` leaves the generator's scope, and calls in the generator's `finally` count in that scope."""
 
     def generator():
         with token_scope("generator"):
@@ -207,7 +207,7 @@ def test_a_generator_closed_half_way():
 
 
 def test_a_generator_left_to_the_collector():
-    """An abandoned generator, in a cycle, leaves its scope when it is collected, and nothing else."""
+    """An abandoned generator leaves its own scope when it is collected, and no other scope."""
     with token_scope("consumer") as consumer:
         items = produce()
         next(items)
@@ -226,7 +226,7 @@ def test_a_generator_left_to_the_collector():
 
 
 def test_a_generator_that_outlives_the_scope_around_it():
-    """Its late spending is its own, and that of the scope in which it began."""
+    """A generator that outlives the scope around it still counts in its own scope and in the one around it."""
     with token_scope("consumer") as consumer:
         items = produce()
         next(items)
@@ -242,7 +242,7 @@ def test_a_generator_that_outlives_the_scope_around_it():
 
 
 def test_a_generator_resumed_in_another_thread():
-    """What it spends in another thread is its own; left there, its scope is stepped over here."""
+    """A generator that another thread runs to its end counts in its own scope, which is then no longer active here."""
     import threading
 
     items = produce()
@@ -262,7 +262,7 @@ def test_a_generator_resumed_in_another_thread():
 
 
 async def test_an_async_generator_resumed_in_a_task():
-    """`wait_for` and the like drive a generator in a task of their own: it is in its scope all the same."""
+    """An async generator that is resumed in another task still counts in its own scope."""
     with token_scope("consumer") as consumer:
         items = aproduce()
         await anext(items)
@@ -276,7 +276,7 @@ async def test_an_async_generator_resumed_in_a_task():
 
 
 async def test_an_abandoned_async_generator():
-    """The event loop finalises it in another Context: here it is stepped over, and does not pile up."""
+    """Scopes of abandoned async generators do not stay active, and do not pile up."""
     with token_scope("consumer") as consumer:
         for _ in range(50):
             async for _ in aproduce():
@@ -300,7 +300,7 @@ async def test_an_abandoned_async_generator():
 
 
 async def test_tasks_that_the_consumer_starts_between_items():
-    """They are the consumer's, also once the generator runs on."""
+    """Tasks that the consumer starts between items count in its scope, even after the generator runs on."""
     running = asyncio.Event()
 
     async def work():
@@ -325,7 +325,7 @@ async def test_tasks_that_the_consumer_starts_between_items():
 
 @pytest.mark.parametrize("means", ["gather", "TaskGroup", "to_thread", "executor", "wait_for"])
 async def test_tasks_of_an_async_generator_are_its_own(means):
-    """What a generator's body waits for counts in its scope, though the generator is suspended at an `await`."""
+    """Tasks and threads that an async generator awaits count in the generator's scope."""
 
     async def work():
         await asyncio.sleep(0)
@@ -360,7 +360,7 @@ async def test_tasks_of_an_async_generator_are_its_own(means):
 
 
 async def test_a_task_of_a_generator_goes_on_while_it_is_suspended():
-    """A task started in a generator's scope stays in it, whatever the generator does meanwhile."""
+    """A task that a generator starts in its scope stays in that scope while the generator is suspended."""
     go = asyncio.Event()
 
     async def work():
@@ -391,7 +391,7 @@ async def test_a_task_of_a_generator_goes_on_while_it_is_suspended():
 
 
 async def test_a_context_given_to_create_task_is_used_as_it_is():
-    """`create_task(context=...)` runs in that Context, as without tokenscope."""
+    """`create_task(context=...)` uses the given Context unchanged."""
 
     async def work():
         return current_scope()
@@ -405,7 +405,7 @@ async def test_a_context_given_to_create_task_is_used_as_it_is():
 
 
 async def test_async_generators_in_many_tasks():
-    """One recipe in the generators of many tasks: each its own entry."""
+    """Generators in many tasks can share one `token_scope`. Each has its own entry."""
     recipe = token_scope("shared")
 
     async def generator(tokens):
@@ -427,7 +427,7 @@ async def test_async_generators_in_many_tasks():
 
 
 def test_one_recipe_in_generator_and_consumer():
-    """Each leaves its own entry of a shared recipe, in whatever order."""
+    """A generator and its consumer can share one `token_scope`. Each leaves its own entry, in any order."""
     recipe = token_scope("shared")
 
     def generator():
@@ -453,7 +453,7 @@ def test_one_recipe_in_generator_and_consumer():
 
 
 def test_one_recipe_twice_in_a_generator():
-    """Nested entries by one generator are left from the inside out."""
+    """A generator can enter one `token_scope` twice, and leaves the inner entry first."""
     recipe = token_scope("shared")
 
     def generator():
@@ -472,20 +472,20 @@ def test_one_recipe_twice_in_a_generator():
 
 @contextmanager
 def phase(name):
-    """Open a scope in a context manager of one's own."""
+    """Open a scope in a `@contextmanager`."""
     with token_scope(name) as scope:
         yield scope
 
 
 @asynccontextmanager
 async def aphase(name):
-    """Do so asynchronously."""
+    """Open a scope in an `@asynccontextmanager`."""
     async with token_scope(name) as scope:
         yield scope
 
 
 class Phase:
-    """A scope in a class of one's own."""
+    """A class whose `__enter__` opens a scope."""
 
     def __init__(self, name):
         self.scope = token_scope(name)
@@ -504,7 +504,7 @@ class Phase:
 
 
 class Stacked(ExitStack):
-    """A scope on a stack."""
+    """An ExitStack that enters a scope."""
 
     def __init__(self, name):
         super().__init__()
@@ -532,7 +532,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_contextlib_generator_does_not_pause(way):
-    """A block is in force in the body that it encloses, however it is made."""
+    """A scope that a context manager opens is active in the block, even if the context manager is a generator."""
     with WAYS[way]("block") as block:
         spend(1)
         assert block is current_scope()
@@ -543,7 +543,7 @@ def test_a_contextlib_generator_does_not_pause(way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_ones_own_context_manager_inside_a_generator_pauses(way):
-    """What counts is whose `with` statement it is: here, the generator's."""
+    """A scope that a context manager opens in a generator's body is suspended with the generator."""
 
     def generator():
         with WAYS[way]("block"):
@@ -563,7 +563,7 @@ def test_ones_own_context_manager_inside_a_generator_pauses(way):
 
 @pytest.mark.parametrize("way", [token_scope, aphase, Phase])
 async def test_ones_own_context_manager_inside_an_async_generator_pauses(way):
-    """The same, asynchronously."""
+    """A scope that an async context manager opens in an async generator is suspended with the generator."""
 
     async def generator():
         async with way("block"):
@@ -583,7 +583,7 @@ async def test_ones_own_context_manager_inside_an_async_generator_pauses(way):
 
 
 async def test_an_async_exit_stack_inside_an_async_generator_pauses():
-    """AsyncExitStack enters on behalf of the generator."""
+    """A scope that an AsyncExitStack enters in an async generator is suspended with the generator."""
 
     async def generator():
         async with AsyncExitStack() as stack:
@@ -608,7 +608,7 @@ def fixture_scope():
 
 
 def test_a_fixture_does_not_pause(fixture_scope):
-    """A scope that a pytest fixture opens is in force in the test."""
+    """A scope that a pytest fixture opens is active in the test."""
     spend(3)
 
     assert fixture_scope is current_scope()
@@ -616,7 +616,7 @@ def test_a_fixture_does_not_pause(fixture_scope):
 
 
 async def test_an_async_generator_whose_task_has_ended():
-    """A generator that another task resumes than the one that began it charges its consumer with nothing."""
+    """An async generator whose first step ran in another task still counts in its own scope, not in the consumer's."""
     with token_scope("consumer") as consumer:
         items = aproduce()
         await asyncio.create_task(anext(items))
@@ -632,7 +632,7 @@ async def test_an_async_generator_whose_task_has_ended():
 
 
 async def test_callbacks_of_the_consumer():
-    """What the consumer of a paused generator schedules is the consumer's, also while the generator runs on."""
+    """Callbacks that the consumer schedules between items count in its scope, even after the generator runs on."""
     loop = asyncio.get_running_loop()
     with token_scope("consumer") as consumer:
         items = aproduce()
@@ -648,7 +648,7 @@ async def test_callbacks_of_the_consumer():
 
 
 def test_a_decorated_generator_inside_another_generator():
-    """The step of a decorated generator is its own, whichever generator takes it."""
+    """A decorated generator counts all its steps in its own scope, whichever generator takes them."""
 
     @tokenscope.track_tokens("decorated", "steps")
     def decorated():
@@ -681,7 +681,7 @@ def test_a_decorated_generator_inside_another_generator():
 
 
 def test_nothing_is_kept_of_a_generator():
-    """When its scope is left, neither its frame nor the scope is kept."""
+    """When a generator's scope is left, neither the generator's frame nor the scope is kept."""
     list(produce())
     items = produce()
     next(items)
@@ -692,13 +692,13 @@ def test_nothing_is_kept_of_a_generator():
 
 
 def test_frames_that_are_no_generators():
-    """A plain function's `with` never pauses."""
+    """`generator_frame` returns None for the frame of a plain function, and for no frame."""
     assert generator_frame(sys._getframe()) is None
     assert generator_frame(None) is None
 
 
 def test_a_collection_while_a_scope_is_left():
-    """A generator that is finalised at the very moment at which the scope upon its own is left takes nothing back."""
+    """If a generator is collected while the scope on top of its own is being left, no scope stays active."""
     before = gc.get_threshold()
     gc.disable()
     try:
@@ -709,7 +709,7 @@ def test_a_collection_while_a_scope_is_left():
         cycle.append(cycle)
         del items, cycle
         gc.set_threshold(1)
-        gc.enable()  # setting a ContextVar makes a token, at which the collection is due
+        gc.enable()  # setting a ContextVar makes a token, which triggers the collection
         over.leave()
     finally:
         gc.set_threshold(*before)
@@ -738,7 +738,7 @@ def test_scopes_left_elsewhere_do_not_pile_up():
 
 
 def test_a_scope_left_elsewhere_below_another():
-    """It is stepped over when the one above it is left."""
+    """A scope that was left in another Context is not active again when the scope above it is left."""
     left = token_scope("left")
     left.__enter__()
     with token_scope("over") as over:

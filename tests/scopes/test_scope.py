@@ -1,4 +1,4 @@
-"""Scopes: which one is current, through entering and leaving in every order, in tasks, threads and Contexts."""
+"""Scopes: which scope is current, in every order of entering and leaving, and in tasks, threads and Contexts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tokenscope._scopes.context import CapturedScope
 
 
 def test_a_call_is_counted_in_the_innermost_scope():
-    """Nested scopes: each has its own and what is inside."""
+    """A call counts in the innermost scope and in all scopes around it."""
     with token_scope("outer") as outer:
         spend(1)
         with token_scope("inner") as inner:
@@ -34,7 +34,7 @@ def test_a_call_is_counted_in_the_innermost_scope():
 
 
 def test_current_scope_follows():
-    """The current scope is the innermost one that is open here; none at the top."""
+    """`current_scope` returns the innermost open scope, or None outside of all scopes."""
     assert current_scope() is None
     with token_scope("outer") as outer:
         assert outer is current_scope()
@@ -47,7 +47,7 @@ def test_current_scope_follows():
 
 
 async def test_async_with():
-    """`async with` is the same."""
+    """`async with` opens and closes a scope as `with` does."""
     async with token_scope("a") as scope:
         spend(2)
         assert scope is current_scope()
@@ -57,7 +57,7 @@ async def test_async_with():
 
 
 def test_an_exception_passes_through():
-    """A scope that is left by an exception counts what was spent, and lets it pass."""
+    """A scope that is left by an exception keeps its counts, and does not catch the exception."""
     with pytest.raises(ZeroDivisionError), token_scope("a"):
         spend(3)
         1 / 0  # noqa: B018
@@ -66,7 +66,7 @@ def test_an_exception_passes_through():
 
 
 def test_each_entry_counts_by_itself():
-    """One recipe can be entered again; the entries' counts are apart, the process has their sum."""
+    """A `token_scope` can be entered again. Each entry has its own counts, and the process has their sum."""
     recipe = token_scope("again")
     found = []
     for tokens in (1, 2):
@@ -80,7 +80,7 @@ def test_each_entry_counts_by_itself():
 
 
 def test_one_recipe_inside_itself():
-    """A recipe can be entered while it is entered."""
+    """A `token_scope` can be entered again while it is entered."""
     recipe = token_scope("r")
     with recipe as outer:
         with recipe as inner:
@@ -94,7 +94,7 @@ def test_one_recipe_inside_itself():
 
 
 async def test_one_recipe_in_many_tasks():
-    """Tasks that interleave inside one recipe do not see each other."""
+    """Tasks that interleave inside one `token_scope` count separately."""
     recipe = token_scope("shared")
 
     async def work(tokens: int) -> int:
@@ -110,7 +110,7 @@ async def test_one_recipe_in_many_tasks():
 
 
 def test_one_recipe_in_many_threads():
-    """Threads inside one recipe do not see each other."""
+    """Threads inside one `token_scope` count separately."""
     recipe = token_scope("shared")
     found: dict[int, int] = {}
     barrier = threading.Barrier(8)
@@ -134,7 +134,7 @@ def test_one_recipe_in_many_threads():
 
 
 def test_left_out_of_order():
-    """The scope left first is stepped over; the other stays current until it is left too."""
+    """If a scope is left before the scope inside it, the inner scope stays current until it is left too."""
     one, two, three = (token_scope(name) for name in "abc")
     a, b, c = one.__enter__(), two.__enter__(), three.__enter__()
     two.__exit__(None, None, None)
@@ -150,7 +150,7 @@ def test_left_out_of_order():
 
 
 def test_one_recipe_left_below_another_scope():
-    """Where a recipe's entry is not on top, the last entry of this Context is left."""
+    """If another scope is on top, `__exit__` leaves the last entry of the `token_scope` in this Context."""
     recipe, other = token_scope("r"), token_scope("o")
     first = recipe.__enter__()
     last = recipe.__enter__()
@@ -165,7 +165,7 @@ def test_one_recipe_left_below_another_scope():
 
 
 def test_leaving_what_was_not_entered_does_nothing():
-    """An exit too many neither raises nor leaves somebody else's scope."""
+    """An `__exit__` without an entry neither raises nor leaves another scope."""
     recipe = token_scope("r")
     with token_scope("outer") as outer:
         recipe.__exit__(None, None, None)
@@ -176,7 +176,7 @@ def test_leaving_what_was_not_entered_does_nothing():
 
 
 def test_left_in_another_context():
-    """A scope left in another Context is stepped over in its own from then on."""
+    """A scope that was left in another Context is no longer current where it was entered."""
     recipe = token_scope("r")
     with token_scope("outer") as outer:
         scope = recipe.__enter__()
@@ -193,7 +193,7 @@ def test_left_in_another_context():
 
 
 def test_left_in_a_copied_context():
-    """Left in a copy of its Context, a scope is gone from the copy and, there, from the lookups."""
+    """A scope that is left in a copy of its Context is no longer current in the copy."""
     recipe = token_scope("r")
     with token_scope("outer") as outer:
         scope = recipe.__enter__()
@@ -211,7 +211,7 @@ def test_left_in_a_copied_context():
 
 
 async def test_a_coroutine_finalised_elsewhere_leaves_its_own_entry():
-    """Of several entries of one recipe, an abandoned coroutine's is the one that its end leaves."""
+    """If an abandoned coroutine shares a `token_scope` with other code, closing the coroutine leaves its own entry."""
     recipe = token_scope("shared")
 
     async def wait() -> None:
@@ -251,7 +251,7 @@ async def test_async_exit_stacks():
 
 
 def test_in_a_context_manager_of_ones_own():
-    """A scope inside a `@contextmanager`, or a class's `__enter__`, is that block's scope."""
+    """A scope that a `@contextmanager` or a class's `__enter__` opens is current in the block."""
 
     @contextmanager
     def phase(name):
@@ -275,7 +275,7 @@ def test_in_a_context_manager_of_ones_own():
 
 
 async def test_late_calls_of_tasks():
-    """A task that outlives the scope it was started in still counts there, and above."""
+    """A task that outlives the scope in which it was started still counts in that scope and in those around it."""
     go = asyncio.Event()
 
     async def late() -> None:
@@ -296,7 +296,7 @@ async def test_late_calls_of_tasks():
 
 
 def test_late_calls_of_threads():
-    """A thread that outlives the scope it was started in still counts there, and above."""
+    """A thread that outlives the scope in which it was started still counts in that scope and in those around it."""
     go = threading.Event()
 
     def late() -> None:
@@ -313,7 +313,7 @@ def test_late_calls_of_threads():
 
 
 async def test_a_cancelled_task_leaves_its_scopes():
-    """Cancelling closes scopes as any exception does."""
+    """If a task is cancelled, its scopes are closed."""
     found = []
 
     async def work() -> None:
@@ -336,7 +336,7 @@ async def test_a_cancelled_task_leaves_its_scopes():
 
 @pytest.mark.parametrize("levels", [1_000, pytest.param(3_000, marks=pytest.mark.slow)])
 def test_deep_nesting(levels):
-    """Entering, counting, leaving and reporting need no recursion."""
+    """Deeply nested scopes can be entered, counted in, left and reported without recursion."""
     nested = [token_scope(f"level {n}") for n in range(levels)]
     scopes = [each.__enter__() for each in nested]
     spend(3)
@@ -351,7 +351,7 @@ def test_deep_nesting(levels):
 
 
 def test_leaving_far_below_the_top():
-    """A scope that lies under several others is taken out from below them."""
+    """A scope that lies under several others can be left first, and the others stay open."""
     a, b, c = [token_scope(name).__enter__() for name in "abc"]
     a.leave()
     assert c is current_scope()
@@ -362,9 +362,9 @@ def test_leaving_far_below_the_top():
 
 
 def test_an_end_that_was_interrupted():
-    """A scope whose end was noted, but that is still on top, goes when the scope around it is left."""
+    """If leaving a scope was interrupted, the scope is removed when the scope around it is left."""
     outer, inner = token_scope("outer").__enter__(), token_scope("inner").__enter__()
-    inner.end(5)  # as where Ctrl-C comes right after this
+    inner.end(5)  # as if Ctrl-C came right after this
     assert inner is current_scope()
     outer.leave()
     assert current_scope() is None
@@ -372,7 +372,7 @@ def test_an_end_that_was_interrupted():
 
 
 def test_no_scope_at_all():
-    """Without a scope, calls are at the top level of the process's report."""
+    """Calls outside of all scopes are at the top level of the process's report."""
     spend(3)
     record_tokens("m2", "o2", "x", None, 1, 1)
 
@@ -381,7 +381,7 @@ def test_no_scope_at_all():
 
 
 def test_what_a_scope_tells_of_itself():
-    """Name, kind, attributes, parent, time."""
+    """A scope has a name, a kind, attributes, a time that stops at its end, and a repr."""
     with token_scope("outer", run=7) as outer:
         time.sleep(0.01)
         with token_scope("inner") as inner:
@@ -399,7 +399,7 @@ def test_what_a_scope_tells_of_itself():
 
 
 def test_attributes_differ_from_entry_to_entry():
-    """Attributes belong to the entry, not to the path."""
+    """Each entry of a scope has its own attributes. They are not part of the path."""
     for run in (1, 2):
         with token_scope("r", run=run) as scope:
             spend()
@@ -409,7 +409,7 @@ def test_attributes_differ_from_entry_to_entry():
 
 
 def test_other_kinds_have_no_attributes():
-    """A decorated function's scope has none."""
+    """The scope of a decorated function has no attributes."""
 
     @track_tokens("m", "o")
     def function():
@@ -421,7 +421,7 @@ def test_other_kinds_have_no_attributes():
 
 
 def test_prints_its_tree():
-    """`str`, `print` and rich show the tree."""
+    """`str` and rich show the tree of a scope."""
     from rich.console import Console
 
     with token_scope("pipeline") as scope:
@@ -436,7 +436,7 @@ def test_prints_its_tree():
 
 
 def test_a_report_at_any_moment_from_any_thread():
-    """A scope's report can be taken by another thread while it counts."""
+    """A thread can take a scope's report while another thread counts in the scope."""
     with token_scope("pipeline") as scope:
         stop = threading.Event()
 
@@ -457,27 +457,27 @@ def test_a_report_at_any_moment_from_any_thread():
 
 @pytest.mark.parametrize("name", [None, 3, b"x", ["x"], {"x"}, 1.5, True], ids=repr)
 def test_names_must_be_text(name):
-    """A name of another type is a TypeError at the caller's line."""
+    """A name that is not a str raises a TypeError."""
     with pytest.raises(TypeError, match="the name of a token_scope must be a str"):
         token_scope(name)
 
 
 @pytest.mark.parametrize("name", ["", " ", "\t\n"], ids=repr)
 def test_names_must_not_be_empty(name):
-    """A name of nothing but blanks is a ValueError."""
+    """A name that is empty or blank raises a ValueError."""
     with pytest.raises(ValueError, match="the name of a token_scope must not be empty"):
         token_scope(name)
 
 
 class Text(str):
-    """Text of a subclass, which does not hash alike from run to run."""
+    """A subclass of str that cannot be hashed."""
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
 
 
 def test_names_of_a_subclass_of_str():
-    """An unhashable subclass of str is text all the same, or refused: never a crash later on."""
+    """A name that cannot be hashed raises a TypeError when the `token_scope` is made."""
     with pytest.raises(TypeError):
         token_scope(Text("x"))
 
@@ -509,7 +509,7 @@ BAD = [
 
 @pytest.mark.parametrize(("wrong", "error"), BAD, ids=[str(wrong) for wrong, _ in BAD])
 def test_bad_input_changes_nothing(wrong, error):
-    """A bad name or count raises at the caller's line, and what was counted before is as it was."""
+    """A bad name or count raises an error that names the argument. All counts stay as they were."""
     right = {"module": "m", "operation": "o", "model": "x", "provider": "p", "input_tokens": 10, "output_tokens": 5}
     with token_scope("a") as scope:
         record_tokens(**right)
@@ -522,7 +522,7 @@ def test_bad_input_changes_nothing(wrong, error):
 
 
 def test_the_parts_of_a_call_are_counted():
-    """Cache, reasoning and audio tokens are kept by name."""
+    """Cache, reasoning and audio tokens are counted, each under its own name."""
     with token_scope("a") as scope:
         record_tokens(
             "m",
@@ -552,7 +552,7 @@ def test_the_parts_of_a_call_are_counted():
 
 
 def test_a_captured_scope_is_empty_elsewhere():
-    """What carries a scope can be pickled, and carries none in the other process."""
+    """A `CapturedScope` can be pickled and copied. The copy holds no scope."""
     with token_scope("a") as scope:
         captured = CapturedScope.capture()
         assert scope is captured.scope
@@ -562,7 +562,7 @@ def test_a_captured_scope_is_empty_elsewhere():
 
 
 async def test_a_carried_coroutine_finalised_elsewhere_changes_nothing_there():
-    """An abandoned coroutine of `carry`, closed in another Context, leaves that one's scope alone."""
+    """If a carried coroutine is closed in another Context, the scope that is active there stays active."""
     with token_scope("home"):
 
         async def wait() -> None:
@@ -576,7 +576,7 @@ async def test_a_carried_coroutine_finalised_elsewhere_changes_nothing_there():
 
 
 def test_disabled():
-    """TOKENSCOPE_DISABLED=1: scopes can be used, and nothing is counted, patched or changed."""
+    """With TOKENSCOPE_DISABLED=1, scopes can be used, but nothing is counted or patched."""
     code = """if True:
         import threading, concurrent.futures, asyncio
         start, submit, create = threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit, None
@@ -596,7 +596,7 @@ def test_disabled():
 
 
 def test_disabled_by_a_word_that_says_no():
-    """TOKENSCOPE_DISABLED=0 is not disabled."""
+    """TOKENSCOPE_DISABLED=0 does not disable tokenscope."""
     code = "from tokenscope import *; print(bool(instrument) and __import__('tokenscope').integrations.applied() != ())"
 
     assert "True" == python(code, TOKENSCOPE_DISABLED="0").strip()

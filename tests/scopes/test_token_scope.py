@@ -1,4 +1,4 @@
-"""Recipes: token_scope and track_tokens as decorators of every kind of function, carry, record_tokens."""
+"""`token_scope` and `track_tokens` as decorators of every kind of function; `carry` and `record_tokens`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tokenscope._usage.calls import model_name
 
 
 def plain(tokens: int, *, more: int = 0) -> int:
-    """Spend, and say so."""
+    """Spend `tokens` and `more`, and return `tokens`."""
     spend(tokens + more)
     return tokens
 
@@ -57,7 +57,7 @@ KINDS = [plain, coroutine, generator, async_generator]
 @pytest.mark.parametrize("decorator", DECORATORS)
 @pytest.mark.parametrize("function", KINDS, ids=lambda f: f.__name__)
 def test_a_decorated_function_is_of_the_same_kind(decorator, function):
-    """`inspect` sees what it saw before: kind, signature, name, doc, annotations."""
+    """A decorated function keeps its kind, signature, name, docstring and annotations."""
     decorated = DECORATORS[decorator](function)
 
     for question in (
@@ -90,7 +90,7 @@ async def _collect(items):
 
 @pytest.mark.parametrize("function", KINDS, ids=lambda f: f.__name__)
 def test_what_a_decorated_function_spends_is_in_its_scope(function):
-    """Each call is an entry; the result is as it was."""
+    """Each call of a decorated function is one entry of its scope, and returns the same result as without it."""
     with token_scope("outer") as outer:
         assert run(function, 3) == run(track_tokens("module", "operation")(function), 3)
         run(token_scope("scope")(function), 5)
@@ -104,7 +104,7 @@ def test_what_a_decorated_function_spends_is_in_its_scope(function):
 
 
 def test_frames_of_track_tokens():
-    """Module, then operation; from the function where they are left out."""
+    """`track_tokens` opens a level for the module and one for the operation. The function supplies omitted names."""
     where = []
 
     def function():
@@ -125,7 +125,7 @@ def test_frames_of_track_tokens():
 
 
 class Worker:
-    """Methods of each kind."""
+    """Decorated methods of each kind."""
 
     @track_tokens("worker", "method")
     def method(self, tokens):
@@ -166,7 +166,7 @@ class Worker:
 
 
 def test_methods_of_every_kind():
-    """Methods are bound as without the decorator."""
+    """Methods of every kind are bound as without the decorator, and count in their scope."""
     worker = Worker()
     assert worker is worker.method(1)
     assert Worker is Worker.class_inside(2) is worker.class_inside(2)
@@ -201,7 +201,7 @@ class Callable:
     ids=["function", "coroutine", "instance"],
 )
 def test_partials(function, name):
-    """A partial has the name and module of what it calls, and its kind."""
+    """A decorated partial takes its name, module and kind from the function that it calls."""
     decorated = track_tokens(function)
     run(decorated)
 
@@ -210,7 +210,7 @@ def test_partials(function, name):
 
 
 def test_builtins():
-    """What is written in C can be decorated too."""
+    """A function written in C can be decorated too."""
     assert 3 == track_tokens("m")(len)("abc")
 
 
@@ -225,7 +225,7 @@ def test_builtins():
     ids=["class", "property", "None", "int"],
 )
 def test_what_cannot_be_decorated(wrong, said):
-    """The error says what to do instead."""
+    """A class, a property, None or a number cannot be decorated. The TypeError says why."""
     with pytest.raises(TypeError, match=said):
         token_scope("x")(wrong)
     with pytest.raises(TypeError, match=said):
@@ -233,7 +233,7 @@ def test_what_cannot_be_decorated(wrong, said):
 
 
 def test_a_class_without_brackets():
-    """`@track_tokens` on a class is no module name."""
+    """`@track_tokens` without parentheses rejects classes and properties too."""
     with pytest.raises(TypeError, match="not classes"):
         track_tokens(Worker)
     with pytest.raises(TypeError, match="put it below @property"):
@@ -254,19 +254,19 @@ def test_a_class_without_brackets():
     ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_bad_names_of_track_tokens(arguments, error):
-    """A bad name raises where it is written, not where the function is called."""
+    """A bad name raises when the decorator is made, before any call of the function."""
     with pytest.raises(error, match="track_tokens must"):
         track_tokens(*arguments)
 
 
 def test_carry_wants_a_function():
-    """What cannot be called cannot be carried."""
+    """`carry` raises a TypeError for an object that cannot be called."""
     with pytest.raises(TypeError, match="carry takes a function, not int"):
         carry(3)
 
 
 def test_carry_stays_in_the_scope_where_it_was_made():
-    """A carried function runs there, wherever it is called, and the caller's scope is back afterwards."""
+    """A carried function runs in the scope in which `carry` was called. Then the caller's scope is active again."""
     with token_scope("home") as home:
         carried = carry(plain)
     with token_scope("elsewhere") as elsewhere:
@@ -277,7 +277,7 @@ def test_carry_stays_in_the_scope_where_it_was_made():
 
 
 def test_carry_from_outside_of_all_scopes():
-    """Carried from no scope, a function runs in none."""
+    """A function that was carried outside of all scopes runs outside of all scopes."""
     carried = carry(current_scope)
     with token_scope("elsewhere"):
         assert carried() is None
@@ -285,7 +285,7 @@ def test_carry_from_outside_of_all_scopes():
 
 @pytest.mark.parametrize("function", [generator, async_generator], ids=lambda f: f.__name__)
 def test_carried_generators(function):
-    """A carried generator is at home in every step."""
+    """Every step of a carried generator counts in the scope in which `carry` was called."""
     with token_scope("home") as home:
         carried = carry(function)
     with token_scope("elsewhere") as elsewhere:
@@ -299,7 +299,7 @@ def test_carried_generators(function):
 
 @track_tokens("module", "steps")
 def steps():
-    """Answer each item sent, take exceptions, and return a value."""
+    """Yield back each item sent and each KeyError thrown, until "stop" is sent. Then return a value."""
     sent = None
     while sent != "stop":
         try:
@@ -312,7 +312,7 @@ def steps():
 
 @track_tokens("module", "steps")
 async def asteps():
-    """Do the same asynchronously."""
+    """Do the same as `steps`, in an async generator without a return value."""
     sent = None
     while sent != "stop":
         try:
@@ -324,7 +324,7 @@ async def asteps():
 
 
 def test_a_decorated_generator_is_driven_as_before():
-    """`send`, `throw`, and the value it returns."""
+    """A decorated generator supports `send` and `throw`, and keeps its return value."""
     with token_scope("consumer") as consumer:
         items = steps()
         assert next(items) is None
@@ -344,7 +344,7 @@ def test_a_decorated_generator_is_driven_as_before():
 
 
 async def test_a_decorated_async_generator_is_driven_as_before():
-    """`asend`, `athrow`, and the end."""
+    """A decorated async generator supports `asend` and `athrow`, and ends as before."""
     with token_scope("consumer") as consumer:
         items = asteps()
         assert await anext(items) is None
@@ -361,7 +361,7 @@ async def test_a_decorated_async_generator_is_driven_as_before():
 
 
 def test_exceptions_of_a_generator():
-    """An exception that the body does not take, or raises itself, comes out; the scope is closed."""
+    """An exception that a generator raises or does not catch reaches the caller, and the scope is closed."""
 
     @track_tokens("module", "failing")
     def failing():
@@ -384,7 +384,7 @@ def test_exceptions_of_a_generator():
 
 
 async def test_exceptions_of_an_async_generator():
-    """The same for async generators."""
+    """An exception that an async generator raises reaches the caller, and the scope is closed."""
 
     @track_tokens("module", "failing")
     async def failing():
@@ -403,7 +403,7 @@ async def test_exceptions_of_an_async_generator():
 
 
 def test_closing_a_decorated_generator():
-    """`close` runs the body's end in its scope; a generator that was not started never enters it."""
+    """`close` runs the generator's `finally` in its scope. A generator that never started does not enter its scope."""
 
     @track_tokens("module", "closing")
     def closing():
@@ -422,7 +422,7 @@ def test_closing_a_decorated_generator():
 
 
 async def test_closing_a_decorated_async_generator():
-    """`aclose` does so too, awaits included."""
+    """`aclose` runs an async generator's `finally` in its scope, even if the `finally` awaits."""
 
     @track_tokens("module", "closing")
     async def closing():
@@ -441,7 +441,7 @@ async def test_closing_a_decorated_async_generator():
 
 
 def test_a_generator_that_ignores_its_end():
-    """Yielding on GeneratorExit is the RuntimeError that it always was."""
+    """A generator that yields after GeneratorExit raises RuntimeError, as without the decorator."""
 
     @track_tokens
     def stubborn():
@@ -457,7 +457,7 @@ def test_a_generator_that_ignores_its_end():
 
 
 async def test_an_async_generator_that_ignores_its_end():
-    """The same for async generators."""
+    """An async generator that yields after GeneratorExit raises RuntimeError, as without the decorator."""
 
     @track_tokens
     async def stubborn():
@@ -473,7 +473,7 @@ async def test_an_async_generator_that_ignores_its_end():
 
 
 def test_blocks_inside_a_decorated_generator():
-    """Scopes that its body opens pause with it, and are there again."""
+    """A scope that a decorated generator opens in its body is suspended and resumed with the generator."""
 
     @track_tokens("module", "operation")
     def function():
@@ -496,7 +496,7 @@ def test_blocks_inside_a_decorated_generator():
 
 
 def test_the_time_of_a_generator_is_that_of_its_steps():
-    """What the consumer does between two items takes no time of the generator's."""
+    """The time of a generator's scope does not include the consumer's time between two items."""
 
     @track_tokens("module", "operation")
     def function():
@@ -515,7 +515,7 @@ def test_the_time_of_a_generator_is_that_of_its_steps():
 
 
 async def test_a_step_finalised_in_another_context():
-    """An async generator closed while it awaits, in another Context, leaves that one's scope alone."""
+    """If an awaiting async generator is closed in another Context, the scope that is active there stays active."""
 
     @track_tokens("module", "operation")
     async def function():
@@ -533,7 +533,7 @@ async def test_a_step_finalised_in_another_context():
 
 
 async def test_a_decorated_async_generator_in_tasks():
-    """Each step may come in a task of its own: they are one entry, and it is in force in each."""
+    """If each step of an async generator runs in a task of its own, all steps count in the generator's scope."""
     items = asteps()
     with token_scope("consumer") as consumer:
         for _ in range(3):
@@ -550,7 +550,7 @@ async def test_a_decorated_async_generator_in_tasks():
 
 @track_tokens("module", "pickled")
 def pickled(tokens):
-    """Spend and return."""
+    """Spend tokens, and return their number."""
     spend(tokens)
     return tokens
 
@@ -625,7 +625,7 @@ def test_cloudpickle_takes_functions_of_main_by_value():
 
 
 def test_decorated_functions_can_recurse():
-    """A function that calls itself opens a scope in its scope."""
+    """A recursive call opens a scope inside the scope of the call before."""
 
     @track_tokens("module", "countdown")
     def countdown(n):
@@ -640,7 +640,7 @@ def test_decorated_functions_can_recurse():
 
 
 def test_decorated_functions_of_many_threads():
-    """One decorated function called by many threads loses nothing."""
+    """Many threads can call one decorated function at once, and every token is counted."""
     with ThreadPoolExecutor(8) as pool:
         assert list(range(200)) == list(pool.map(pickled, range(200)))
 
@@ -648,7 +648,7 @@ def test_decorated_functions_of_many_threads():
 
 
 def test_a_recipe_says_its_name():
-    """A `token_scope` has a name, its attributes, and a repr."""
+    """A `token_scope` has a name, attributes and a repr."""
     recipe = token_scope("pipeline", run=7)
 
     assert ("pipeline", {"run": 7}) == (recipe.name, recipe.attributes)
@@ -672,14 +672,14 @@ def test_attributes_of_a_decorated_function():
     ],
 )
 def test_the_name_of_a_model(model, provider, name):
-    """Provider and model, said once."""
+    """A model's name is provider and model. A provider that the name already has is not repeated."""
     assert name == model_name(model, provider)
     record_tokens("m", "o", model, provider, 1, 1)
     assert [name] == list(tokenscope.report().by_model())
 
 
 def test_an_entry_that_was_not_noted():
-    """Where two threads enter a recipe at the very same time one note may be lost; its entry is left all the same."""
+    """`__exit__` also leaves an entry that was not noted, which can happen if two threads enter at once."""
     recipe = token_scope("shared")
     with recipe as outer, recipe as inner:
         assert recipe._more is not None
@@ -690,7 +690,7 @@ def test_an_entry_that_was_not_noted():
 
 
 def test_budgets_are_not_taken_for_attributes():
-    """What is no budget is an error, not an attribute."""
+    """A `budget` of another type than Budget raises a TypeError."""
     with pytest.raises(TypeError, match="the budget of token_scope must be a Budget, not int 5"):
         token_scope("a", budget=5)
     with pytest.raises(TypeError, match=r"the budget of track_tokens must be a Budget, not dict \{\}"):
@@ -698,7 +698,7 @@ def test_budgets_are_not_taken_for_attributes():
 
 
 def test_objects_that_are_coroutine_functions():
-    """An object whose `__call__` is a coroutine function is in its scope until it is done; partials of such, too."""
+    """A call of an object with an async `__call__`, or of a partial of it, stays in its scope until it is done."""
 
     class Caller:
         async def __call__(self):
@@ -712,7 +712,7 @@ def test_objects_that_are_coroutine_functions():
 
 
 def test_an_entered_recipe_is_copied_without_its_entries():
-    """A recipe that somebody is in can be copied and pickled: as a recipe, with nobody in."""
+    """A `token_scope` can be copied and pickled while it is entered. The copy has no entries."""
     recipe = token_scope("a", id=7)
     with recipe as scope:
         for twin in (copy.deepcopy(recipe), copy.copy(recipe), pickle.loads(pickle.dumps(recipe))):

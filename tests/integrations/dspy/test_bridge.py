@@ -1,4 +1,4 @@
-"""How the bridge is built into DSPy: module names, patches, import order, optimizers, and what happens where DSPy differs."""
+"""The DSPy bridge: module names, optimizers, patches, the order of imports, and unusual programs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_names(name: str) -> None:
 
 
 def test_names_of_predictors(provider: LoopbackProvider) -> None:
-    """A bare Predict is named with its signature, and one inside a DSPy module of its own is that module's."""
+    """A Predict is named with its signature. The Predict inside a ChainOfThought counts as the ChainOfThought."""
     with token_scope("run") as run:
         dspy.Predict("question -> answer")(question="Why?")
         dspy.Predict(Summary)(text="Long.")
@@ -104,7 +104,7 @@ def test_names_of_predictors(provider: LoopbackProvider) -> None:
 
 
 def test_a_predictor_of_an_outer_module(provider: LoopbackProvider) -> None:
-    """A module called deeper down, from a tool say, is named by the outer module that holds it."""
+    """A module that is called deeper down, as by a tool, is named by the outer module that holds it."""
 
     class Agent(dspy.Module):
         def __init__(self) -> None:
@@ -125,7 +125,7 @@ def test_a_predictor_of_an_outer_module(provider: LoopbackProvider) -> None:
 
 
 def test_scopes_and_attributes() -> None:
-    """Inside a module the current scope is the module's; it has no attributes, whatever the module has."""
+    """In a module, the current scope is the module's, and does not take over the module's `attributes`."""
 
     class Odd(dspy.Module):
         attributes = {"mine": 1}
@@ -141,7 +141,7 @@ def test_scopes_and_attributes() -> None:
 
 
 def test_async_tools(provider: LoopbackProvider) -> None:
-    """An async tool's calls are the tool's; a tool that spends nothing is not shown."""
+    """Calls that an async tool makes count under the tool. A tool that spends nothing is not shown."""
     predict = dspy.Predict("text -> summary")
 
     async def look(query: str) -> str:
@@ -166,7 +166,7 @@ def test_async_tools(provider: LoopbackProvider) -> None:
 
 
 def test_optimizers_of_the_users(provider: LoopbackProvider) -> None:
-    """Optimizers defined later are scopes too, subclasses of subclasses among them; undoing leaves no trace."""
+    """Users' optimizers are scopes, subclasses of subclasses included. `uninstrument` removes their patches."""
 
     class Mine(dspy.teleprompt.Teleprompter):
         def compile(self, student: Any, *, trainset: Any) -> Any:
@@ -221,7 +221,7 @@ def originals() -> list[Any]:
 
 
 def test_patches_are_undone_and_applied_again(provider: LoopbackProvider) -> None:
-    """`uninstrument` leaves DSPy's functions as they were, `instrument` applies the patches again, each is idempotent."""
+    """`uninstrument` restores DSPy's functions, and `instrument` patches them again. Both can be called twice."""
     before = set(integrations.applied())
     patched = originals()
     tokenscope.uninstrument()
@@ -244,7 +244,7 @@ def test_patches_are_undone_and_applied_again(provider: LoopbackProvider) -> Non
 
 
 def test_patched_by_somebody_else_too(provider: LoopbackProvider) -> None:
-    """Where others have wrapped on top of ours, undoing makes ours a mere passage and leaves theirs in place."""
+    """If other code has wrapped a patch, `uninstrument` keeps the other wrapper, and the patch does nothing."""
     ours = vars(dspy.BaseLM)["__call__"]
     seen = []
 
@@ -268,7 +268,7 @@ def test_patched_by_somebody_else_too(provider: LoopbackProvider) -> None:
 
 
 def test_a_name_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this version of DSPy lacks a name, that patch is left out with one warning, and the others stand."""
+    """If DSPy lacks a name, that patch is left out with one warning, and the others are applied."""
     import dspy.utils.parallelizer as module
 
     forget_warnings()
@@ -306,7 +306,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_import_order(order: str) -> None:
-    """The patches are in place whichever of the two is imported first, or dspy only inside an open scope."""
+    """The patches are applied in every order of imports, also inside an open scope or in a thread."""
     program = f"""
 {order}
 from tokenscope.testing import LoopbackProvider
@@ -322,7 +322,7 @@ with LoopbackProvider() as provider:
 
 
 def test_disabled() -> None:
-    """With TOKENSCOPE_DISABLED set nothing is patched and nothing is counted, and programs run."""
+    """With TOKENSCOPE_DISABLED set, programs run, and nothing is patched or counted."""
     program = """
 import tokenscope, dspy, threading
 from tokenscope import integrations
@@ -353,7 +353,7 @@ print("inert")
 
 
 def test_our_own_faults_do_not_reach_the_program(provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An LM whose name cannot even be asked for is called as ever; the fault is warned of once (under pytest it is raised)."""
+    """If tokenscope itself fails, the LM is still called, with one warning. Under pytest, the error is raised."""
 
     class Strange(dspy.LM):
         @property
@@ -384,11 +384,11 @@ def test_our_own_faults_do_not_reach_the_program(provider: LoopbackProvider, mon
     assert 1 == b.usage.calls
 
 
-# -- odd programs ------------------------------------------------------------------------------------------------------
+# -- unusual programs --------------------------------------------------------------------------------------------------
 
 
 def test_track_usage_inside_an_lm(provider: LoopbackProvider) -> None:
-    """An LM that asks another one and tracks its usage works as ever, and what it hands on is counted once."""
+    """If an LM tracks the usage of another LM and reports it as its own, the usage is counted once."""
     from types import SimpleNamespace as Object
 
     inner = provider.lm()
@@ -435,7 +435,7 @@ def in_parallel(asks: list[Callable[[], Any]]) -> None:
 @pytest.mark.parametrize("is_scoped", [True, False])
 @pytest.mark.parametrize("run", [one_by_one, pooled, threaded, in_parallel])
 def test_an_lm_that_adds_up_two_others(provider: LoopbackProvider, run: Any, is_scoped: bool) -> None:
-    """An LM that asks two LMs, also in threads, and reports the sum of their usage is not counted on top of them."""
+    """If an LM asks two LMs, also in threads, and reports the sum of their usage, the sum is not counted again."""
     from types import SimpleNamespace as Object
 
     class Panel(dspy.BaseLM):
@@ -457,7 +457,7 @@ def test_an_lm_that_adds_up_two_others(provider: LoopbackProvider, run: Any, is_
 
 
 def test_a_request_that_outlives_its_lm_call(provider: LoopbackProvider) -> None:
-    """An LM that takes the faster of two answers spends both; the slower one is counted in the same scope when it arrives."""
+    """If an LM returns the faster of two answers, the slower one still counts in the same scope when it arrives."""
     pool = ThreadPoolExecutor(2)
 
     class Hedging(dspy.LM):
@@ -479,7 +479,7 @@ def test_a_request_that_outlives_its_lm_call(provider: LoopbackProvider) -> None
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_one_of_two_requests_is_answered_by_the_cache(provider: LoopbackProvider, engine: str, how: str) -> None:
-    """An LM that makes two requests in one call, of which DSPy's cache answers the first, spends what the second costs."""
+    """If DSPy's cache answers one of two requests in an LM call, only the other request's usage counts."""
     known = [{"role": "user", "content": f"Who are you? {uuid.uuid4()}"}]
 
     class Twice(dspy.LM):
@@ -510,7 +510,7 @@ def test_one_of_two_requests_is_answered_by_the_cache(provider: LoopbackProvider
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("how", ["sync", "async", "threads"])
 def test_two_requests_merged_into_one_response(provider: LoopbackProvider, engine: str, how: str) -> None:
-    """An LM that makes two requests, and adds the usage of one to that of the other in place, spends their sum."""
+    """If an LM adds the usage of one response to another response in place, each request counts once."""
     two = [
         [{"role": "user", "content": f"{text} {uuid.uuid4()}"}] for text in ("Who are you?", "Who am I? Tell me more.")
     ]
@@ -541,7 +541,7 @@ def test_two_requests_merged_into_one_response(provider: LoopbackProvider, engin
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_response_that_its_caller_changes(provider: LoopbackProvider, engine: str) -> None:
-    """What `LM.forward` has returned is its caller's, who may add up in it."""
+    """If the caller changes a response that `LM.forward` has returned, the counts stay the same."""
     settings: dict[str, Any] = {"engine": engine} if DSPY >= (3, 4) and engine == "litellm" else {}
     lm = dspy.LM("openai/gpt-4o-mini", api_base=provider.url, api_key="none", num_retries=0, **settings)
     with token_scope("a") as scope:
@@ -554,7 +554,7 @@ def test_a_response_that_its_caller_changes(provider: LoopbackProvider, engine: 
 
 
 def test_a_tracker_of_the_users_own(provider: LoopbackProvider) -> None:
-    """Inside a call, a tracker of the user's own making has what it always had."""
+    """Inside a call, a usage tracker of the user's own class keeps its methods."""
     notes = []
 
     class Mine(dspy.utils.usage_tracker.UsageTracker):
@@ -572,7 +572,7 @@ def test_a_tracker_of_the_users_own(provider: LoopbackProvider) -> None:
 
 
 def test_attributes_are_only_looked_at() -> None:
-    """Naming a module runs no code of the user's: not of keys, nor of proxies, nor of collections."""
+    """Naming a module runs no code of the user's keys, proxies or collections."""
 
     class Touchy:
         def __repr__(self) -> str:
@@ -610,7 +610,7 @@ def test_attributes_are_only_looked_at() -> None:
 
 @pytest.mark.skipif(DSPY >= (3, 3), reason="DSPy 3.3 wraps compile itself, and takes it for a plain method")
 def test_compile_as_a_static_method(provider: LoopbackProvider) -> None:
-    """Optimizers whose compile is a static or class method are scopes, and are put back as they were."""
+    """An optimizer's `compile` may be a static or class method, and `uninstrument` restores it as such."""
 
     class Static(dspy.teleprompt.Teleprompter):
         @staticmethod
@@ -637,7 +637,7 @@ def test_compile_as_a_static_method(provider: LoopbackProvider) -> None:
 @pytest.mark.parametrize("stub", ["None", "__import__('unittest.mock').mock.MagicMock()"])
 @pytest.mark.parametrize("module", ["dspy", "litellm"])
 def test_stubbed_modules(module: str, stub: str) -> None:
-    """Where a module is declared absent, or mocked, tokenscope is imported all the same."""
+    """If `dspy` or `litellm` is declared absent or mocked, tokenscope can still be imported."""
     program = f"import sys\nsys.modules['{module}'] = {stub}\nimport tokenscope\nprint('imported')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert (0, "imported\n", "") == (done.returncode, done.stdout, done.stderr)

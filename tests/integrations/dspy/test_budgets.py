@@ -1,4 +1,4 @@
-"""Budgets, over real HTTP: for each way an LM can be called, the provider bills what the budget allows, and not one call more."""
+"""Budgets over real HTTP: for every way to call an LM, the provider bills no more calls than the budget allows."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 LIMIT = 7
-# Nothing passes the stop on: they go on to their end, calling nobody.
+# The stop does not reach the caller of these. They run to their end, but make no more calls.
 SILENT = {"threads", "gather with exceptions returned", *({"streamify to a generator"} if DSPY < (3, 4) else ())}
-# asyncio cancels calls on their way: whether the provider has billed those, nobody knows.
+# asyncio cancels calls in flight. The provider may have billed them or not.
 CUT_OFF = {"gather", "TaskGroup"}
-# Their threads run on when asyncio has ended.
+# The threads of these run on after asyncio has ended.
 LEFT = {"asyncify"}
 OF_ENGINES = {"modules", "direct", "forward", "acall and aforward", "Parallel", "gather", "TaskGroup", "streamify"}
 CASES = [(name, on_exceed, ENGINES[0]) for name in WAYS for on_exceed in ("raise", "stop")]
@@ -42,7 +42,7 @@ CASES += [(name, "raise", engine) for engine in ENGINES[1:] for name in WAYS if 
 
 @pytest.fixture
 def provider() -> Iterator[LoopbackProvider]:
-    with LoopbackProvider(latency=0.005) as provider:  # so that what runs at once overlaps
+    with LoopbackProvider(latency=0.005) as provider:  # so that concurrent calls overlap
         yield provider
     forget_prices()
     forget_warnings()
@@ -57,7 +57,7 @@ def lm(provider: LoopbackProvider, request: pytest.FixtureRequest) -> Iterator[d
 
 
 def settle(provider: LoopbackProvider, scope: Scope) -> None:
-    """Wait until all is counted that was let through, and for some time more, in which nothing may come."""
+    """Wait until all allowed calls are counted, and a little longer, in case more calls follow."""
     deadline = time.monotonic() + 10
     while scope.usage.calls < LIMIT and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -66,12 +66,12 @@ def settle(provider: LoopbackProvider, scope: Scope) -> None:
     time.sleep(0.05)
 
 
-# -- each way ---------------------------------------------------------------------------------------------------------------
+# -- every way to call an LM -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "on_exceed", "lm"), CASES, indirect=["lm"])
 def test_nothing_swallows_the_stop(name: str, on_exceed: Any, lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """The provider bills as many calls as the budget has; the report is the bill; nothing goes on; nothing is left broken."""
+    """The provider bills exactly the allowed calls, the report equals the bill, and DSPy works afterwards."""
     run = WAYS[name]()
     settings = dict(dspy.settings.config)
     finished = []
@@ -107,7 +107,7 @@ def test_nothing_swallows_the_stop(name: str, on_exceed: Any, lm: dspy.LM, provi
 
 
 def test_no_score_is_returned(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Where ordinary exceptions keep calls from being made, Evaluate returns a wrong score; not where a budget does."""
+    """If exceptions prevent calls, Evaluate returns a wrong score. If a budget prevents them, it returns no score."""
 
     class Limit(dspy.Module):
         def forward(self, question: str) -> Any:
@@ -128,7 +128,7 @@ def test_no_score_is_returned(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 @pytest.mark.parametrize("number", [1, 4, 16])
 def test_calls_are_exact_in_many_threads(lm: dspy.LM, provider: LoopbackProvider, number: int) -> None:
-    """However many of DSPy's workers ask at once."""
+    """A limit on calls is exact, however many of DSPy's workers make calls at once."""
     evaluate = dspy.Evaluate(devset=examples(100), metric=metric, num_threads=number, display_progress=False)
     with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(calls=50)):
         evaluate(Answer())
@@ -138,7 +138,7 @@ def test_calls_are_exact_in_many_threads(lm: dspy.LM, provider: LoopbackProvider
 
 
 def test_dspys_workers_end(lm: dspy.LM) -> None:
-    """What they are at is done before the block is left, and of what is left nothing is begun."""
+    """DSPy's workers finish their current items before the block ends, and begin no other items."""
     begun, ended = [], []
 
     def program(question: str) -> Any:
@@ -162,7 +162,7 @@ def test_dspys_workers_end(lm: dspy.LM) -> None:
 
 
 def test_workers_that_hang_are_left(lm: dspy.LM) -> None:
-    """DSPy waits so long for one of its workers, and no longer, and so does the end of a run."""
+    """If a worker hangs, the run waits for DSPy's own timeout, and then ends without the worker."""
     go = threading.Event()
     hanging = threading.Event()
 
@@ -189,7 +189,7 @@ def test_workers_that_hang_are_left(lm: dspy.LM) -> None:
 
 @pytest.mark.parametrize("number", [1, 4])
 def test_tokens_are_exceeded_by_what_is_on_its_way(lm: dspy.LM, provider: LoopbackProvider, number: int) -> None:
-    """In one thread by less than one call; in four by less than four; and the error says by how much."""
+    """A limit on tokens is exceeded by less than one call per thread. The error says by how much."""
     evaluate = dspy.Evaluate(devset=examples(40), metric=metric, num_threads=number, display_progress=False)
     with token_scope("one") as one:
         ask("Question 10?")
@@ -204,7 +204,7 @@ def test_tokens_are_exceeded_by_what_is_on_its_way(lm: dspy.LM, provider: Loopba
 
 
 def test_dollars(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """A priced model's calls cost what reports say."""
+    """A budget in dollars uses the same prices as reports do."""
     with token_scope("one") as one:
         ask()
     limit = 10 * one.usage.cost
@@ -218,7 +218,7 @@ def test_dollars(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
 
 def test_dollars_of_a_model_without_a_price(provider: LoopbackProvider) -> None:
-    """One warning names it, and the run goes on; with a price that somebody sets it ends."""
+    """One warning names a model without a known price, and the run goes on. After `set_price`, the budget ends it."""
     with dspy.context(lm=provider.lm("openai/nobody-knows")):
         with pytest.warns(TokenScopeWarning, match="no price is known of 'openai/nobody-knows'") as caught:
             with token_scope("run", budget=Budget(cost=0.0001)):
@@ -233,7 +233,7 @@ def test_dollars_of_a_model_without_a_price(provider: LoopbackProvider) -> None:
 
 
 def test_warn(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """One warning, and the evaluation comes to its score."""
+    """With `warn`, there is one warning, and the evaluation returns its score."""
     evaluate = dspy.Evaluate(devset=examples(8), metric=metric, num_threads=4, display_progress=False)
     with pytest.warns(TokenScopeWarning, match="the budget of 'run', 3 calls, is spent.*lets the run go on") as caught:
         with token_scope("run", budget=Budget(calls=3, on_exceed="warn")) as scope:
@@ -245,11 +245,11 @@ def test_warn(lm: dspy.LM, provider: LoopbackProvider) -> None:
     assert 8 == provider.total.calls
 
 
-# -- within each other --------------------------------------------------------------------------------------------------------
+# -- nested budgets ----------------------------------------------------------------------------------------------------
 
 
 class Careful(dspy.Module):
-    """Gives its answer a budget of its own, and makes do without one where that is spent."""
+    """A module that limits its answer with a budget. If the budget is spent, it returns a fixed answer."""
 
     def __init__(self, budget: Budget) -> None:
         super().__init__()
@@ -266,7 +266,7 @@ class Careful(dspy.Module):
 
 @pytest.mark.parametrize("number", [1, 4])
 def test_the_inner_one_is_spent(lm: dspy.LM, provider: LoopbackProvider, number: int) -> None:
-    """It ends where it was opened, each time, and the evaluation around it goes on to its end."""
+    """A spent inner budget ends only its own scope, each time. The evaluation around it runs to its end."""
     evaluate = dspy.Evaluate(devset=examples(6), metric=metric, num_threads=number, display_progress=False)
     with token_scope("run", budget=Budget(calls=100)) as scope:
         evaluate(Careful(Budget(calls=2)))
@@ -278,7 +278,7 @@ def test_the_inner_one_is_spent(lm: dspy.LM, provider: LoopbackProvider, number:
 @pytest.mark.parametrize("number", [1, 4])
 @pytest.mark.parametrize("on_exceed", ["raise", "stop", "warn"])
 def test_the_outer_one_is_spent(lm: dspy.LM, provider: LoopbackProvider, number: int, on_exceed: Any) -> None:
-    """It ends where it was opened, through inner budgets and scopes, modules, and whatever catches exceptions in between."""
+    """A spent outer budget ends its scope, through inner scopes, modules and code that catches exceptions."""
     evaluate = dspy.Evaluate(devset=examples(6), metric=metric, num_threads=number, display_progress=False)
     with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=Budget(calls=LIMIT)):
         with swallowing, token_scope("between"):
@@ -323,7 +323,7 @@ async def _gathered(*coroutines: Any) -> list[Any]:
 
 
 def test_adapters_do_not_buy_another_call(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Where an answer cannot be parsed, ChatAdapter asks once more as JSONAdapter; not where the budget is spent."""
+    """If an answer cannot be parsed and the budget is spent, ChatAdapter does not ask again as JSONAdapter."""
     with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(calls=1)):
         ask("Why? <<garble>>")
 
@@ -332,7 +332,7 @@ def test_adapters_do_not_buy_another_call(lm: dspy.LM, provider: LoopbackProvide
 
 
 def test_tries_of_one_call(provider: LoopbackProvider) -> None:
-    """What DSPy tries again is one call; one that fails is one, too."""
+    """Requests that DSPy repeats are one call of the budget. A call that fails is one call, too."""
     with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as scope:
         provider.lm(num_retries=2)("<<fail 503 once>> Why?")
         with pytest.raises(Exception, match="500"):
@@ -344,7 +344,7 @@ def test_tries_of_one_call(provider: LoopbackProvider) -> None:
 
 
 def test_cache_hits(provider: LoopbackProvider) -> None:
-    """They are calls, and spend neither tokens nor dollars."""
+    """Cache hits are calls of the budget, but spend neither tokens nor dollars."""
     before = dspy.cache
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
     try:
@@ -365,7 +365,7 @@ def test_cache_hits(provider: LoopbackProvider) -> None:
 
 @pytest.mark.skipif(DSPY < (3, 4), reason="DSPy has TypeSafe from 3.4 on")
 def test_typesafe(provider: LoopbackProvider) -> None:
-    """TypeSafe, which is no BaseLM, is asked for like one."""
+    """TypeSafe is not a BaseLM, but a budget limits its calls as well."""
     experimental = importlib.import_module("dspy.experimental")
     lm = experimental.TypeSafe(api_key="none", base_url=provider.url.removesuffix("/v1"), cache=False)
     with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as scope:
@@ -380,7 +380,7 @@ def test_typesafe(provider: LoopbackProvider) -> None:
 
 
 def test_an_lm_that_only_asks_another(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Takes no call of the budget itself, so the last one is to be had for the LM that it asks."""
+    """An LM that only asks another LM takes no call of the budget, so the last call is left for the other LM."""
     with dspy.context(lm=Router(lm)), token_scope("run", budget=Budget(calls=1)) as scope:
         ask()
 
@@ -389,7 +389,7 @@ def test_an_lm_that_only_asks_another(lm: dspy.LM, provider: LoopbackProvider) -
 
 
 def test_an_lm_that_falls_back_on_another(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Each that it asks is a call."""
+    """If an LM tries several others until one answers, each try is one call of the budget."""
 
     class Failing(dspy.BaseLM):
         def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
@@ -409,7 +409,7 @@ def test_an_lm_that_falls_back_on_another(lm: dspy.LM, provider: LoopbackProvide
 def test_an_lm_that_asks_another_and_buys_itself(
     lm: dspy.LM, provider: LoopbackProvider, limit: int, asynchronous: bool
 ) -> None:
-    """Both are calls, and the budget is asked for both before they are made."""
+    """If an LM asks another LM and then makes a request itself, both are calls of the budget."""
 
     class Guarded(dspy.LM):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -432,7 +432,7 @@ def test_an_lm_that_asks_another_and_buys_itself(
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
 def test_a_callback_that_asks_an_lm(lm: dspy.LM, provider: LoopbackProvider, limit: int) -> None:
-    """When a call begins, another is made: both are calls."""
+    """If a callback makes a call when another call begins, both are calls of the budget."""
 
     class Asking(importlib.import_module("dspy.utils.callback").BaseCallback):  # type: ignore[misc]
         def on_lm_start(self, call_id: str, instance: Any, inputs: Any) -> None:
@@ -451,7 +451,7 @@ def test_a_callback_that_asks_an_lm(lm: dspy.LM, provider: LoopbackProvider, lim
 
 
 def test_an_lm_that_is_kept_from_asking_another(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Where a budget that was opened inside of it is spent, its call has failed, as any that raises."""
+    """If a budget that is opened inside an LM is spent, the LM's call counts as failed."""
 
     class Frugal(dspy.BaseLM):
         def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
@@ -470,7 +470,7 @@ def test_an_lm_that_is_kept_from_asking_another(lm: dspy.LM, provider: LoopbackP
 
 
 def test_a_call_that_is_stopped_is_given_back(lm: dspy.LM, provider: LoopbackProvider) -> None:
-    """Where a budget is spent while an LM is about to ask another one, its own call, of which nothing came, is free again."""
+    """If an LM's call is stopped before it has spent anything, the outer budget can use its call again."""
 
     class Slow(dspy.BaseLM):
         def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
@@ -494,7 +494,7 @@ def test_a_call_that_is_stopped_is_given_back(lm: dspy.LM, provider: LoopbackPro
 def test_a_call_that_cannot_be_counted_is_given_back(
     lm: dspy.LM, provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where counting fails before a call begins, the budget does not miss what was set aside for it."""
+    """If counting fails before a call begins, the budget gets back the reserved call."""
 
     class Strange(dspy.LM):
         @property
@@ -509,7 +509,7 @@ def test_a_call_that_cannot_be_counted_is_given_back(
             self.armed = False
 
     strange = Strange("openai/gpt-4o-mini", api_base=provider.url, api_key="none", cache=False)
-    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # or our own faults would be raised
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")  # under pytest, tokenscope raises its own errors
     forget_warnings()
     with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as run:
         strange.armed = True
@@ -526,7 +526,7 @@ def test_a_call_that_cannot_be_counted_is_given_back(
 
 
 def test_late_tasks() -> None:
-    """What is on its way when the block is left is counted when it ends; another call is not let through any more."""
+    """Calls that are in flight when the budget ends the block still finish, and are counted."""
 
     async def main() -> Any:
         with pytest.raises(BudgetExceeded) as raised:

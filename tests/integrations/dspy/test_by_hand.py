@@ -1,4 +1,4 @@
-"""What is counted by hand, and by us as well: once."""
+"""A call that the program records by hand, and that tokenscope also sees, is counted once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def provider() -> Iterator[LoopbackProvider]:
 
 
 class Own(dspy.BaseLM):
-    """An LM that asks OpenAI's SDK, and counts by hand in some way."""
+    """An LM that calls OpenAI's SDK, and may record the call by hand."""
 
     def __init__(self, provider: LoopbackProvider, how: str) -> None:
         super().__init__("openai/gpt-4o-mini")
@@ -50,7 +50,7 @@ class Own(dspy.BaseLM):
 
 @pytest.mark.parametrize("how", ["response", "tokens", "nothing"])
 def test_inside_an_lm_of_ones_own(provider, how):
-    """DSPy gets to see the usage that was counted already."""
+    """A call inside a user's LM is counted once, whether or not the LM records it by hand."""
     with dspy.context(lm=Own(provider, how)), token_scope("run") as run:
         for _ in range(3):
             dspy.Predict("question -> answer")(question="Why?")
@@ -61,7 +61,7 @@ def test_inside_an_lm_of_ones_own(provider, how):
 
 @pytest.mark.parametrize("how", ["response", "tokens", "nothing"])
 def test_inside_an_lm_of_ones_own_with_a_budget(provider, how):
-    """A call that is counted by hand inside an LM's takes the place of that, so a budget of three calls is three."""
+    """A call that an LM records by hand takes no second call of the budget."""
     with dspy.context(lm=Own(provider, how)), token_scope("run", budget=Budget(calls=3, on_exceed="stop")) as run:
         for _ in range(5):
             dspy.Predict("question -> answer")(question="Why?")
@@ -71,7 +71,7 @@ def test_inside_an_lm_of_ones_own_with_a_budget(provider, how):
 
 
 def test_what_else_is_bought_there(provider):
-    """Two calls within one, of which DSPy sees the second: each is counted."""
+    """If an LM makes two calls, and DSPy sees only the second one, both are counted."""
 
     class Checking(Own):
         def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
@@ -89,7 +89,7 @@ def test_what_else_is_bought_there(provider):
 
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_embeddings(provider, how):
-    """What litellm returned was counted when it did."""
+    """`record_response` does not count an embedding of litellm a second time."""
     asked = {"model": "openai/text-embedding-3-small", "input": ["a word"], "api_base": provider.url, "api_key": "k"}
     with token_scope("run") as run:
         if how == "sync":
@@ -104,7 +104,7 @@ def test_embeddings(provider, how):
 
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_embeddings_that_fail(provider, how):
-    """A request that fails is a failed call, out of whatever budget there is."""
+    """An embedding request that fails is a failed call, and is waste with the reason `provider_errors`."""
     asked = {
         "model": "openai/text-embedding-3-small",
         "input": ["<<fail 401>>"],
@@ -122,7 +122,7 @@ def test_embeddings_that_fail(provider, how):
 
 @pytest.mark.skipif(DSPY >= (3, 4), reason="LM.forward returns no response from 3.4 on")
 def test_a_response_of_dspys(provider):
-    """What `LM.forward` returned was counted when it did."""
+    """`record_response` does not count a response of `LM.forward` a second time."""
     with token_scope("run") as run:
         record_response(provider.lm().forward("Why?"))
 
@@ -132,7 +132,7 @@ def test_a_response_of_dspys(provider):
 
 @pytest.mark.parametrize(("cost", "unpriced"), [({"cost": 0, "cost_details": {}}, 0), ({}, 1)], ids=["free", "unknown"])
 def test_a_free_model(cost, unpriced):
-    """A provider that says that a call cost nothing tells its price."""
+    """If the provider reports a cost of 0, the price is known. If it reports no cost, the price is unknown."""
 
     class Free(dspy.BaseLM):
         def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
@@ -148,7 +148,7 @@ def test_a_free_model(cost, unpriced):
 
 
 def test_a_stream_that_is_dropped(provider):
-    """It is counted when somebody looks: where that is within an LM call, it has no part in that."""
+    """A dropped stream is counted when a report is made. If that happens inside an LM call, both calls count."""
     client = openai.OpenAI(base_url=provider.url, api_key="loopback")
     asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Why?"}]}
 
@@ -172,7 +172,7 @@ def test_a_stream_that_is_dropped(provider):
 
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_litellm_repeats_as_ever(how, monkeypatch):
-    """Requests that litellm repeats do not pass through `litellm.completion` again, as without us; they are one call."""
+    """Requests that litellm repeats are one call, and pass through `litellm.completion` only once."""
     passed: list[str] = []
 
     def watched(name: str) -> Any:

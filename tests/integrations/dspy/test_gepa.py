@@ -1,4 +1,4 @@
-"""The GEPA stopper: an optimisation that has spent its budget ends in good order, and keeps its best program."""
+"""The GEPA stopper: an optimisation that has spent its budget ends normally, and returns its best program."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def optimize(provider: LoopbackProvider, *stoppers: Any, reflection: str = "open
     ids=str,
 )
 def test_an_optimisation_ends_in_good_order(provider: LoopbackProvider, budget: Budget) -> None:
-    """It spends its budget, and at most what one iteration costs beside; its program runs."""
+    """The optimisation ends soon after its budget is spent, and returns a program that runs."""
     with token_scope("run") as run:
         program = optimize(provider, gepa_stopper(budget))
     usage = run.report().find("run/GEPA").usage
@@ -77,7 +77,7 @@ def test_an_optimisation_ends_in_good_order(provider: LoopbackProvider, budget: 
 
 @needs_stoppers
 def test_without_one_it_goes_on(provider: LoopbackProvider) -> None:
-    """A budget that is not spent changes nothing: GEPA ends by its own number of metric calls."""
+    """If the budget is not spent, GEPA ends after its own number of metric calls."""
     optimize(provider)
     without = provider.total
     optimize(provider, gepa_stopper(Budget(calls=10_000)))
@@ -88,7 +88,7 @@ def test_without_one_it_goes_on(provider: LoopbackProvider) -> None:
 
 @needs_stoppers
 def test_a_budget_that_is_spent_at_once(provider: LoopbackProvider) -> None:
-    """GEPA evaluates the program as it is, and returns it."""
+    """If the budget is spent at once, GEPA evaluates the original program and returns it."""
     program = optimize(provider, gepa_stopper(Budget(calls=1)))
 
     assert VALSET == provider.total.calls
@@ -97,7 +97,7 @@ def test_a_budget_that_is_spent_at_once(provider: LoopbackProvider) -> None:
 
 @needs_stoppers
 def test_each_run_has_the_whole_budget(provider: LoopbackProvider) -> None:
-    """What was spent before a run, or by another one with the same stopper, is not charged to it."""
+    """Each run has the whole budget. Earlier calls, and other runs with the same stopper, are not charged to it."""
     stopper = gepa_stopper(Budget(calls=15))
     with token_scope("run") as run:
         for n in range(30):
@@ -111,7 +111,7 @@ def test_each_run_has_the_whole_budget(provider: LoopbackProvider) -> None:
 
 @needs_stoppers
 def test_beside_a_hard_limit(provider: LoopbackProvider) -> None:
-    """A scope's own budget ends the optimisation at once, where that is smaller; no program is left."""
+    """If the scope's own budget is smaller, it ends the optimisation at once, and no program is returned."""
     with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(calls=10)):
         optimize(provider, gepa_stopper(Budget(calls=15)))
 
@@ -120,13 +120,13 @@ def test_beside_a_hard_limit(provider: LoopbackProvider) -> None:
 
 @needs_stoppers
 def test_a_model_without_a_price(provider: LoopbackProvider) -> None:
-    """Does not pass silently as free."""
+    """If a model has no known price, a warning names the model and the budget."""
     with pytest.warns(TokenScopeWarning, match="no price is known of 'openai/nobody-knows'.*the budget of 'GEPA'"):
         optimize(provider, gepa_stopper(Budget(cost=0.002)), reflection="openai/nobody-knows")
 
 
 def test_outside_of_an_optimizer() -> None:
-    """What the current scope has spent counts, or, outside of all, what the program has."""
+    """Outside of an optimizer, the stopper checks the current scope, or the whole program if there is no scope."""
     stopper = gepa_stopper(Budget(tokens=10, cost=Decimal(1)))
     record_tokens("m", "o", "x", None, 9, 0, cost=0)
     assert stopper(object()) is False
@@ -139,7 +139,7 @@ def test_outside_of_an_optimizer() -> None:
 
 
 def test_wrong_use() -> None:
-    """What is no budget is an error where the stopper is made."""
+    """A budget of another type than Budget raises a TypeError when the stopper is made."""
     for wrong in (None, 1_000, {"tokens": 5}):
         with pytest.raises(TypeError, match="the budget of gepa_stopper must be a Budget, not"):
             gepa_stopper(wrong)  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def test_wrong_use() -> None:
 
 
 def test_is_what_gepa_wants() -> None:
-    """GEPA's own protocol takes it."""
+    """The stopper is an instance of GEPA's own protocol."""
     gepa = pytest.importorskip("gepa")
     if not hasattr(gepa, "StopperProtocol"):
         pytest.skip("this gepa has no stoppers")
@@ -157,7 +157,7 @@ def test_is_what_gepa_wants() -> None:
 
 
 def test_importing_it_first() -> None:
-    """It loads no DSPy, which is patched as ever when the program imports it."""
+    """Importing the stopper does not import DSPy. DSPy is patched when the program imports it."""
     code = """if True:
         from tokenscope.integrations.dspy import gepa_stopper
         import sys

@@ -1,4 +1,4 @@
-"""The path of a call: how many functions of ours run for each `dspy.Predict`. No noise moves these numbers."""
+"""How many functions of tokenscope run for each `dspy.Predict`. Noise in timing does not change these numbers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def predict():
 
 
 def functions_of_ours(run) -> Counter:
-    """Count the calls of our own functions, by name."""
+    """Count the calls of tokenscope's functions, by name."""
     seen: Counter = Counter()
 
     def profile(frame, event, argument):
@@ -56,7 +56,7 @@ def functions_of_ours(run) -> Counter:
 @pytest.mark.skipif(DSPY < (3, 4), reason="the engine of DSPy 3.4")
 @pytest.mark.parametrize(("each", "at_most"), [(100, 24), (1, 36)], ids=["in a scope", "with a scope each"])
 def test_functions_a_call(predict, each, at_most):
-    """A Predict in a scope takes at most 24 calls of our own functions, with a scope for each call 36."""
+    """A Predict makes at most 24 calls of tokenscope's functions, or 36 with a scope for each Predict."""
 
     def run():
         for _ in range(300 // each):

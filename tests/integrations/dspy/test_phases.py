@@ -1,4 +1,4 @@
-"""What an optimisation was for: the phases of each optimizer, with task model and reflection model apart, by the bill."""
+"""Phases of each optimizer: each phase has the bill of the model that it uses, for task and reflection."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEACHES = {"max_bootstrapped_demos": 1, "max_labeled_demos": 1}
 
 
 class Billing:
-    """A provider for the model that works, and one for the model that thinks about it."""
+    """Two providers: one for the task model, and one for the model that proposes or reflects."""
 
     def __init__(self, task: LoopbackProvider, reflection: LoopbackProvider) -> None:
         self.task, self.reflection = task, reflection
@@ -147,11 +147,11 @@ PHASES: dict[str, tuple[Callable[[Billing], Any], set[str], set[str]]] = {
     ),
     "BootstrapFewShot": (few_shot, set(), {"BootstrapFewShot/bootstrap"}),
 }
-"""Where the model that works spends, and where the one that thinks does."""
+"""For each optimizer: a function that runs it, the paths of the task model, and the paths of the other model."""
 
 
 def steps(node: Node) -> set[str]:
-    """Return the levels between an optimizer and the programs that it runs."""
+    """Return the paths of the innermost phases and evaluations of an optimizer."""
     found: set[str] = set()
     stack = [("", node)]
     while stack:
@@ -166,7 +166,7 @@ def steps(node: Node) -> set[str]:
 
 @pytest.mark.parametrize("name", PHASES)
 def test_the_bill_of_an_optimisation(billing, name):
-    """Compile, its phases, its evaluations, the program: each model's bill is what its phases spent."""
+    """The usage of each model's phases equals the bill of that model's provider."""
     optimize, working, thinking = PHASES[name]
     with token_scope("run") as run:
         program = optimize(billing)
@@ -190,7 +190,7 @@ def test_the_bill_of_an_optimisation(billing, name):
 
 
 def test_the_program_is_below(billing):
-    """The modules of the program are where they were called, with their own names."""
+    """The modules of the program are below the phase that calls them, with their own names."""
 
     class Answer(dspy.Module):
         def __init__(self) -> None:
@@ -214,7 +214,7 @@ def test_the_program_is_below(billing):
 
 
 def test_an_optimizer_of_ones_own(billing):
-    """Of what somebody else's optimizer does in `compile`, nobody knows the phase; methods that DSPy's have, are known."""
+    """In a user's optimizer, only methods that DSPy's optimizers have are phases. Other calls have no phase."""
 
     class Own(dspy.teleprompt.MIPROv2):
         def _propose_instructions(self, program: Any) -> Any:
@@ -240,7 +240,7 @@ def test_an_optimizer_of_ones_own(billing):
 
 
 def test_nothing_stays(billing):
-    """Without us, the optimizers' methods are what they were."""
+    """`uninstrument` restores the methods of the optimizers."""
     from tokenscope import instrument, uninstrument
 
     bootstrap, propose = dspy.BootstrapFewShot._bootstrap, dspy.MIPROv2._propose_instructions
@@ -254,7 +254,7 @@ def test_nothing_stays(billing):
 
 
 def test_a_judge_is_no_reflection(billing):
-    """What GEPA's metric asks while the feedback is gathered stands by itself."""
+    """While GEPA gathers feedback, a judge that the metric calls counts in `feedback`, not in `reflect`."""
     pytest.importorskip("gepa")
     judge = dspy.Predict("question, answer -> verdict")
 
@@ -279,7 +279,7 @@ def test_a_judge_is_no_reflection(billing):
 
 
 def test_a_phase_ends_with_its_call(billing):
-    """An instruction proposer that asks an LM directly is in `reflect` for that call alone; then it is in the run of GEPA."""
+    """An instruction proposer's direct LM call is in `reflect`. The rest of the proposer is in GEPA's own scope."""
     pytest.importorskip("gepa")
     if "instruction_proposer" not in inspect.signature(dspy.GEPA.__init__).parameters:
         pytest.skip("this DSPy's GEPA takes no instruction proposer")
@@ -313,10 +313,10 @@ def test_a_phase_ends_with_its_call(billing):
 
 
 def test_an_optimizer_of_agents(billing, monkeypatch):
-    """AvatarOptimizer runs its agent in `evaluate`; what it asks about good and bad runs is in `propose`."""
+    """AvatarOptimizer runs its agent in `evaluate`, and its questions about good and bad runs in `propose`."""
     from dspy.teleprompt.avatar_optimizer import AvatarOptimizer
 
-    # DSPy 3 has removed the module that this optimizer is made of.
+    # This optimizer needs a module that DSPy 3 has removed.
     monkeypatch.setattr(dspy, "TypedPredictor", dspy.Predict, raising=False)
 
     class Agent(dspy.Module):
@@ -332,7 +332,7 @@ def test_an_optimizer_of_agents(billing, monkeypatch):
         return int(example.question.endswith("0?"))
 
     agent = Agent()
-    agent.set_lm(dspy.settings.lm)  # it runs in threads that know no `dspy.context`
+    agent.set_lm(dspy.settings.lm)  # it runs in threads in which `dspy.context` has no effect
     with token_scope("run") as run:
         AvatarOptimizer(metric=metric, max_iters=2).compile(agent, trainset=examples(4))
     found = {node.name: node.usage.calls for node in run.report().find("run/AvatarOptimizer").children}

@@ -1,4 +1,4 @@
-"""The host program runs exactly as without tokenscope: each test does a thing with and without it, and compares."""
+"""Programs run exactly as without tokenscope: nearly every test runs one with and without it, and compares."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENGINES = ["native", "litellm"] if DSPY >= (3, 4) else ["litellm"]
 
 @pytest.fixture(params=ENGINES)
 def compare(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]], Any]:
-    """Run a program without tokenscope's patches and with them, in a scope, and compare what it returns."""
+    """Run a program without tokenscope's patches and with them, in a scope, and compare the results."""
     engine = {"engine": "litellm"} if DSPY >= (3, 4) and request.param == "litellm" else {}
 
     def run_both(program: Callable[[Any], Any]) -> Any:
@@ -67,7 +67,7 @@ class Program(dspy.Module):
 @pytest.mark.parametrize("track", [True, False])
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_get_lm_usage(compare: Any, track: bool, asynchronous: bool) -> None:
-    """`prediction.get_lm_usage()` is what it was, of the program and of its parts, tracking on and off."""
+    """`prediction.get_lm_usage()` returns the same with and without tokenscope, with usage tracking on and off."""
 
     def program(provider: Any) -> Any:
         with dspy.context(track_usage=track):
@@ -80,7 +80,7 @@ def test_get_lm_usage(compare: Any, track: bool, asynchronous: bool) -> None:
 
 
 def test_track_usage(compare: Any) -> None:
-    """`dspy.track_usage()`, nested, and its entries, are what they were."""
+    """Nested `dspy.track_usage()` blocks hold the same entries with and without tokenscope."""
 
     def program(provider: Any) -> Any:
         with dspy.track_usage() as outer:
@@ -96,7 +96,7 @@ def test_track_usage(compare: Any) -> None:
 
 
 def test_usage_of_failing_calls(compare: Any) -> None:
-    """The tracker of a program whose answers cannot be parsed holds what it held."""
+    """`dspy.track_usage()` holds the same usage if the program's answers cannot be parsed."""
 
     def program(provider: Any) -> Any:
         with dspy.track_usage() as tracker, pytest.raises(Exception, match="parse"):
@@ -107,7 +107,7 @@ def test_usage_of_failing_calls(compare: Any) -> None:
 
 
 def test_configure_inside_a_scope() -> None:
-    """`dspy.configure` inside a scope takes effect at once, and outlives it."""
+    """`dspy.configure` inside a scope takes effect at once, and stays in effect after the scope."""
     before = dspy.settings.lm
     try:
         with LoopbackProvider() as provider:
@@ -123,7 +123,7 @@ def test_configure_inside_a_scope() -> None:
 
 
 def test_configure_inside_a_call(compare: Any) -> None:
-    """Even what a callback configures in the midst of a call is seen at once: the settings are not frozen for its time."""
+    """If a callback calls `dspy.configure` during an LM call, the new settings are visible at once."""
 
     class Configuring(BaseCallback):
         seen: Any = None
@@ -152,7 +152,7 @@ def test_configure_inside_a_call(compare: Any) -> None:
 
 
 class Recorder(BaseCallback):
-    """Writes down every event, without the ids."""
+    """A callback that records every event, without the ids."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -172,7 +172,7 @@ class Recorder(BaseCallback):
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_callbacks(compare: Any, asynchronous: bool) -> None:
-    """The user's callbacks see the same events in the same order, failures included."""
+    """The user's callbacks get the same events in the same order, also for failing calls."""
 
     def program(provider: Any) -> Any:
         recorder = Recorder()
@@ -190,7 +190,7 @@ def test_callbacks(compare: Any, asynchronous: bool) -> None:
 
 
 def test_usage_tracker_inside_a_call(compare: Any) -> None:
-    """A callback that reads the usage tracker's totals (as home-made trackers do) sees what it always saw."""
+    """A callback that reads the usage tracker's totals sees the same totals at each event."""
 
     class Reader(BaseCallback):
         def __init__(self) -> None:
@@ -214,7 +214,7 @@ def test_usage_tracker_inside_a_call(compare: Any) -> None:
 
 
 def test_history(compare: Any) -> None:
-    """The history of LM, modules and process has the same entries."""
+    """The histories of the LM and of the modules have the same entries."""
 
     def program(provider: Any) -> Any:
         program = Program()
@@ -228,7 +228,7 @@ def test_history(compare: Any) -> None:
 
 
 def test_exceptions(compare: Any) -> None:
-    """The caller gets the exception that DSPy raises, itself, with its cause."""
+    """The caller gets an exception of the same type, with a cause of the same type."""
 
     def program(provider: Any) -> Any:
         try:
@@ -271,7 +271,7 @@ def test_kinds_and_signatures(compare: Any) -> None:
 
 
 def test_programs_pickle(compare: Any) -> None:
-    """A program, and an optimizer defined in a script, are pickled by value as ever, and work."""
+    """A program and an optimizer that are defined in a script can be pickled by value, and then work."""
 
     def program(provider: Any) -> Any:
         namespace: dict[str, Any] = {"__name__": "__main__", "dspy": dspy}
@@ -291,7 +291,7 @@ def test_programs_pickle(compare: Any) -> None:
 
 
 def test_save_and_load(compare: Any, tmp_path: Any) -> None:
-    """A program is saved and loaded as ever."""
+    """A program can be saved and loaded, and the saved file is the same."""
 
     def program(provider: Any) -> Any:
         path = tmp_path / "program.json"
@@ -305,7 +305,7 @@ def test_save_and_load(compare: Any, tmp_path: Any) -> None:
 
 
 def test_direct_forward_warning_is_not_provoked(compare: Any, capfd: Any) -> None:
-    """DSPy warns who calls `forward` directly; our wrapping does not look like that."""
+    """tokenscope does not cause DSPy's warning about direct calls of `forward`."""
 
     def program(provider: Any) -> Any:
         Program()(question="Why?")
@@ -316,7 +316,7 @@ def test_direct_forward_warning_is_not_provoked(compare: Any, capfd: Any) -> Non
 
 @pytest.mark.parametrize("track", [True, False])
 def test_a_module_inside_an_lm(compare: Any, track: bool) -> None:
-    """A module that an LM runs tracks its usage as ever, whether or not anybody tracks usage around the LM."""
+    """A module that runs inside an LM returns the same `get_lm_usage()`, with usage tracking on and off."""
 
     def program(provider: Any) -> Any:
         inner_lm = dspy.settings.lm

@@ -1,4 +1,4 @@
-"""Usage entries as DSPy hands them on: each shape is read, and nothing that a provider sends can break the program."""
+"""Usage entries from DSPy: every shape is read, and no value from a provider can break the program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tokenscope.errors import TokenScopeWarning
 
 
 def read_entry(model: str, entry: Any) -> Usage:
-    """Return what one entry tells; its calls are 0."""
+    """Return the usage in one entry. Its number of calls is 0."""
     return Usage.from_counts(read_counts(model, entry))
 
 
@@ -109,13 +109,13 @@ SHAPES = {
 
 @pytest.mark.parametrize(("entry", "usage"), SHAPES.values(), ids=SHAPES)
 def test_shapes(entry: Any, usage: Usage) -> None:
-    """Each shape of a usage entry is read, parts and whole."""
+    """Every shape of a usage entry is read, with all its details."""
     assert usage == read_entry("openai/gpt-4o-mini", entry)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_entries_add_up() -> None:
-    """A call's entries are added up: of an LM that asks a provider twice for one answer."""
+    """If an LM reports several usage entries in one call, their sum counts as one call."""
     entries = [{"prompt_tokens": 1, "completion_tokens": 2}, {"prompt_tokens": 10, "completion_tokens": 20}]
 
     class Twice(dspy.BaseLM):
@@ -145,13 +145,13 @@ def test_what_is_no_count(value: Any) -> None:
 
 @pytest.mark.parametrize("details", [[1], "text", 7, object()], ids=lambda value: type(value).__name__)
 def test_strange_details(details: Any) -> None:
-    """Details that are no mapping tell nothing, and break nothing."""
+    """Details that are not a mapping are ignored."""
     entry = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": details}
     assert Usage(input_tokens=5, output_tokens=3) == read_entry("m", entry)
 
 
 def response(usage: Any) -> Any:
-    """Return what an LM's `forward` returns."""
+    """Return an object like the one that an LM's `forward` returns."""
     message = SimpleNamespace(content="Hello.", tool_calls=None)
     return SimpleNamespace(
         choices=[SimpleNamespace(message=message, finish_reason="stop")], usage=usage, model="nonsense"
@@ -159,7 +159,7 @@ def response(usage: Any) -> Any:
 
 
 class Nonsense(dspy.BaseLM):
-    """Reports a usage that is none."""
+    """An LM that reports invalid usage."""
 
     usage: Any = {"prompt_tokens": -5, "completion_tokens": float("nan"), "prompt_tokens_details": ["?"]}
 
@@ -169,7 +169,7 @@ class Nonsense(dspy.BaseLM):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_an_lm_that_reports_nonsense_breaks_nothing() -> None:
-    """The host program gets its answer whatever its LM reports as usage."""
+    """An LM that reports invalid usage still returns its answer, and counts as one call."""
 
     forget_warnings()
     with token_scope("a") as scope, pytest.warns(TokenScopeWarning):
@@ -178,7 +178,7 @@ def test_an_lm_that_reports_nonsense_breaks_nothing() -> None:
 
 
 class Unprintable:
-    """Neither a number nor printable."""
+    """A value that raises when it is used as a number or printed."""
 
     def __index__(self) -> int:
         raise RuntimeError("no number")
@@ -189,7 +189,7 @@ class Unprintable:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_where_warnings_are_errors(capsys: Any) -> None:
-    """A bad count breaks nobody where warnings are errors: not its own call, and not a later one that counts it."""
+    """If warnings are errors, an invalid count raises neither in its own call nor in a later one."""
     forget_warnings()
     with warnings.catch_warnings(), token_scope("a") as scope:
         warnings.simplefilter("error", TokenScopeWarning)

@@ -1,4 +1,4 @@
-"""What bought nothing: answers that no adapter could read, failing calls, discarded attempts, stragglers."""
+"""Waste: answers that no adapter could parse, calls that failed, discarded attempts, stragglers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def paid(usage: Usage) -> tuple[int, int, int]:
 
 
 def test_nothing_is_wasted(provider):
-    """Of a program in good health, nothing is."""
+    """A program in which nothing fails has no waste."""
     with token_scope("run") as run:
         Pair()(question="Why?")
 
@@ -72,7 +72,7 @@ def test_nothing_is_wasted(provider):
 
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_an_answer_that_cannot_be_read(provider, how):
-    """The adapter asks again: the first answer was for nothing, and no more."""
+    """If an answer cannot be parsed and the adapter asks again, only the first answer is wasted."""
     pair = Pair()
     with token_scope("run") as run:
         if how == "sync":
@@ -90,7 +90,7 @@ def test_an_answer_that_cannot_be_read(provider, how):
 
 
 def test_a_module_in_several_scopes(provider):
-    """What it wasted in each of them is added up."""
+    """The waste of a module in several scopes is added up."""
     predict = dspy.Predict("question -> answer")
     with token_scope("run") as run:
         for scope in ("first", "second"):
@@ -104,7 +104,7 @@ def test_a_module_in_several_scopes(provider):
 
 
 def test_no_answer_can_be_read(provider):
-    """Whatever the module paid for was for nothing: the exception comes as ever."""
+    """If no answer can be parsed, all that the module has spent is wasted, and DSPy's exception is raised."""
     with token_scope("run") as run, pytest.raises(dspy.utils.exceptions.AdapterParseError):
         dspy.Predict("question -> answer")(question="Why? <<bill a>> <<garble>>")
     waste = run.report().waste()["Predict(question -> answer)"]
@@ -114,8 +114,8 @@ def test_no_answer_can_be_read(provider):
 
 
 def test_a_cached_answer_costs_nothing():
-    """One that DSPy's cache keeps giving, and that cannot be read, is no waste."""
-    new = uuid.uuid4()  # to DSPy's cache, on disk too
+    """An answer from DSPy's cache that cannot be parsed is not waste."""
+    new = uuid.uuid4()  # no cache of DSPy has an answer for it, not even the one on disk
     with LoopbackProvider() as provider, dspy.context(lm=provider.lm(cache=True)):
         for _ in range(2):
             with token_scope("run") as run, pytest.raises(dspy.utils.exceptions.AdapterParseError):
@@ -126,7 +126,7 @@ def test_a_cached_answer_costs_nothing():
 
 
 def test_what_a_scope_says_of_itself(provider):
-    """Tokens that were wasted are part of those that a scope's `repr` shows, and are not added to them again."""
+    """The tokens in a scope's `repr` include wasted tokens once."""
     with token_scope("run") as run:
         dspy.Predict("question -> answer")(question="Why? <<bill a>> <<garble once>>")
 
@@ -135,7 +135,7 @@ def test_what_a_scope_says_of_itself(provider):
 
 
 def test_answers_in_many_threads(provider):
-    """Each module is charged with what it wasted itself, however many run at once."""
+    """Each module has exactly its own waste, however many modules run at once."""
     questions = [f"Why? <<bill {n}>>{' <<garble once>>' if n % 3 == 0 else ''}" for n in range(30)]
     with token_scope("run") as run:
         dspy.Parallel(num_threads=8, disable_progress_bar=True)([(Pair(), {"question": each}) for each in questions])
@@ -148,7 +148,7 @@ def test_answers_in_many_threads(provider):
 
 
 def test_the_provider_fails(provider):
-    """A call that fails bought nothing; that it spent nothing either is told, too."""
+    """A call that fails is waste, with the reason `provider_errors`."""
     with token_scope("run") as run:
         for status in (500, 429, 401):
             with pytest.raises(Exception, match="failing with"):
@@ -161,7 +161,7 @@ def test_the_provider_fails(provider):
 
 
 def test_modules_that_wasted_as_much(provider):
-    """They are in the order of their names, not in that in which they ran."""
+    """Modules with equal waste are sorted by name, not by the order in which they ran."""
     with token_scope("run") as run:
         for scope, signature in (("first", "zebra -> stripes"), ("second", "ant -> hill")):
             (name,) = dspy.Predict(signature).signature.input_fields
@@ -172,7 +172,7 @@ def test_modules_that_wasted_as_much(provider):
 
 
 def test_a_cancelled_call_is_no_error(provider):
-    """Somebody wanted its answer no more."""
+    """A cancelled call counts as failed, but it is not waste."""
 
     async def main() -> None:
         task = asyncio.create_task(dspy.Predict("question -> answer").acall(question="Why? <<hold>>"))
@@ -190,7 +190,7 @@ def test_a_cancelled_call_is_no_error(provider):
 
 @pytest.mark.parametrize("how", ["sync", "async"])
 def test_requests_that_are_repeated(provider, how):
-    """A request that DSPy repeats after an error is part of one call, which is no waste."""
+    """A request that DSPy repeats after an error is part of one call, and is not waste."""
     lm = model(provider, "litellm" if dspy.settings.lm.kwargs.get("engine") else "native", num_retries=3)
     predict = dspy.Predict("question -> answer")
     with dspy.context(lm=lm), token_scope("run") as run:
@@ -214,7 +214,7 @@ def reward(sequence: list[float]) -> Any:
     ("rewards", "kept"), [([1.0], 0), ([0.1, 1.0], 1), ([0.4, 0.1, 0.2], 0), ([0.1, 0.3, 0.2], 1)], ids=str
 )
 def test_attempts_that_are_thrown_away(provider, trying, rewards, kept):
-    """All but the attempt that is returned was for nothing, and so was the advice for the next one."""
+    """Every attempt except the returned one is wasted, and so is the advice for the next attempt."""
     module = Pair()
     best = trying(module=module, N=3, reward_fn=reward(rewards), threshold=0.9)
     with token_scope("run") as run:
@@ -228,16 +228,16 @@ def test_attempts_that_are_thrown_away(provider, trying, rewards, kept):
     assert (attempts - 1) * 2 + advice == waste.retries.calls
     assert waste.retries == waste.total
     assert tokens(provider.total) == tokens(report.total)
-    if trying is dspy.BestOfN:  # whose attempts all ask the same
+    if trying is dspy.BestOfN:  # its attempts all ask the same question
         assert waste.total.input_tokens * attempts == report.total.input_tokens * (attempts - 1)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_two_of_three_attempts_are_thrown_away(provider, kept):
-    """Both of them are told, whichever is returned, and what that one spent is not."""
+    """Of three attempts, exactly the two that are not returned are wasted."""
 
     class Wordy(dspy.Module):
-        """Asks more at each attempt."""
+        """A module that asks a longer question at each attempt."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -259,7 +259,7 @@ def test_two_of_three_attempts_are_thrown_away(provider, kept):
 
 
 def test_who_judges_attempts_wastes_nothing(provider):
-    """A judge of the same class as what it judges is no attempt."""
+    """The calls of a judge are not waste, even if the judge and the judged module have the same class."""
     judge = dspy.Predict("question, answer -> verdict")
     given = iter([0.1, 0.2, 1.0])
 
@@ -277,7 +277,7 @@ def test_who_judges_attempts_wastes_nothing(provider):
 
 
 def test_attempts_that_fail(provider):
-    """What a failing attempt paid for answers that could not be read is told as such, and the rest of it as a retry."""
+    """In a failed attempt, answers that cannot be parsed are `failed_parses`, and all other calls are `retries`."""
     given = iter([1.0])
     failing = iter(["<<garble>>", ""])
 
@@ -304,7 +304,7 @@ def test_attempts_that_fail(provider):
 
 
 class Interpreter:
-    """Runs no code, and likes none but the third that it is given."""
+    """An interpreter that rejects the code of its first two runs and accepts the third."""
 
     tools: dict[str, Any] = {}
 
@@ -325,7 +325,7 @@ class Interpreter:
 
 
 def test_code_that_does_not_run():
-    """`ProgramOfThought` writes its code anew: what did not run was for nothing."""
+    """If `ProgramOfThought` writes code that does not run, the call that wrote the code is wasted."""
     interpreter = Interpreter()
     takes_factory = "interpreter_factory" in dspy.ProgramOfThought.__init__.__code__.co_varnames
     given: Any = {"interpreter_factory": lambda: interpreter} if takes_factory else {"interpreter": interpreter}
@@ -347,7 +347,7 @@ def test_code_that_does_not_run():
 
 @pytest.mark.parametrize("loser", ["first", "second"])
 def test_stragglers(provider, loser):
-    """What DSPy runs twice, because it takes it for stuck: the run that comes second was for nothing."""
+    """If DSPy runs an item twice because the first run seems stuck, the run that ends second is wasted."""
     winner = "second" if loser == "first" else "first"
     runs = iter(["first", "second"])
     begun, won = threading.Event(), threading.Event()
@@ -365,13 +365,13 @@ def test_stragglers(provider, loser):
             won.set()
             return answer
         won.wait(60)
-        return predict(question=f"Why? <<bill {run}>> <<wait 1>>")  # by then the other one is done with
+        return predict(question=f"Why? <<bill {run}>> <<wait 1>>")  # by then DSPy has the other result
 
     executor = ParallelExecutor(num_threads=4, timeout=1, straggler_limit=3, disable_progress_bar=True)
     with token_scope("run") as run:
         results = executor.execute(work, [{"name": "stuck"}, {"name": "other"}])
         deadline = time.monotonic() + 20
-        while not run.report().waste() and time.monotonic() < deadline:  # DSPy has left it to itself
+        while not run.report().waste() and time.monotonic() < deadline:  # DSPy does not wait for it
             time.sleep(0.05)
     waste = run.report().waste()
 
@@ -383,7 +383,7 @@ def test_stragglers(provider, loser):
 
 
 def test_the_same_item_several_times(provider):
-    """Items that are one and the same object are each worked through, and none of them in vain."""
+    """If the same object is passed as several items, each of them runs, and none is waste."""
     item = dspy.Example(question="Why?").with_inputs("question")
     with token_scope("run") as run:
         dspy.Parallel(num_threads=3, disable_progress_bar=True)([(dspy.Predict("question -> answer"), item)] * 6)
@@ -393,7 +393,7 @@ def test_the_same_item_several_times(provider):
 
 
 def test_waste_is_told_apart_once(provider):
-    """What is wasted in an attempt that is thrown away is not told a second time, and the total holds it once."""
+    """An answer that could not be parsed, in a discarded attempt, is counted as waste once."""
     given = iter([0.1, 1.0])
     with token_scope("run") as run:
         dspy.BestOfN(Pair(), N=2, reward_fn=lambda *_: next(given), threshold=1.0)(
@@ -402,7 +402,7 @@ def test_waste_is_told_apart_once(provider):
     report = run.report()
     waste = report.waste().total
 
-    assert 5 == report.total.calls  # two attempts of two, and an answer that had to be asked for again
+    assert 5 == report.total.calls  # two attempts of two calls, and one call that was repeated
     assert 1 == waste.failed_parses.calls
     assert 2 == waste.retries.calls
     assert 3 == waste.total.calls
@@ -410,7 +410,7 @@ def test_waste_is_told_apart_once(provider):
 
 
 def test_it_travels(provider, tmp_path):
-    """It is saved and loaded, added up and priced anew like all else."""
+    """Waste is saved, loaded, added up and repriced with its report."""
     with token_scope("run") as run:
         Pair()(question="Why? <<bill a>> <<garble once>>")
     report = run.report()
@@ -428,7 +428,7 @@ def test_it_travels(provider, tmp_path):
 
 
 def test_it_comes_home_with_a_shipment(provider):
-    """What a shipped function wasted is told where the shipment is received, once."""
+    """The waste of a shipped function is counted once, in the scope that receives the shipment."""
     with token_scope("run") as run:
         receive(ship(Pair())(question="Why? <<bill a>> <<garble once>>"))
 
@@ -437,7 +437,7 @@ def test_it_comes_home_with_a_shipment(provider):
 
 
 def test_no_such_module():
-    """A name that is not there is an error that shows the nearest ones."""
+    """A module name that is not in the waste raises a KeyError."""
     with pytest.raises(KeyError, match="no 'planner'; there is nothing"):
         Report().waste()["planner"]
 
@@ -490,7 +490,7 @@ print(sum(usage.total_tokens for usage in provider.garbled.values()), provider.t
     ids=["nothing", "a failed parse", "and an error", "an error"],
 )
 def test_a_line_of_run(tmp_path, garbled, failing, said):
-    """`tokenscope run` tells of it in one line, where there is any."""
+    """`tokenscope run` prints one line about waste, if there is any."""
     source = PROGRAM.replace("GARBLE", garbled).replace("ONCE", failing)
     done = run(program(tmp_path, source))
     wasted, total = map(int, done.stdout.split())
@@ -505,7 +505,7 @@ def test_a_line_of_run(tmp_path, garbled, failing, said):
 
 
 def test_workers_are_in_the_scope_that_called(provider):
-    """What a worker runs is told apart, and yet its scope is the one that it was called in, or none."""
+    """In a worker of ParallelExecutor, the current scope is the scope that called the executor, or None."""
     found: list[Any] = []
 
     def work(item: str) -> None:
@@ -523,7 +523,7 @@ def test_workers_are_in_the_scope_that_called(provider):
 
 
 def test_it_says_what_it_is():
-    """Its text tells the reasons."""
+    """The repr of a Waste lists the reasons with their tokens."""
     waste = Waste(failed_parses=Usage(calls=2, input_tokens=1_000), retries=Usage(calls=1))
 
     assert "<Waste failed_parses: 1,000 tokens; retries: 0 tokens>" == repr(waste)
