@@ -38,48 +38,40 @@ _BESIDE_DETAILS: Final = frozenset(
 )
 """Parts that may stand beside the details; most entries have none of them."""
 
-_PLAIN: Final = frozenset(
-    {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
-)
-_PLAIN_PROMPT: Final = frozenset({"cached_tokens"})
-_PLAIN_COMPLETION: Final = frozenset({"reasoning_tokens"})
-_NO_DETAILS: Final[dict[str, Any]] = {}
+_NOTHING_CACHED: Final[dict[str, Any]] = {"cached_tokens": 0}
+_NO_REASONING: Final[dict[str, Any]] = {"reasoning_tokens": 0}
+_NO_COST: Final = ZERO_COUNTS.cost
 _new_tuple: Any = tuple.__new__  # a named tuple's own constructor costs as much again
 
 
-def read_counts(model: str, entry: Any) -> Counts:
-    """Return the tokens that one usage entry reports, as counts without calls.
+def read_counts(model: str, entry: Any, calls: int = 0, failed_calls: int = 0) -> Counts:
+    """Return the tokens that one usage entry reports, as the counts of so many calls.
 
     The names of the Chat and the Responses API are both read, and other providers' names of the parts. Counts are whole:
     cached tokens are part of the prompt's, reasoning is part of the completion's. A provider may count a part beside its
     whole; its own total shows that.
     """
-    if type(entry) is dict:  # nearly all are plain: whole counts, their usual parts, and a total that agrees
-        input_tokens, output_tokens = entry.get("prompt_tokens"), entry.get("completion_tokens")
-        prompt = entry.get("prompt_tokens_details") or _NO_DETAILS
-        completion = entry.get("completion_tokens_details") or _NO_DETAILS
-        if (
-            type(input_tokens) is int
-            and type(output_tokens) is int
-            and 0 <= input_tokens <= MOST >= output_tokens >= 0
-            and entry.get("total_tokens") == input_tokens + output_tokens
-            and entry.keys() <= _PLAIN
-            and type(prompt) is dict
-            and type(completion) is dict
-            and prompt.keys() <= _PLAIN_PROMPT
-            and completion.keys() <= _PLAIN_COMPLETION
-        ):
-            cache_read, reasoning = prompt.get("cached_tokens") or 0, completion.get("reasoning_tokens") or 0
+    if type(entry) is dict and (
+        len(entry) == 3
+        or (len(entry) == 5 and "prompt_tokens_details" in entry and "completion_tokens_details" in entry)
+    ):  # nearly all are plain: whole counts, their usual parts, and a total that agrees
+        prompt = entry.get("prompt_tokens_details") or _NOTHING_CACHED
+        completion = entry.get("completion_tokens_details") or _NO_REASONING
+        if type(prompt) is type(completion) is dict and len(prompt) == len(completion) == 1:
+            input_tokens: Any = entry.get("prompt_tokens")
+            output_tokens: Any = entry.get("completion_tokens")
+            cache_read: Any = prompt.get("cached_tokens")
+            reasoning: Any = completion.get("reasoning_tokens")
             if (
-                type(cache_read) is int
-                and type(reasoning) is int
+                type(input_tokens) is type(output_tokens) is type(cache_read) is type(reasoning) is int
                 and 0 <= cache_read <= input_tokens
                 and 0 <= reasoning <= output_tokens
+                and MOST >= input_tokens + output_tokens == entry.get("total_tokens")
             ):
-                values = 0, 0, 0, input_tokens, output_tokens, cache_read, 0, reasoning, 0, 0, ZERO_COUNTS.cost
+                values = calls, 0, failed_calls, input_tokens, output_tokens, cache_read, 0, reasoning, 0, 0, _NO_COST
                 plain: Counts = _new_tuple(Counts, values)
                 return plain
-    return _read_any(model, entry)
+    return _read_any(model, entry)._replace(calls=calls, failed_calls=failed_calls)
 
 
 def _read_any(model: str, entry: Any) -> Counts:

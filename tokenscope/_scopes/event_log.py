@@ -43,20 +43,24 @@ def append(scope: Counted, call: Any, nanoseconds: int, error: str | None) -> No
 def drain() -> None:
     """Count what waits in the log. When this returns, all that had ended before is counted."""
     with _lock:
+        process = STATE.name
         batch = _Batch()
+        path: ScopePath | None = None
+        above: Any = None
+        entries = nanoseconds = 0
         try:
             while _log:
                 try:
                     scope, what, took, error = _log.popleft()
                 except IndexError:  # pragma: no cover - a finaliser has counted the last one
                     break
-                if what is batch.entered and scope is batch.entered_in:  # another entry of the same scope
-                    batch.entries += 1
-                    batch.nanoseconds += took
+                if what is path and scope is above:  # another entry of the same scope
+                    entries += 1
+                    nanoseconds += took
                 elif type(what) is ScopePath:
-                    if batch.entries:
-                        _count_entries(batch.entered, batch.entered_in, batch.entries, batch.nanoseconds)
-                    batch.entered, batch.entered_in, batch.entries, batch.nanoseconds = what, scope, 1, took
+                    if entries:
+                        _count_entries(path, above, entries, nanoseconds)
+                    path, above, entries, nanoseconds = what, scope, 1, took
                 elif type(what) is Call:
                     if scope.budgets:
                         charge(scope, what)
@@ -70,27 +74,23 @@ def drain() -> None:
                         if call is not None:
                             batch.add(scope, call)
         finally:
-            if batch.process is STATE.name:  # or a signal has forked meanwhile, and the parent counts these
-                if batch.entries:
-                    _count_entries(batch.entered, batch.entered_in, batch.entries, batch.nanoseconds)
+            if STATE.name is process:  # or a signal has forked meanwhile, and the parent counts these
+                if entries:
+                    _count_entries(path, above, entries, nanoseconds)
                 batch.count_calls()
     if STATE.notices and not _lock._is_owned():
         _give_notice()
 
 
 class _Batch:
-    """Events that follow each other and go to the same rows: they are added up first, and counted together.
+    """Calls of one key that follow each other in one scope: they are added up first, and counted together.
 
     Each draining has its own: a finaliser or a signal may drain the log while another draining is on its way.
     """
 
-    __slots__ = ("counts", "entered", "entered_in", "entries", "key", "nanoseconds", "path", "process", "scope", "sum")
+    __slots__ = ("counts", "key", "path", "scope", "sum")
 
     def __init__(self) -> None:
-        self.process = STATE.name
-        self.entered: ScopePath | None = None
-        self.entered_in: Any = None
-        self.entries = self.nanoseconds = 0
         self.scope: Any = None
         self.path: Any = None
         self.key: Any = None

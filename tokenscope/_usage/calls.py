@@ -49,11 +49,12 @@ class ScopePath:
     beyond that, tables of counts compare the names (`UsageTable.row`).
     """
 
-    __slots__ = ("children", "depth", "frame", "parent")
+    __slots__ = ("children", "depth", "frame", "is_compile", "parent")
 
     def __init__(self, parent: ScopePath | None, frame: Frame) -> None:
         self.parent = parent
         self.frame = frame
+        self.is_compile = frame.kind == "compile"  # asked at each call; a named tuple's attributes are slow
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.children: dict[Frame, ScopePath] = {}
 

@@ -25,7 +25,7 @@ from tokenscope._scopes.process import STATE, Counted
 from tokenscope._scopes.recording import path_of
 from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._usage.calls import Call
-from tokenscope._usage.keys import key_of, tier_of, usage_key
+from tokenscope._usage.keys import UsageKey, key_of, tier_of, usage_key
 from tokenscope._usage.usage import Counts, sum_counts
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations import usage_watchers
@@ -34,6 +34,7 @@ from tokenscope.integrations.dspy.optimizers import phase_of_call
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
+_get: Final = dict.get  # of DSPy's settings, whose own `get` is found by a `__getattr__` in Python
 _new_tuple: Any = tuple.__new__  # a named tuple's own constructor costs as much again
 _log: Final = STATE.log
 _generator_scopes: Final = STATE.generator_scopes
@@ -68,10 +69,9 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         "wrapped_tracker",
     )
 
-    def __init__(self, lm: Any, outer_call: Any, scope: Counted, *, reserved: bool) -> None:
-        overrides = thread_local_overrides.get()
-        # As `settings.usage_tracker`, without its look-up in Python.
-        replaced = (overrides if "usage_tracker" in overrides else main_thread_config).get("usage_tracker")
+    def __init__(
+        self, lm: Any, outer_call: Any, scope: Counted, overrides: Any, replaced: Any, *, reserved: bool
+    ) -> None:
         # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
         ours: CallTracker | None = replaced if isinstance(replaced, CallTracker) else None
         self.wrapped_tracker: Any = replaced if ours is None else ours.wrapped_tracker
@@ -93,7 +93,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         self.model = str(getattr(lm, "model", None) or type(lm).__name__)
         self.scope = scope
         self.phase: Scope | None = None
-        if scope.path.frame.kind == "compile":
+        if scope.path.is_compile:
             frame = phase_of_call(scope.path.frame.name)
             if frame is not None:
                 self.scope = self.phase = open_scope(Scope, (frame,))
@@ -122,12 +122,6 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         if self.own_data is None:
             self.own_data = defaultdict(list)
         return self.own_data
-
-    def __getattr__(self, name: str) -> Any:
-        """Return any other attribute of the replaced tracker, which may be of a user's own class."""
-        if name in CallTracker.__slots__:  # not set yet, in a copy that is being made
-            raise AttributeError(name)
-        return getattr(self.wrapped_tracker, name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallTracker:
         """Copy as DSPy's executor does for each worker: the replaced tracker is copied, the call stays the same one."""
@@ -171,27 +165,17 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def count(self, nanoseconds: int, error: str | None) -> Call | None:
         """Return the call as the entries tell it, or None if it spent nothing itself. Called when the event log is drained."""
-        entries = self.entries
-        if len(entries) == 1:  # nearly always
-            counts = read_counts(self.model, entries[0])
-        elif self.refused and not entries and not self.inner_usages:
-            self._release()
-            return None  # the LM that it asked was kept from it
+        entries, failed = self.entries, 0 if error is None else 1
+        if len(entries) == 1 and self.outer_call is None and not self.inner_usages and len(self.requests) < 2:
+            entry = entries[0]  # nearly always: there is nothing to add up
+            counts = read_counts(self.model, entry, 1, failed)
+            is_told = (type(entry) is not dict or "cost" in entry) and _are_free(entries)
+            key = key_of(self.model, counts, cost_is_told=is_told or bool(counts.cost))
         else:
-            counts = sum_counts(read_counts(self.model, entry) for entry in entries)
-        if len(self.requests) > 1:
-            counts = self._with_all_requests(counts)
-        if (self.inner_usages or self.outer_call is not None) and self._relays(counts):
-            return None
-        cached = self.cache_hit and error is None and not counts.tokens and not entries
-        if cached and self.saved:
-            counts = read_counts(self.model, self.saved)
-            key = usage_key(self.model, tier_of(counts.input_tokens), "cache")
-        else:
-            is_plain = len(entries) == 1 and type(entries[0]) is dict and "cost" not in entries[0]
-            key = key_of(self.model, counts, cost_is_told=bool(counts.cost) or (not is_plain and _are_free(entries)))
-        happened = (1, int(cached), int(error is not None))
-        counts = _new_tuple(Counts, happened + counts[3:])
+            found = self._add_up(failed)
+            if found is None:
+                return None
+            key, counts = found
         scope = self.scope
         path = scope.path if scope.path.parent is not None else path_of(scope)
         call: Call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))
@@ -202,6 +186,25 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         if self.outer_call is not None:
             self.outer_call.counted += self.counted
         return call
+
+    def _add_up(self, failed: int) -> tuple[UsageKey, Counts] | None:
+        """Return what the call spent, in however many requests; None if nothing, or only what is counted already."""
+        entries = self.entries
+        if self.refused and not entries and not self.inner_usages:
+            self._release()
+            return None  # the LM that it asked was kept from it
+        counts = sum_counts(read_counts(self.model, entry) for entry in entries)
+        if len(self.requests) > 1:
+            counts = self._with_all_requests(counts)
+        if (self.inner_usages or self.outer_call is not None) and self._relays(counts):
+            return None
+        cached = self.cache_hit and not failed and not counts.tokens and not entries
+        if cached and self.saved:
+            counts = read_counts(self.model, self.saved)
+            key = usage_key(self.model, tier_of(counts.input_tokens), "cache")
+        else:
+            key = key_of(self.model, counts, cost_is_told=bool(counts.cost) or _are_free(entries))
+        return key, counts._replace(calls=1, cached_calls=int(cached), failed_calls=failed)
 
     def _with_all_requests(self, counts: Counts) -> Counts:
         """Return what all requests of the call spent: DSPy only sees the response that the LM returns."""
@@ -224,6 +227,21 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     def _release(self) -> None:
         if self.reserved:
             release(self.scope)
+
+
+class ReplacingTracker(CallTracker):
+    """One LM call in progress, where the program itself tracks usage, perhaps with a tracker of its own class.
+
+    A class of its own, because each look-up of an attribute is slower in a class that has `__getattr__`.
+    """
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return any other attribute of the replaced tracker."""
+        if name in CallTracker.__slots__:  # not set yet, in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.wrapped_tracker, name)
 
 
 class UnparsedAnswer:
@@ -269,7 +287,11 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
     if scope.budgets:
         reserved = reserve(scope, outer if outer is not None and _may_relay(outer.lm_class) else None)
     try:
-        return CallTracker(lm, outer, scope, reserved=reserved)
+        overrides = thread_local_overrides.get()
+        # As `settings.usage_tracker`, without its look-up in Python.
+        replaced = _get(overrides if "usage_tracker" in overrides else main_thread_config, "usage_tracker")
+        kind = CallTracker if replaced is None or type(replaced) is CallTracker else ReplacingTracker
+        return kind(lm, outer, scope, overrides, replaced, reserved=reserved)
     except Exception:  # noqa: BLE001
         if reserved:
             release(scope)

@@ -19,6 +19,7 @@ from tokenscope.integrations.dspy.module_names import module_name
 from tokenscope.integrations.dspy.optimizers import phase_of
 
 _generator_scopes: Final = STATE.generator_scopes
+_get: Final = dict.get  # of DSPy's settings, whose own `get` is found by a `__getattr__` in Python
 
 
 class TryingScope(Scope):
@@ -68,11 +69,11 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
     if name is None:
         return None
     frames = _frames(name)
-    if around is not None and around.path.frame.kind == "compile":
+    if around is not None and around.path.is_compile:
         phase = phase_of(around.path.frame.name, module)
         frames = frames if phase is None else (phase, *frames)
     inside = thread_local_overrides.get()
-    is_inside_call = type(inside.get("usage_tracker")) is CallTracker
+    is_inside_call = isinstance(_get(inside, "usage_tracker"), CallTracker)
     kind: Any = type(module)
     if not is_inside_call and type(around) is not TryingScope and not _makes_attempts(kind):
         return open_scope(Scope, frames, module)  # nearly always

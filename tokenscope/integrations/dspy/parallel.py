@@ -94,7 +94,7 @@ def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     else:
         kwargs = {**kwargs, "function": work}
     inside = thread_local_overrides.get()
-    token = set_settings_outside(inside) if type(inside.get("usage_tracker")) is CallTracker else None
+    token = set_settings_outside(inside) if isinstance(inside.get("usage_tracker"), CallTracker) else None
     try:
         return wrapped(*args, **kwargs)
     except BaseException as error:
