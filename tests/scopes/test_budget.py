@@ -19,7 +19,15 @@ import pytest
 import tokenscope
 from tokenscope import Budget, BudgetExceeded, carry, current_scope, record_tokens, set_price, token_scope, track_tokens
 from tokenscope._scopes.context import active
-from tokenscope._scopes.enforcement import BudgetStop, ReservedCall, release, reserve, reserve_again
+from tokenscope._scopes.enforcement import (
+    BudgetAccount,
+    BudgetStop,
+    ReservedCall,
+    release,
+    reserve,
+    reserve_again,
+    stop_in,
+)
 from tokenscope._scopes.event_log import append
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import path_of
@@ -695,3 +703,84 @@ def test_calls_that_come_after_the_end():
 
     asyncio.run(main())
     assert 2 == tokenscope.report().total.calls
+
+
+# -- accounts ----------------------------------------------------------------------------------------------------------
+
+
+def test_recorded_calls_are_calls_of_the_budget():
+    """Calls that `record_tokens` counts use up a budget of calls. The message says nothing of more than the limit."""
+    with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(calls=2)):
+        for _ in range(2):
+            record_tokens("m", "o", "x", None, 1, 0)
+        buy()
+    assert "the budget of 'run', 2 calls, is spent: 2 calls" == str(raised.value)
+
+
+def test_a_released_call_is_one_call():
+    """`release` gives back one call, and no more."""
+    with token_scope("run", budget=Budget(calls=3)) as scope:
+        assert reserve(here())
+        assert reserve(here())
+        release(here())
+        assert 1 == scope.account.calls
+        release(here())
+
+
+def test_without_a_budget_nothing_is_reserved():
+    """`reserve` returns False if no budget holds."""
+    assert False is reserve(here())
+
+
+def test_a_budget_that_warns_goes_on_counting():
+    """A budget that only warns takes every call, also if it is spent."""
+    with pytest.warns(TokenScopeWarning, match="the budget of 'run', 1 call, is spent"):
+        with token_scope("run", budget=Budget(calls=1, on_exceed="warn")) as scope:
+            for _ in range(3):
+                buy()
+            assert 3 == scope.account.calls
+
+
+def test_an_outer_budget_that_warns_leaves_the_inner_one_to_stop():
+    """If both are spent and the outer budget only warns, the inner scope ends."""
+    with pytest.warns(TokenScopeWarning, match="the budget of 'outer', 1 call, is spent"):
+        with token_scope("outer", budget=Budget(calls=1, on_exceed="warn")):
+            with pytest.raises(BudgetExceeded) as raised, token_scope("inner", budget=Budget(calls=1)):
+                stubborn()
+            buy()
+    assert "inner" == raised.value.scope
+
+
+def test_an_inner_budget_that_warns_is_silent_if_the_outer_one_stops():
+    """If both are spent and the inner budget only warns, the outer scope ends, and nothing warns."""
+    with pytest.raises(BudgetExceeded) as raised, token_scope("outer", budget=Budget(calls=1)):
+        with token_scope("inner", budget=Budget(calls=1, on_exceed="warn")):
+            stubborn()
+    assert "outer" == raised.value.scope
+
+
+def test_stops_in_groups():
+    """A group that holds only stops is a stop. A group with another exception is not."""
+    stop = BudgetStop(BudgetAccount(Budget(calls=1), STATE.root, "run"))
+    assert "the budget of 'run', 1 call, is spent: 0 calls" == str(stop)
+    assert stop is stop_in(stop)
+    assert stop is stop_in(BaseExceptionGroup("", [stop]))
+    assert stop is stop_in(BaseExceptionGroup("", [BaseExceptionGroup("", [stop])]))
+    assert None is stop_in(BaseExceptionGroup("", [stop, KeyError()]))
+    assert None is stop_in(None)
+
+
+def test_exceeded_budgets_pickle():
+    """A pickled BudgetExceeded has its message, scope, limit, usage and report."""
+    with pytest.raises(BudgetExceeded) as raised, token_scope("run", budget=Budget(calls=1)):
+        stubborn()
+    error, copied = raised.value, pickle.loads(pickle.dumps(raised.value))
+    assert (str(error), "run", error.limit, error.spent) == (str(copied), copied.scope, copied.limit, copied.spent)
+    assert error.report == copied.report
+
+
+def test_a_budget_of_no_dollars():
+    """A budget of 0 dollars is allowed. It refuses the first call."""
+    with pytest.raises(BudgetExceeded), token_scope("run", budget=Budget(cost=0)) as scope:
+        buy()
+    assert 0 == scope.usage.calls

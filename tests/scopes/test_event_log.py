@@ -193,3 +193,20 @@ def test_scopes_deeper_than_a_table_reaches():
     names = {node.name for _, node in outermost.report().tree().walk()}
     assert "level 1000" in names
     assert "level 1001" not in names
+
+
+def test_one_of_two_observers_leaves():
+    """If one of two observers leaves, the other still gets each call when it ends."""
+    first, second = [], []
+    tell_first, tell_second = first.append, second.append
+    observe(tell_first)
+    observe(tell_second)
+    try:
+        spend(1)
+        unobserve(tell_first)
+        spend(2)
+        assert [1] == [call.counts.input_tokens for call in first]
+        assert [1, 2] == [call.counts.input_tokens for call in second]
+    finally:
+        unobserve(tell_second)
+    assert MANY_EVENTS == STATE.most_events

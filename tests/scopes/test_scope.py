@@ -11,10 +11,10 @@ import time
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
-from support.spending import python, spend, spent
+from support.spending import count, python, spend, spent
 
 import tokenscope
-from tokenscope import Scope, carry, current_scope, record_tokens, token_scope, track_tokens
+from tokenscope import Scope, Usage, carry, current_scope, record_tokens, token_scope, track_tokens
 from tokenscope._scopes.context import CapturedScope
 
 
@@ -600,3 +600,68 @@ def test_disabled_by_a_word_that_says_no():
     code = "from tokenscope import *; print(bool(instrument) and __import__('tokenscope').integrations.applied() != ())"
 
     assert "True" == python(code, TOKENSCOPE_DISABLED="0").strip()
+
+
+def test_a_repr_shows_the_last_names():
+    """The repr of a deep scope shows its last eight names."""
+    with ExitStack() as stack:
+        for number in range(10):
+            scope = stack.enter_context(token_scope(f"s{number}"))
+        assert "<Scope 's2/s3/s4/s5/s6/s7/s8/s9', open, 0 tokens>" == repr(scope)
+
+
+def test_a_repr_counts_what_was_spent():
+    """The repr leaves out tokens that a cached answer saved."""
+    with token_scope("run") as scope:
+        count(scope, "m", Usage(calls=1, cached_calls=1), saved=Usage(input_tokens=50))
+        count(scope, "m", Usage(calls=1, input_tokens=7))
+    assert "<Scope 'run', closed, 7 tokens>" == repr(scope)
+
+
+def test_a_decorated_call_takes_its_time():
+    """The time of a decorated function's scope runs from its call to its end."""
+
+    @track_tokens("m", "o")
+    def work():
+        spend(1)
+        return current_scope()
+
+    before = time.perf_counter()
+    scope = work()
+    assert 0 < scope.seconds <= time.perf_counter() - before
+
+
+def test_a_scope_that_was_asked_for_keeps_its_counts():
+    """A decorated function's scope, and the scope around it, keep their counts if `current_scope` has returned them."""
+
+    @track_tokens("inner", "o")
+    def inner():
+        spend(3)
+        return current_scope()
+
+    @track_tokens("outer", "o")
+    def outer():
+        spend(4)
+        return inner()
+
+    scope = outer()
+    assert [3, 7] == [spent(scope), spent(scope.parent)]
+
+
+def test_names_of_a_bare_decorator():
+    """A bare `track_tokens` takes its module from the last part of the function's module, and its operation from its name."""
+
+    @track_tokens
+    def work():
+        spend(1)
+
+    work.__wrapped__.__module__ = "package.part"
+    with token_scope("run") as scope:
+        track_tokens(work.__wrapped__)()
+    assert [("scope", "run"), ("module", "part"), ("operation", "work")] == [
+        (node.kind, node.name) for _, node in scope.report().tree().walk()
+    ][:3]
+    with pytest.raises(TypeError, match="the module of track_tokens must be a str, not int 5"):
+        track_tokens(5)
+    with pytest.raises(TypeError, match="track_tokens"):
+        track_tokens("m", "o")(int)

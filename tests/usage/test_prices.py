@@ -183,3 +183,35 @@ def test_bad_prices(model: Any, prices: Any, error: type[Exception], message: st
     with pytest.raises(error, match=message):
         set_price(model, **prices)
     assert price("m", Usage(calls=1, input_tokens=1), 0) is None
+
+
+def test_cache_writes_by_hand() -> None:
+    """Each part has its own price. A part without a price costs like other input."""
+    usage = Usage(calls=1, input_tokens=1_000_000, cache_read_tokens=200_000, cache_write_tokens=400_000)
+    set_price("mine", input=1, output=2, cache_read=Decimal("0.1"), cache_write=Decimal("1.25"))
+    assert Decimal("0.92") == price("mine", usage, 0)  # 0.40 of plain input, 0.02 of reads, 0.50 of writes
+    set_price("mine", input=1, output=2)
+    assert Decimal(1) == price("mine", usage, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "name"),
+    [
+        ("bedrock/converse/amazon.nova-lite-v1:0", "bedrock", "amazon.nova-lite-v1:0"),
+        ("bedrock/invoke/amazon.nova-lite-v1:0", "bedrock", "amazon.nova-lite-v1:0"),
+        ("bedrock_converse/amazon.nova-lite-v1:0", "bedrock", "amazon.nova-lite-v1:0"),
+        ("openai/converse/invoke/gpt", "openai", "converse/invoke/gpt"),
+        ("gpt", None, "gpt"),
+    ],
+)
+def test_routes_are_left_out(model: str, provider: str | None, name: str) -> None:
+    """Only Bedrock's routes are left out of a model's name."""
+    assert (provider, name) == split(model)
+
+
+def test_a_prompt_longer_than_all_edges() -> None:
+    """A prompt beyond the last edge is priced as the table says."""
+    usage = Usage(calls=1, input_tokens=tier_edges()[-1] + 1, output_tokens=7)
+    tier = tier_of(usage.input_tokens)
+    assert len(tier_edges()) == tier
+    assert table_price("openai/gpt-4o-mini", usage) == price("openai/gpt-4o-mini", usage, tier)

@@ -137,7 +137,7 @@ def test_money_is_decimal():
 @pytest.mark.parametrize("value", [0.1, "1", True, None])
 def test_what_is_no_money(value):
     """A cost that is a float, text, a boolean or None raises a TypeError."""
-    with pytest.raises(TypeError, match="cost must be a Decimal, in dollars"):
+    with pytest.raises(TypeError, match=f"cost must be a Decimal, in dollars, not {type(value).__name__} "):
         Usage(cost=value)
 
 
@@ -167,3 +167,24 @@ def test_amounts_that_no_sum_can_hold(cost):
     """A cost with more than 1,000 digits raises a ValueError."""
     with pytest.raises(ValueError, match="cost must be dollars, 0 or more"):
         Usage(cost=Decimal(cost))
+
+
+@pytest.mark.parametrize("cost", ["9e999", "1e-999", "0"])
+def test_amounts_that_a_sum_can_hold(cost):
+    """A cost with up to 1,000 digits is kept exactly, and so is 0."""
+    assert Decimal(cost) == Usage(cost=Decimal(cost)).cost
+
+
+@pytest.mark.parametrize("cost", ["1e1000", "1e-1000"])
+def test_one_digit_too_many(cost):
+    """A cost with one digit more raises a ValueError."""
+    with pytest.raises(ValueError, match="cost must be dollars, 0 or more"):
+        Usage(cost=Decimal(cost))
+
+
+def test_to_dict_is_ready_for_json():
+    """`to_dict()` holds dollars as floats and counts as ints."""
+    found = Usage(calls=1, cost=Decimal("0.5"), saved_cost=Decimal("0.25")).to_dict()
+
+    assert {"cost": 0.5, "saved_cost": 0.25} == {name: value for name, value in found.items() if type(value) is float}
+    assert 1 == found["calls"]
