@@ -14,20 +14,14 @@ _DEEPEST_PREDICTOR: Final = 1_000
 
 
 class Attribution(NamedTuple):
-    """To what the calls at a path belong, as its frames from the top level down say.
+    """To what the calls at a path belong, as its frames from the top level down say."""
 
-    Args:
-        tracked_module: The nearest module of `track_tokens` or `record_tokens`.
-        operation: The operation in that module; empty if there is none.
-        scope: The nearest `token_scope`.
-        dspy_modules: The DSPy modules, linked from the innermost up: deep paths share what they have in common.
-        dspy_depth: How many these are.
-    """
-
-    tracked_module: str | None = None
-    operation: str = ""
-    scope: str | None = None
-    dspy_modules: tuple[Any, str] | None = None
+    tracked_module: str | None = None  # the nearest one of `track_tokens` or `record_tokens`
+    operation: str = ""  # in that module
+    scope: str | None = None  # the nearest `token_scope`
+    dspy_modules: tuple[Any, str] | None = (
+        None  # linked from the innermost up: deep paths share what they have in common
+    )
     dspy_depth: int = 0
 
     def below(self, frame: Frame) -> Attribution:

@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._report.tree import Node, rooted
-from tokenscope._usage.calls import Frame, ScopePath
+from tokenscope._usage.calls import ROOT, Frame, ScopePath
 from tokenscope._usage.usage import ZERO, Usage
 
 EXACT: Final = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[])
@@ -85,13 +85,7 @@ class Growth(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two snapshots and what changed from one to the other.
-
-    Args:
-        before: The older snapshot.
-        after: The newer one.
-        changes: The paths where anything changed at or below them, parents before children, of siblings the largest change first.
-    """
+    """What a `Diff` knows of two snapshots. It draws nothing."""
 
     before: Snapshot
     after: Snapshot
@@ -100,7 +94,7 @@ class Comparison:
     @property
     def total(self) -> Change:
         """The change of everything together."""
-        return Change(ScopePath(None, Frame("root", "")), "changed", self.before.total, self.after.total)
+        return Change(ROOT, "changed", self.before.total, self.after.total)
 
     @property
     def growth(self) -> Growth:
@@ -119,11 +113,11 @@ class Comparison:
 class _Pair:
     """A path that either snapshot has, or both."""
 
-    __slots__ = ("above", "after", "before", "changed", "changed_below", "frame")
+    __slots__ = ("above", "after", "before", "changed", "changed_below", "where")
 
-    def __init__(self, above: _Pair | None, frame: Frame, before: Node | None, after: Node | None) -> None:
+    def __init__(self, above: _Pair | None, where: ScopePath, before: Node | None, after: Node | None) -> None:
         self.above = above
-        self.frame = frame
+        self.where = where
         self.before = before
         self.after = after
         self.changed = before is None or after is None or before.own != after.own
@@ -134,23 +128,25 @@ class _Pair:
             {Frame(child.kind, child.name): child for child in node.children} if node else {}
             for node in (self.before, self.after)
         )
-        return [_Pair(self, frame, olds.get(frame), news.get(frame)) for frame in {**olds, **news}]
+        return [
+            _Pair(self, ScopePath(self.where, frame), olds.get(frame), news.get(frame)) for frame in {**olds, **news}
+        ]
 
-    def change(self, where: ScopePath) -> Change:
+    def change(self) -> Change:
+        status: Literal["new", "gone", "changed"] = "changed"
+        if self.before is None or self.after is None:
+            status = "new" if self.before is None else "gone"
         before, after = (ZERO if node is None else node.usage for node in (self.before, self.after))
-        return Change(
-            where, "new" if self.before is None else "gone" if self.after is None else "changed", before, after
-        )
+        return Change(self.where, status, before, after)
 
     def order(self) -> tuple[int, Decimal, str, str]:
-        change = self.change(ScopePath(None, self.frame))
-        return -abs(change.tokens), -abs(change.cost or Decimal(0)), self.frame.name, self.frame.kind
+        change = self.change()
+        return -abs(change.tokens), -abs(change.cost or Decimal(0)), change.name, change.kind
 
 
 def changes_between(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
     """Return what changed from one snapshot to another, as `Comparison.changes` holds it."""
-    top = _Pair(None, Frame("root", ""), rooted(before.tree()), rooted(after.tree()))
-    pairs = [top]
+    pairs = [_Pair(None, ROOT, rooted(before.tree()), rooted(after.tree()))]
     for pair in pairs:  # the list grows meanwhile: parents come before children
         pairs.extend(pair.below())
     for pair in reversed(pairs):
@@ -159,14 +155,12 @@ def changes_between(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
             pair.above.changed_below.append(pair)
 
     changes: list[Change] = []
-    stack = [(top, ScopePath(None, top.frame))]
+    stack = pairs[:1]
     while stack:
-        pair, where = stack.pop()
-        if pair is not top:
-            changes.append(pair.change(where))
-        below = sorted(pair.changed_below, key=_Pair.order, reverse=True)
-        stack += [(each, ScopePath(where, each.frame)) for each in below]
-    return tuple(changes)
+        pair = stack.pop()
+        changes.append(pair.change())
+        stack += sorted(pair.changed_below, key=_Pair.order, reverse=True)
+    return tuple(changes[1:])
 
 
 def percent(old: Amount, new: Amount) -> float | None:

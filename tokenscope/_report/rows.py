@@ -7,6 +7,7 @@ depth is walked without recursion.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from tokenscope._usage.calls import Frame
@@ -16,6 +17,7 @@ from tokenscope._usage.usage import Usage
 
 _ONLY_WITH_CALLS: Final = frozenset({"tool", "evaluate", "compile", "phase"})
 """Kinds of scopes that a report leaves out unless a call was made below them."""
+_RANK: Final = attrgetter("rank")
 
 
 class Row(NamedTuple):
@@ -92,23 +94,15 @@ class RowBuilder:
     def freeze(self) -> tuple[Row, ...]:
         """Return the rows below this path, in canonical order."""
         rows: list[Row] = []
-        stack = [(-1, frame, child) for frame, child in self.sorted_children()]
+        stack = self.sorted_children(-1)
         while stack:
             parent, frame, builder = stack.pop()
-            index = len(rows)
-            usages = tuple(ModelUsage(key, builder.usages[key]) for key in sorted(builder.usages, key=_rank))
+            stack += builder.sorted_children(len(rows))
+            usages = tuple(ModelUsage(key, builder.usages[key]) for key in sorted(builder.usages, key=_RANK))
             rows.append(Row(parent, frame, builder.entries, builder.nanoseconds, by_model(usages), usages))
-            stack.extend((index, frame, child) for frame, child in builder.sorted_children())
         return tuple(rows)
 
-    def sorted_children(self) -> list[tuple[Frame, RowBuilder]]:
-        """Return the children, the last one first, as a stack takes them."""
-        return sorted(self.children.items(), key=_by_name, reverse=True)
-
-
-def _rank(key: UsageKey) -> tuple[str, int, int, int]:
-    return key.rank
-
-
-def _by_name(item: tuple[Frame, RowBuilder]) -> tuple[str, str]:
-    return item[0].name, item[0].kind
+    def sorted_children(self, index: int) -> list[tuple[int, Frame, RowBuilder]]:
+        """Return the children of the row with an index, the last one first, as a stack takes them."""
+        by_name = sorted(self.children.items(), key=lambda item: (item[0].name, item[0].kind), reverse=True)
+        return [(index, frame, child) for frame, child in by_name]

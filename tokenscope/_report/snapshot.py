@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, Self, TypeVar
 
 from tokenscope._report.attribution import Attribution, attributions
 from tokenscope._report.rows import Row, RowBuilder, RowInput
-from tokenscope._report.tree import Breakdown, Node, costliest_first, find, tree_of
+from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, tree_of
 from tokenscope._report.waste import Wastes, waste_by_module
 from tokenscope._usage.calls import Frame, ScopePath
 from tokenscope._usage.model_usage import ModelUsage
@@ -24,18 +25,13 @@ S = TypeVar("S", bound="Snapshot")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was spent, by scope and model: frozen, and a commutative monoid under `+`.
-
-    Args:
-        rows: What was counted at each path.
-        scoped: Whether it begins at one scope, or at the top level of a process.
-    """
+    """What was spent, by scope and model: frozen, and a commutative monoid under `+`."""
 
     rows: tuple[Row, ...] = ()
-    scoped: bool = True
+    scoped: bool = True  # whether it begins at one scope, or at the top level of a process
 
     @classmethod
-    def from_rows(cls, inputs: Iterable[RowInput], *, scoped: bool) -> Self:
+    def from_rows(cls, inputs: Iterable[RowInput | Row], *, scoped: bool) -> Self:
         """Build a snapshot of rows in any order, each after its parent."""
         return cls(RowBuilder().add_rows(inputs).freeze(), scoped)
 
@@ -75,30 +71,22 @@ class Snapshot:
         A call's module is the nearest enclosing one of `track_tokens` or `record_tokens`; else the path of its DSPy
         module; else the name of its scope; else `(no scope)`.
         """
-        return self._partition(lambda attribution: attribution.module)
+        return self._partition("module")
 
     def by_operation(self) -> Breakdown:
         """Partition the total by `module.operation`. Calls outside of every operation are under their module."""
-        return self._partition(lambda attribution: attribution.qualified_operation)
+        return self._partition("operation")
 
     def by_model(self) -> Breakdown:
         """Partition the total by `provider/model`, as the caller named it."""
-        found = Breakdown()
-        for row in self.rows:
-            for model, usage in row.models:
-                found[model] = found.get(model, ZERO) + usage
-        return costliest_first(found)
+        return breakdown_of(part for row in self.rows for part in row.models)
 
     def predictors(self) -> Breakdown:
         """Partition what DSPy modules spent by their path (`ResearchAgent.searcher.extract`), own tokens only."""
-        return self._partition(lambda attribution: attribution.predictor)
+        return self._partition("predictor")
 
-    def _partition(self, name_of: Callable[[Attribution], str | None]) -> Breakdown:
-        found = Breakdown()
-        for row, attribution in attributions(self.rows):
-            if row.models and (name := name_of(attribution)) is not None:
-                found[name] = sum((usage for _, usage in row.models), found.get(name, ZERO))
-        return costliest_first(found)
+    def _partition(self, by: str) -> Breakdown:
+        return breakdown_of((name, usage) for row, name in _named(self.rows, by) for _, usage in row.models)
 
     def waste(self) -> Wastes:
         """Return what was wasted, by module and by reason. It is part of the total.
@@ -186,13 +174,8 @@ class Snapshot:
             (Decimal('2.5'), Decimal('0.15'))
         """
         check_priced(model)
-        inputs = (
-            RowInput(
-                row.parent, row.frame, row.entries, row.nanoseconds, [_reprice(each, model) for each in row.usages]
-            )
-            for row in self.rows
-        )
-        return self.from_rows(inputs, scoped=self.scoped)
+        repriced_rows = (row._replace(usages=tuple(_reprice(each, model) for each in row.usages)) for row in self.rows)
+        return self.from_rows(repriced_rows, scoped=self.scoped)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
@@ -218,12 +201,18 @@ def _reprice(each: ModelUsage, model: str) -> ModelUsage:
 
 # -- views: snapshots made of a snapshot, which every format can draw ---------------------------------------------------------
 
-_NAMES: Final[dict[str, tuple[str, Callable[[Attribution], str | None]]]] = {
-    "module": ("module", lambda attribution: attribution.module),
-    "predictor": ("dspy", lambda attribution: attribution.predictor),
-    "operation": ("module", lambda attribution: attribution.qualified_operation),
+_NAMES: Final[dict[str, Callable[[Attribution], str | None]]] = {
+    "module": attrgetter("module"),
+    "predictor": attrgetter("predictor"),
+    "operation": attrgetter("qualified_operation"),
 }
-"""The breakdowns besides the one by model: the kind of their rows, and the name of each row."""
+"""The breakdowns besides the one by model, and how each names what a row belongs to."""
+
+
+def _named(rows: Iterable[Row], by: str) -> Iterator[tuple[Row, str]]:
+    for row, attribution in attributions(rows):
+        if row.usages and (name := _NAMES[by](attribution)) is not None:
+            yield row, name
 
 
 def pivot(snapshot: S, by: str) -> S:
@@ -231,10 +220,6 @@ def pivot(snapshot: S, by: str) -> S:
 
     It adds up to the same total; by `predictor`, to what DSPy's modules spent. Its rows have no times and entries, because scopes
     that are open at once share their time.
-
-    Args:
-        snapshot: What to break down.
-        by: `model`, `module`, `predictor` or `operation`.
 
     Raises:
         ValueError: there is no such breakdown.
@@ -244,12 +229,8 @@ def pivot(snapshot: S, by: str) -> S:
             RowInput(-1, Frame("scope", each.key.model), 0, 0, [each]) for row in snapshot.rows for each in row.usages
         ]
     elif by in _NAMES:
-        kind, name_of = _NAMES[by]
-        inputs = [
-            RowInput(-1, Frame(kind, name), 0, 0, row.usages)
-            for row, attribution in attributions(snapshot.rows)
-            if row.usages and (name := name_of(attribution)) is not None
-        ]
+        kind = "dspy" if by == "predictor" else "module"
+        inputs = [RowInput(-1, Frame(kind, name), 0, 0, row.usages) for row, name in _named(snapshot.rows, by)]
     else:
         raise ValueError(f"there is no breakdown by {by!r}; there are model, {', '.join(_NAMES)}")
     return snapshot.from_rows(inputs, scoped=not inputs)
@@ -257,10 +238,6 @@ def pivot(snapshot: S, by: str) -> S:
 
 def cut(snapshot: S, depth: int) -> S:
     """Return the upper levels of a snapshot. Deeper levels are added to the last one.
-
-    Args:
-        snapshot: What to cut.
-        depth: How many levels to keep, 1 or more.
 
     Raises:
         ValueError: no level would be left.
@@ -270,13 +247,13 @@ def cut(snapshot: S, depth: int) -> S:
     return snapshot.from_rows(_cut(snapshot, depth), scoped=snapshot.scoped)
 
 
-def _cut(snapshot: Snapshot, depth: int) -> Iterator[RowInput]:
-    kept: list[tuple[int, RowInput]] = []  # for each row: its level, and the input that takes its counts
+def _cut(snapshot: Snapshot, depth: int) -> Iterator[RowInput | Row]:
+    kept: list[tuple[int, Row]] = []  # for each row: its level, and the row that takes its counts
     for row in snapshot.rows:
-        level, above = kept[row.parent] if row.parent >= 0 else (0, None)
-        if above is None or level < depth:
-            above = RowInput(row.parent, row.frame, row.entries, row.nanoseconds, row.usages)
-            yield above
+        level, last = kept[row.parent] if row.parent >= 0 else (0, row)
+        if level < depth:
+            last = row
+            yield row
         else:
-            yield RowInput(above.parent, above.frame, 0, 0, row.usages)
-        kept.append((level + 1, above))
+            yield RowInput(last.parent, last.frame, 0, 0, row.usages)
+        kept.append((level + 1, last))

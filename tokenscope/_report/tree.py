@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from tokenscope._report.rows import Row
 from tokenscope._usage.calls import Frame
@@ -55,18 +56,26 @@ class Breakdown(dict[str, Usage]):
         raise KeyError(no_such(str(name), self))
 
 
+def breakdown_of(parts: Iterable[tuple[str, Usage]]) -> Breakdown:
+    """Add up usages by name, the costliest first; equal ones are in the order of their names."""
+    sums: dict[str, Usage] = {}
+    for name, usage in parts:
+        sums[name] = sums.get(name, ZERO) + usage
+    return Breakdown(sorted(sums.items(), key=lambda item: (-item[1].total_tokens, item[0])))
+
+
 def tree_of(rows: Sequence[Row], *, scoped: bool) -> Node:
     """Return the tree of a report's rows: a scope's own node, or a nameless root above the top level of a process."""
     below: list[list[Node]] = [[] for _ in rows]
     top: list[Node] = []
     for index in range(len(rows) - 1, -1, -1):
         row = rows[index]
-        node = _node(row.frame, dict(row.models), row.entries, row.nanoseconds / 1e9, below[index])
+        node = _node(row.frame, row.models, row.entries, row.nanoseconds / 1e9, below[index])
         below[index] = []
         (below[row.parent] if row.parent >= 0 else top).append(node)
     if scoped and len(top) == 1:
         return top[0]
-    return _node(Frame("root", ""), {}, 1, sum(node.seconds for node in top), top)
+    return _node(Frame("root", ""), (), 1, sum(node.seconds for node in top), top)
 
 
 def rooted(tree: Node) -> Node:
@@ -99,34 +108,23 @@ def find(tree: Node, path: str) -> Node:
     raise KeyError(no_such(path[len(path) - rest_length :], [child.name for child in node.children], where))
 
 
-def _node(frame: Frame, own: dict[str, Usage], entries: int, seconds: float, children: list[Node]) -> Node:
-    by_model = Breakdown(own)
-    for child in children:
-        for model, usage in child.by_model.items():
-            by_model[model] = by_model.get(model, ZERO) + usage
+def _node(frame: Frame, own: Sequence[tuple[str, Usage]], entries: int, seconds: float, children: list[Node]) -> Node:
+    by_model = breakdown_of(chain(own, *(child.by_model.items() for child in children)))
     return Node(
         name=frame.name,
         kind=frame.kind,
         usage=sum(by_model.values(), ZERO),
-        own=sum(own.values(), ZERO),
-        by_model=costliest_first(by_model),
+        own=sum((usage for _, usage in own), ZERO),
+        by_model=by_model,
         entries=entries,
         seconds=seconds,
         children=tuple(sorted(children, key=lambda node: (-node.usage.total_tokens, node.name, node.kind))),
     )
 
 
-def costliest_first(usages: Breakdown) -> Breakdown:
-    """Return a breakdown in the order of tokens, then of names."""
-    return Breakdown(sorted(usages.items(), key=lambda item: (-item[1].total_tokens, item[0])))
-
-
 def no_such(name: str, names: Iterable[str], where: str = "") -> str:
     """Return the message for a missing name: it shows the nearest names."""
     known = list(names)
     near = difflib.get_close_matches(name.partition("/")[0], known, n=3, cutoff=0.4) or known[:5]
-    return (
-        f"no {name!r}"
-        + (f" below {where!r}" if where else "")
-        + (f"; the nearest: {', '.join(map(repr, near))}" if near else "; there is nothing")
-    )
+    below = f" below {where!r}" if where else ""
+    return f"no {name!r}{below}; " + (f"the nearest: {', '.join(map(repr, near))}" if near else "there is nothing")
