@@ -1,4 +1,7 @@
-"""The formats of a report, by name and by file suffix. Each is a module with a function `render(snapshot, ...) -> str`."""
+"""The formats of a report, by name and by file suffix. Each is a module with a function `render(snapshot, ...) -> str`.
+
+The options of `render`: `sort` is one of `order.SORTS`, `width` is in cells, and `ascii_only` draws with ASCII characters.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,6 @@ def renderer(name: str) -> Callable[..., str]:
 
 def format_of(path: str | os.PathLike[str], formats: Mapping[str, str] = FORMATS) -> str:
     """Return the name of the format that has a file's suffix.
-
-    Args:
-        path: The file.
-        formats: The suffix of each format, `""` for none.
 
     Raises:
         ValueError: no format has that suffix.

@@ -19,10 +19,8 @@ from collections.abc import Iterator, Mapping
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Final
 
-from rich.cells import cell_len
-
 from tokenscope._report.formats.columns import GAP, Column, Columns, shortened
-from tokenscope._report.formats.markdown import code, table
+from tokenscope._report.formats.markdown import code, document, table
 from tokenscope._report.formats.text import (
     UNKNOWN,
     dollars,
@@ -44,13 +42,7 @@ _Breakdowns = Mapping[str, Mapping[str, Usage]]
 
 
 def render(snapshot: Snapshot, samples: int | None = None, format: str = "text") -> str:  # noqa: A002 - the usual word
-    """Return the analysis.
-
-    Args:
-        snapshot: What was spent.
-        samples: How many samples the run made.
-        format: `text` or `markdown`.
-    """
+    """Return the analysis of a run that made so many samples, in one of the `FORMATS`."""
     facts = list(_facts(snapshot.total, samples))
     if waste := waste_line(snapshot):
         facts.append(("Wasted", waste))
@@ -77,8 +69,8 @@ def _facts(total: Usage, samples: int | None) -> Iterator[tuple[str, str]]:
     """Yield what is known of the whole run, each fact with its name."""
     if samples is not None:
         yield "Total Samples", f"{samples:,}"
-    tokens = f"{total.total_tokens:,} tokens ({total.input_tokens:,} input, {total.output_tokens:,} output)"
-    yield "Total Token Usage", tokens
+    sides = f"{total.input_tokens:,} input, {total.output_tokens:,} output"
+    yield "Total Token Usage", f"{total.total_tokens:,} tokens ({sides})"
     if samples is not None:
         average = _EXACT.divide(Decimal(total.total_tokens), Decimal(samples))
         yield "Average Token Cost Per Sample", f"{average.quantize(Decimal('0.1'), ROUND_HALF_UP, _EXACT):,f} tokens"
@@ -95,38 +87,38 @@ def _facts(total: Usage, samples: int | None) -> Iterator[tuple[str, str]]:
 
 
 def _text(facts: list[tuple[str, str]], breakdowns: _Breakdowns) -> str:
-    lines = ["=== Token Usage Analysis ===", *(f"{name}: {fact}" for name, fact in facts)]
+    blocks = ["\n".join(["=== Token Usage Analysis ===", *(f"{name}: {fact}" for name, fact in facts)])]
     for title, usages in breakdowns.items():
         if usages:
-            lines += ["", f"Breakdown by {title}:", *_breakdown(usages)]
-    if note := unpriced(breakdowns["Model"]):
-        lines += ["", note]
-    return "\n".join(lines) + "\n"
-
-
-def _breakdown(usages: Mapping[str, Usage]) -> Iterator[str]:
-    names = [printable(name) for name in usages]
-    room = min(_LONGEST_NAME, max(map(cell_len, names)))
-    parts = shares([usage.total_tokens for usage in usages.values()])
-    rows = [
-        (f"{shortened(name, room)}:", part, f"{usage.total_tokens:,} tokens", plural(usage.calls, "call"), money(usage))
-        for name, part, usage in zip(names, parts, usages.values(), strict=True)
-    ]
-    columns = Columns([Column(align_left=True), Column(), Column(), Column(), Column()], rows)
-    for name, *numbers in map(columns.fit, rows):
-        yield f"  {name} {GAP.join(numbers)}"
+            rows = [
+                (
+                    f"{shortened(printable(name), _LONGEST_NAME)}:",
+                    part,
+                    f"{usage.total_tokens:,} tokens",
+                    plural(usage.calls, "call"),
+                    money(usage),
+                )
+                for name, part, usage in _with_shares(usages)
+            ]
+            columns = Columns([Column(align_left=True), *[Column()] * 4], rows)
+            lines = (f"  {name} {GAP.join(numbers)}" for name, *numbers in map(columns.fit, rows))
+            blocks.append("\n".join([f"Breakdown by {title}:", *lines]))
+    return document(*blocks, unpriced(breakdowns["Model"]))
 
 
 def _markdown(facts: list[tuple[str, str]], breakdowns: _Breakdowns) -> str:
-    lines = ["# Token Usage Analysis", "", "| | |", "|:--|--:|", *(f"| {name} | {fact} |" for name, fact in facts)]
+    lines = ["| | |", "|:--|--:|", *(f"| {name} | {fact} |" for name, fact in facts)]
+    blocks = ["# Token Usage Analysis", "\n".join(lines)]
     for title, usages in breakdowns.items():
         if usages:
-            parts = shares([usage.total_tokens for usage in usages.values()])
             rows = [
                 (code(name), part, f"{usage.total_tokens:,}", f"{usage.calls:,}", money(usage))
-                for part, (name, usage) in zip(parts, usages.items(), strict=True)
+                for name, part, usage in _with_shares(usages)
             ]
-            lines += ["", f"## Breakdown by {title}", "", *table((title, "Share", "Tokens", "Calls", "Cost"), rows)]
-    if note := unpriced(breakdowns["Model"], code):
-        lines += ["", note]
-    return "\n".join(lines) + "\n"
+            blocks += [f"## Breakdown by {title}", table((title, "Share", "Tokens", "Calls", "Cost"), rows)]
+    return document(*blocks, unpriced(breakdowns["Model"], code))
+
+
+def _with_shares(usages: Mapping[str, Usage]) -> Iterator[tuple[str, str, Usage]]:
+    parts = shares([usage.total_tokens for usage in usages.values()])
+    return zip(usages.keys(), parts, usages.values(), strict=True)

@@ -20,26 +20,15 @@ _SCOPE: Final = "scope"
 
 
 class Column(NamedTuple):
-    """A column of numbers, or of other text.
-
-    Args:
-        head: Its heading, if the columns have any.
-        blanks: Cells that say nothing. A column that has no other cells is left out.
-        align_left: Whether its cells are aligned on the left, as names are, and not on the right.
-    """
+    """A column of numbers, or of other text."""
 
     head: str = ""
-    blanks: tuple[str, ...] | None = None
-    align_left: bool = False
+    blanks: tuple[str, ...] | None = None  # cells that say nothing: a column that has no other cells is left out
+    align_left: bool = False  # as names are
 
 
 class Columns:
-    """Columns that are as wide as their widest cell.
-
-    Args:
-        columns: What is in each column.
-        rows: The cells of each row, one for each column.
-    """
+    """Columns that are as wide as their widest cell."""
 
     def __init__(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
         self._columns = columns
@@ -74,12 +63,7 @@ def _width(column: Column, cells: Sequence[str]) -> int:
 
 
 class ScopeColumn:
-    """The first column of a tree: guides and names.
-
-    Args:
-        guides: What stands before each name.
-        names: The names.
-    """
+    """The first column of a tree: guides and names."""
 
     def __init__(self, guides: Iterable[str], names: Sequence[str]) -> None:
         self._lines = list(zip(guides, names, strict=True))
@@ -110,9 +94,7 @@ def shortened(name: str, width: int, dots: str = "…") -> str:
 def guides(depths: Sequence[int], *, ascii_only: bool) -> Iterator[str]:
     """Yield the guides of a tree's rows: lines from the levels above, and a corner for the last of siblings.
 
-    Args:
-        depths: The depth of each row, parents before children; 0 at the top level, which has no guides.
-        ascii_only: Draw with ASCII characters.
+    Rows have their depth, parents before children. The top level has depth 0 and no guides.
     """
     tee, corner, bar = ("|- ", "`- ", "|  ") if ascii_only else ("├─ ", "└─ ", "│  ")
     lasts: list[bool] = []

@@ -19,18 +19,12 @@ from tokenscope._report.formats.text import number, printable
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import FIELDS, Usage
 
-_COUNTS: Final = tuple(name for name in FIELDS if name not in ("cost", "saved_cost"))
 _HEAD: Final = ("path", "kind", "entries", "seconds", *FIELDS, "subtree_tokens", "subtree_cost")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001 - Excel takes the wide ones for the others
 
 
 def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
-    """Return the rows, each parent before its children.
-
-    Args:
-        snapshot: What to write.
-        sort: The order of siblings: `tokens`, `cost`, `calls`, `time` or `name`.
-    """
+    """Return the rows, each parent before its children."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(_HEAD)
@@ -56,10 +50,8 @@ def _text(text: str) -> str:
 
 
 def _counts(usage: Usage) -> list[str]:
-    cells = {name: str(getattr(usage, name)) for name in _COUNTS}
-    cells["cost"] = _cost(usage)
-    cells["saved_cost"] = number(usage.saved_cost)
-    return [cells[name] for name in FIELDS]
+    dollars = {"cost": _cost(usage), "saved_cost": number(usage.saved_cost)}
+    return [dollars[name] if name in dollars else str(getattr(usage, name)) for name in FIELDS]
 
 
 def _cost(usage: Usage) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 
 from tokenscope._report.changes import Change, Comparison, percent
 from tokenscope._report.formats.columns import Column, Columns, ScopeColumn, guides
-from tokenscope._report.formats.markdown import code, indent, table
+from tokenscope._report.formats.markdown import code, document, indent, table
 from tokenscope._report.formats.order import DEEPEST
 from tokenscope._report.formats.terminal import WIDTH, Drawing, Line
 from tokenscope._report.formats.text import UNKNOWN, dollars, money, printable, summary, unpriced
@@ -47,13 +47,7 @@ def renderer(name: str) -> Callable[..., str]:
 
 
 def text(diff: Comparison, *, width: int = WIDTH, ascii_only: bool = False) -> str:
-    """Return the diff as plain text.
-
-    Args:
-        diff: What to draw.
-        width: The width to keep to, in cells.
-        ascii_only: Draw guides with ASCII characters.
-    """
+    """Return the diff as plain text that keeps to a width, in cells."""
     return drawing(diff).plain(width, ascii_only=ascii_only)
 
 
@@ -64,14 +58,9 @@ def drawing(diff: Comparison) -> Drawing:
 
 def markdown(diff: Comparison) -> str:
     """Return the diff as a Markdown document, for a pull request or a note."""
-    lines = [f"**{headline(diff)}**"]
-    if diff:
-        heads = ("Scope", *(head.capitalize() for head in _HEADS))
-        rows = ((indent(change.where.depth - 1) + code(change.name), *_cells(change)) for change in diff.changes)
-        lines += ["", *table(heads, rows)]
-    if note := _unpriced(diff, code):
-        lines += ["", note]
-    return "\n".join(lines) + "\n"
+    heads = ("Scope", *(head.capitalize() for head in _HEADS))
+    rows = ((indent(change.where.depth - 1) + code(change.name), *_cells(change)) for change in diff.changes)
+    return document(f"**{headline(diff)}**", table(heads, rows) if diff else "", _unpriced(diff, code))
 
 
 def as_json(diff: Comparison) -> str:
@@ -83,60 +72,54 @@ def as_json(diff: Comparison) -> str:
         "after": diff.after.total.to_dict(),
         "growth": diff.growth._asdict(),
     }
-    lines = ",\n".join("  " + json.dumps(_numbers(change)) for change in diff.changes if change.where.depth <= DEEPEST)
+    changes = (
+        {
+            "path": change.path,
+            "kind": change.kind,
+            "status": change.status,
+            "tokens": change.tokens,
+            "calls": change.calls,
+            "cost": None if change.cost is None else float(change.cost),
+            "before": change.before.to_dict(),
+            "after": change.after.to_dict(),
+        }
+        for change in diff.changes
+        if change.where.depth <= DEEPEST
+    )
+    lines = ",\n".join(f"  {json.dumps(change)}" for change in changes)
     return json.dumps(head, indent=1)[:-2] + f',\n "changes": [\n{lines}\n ]\n}}\n'
-
-
-def _numbers(change: Change) -> dict[str, object]:
-    return {
-        "path": change.path,
-        "kind": change.kind,
-        "status": change.status,
-        "tokens": change.tokens,
-        "calls": change.calls,
-        "cost": None if change.cost is None else float(change.cost),
-        "before": change.before.to_dict(),
-        "after": change.after.to_dict(),
-    }
 
 
 def headline(diff: Comparison) -> str:
     """Return the totals, before and after, as a sentence."""
-    total = diff.total
+    total, growth = diff.total, diff.growth
     before, after = total.before, total.after
     if not diff:
         return f"nothing changed: {summary(before)}"
     parts = [
-        _from_to(
-            "tokens", f"{before.total_tokens:,}", f"{after.total_tokens:,}", signed(total.tokens), diff.growth.tokens
-        ),
-        _from_to("calls", f"{before.calls:,}", f"{after.calls:,}", signed(total.calls), None),
+        f"tokens {before.total_tokens:,} -> {after.total_tokens:,}{_by(_signed(total.tokens), growth.tokens)}",
+        f"calls {before.calls:,} -> {after.calls:,}{_by(_signed(total.calls), None)}",
     ]
     if before.cost or after.cost:
-        change = "" if total.cost is None else signed_dollars(total.cost)
-        parts.append(_from_to("cost", money(before), money(after), change, diff.growth.cost))
+        change = "" if total.cost is None else _signed_dollars(total.cost)
+        parts.append(f"cost {money(before)} -> {money(after)}{_by(change, growth.cost)}")
     return "; ".join(parts)
 
 
-def _from_to(what: str, before: str, after: str, change: str, growth: float | None) -> str:
-    details = [change] if change else []
-    if growth:
-        details.append(signed_percent(growth))
-    return f"{what} {before} -> {after}" + (f" ({', '.join(details)})" if details else "")
+def _by(change: str, growth: float | None) -> str:
+    details = [change, _signed_percent(growth) if growth else ""]
+    return f" ({', '.join(filter(None, details))})" if any(details) else ""
 
 
-def signed(count: int) -> str:
-    """Return a number with its sign; 0 has none."""
+def _signed(count: int) -> str:
     return f"{count:+,}" if count else "0"
 
 
-def signed_percent(growth: float) -> str:
-    """Return a growth with its sign."""
+def _signed_percent(growth: float) -> str:
     return f"{growth:+,.1f}%"
 
 
-def signed_dollars(amount: Decimal) -> str:
-    """Return an amount of money with its sign."""
+def _signed_dollars(amount: Decimal) -> str:
     sign = "-" if amount < 0 else "+" if amount else ""
     return sign + dollars(amount.copy_abs())
 
@@ -167,10 +150,10 @@ def _cells(change: Change) -> tuple[str, ...]:
     return (
         f"{change.before.total_tokens:,}",
         f"{change.after.total_tokens:,}",
-        signed(change.tokens),
-        change.status if change.status != "changed" else signed_percent(growth) if growth else "",
-        signed(change.calls),
-        UNKNOWN if change.cost is None else signed_dollars(change.cost),
+        _signed(change.tokens),
+        change.status if change.status != "changed" else _signed_percent(growth) if growth else "",
+        _signed(change.calls),
+        UNKNOWN if change.cost is None else _signed_dollars(change.cost),
     )
 
 

@@ -10,7 +10,7 @@ Names are in code spans, in which Markdown has no meaning: no link, no mention, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tokenscope._report.formats.columns import DEEPEST_GUIDE
@@ -24,12 +24,7 @@ _SPECIAL: Final = frozenset("`|\\")
 
 
 def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
-    """Return the report as a Markdown document.
-
-    Args:
-        snapshot: What to write.
-        sort: The order of siblings: `tokens`, `cost`, `calls`, `time` or `name`.
-    """
+    """Return the report as a Markdown document."""
     if not snapshot:
         return NOTHING_YET.capitalize() + ".\n"
     total, by_model = snapshot.total, snapshot.by_model()
@@ -37,21 +32,22 @@ def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
         (indent(depth) + code(node.name), *_cells(node.usage, total), duration(node.seconds))
         for depth, node in lines(snapshot.tree(), sort)
     )
-    parts = [f"**{summary(total)}**", "", *table(("Scope", *_NUMBERS, "Time"), rows)]
+    blocks = [f"**{summary(total)}**", table(("Scope", *_NUMBERS, "Time"), rows)]
     for name, usages in (("module", snapshot.by_module()), ("model", by_model)):
         rows = ((code(each), *_cells(usage, total)) for each, usage in breakdown(usages, sort))
-        parts += ["", f"### By {name}", "", *table((name.capitalize(), *_NUMBERS), rows)]
-    if note := unpriced(by_model, code):
-        parts += ["", note]
-    return "\n".join(parts) + "\n"
+        blocks += [f"### By {name}", table((name.capitalize(), *_NUMBERS), rows)]
+    return document(*blocks, unpriced(by_model, code))
 
 
-def table(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yield the lines of a table: the first column is aligned on the left, the others on the right."""
-    yield f"| {' | '.join(heads)} |"
-    yield "|:--|" + "--:|" * (len(heads) - 1)
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+def document(*blocks: str) -> str:
+    """Return blocks of text with a blank line between each two. Empty ones are left out."""
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def table(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table: the first column is aligned on the left, the others on the right."""
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
+    return "\n".join([head, "|:--|" + "--:|" * (len(heads) - 1), *body])
 
 
 def indent(depth: int) -> str:

@@ -8,12 +8,14 @@ from typing import Any, Final
 from tokenscope._report.tree import Node, rooted
 from tokenscope._usage.usage import ZERO, Usage
 
-_KEYS: Final[dict[str, Callable[[Usage], Any]]] = {
-    "tokens": lambda usage: -usage.total_tokens,
-    "cost": lambda usage: (usage.known_cost is None, -usage.cost),  # unknown costs come last
-    "calls": lambda usage: -usage.calls,
+_KEYS: Final[dict[str, Callable[[Usage, float, tuple[str, ...]], Any]]] = {
+    "tokens": lambda usage, _seconds, _name: -usage.total_tokens,
+    "cost": lambda usage, _seconds, _name: (usage.known_cost is None, -usage.cost),  # unknown costs come last
+    "calls": lambda usage, _seconds, _name: -usage.calls,
+    "time": lambda _usage, seconds, _name: -seconds,
+    "name": lambda _usage, _seconds, name: name,
 }
-SORTS: Final = (*_KEYS, "time", "name")
+SORTS: Final = tuple(_KEYS)
 """Names ascend, the others descend. Equal ones are in the order of tokens, then of names."""
 SORTABLE: Final = ("tree", "table", "markdown", "csv")
 """The formats that take one of these. The others have a fixed order."""
@@ -21,21 +23,20 @@ DEEPEST: Final = 1_000
 """How many levels a path has at most that a format writes in full."""
 
 
+def _key(sort: str) -> Callable[[Usage, float, tuple[str, ...]], Any]:
+    if sort not in _KEYS:
+        raise ValueError(f"a report cannot be sorted by {sort!r}, but by {', '.join(SORTS)}")
+    return _KEYS[sort]
+
+
 def siblings(nodes: Iterable[Node], sort: str) -> list[Node]:
-    """Return the children of a node in an order.
+    """Return the children of a node, which come in the order of tokens, in an order.
 
     Raises:
         ValueError: there is no such order.
     """
-    found = list(nodes)  # in the order of tokens
-    if sort == "name":
-        found.sort(key=lambda node: (node.name, node.kind))
-    elif sort == "time":
-        found.sort(key=lambda node: -node.seconds)
-    elif sort != "tokens":
-        key = _key(sort)
-        found.sort(key=lambda node: key(node.usage))
-    return found
+    key = _key(sort)
+    return sorted(nodes, key=lambda node: key(node.usage, node.seconds, (node.name, node.kind)))
 
 
 def breakdown(usages: Mapping[str, Usage], sort: str) -> list[tuple[str, Usage]]:
@@ -44,19 +45,8 @@ def breakdown(usages: Mapping[str, Usage], sort: str) -> list[tuple[str, Usage]]
     Raises:
         ValueError: there is no such order.
     """
-    found = list(usages.items())  # in the order of tokens
-    if sort == "name":
-        found.sort(key=lambda item: item[0])
-    elif sort not in ("tokens", "time"):
-        key = _key(sort)
-        found.sort(key=lambda item: key(item[1]))
-    return found
-
-
-def _key(sort: str) -> Callable[[Usage], Any]:
-    if sort not in _KEYS:
-        raise ValueError(f"a report cannot be sorted by {sort!r}, but by {', '.join(SORTS)}")
-    return _KEYS[sort]
+    key = _key(sort)
+    return sorted(usages.items(), key=lambda item: key(item[1], 0.0, (item[0],)))
 
 
 def lines(tree: Node, sort: str) -> Iterator[tuple[int, Node]]:

@@ -23,13 +23,7 @@ _LONGEST_NAME: Final = 120
 
 
 def render(snapshot: Snapshot, *, sort: str = "tokens", title: str = "Module") -> str:
-    """Return the table as plain text.
-
-    Args:
-        snapshot: What to draw.
-        sort: The order of the rows: `tokens`, `cost`, `calls` or `name`.
-        title: The heading of the names.
-    """
+    """Return the table as plain text. The title is the heading of the names."""
     if not snapshot:
         return NOTHING_YET
     rows = [

@@ -16,14 +16,10 @@ Line = list[tuple[str, str]]
 
 
 class Drawing:
-    """Lines of styled text, which depend on where they are drawn. Something that rich can print.
-
-    Args:
-        lines: Returns the lines, given a width in cells, and whether to draw with ASCII characters only.
-    """
+    """Lines of styled text, which depend on where they are drawn. Something that rich can print."""
 
     def __init__(self, lines: Callable[[int, bool], Iterable[Line]]) -> None:
-        self._lines = lines
+        self._lines = lines  # given a width in cells, and whether to draw with ASCII characters only
 
     def plain(self, width: int = WIDTH, *, ascii_only: bool = False) -> str:
         """Return the lines without their styles."""

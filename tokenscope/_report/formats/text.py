@@ -122,12 +122,7 @@ def details(usage: Usage, *names: str) -> Iterator[str]:
 
 
 def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printable) -> str:
-    """Return a sentence that names the models without a known price; empty if there are none.
-
-    Args:
-        by_model: What each model spent.
-        write: Returns a model's name as the format writes names.
-    """
+    """Return a sentence that names the models without a known price, as a format writes them; empty if there are none."""
     names = [write(model) for model, usage in by_model.items() if usage.unpriced_calls]
     if not names:
         return ""

@@ -58,14 +58,7 @@ _STYLES: Final = {
 
 
 def render(snapshot: Snapshot, *, width: int = WIDTH, ascii_only: bool = False, sort: str = "tokens") -> str:
-    """Return the tree as plain text.
-
-    Args:
-        snapshot: What to draw.
-        width: The width to keep to, in cells.
-        ascii_only: Draw guides and bars with ASCII characters.
-        sort: The order of siblings: `tokens`, `cost`, `calls`, `time` or `name`.
-    """
+    """Return the tree as plain text that keeps to a width, in cells."""
     return drawing(snapshot, sort).plain(width, ascii_only=ascii_only)
 
 
