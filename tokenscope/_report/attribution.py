@@ -19,9 +19,7 @@ class Attribution(NamedTuple):
     tracked_module: str | None = None  # the nearest one of `track_tokens` or `record_tokens`
     operation: str = ""  # in that module
     scope: str | None = None  # the nearest `token_scope`
-    dspy_modules: tuple[Any, str] | None = (
-        None  # linked from the innermost up: deep paths share what they have in common
-    )
+    dspy_modules: tuple[Any, str] | None = None  # linked from the innermost up: deep paths share links
     dspy_depth: int = 0
 
     def below(self, frame: Frame) -> Attribution:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from functools import lru_cache
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from tokenscope._report.formats.json import parse
@@ -37,11 +37,7 @@ def read_file(path: str | os.PathLike[str]) -> Snapshot:
 
 
 def read_stream(file: BinaryIO, where: str) -> Snapshot:
-    """Read a report, or add up records, from an open file.
-
-    Args:
-        file: The file. It is read to its end.
-        where: Its name in errors.
+    """Read a report, or add up records, from an open file, which `where` names in errors.
 
     Raises:
         ReportFormatError: there is neither a report nor a file of records, or it is damaged.
@@ -66,12 +62,11 @@ def record_lines(path: str | os.PathLike[str]) -> Iterator[str]:
             return
         for line in chain([first], lines):
             if line.strip() == _RECORDS:
-                record = next(lines, b"")
-                if record.strip() != b"]" and not _is_record(record.strip().removesuffix(b",")):
+                first = next(lines, b"")
+                if first.strip() != b"]" and not _is_record(first.strip().removesuffix(b",")):
                     break
-                while record and record.strip() != b"]":
+                for record in takewhile(lambda each: each.strip() != b"]", chain([first], lines)):
                     yield record.decode().strip().removesuffix(",")
-                    record = next(lines, b"")
                 return
         file.seek(0)
         # Another program has formatted it. Such a file is not too large for the memory.
@@ -101,7 +96,10 @@ def _without_records(lines: Iterator[bytes], where: str) -> str:
     text = bytearray()
     for line in lines:
         if line.strip() == _RECORDS:
-            _skip_records(lines, where)
+            end = deque(chain([b"", b""], filter(None, map(bytes.strip, lines))), maxlen=2)
+            if list(end) != [b"]", b"}"]:
+                problem = f"its records end with {_shown(end[1])}"
+                raise ReportFormatError(f"{where}: this is a truncated tokenscope report: {problem}")
             del text[text.rstrip().rfind(b",") :]
             text += b"}"
             break
@@ -110,17 +108,6 @@ def _without_records(lines: Iterator[bytes], where: str) -> str:
         return text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ReportFormatError(f"{where}: this is no tokenscope report: it is not text ({error.reason})") from None
-
-
-def _skip_records(lines: Iterator[bytes], where: str) -> None:
-    last: list[bytes] = [b"", b""]
-    for line in lines:
-        if stripped := line.strip():
-            last = [last[1], stripped]
-    if last != [b"]", b"}"]:
-        raise ReportFormatError(
-            f"{where}: this is a truncated tokenscope report: its records end with {_shown(last[1])}"
-        )
 
 
 # -- records ------------------------------------------------------------------------------------------------------------
@@ -144,7 +131,8 @@ def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
             if not line.strip():
                 continue
             if not line.endswith(b"\n"):
-                _warn_of_cut(where, number)
+                cut = f"line {number:,}, the last one, is cut off, as if its writer was killed"
+                warn_once(f"cut:{where}", f"{where}: {cut}; the lines before it are read")
                 break
             problem = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
             raise ReportFormatError(f"{where}: line {number:,} {problem}; it begins {_shown(line)}") from None
@@ -154,12 +142,10 @@ def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
 
 
 class _Group(NamedTuple):
-    """Records of one path and model."""
-
     frames: list[list[str]]
     path: ScopePath
     model: str
-    sums: dict[int, CountsSum]  # by price tier
+    sums: defaultdict[int, CountsSum]  # by price tier
 
 
 class _Records:
@@ -195,10 +181,7 @@ class _Records:
         """Add a record if it is similar to an earlier one; return whether it is."""
         get: Callable[..., Any] = record.get
         group = self._groups.get((get("scope") or get("module"), get("model"), get("provider") or None))
-        frames = get("frames")
-        if group is None or group.frames != (_frames(record) if frames is None else frames):
-            return False
-        if not _DISSIMILAR.isdisjoint(record):
+        if group is None or group.frames != _frames(record) or not _DISSIMILAR.isdisjoint(record):
             return False
         input_tokens, output_tokens = get("input_tokens"), get("output_tokens")
         read, write, reasoning = get("cache_read_tokens", 0), get("cache_write_tokens", 0), get("reasoning_tokens", 0)
@@ -206,10 +189,7 @@ class _Records:
             return False
         if input_tokens <= 0 or output_tokens < 0 or read < 0 or write < 0 or reasoning < 0:
             return False
-        tier = tier_of(input_tokens)
-        found = group.sums.get(tier)
-        if found is None:
-            found = group.sums[tier] = CountsSum()
+        found = group.sums[tier_of(input_tokens)]
         found.calls += 1
         found.input_tokens += input_tokens
         found.output_tokens += output_tokens
@@ -222,13 +202,8 @@ class _Records:
         if not isinstance(record, dict):
             raise TypeError("a record must be an object")
         get = record.get
-        frames = get("frames")
-        if frames is None:
-            frames = _frames(record)
-        provider = get("provider") or None
-        model = _model(
-            check_name("model", record["model"]), None if provider is None else check_name("provider", provider)
-        )
+        frames, provider = _frames(record), get("provider") or None
+        model = model_name(record["model"], provider)
         cached, error, saved, cost = bool(get("cached")), get("error"), get("saved"), get("cost")
         spent: Callable[..., Any] = get if saved is None else saved.get
         tokens = [check_count(name, spent(name, 0)) for name in TOKENS]
@@ -246,7 +221,8 @@ class _Records:
             self._table.add(path, key._replace(wasted="provider_errors"), counts)
         scope = get("scope") or get("module")
         if isinstance(scope, str) and len(self._groups) < _MOST_PATHS:
-            self._groups.setdefault((scope, record["model"], provider), _Group(frames, path, model, {}))
+            group = _Group(frames, path, model, defaultdict(CountsSum))
+            self._groups.setdefault((scope, record["model"], provider), group)
 
     def finish(self) -> None:
         """Add the sums of similar records to the table."""
@@ -276,27 +252,18 @@ def _parser() -> Callable[[bytes], Any]:
 
 
 def _frames(record: dict[str, Any]) -> list[list[str]]:
-    """Return the path of a record that another program wrote, as its module and operation say."""
-    operation = record.get("operation")
-    return [["module", record["module"]], *([["operation", operation]] if operation else [])]
+    """Return the path of a record; if another program wrote it, as its module and operation say."""
+    frames: list[list[str]] | None = record.get("frames")
+    if frames is None:
+        operation = record.get("operation")
+        frames = [["module", record["module"]], *([["operation", operation]] if operation else [])]
+    return frames
 
 
 def _dollars(value: object) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"cost must be a number, not {value!r}")
     return check_money("cost", Decimal(str(value)))
-
-
-@lru_cache(maxsize=4_096)
-def _model(name: str, provider: str | None) -> str:
-    return model_name(name, provider)
-
-
-def _warn_of_cut(where: str, number: int) -> None:
-    warn_once(
-        f"cut:{where}",
-        f"{where}: line {number:,}, the last one, is cut off, as if its writer was killed; the lines before it are read",
-    )
 
 
 def _shown(line: bytes) -> str:

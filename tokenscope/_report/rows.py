@@ -6,6 +6,7 @@ depth is walked without recursion.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -50,14 +51,7 @@ class RowBuilder:
         self.entries = 0
         self.nanoseconds = 0
         self.usages: dict[UsageKey, Usage] = {}
-        self.children: dict[Frame, RowBuilder] = {}
-
-    def child(self, frame: Frame) -> RowBuilder:
-        """Return the builder one level further down."""
-        found = self.children.get(frame)
-        if found is None:
-            found = self.children[frame] = RowBuilder()
-        return found
+        self.children: defaultdict[Frame, RowBuilder] = defaultdict(RowBuilder)
 
     def add(self, key: UsageKey, usage: Usage) -> None:
         """Add what calls of one key spent at this path."""
@@ -68,7 +62,7 @@ class RowBuilder:
         """Add rows below this path, and return this builder."""
         builders: list[RowBuilder] = []
         for each in inputs:
-            builder = (builders[each.parent] if each.parent >= 0 else self).child(each.frame)
+            builder = (builders[each.parent] if each.parent >= 0 else self).children[each.frame]
             builder.entries += each.entries
             builder.nanoseconds += each.nanoseconds
             for key, usage in each.usages:

@@ -49,7 +49,7 @@ class Snapshot:
                 here = here.parent
             builder = builders[here]
             for step in reversed(missing):
-                builder = builders[step] = builder.child(step.frame)
+                builder = builders[step] = builder.children[step.frame]
             builder.entries += row.entries
             builder.nanoseconds += row.nanoseconds
             for key, spent in row.counts.items():

@@ -21,16 +21,7 @@ from typing import Final
 
 from tokenscope._report.formats.columns import GAP, Column, Columns, shortened
 from tokenscope._report.formats.markdown import code, document, table
-from tokenscope._report.formats.text import (
-    UNKNOWN,
-    dollars,
-    lower_bound,
-    money,
-    plural,
-    printable,
-    unpriced,
-    waste_line,
-)
+from tokenscope._report.formats.text import dollars, money, plural, printable, unpriced, waste_line
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import Usage
 
@@ -66,7 +57,6 @@ def shares(parts: list[int]) -> list[str]:
 
 
 def _facts(total: Usage, samples: int | None) -> Iterator[tuple[str, str]]:
-    """Yield what is known of the whole run, each fact with its name."""
     if samples is not None:
         yield "Total Samples", f"{samples:,}"
     sides = f"{total.input_tokens:,} input, {total.output_tokens:,} output"
@@ -80,7 +70,7 @@ def _facts(total: Usage, samples: int | None) -> Iterator[tuple[str, str]]:
     yield "Total Cost", money(total)
     if samples is not None:
         each = _EXACT.divide(total.cost, Decimal(samples))
-        yield "Average Cost Per Sample", UNKNOWN if total.known_cost is None else lower_bound(each, total)
+        yield "Average Cost Per Sample", money(total, each)
     if total.saved_tokens:
         worth = f", worth {dollars(total.saved_cost)}" if total.saved_cost else ""
         yield "Saved by DSPy's Cache", f"{total.saved_tokens:,} tokens{worth}"

@@ -38,10 +38,8 @@ _ESCAPES: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029
 
 def render(snapshot: Snapshot) -> str:
     """Return the page."""
-    page, style, script = (
-        files("tokenscope._report.formats").joinpath(f"page.{suffix}").read_text("utf-8")
-        for suffix in ("html", "css", "js")
-    )
+    folder = files("tokenscope._report.formats")
+    page, style, script = (folder.joinpath(f"page.{suffix}").read_text("utf-8") for suffix in ("html", "css", "js"))
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -62,28 +60,24 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
     if notes[0] and usage.known_cost is not None:
         notes.append("A cost with ≥ is what the priced calls cost: a lower bound.")
     saved = [f"{dollars(usage.saved_cost)} saved by DSPy's cache"] if usage.saved_cost else []
+    facts = [
+        ("tokens", f"{usage.total_tokens:,}"),
+        ("cost", money(usage)),
+        ("calls", f"{usage.calls:,}"),
+        ("input", f"{usage.input_tokens:,}"),
+        ("output", f"{usage.output_tokens:,}"),
+        ("time", duration(tree.seconds)),
+    ]
     return {
         "title": printable(tree.name) if tree.kind != "root" else "All scopes",
         "empty": "" if snapshot else NOTHING_YET.capitalize() + ".",
-        "facts": list(_facts(tree)),
+        "facts": [fact for fact in facts if fact[1]],
         "more": [*details(usage), *saved],
         "nodes": list(_nodes(tree)),
         "modules": list(_breakdown(snapshot.by_module(), usage)),
         "models": list(_breakdown(by_model, usage)),
         "notes": " ".join(filter(None, notes)),
     }
-
-
-def _facts(tree: Node) -> Iterator[tuple[str, str]]:
-    """Yield the numbers at the head of the page, each with its name."""
-    usage = tree.usage
-    yield "tokens", f"{usage.total_tokens:,}"
-    yield "cost", money(usage)
-    yield "calls", f"{usage.calls:,}"
-    yield "input", f"{usage.input_tokens:,}"
-    yield "output", f"{usage.output_tokens:,}"
-    if tree.seconds:
-        yield "time", duration(tree.seconds)
 
 
 def _nodes(tree: Node) -> Iterator[list[Any]]:

@@ -40,12 +40,7 @@ def render(snapshot: Snapshot) -> str:
 
 
 def pieces(snapshot: Snapshot, records: Iterable[str] | None = None) -> Iterator[str]:
-    """Yield the report as JSON in pieces.
-
-    Args:
-        snapshot: What to write.
-        records: The records of single calls, each as a line of JSON. They come last, so a reader can stop before them.
-    """
+    """Yield the report as JSON in pieces. The records, lines of JSON, come last, so a reader can stop before them."""
     yield json.dumps(_head(snapshot), indent=1)[:-2]
     yield from _lines("rows", (json.dumps(_row(row)) for row in snapshot.rows))
     if records is not None:
@@ -73,12 +68,8 @@ def _lines(name: str, values: Iterable[str]) -> Iterator[str]:
 
 
 def _head(snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "generator": f"tokenscope {__version__}",
-        "scoped": snapshot.scoped,
-        **snapshot.statistics(),
-    }
+    head = {"format": FORMAT, "generator": f"tokenscope {__version__}", "scoped": snapshot.scoped}
+    return head | snapshot.statistics()
 
 
 def _row(row: Row) -> dict[str, Any]:
@@ -108,11 +99,7 @@ def _tally(key: UsageKey, usage: Usage) -> dict[str, Any]:
 
 
 def parse(text: str, where: str = "<string>") -> Snapshot:
-    """Read a report from JSON text.
-
-    Args:
-        text: The text.
-        where: Its name in errors.
+    """Read a report from JSON text, which `where` names in errors.
 
     Raises:
         ReportFormatError: the text is no report, is damaged, or has another format.
@@ -122,10 +109,8 @@ def parse(text: str, where: str = "<string>") -> Snapshot:
     try:
         data = json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise ReportFormatError(
-            f"{where}: this is no tokenscope report, or a truncated one: line {error.lineno}, column {error.colno}: "
-            f"{error.msg}"
-        ) from None
+        problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise ReportFormatError(f"{where}: this is no tokenscope report, or a truncated one: {problem}") from None
     except (ValueError, RecursionError) as error:
         raise ReportFormatError(f"{where}: this is no tokenscope report: {error}") from None
     if not isinstance(data, dict) or "format" not in data:
@@ -168,23 +153,18 @@ def _model_usage(tally: object) -> ModelUsage:
     if why is not None and (why not in WASTE_REASONS or cached):
         reasons = ", ".join(WASTE_REASONS)
         raise ValueError(f"'wasted' must be one of {reasons}, of calls that spent something, not {why!r}")
-    usage = _usage(values)
+    if unknown := set(values) - set(FIELDS):
+        raise ValueError(f"unknown counts {sorted(unknown)}")
+    for name, value in values.items():
+        if name in MONEY:
+            values[name] = _dollars(name, value)
+    usage = Usage(**values)
     source: PriceSource = "table" if usage.total_tokens else "none"
     if own_price:
         source = "provider"
     elif cached:
         source = "cache"
     return ModelUsage(UsageKey(model, 0 if source == "none" else tier, source, why), usage)
-
-
-def _usage(values: dict[str, Any]) -> Usage:
-    unknown = set(values) - set(FIELDS)
-    if unknown:
-        raise ValueError(f"unknown counts {sorted(unknown)}")
-    checked: dict[str, Any] = {
-        name: _dollars(name, value) if name in MONEY else value for name, value in values.items()
-    }
-    return Usage(**checked)
 
 
 def _dollars(name: str, value: object) -> Decimal:

@@ -38,14 +38,8 @@ def render(snapshot: Snapshot) -> str:
     if money(usage) != UNKNOWN:
         head.insert(1, f"<b>{money(usage)}</b>")
     note = unpriced(tree.by_model, lambda name: escape(printable(name)))
-    return "".join(
-        [
-            f'<div style="{_FRAME}"><div>{" · ".join(head)}</div>',
-            *_rows(tree),
-            f'<div style="opacity:.7">{note}</div>' if note else "",
-            "</div>",
-        ]
-    )
+    foot = f'<div style="opacity:.7">{note}</div>' if note else ""
+    return f'<div style="{_FRAME}"><div>{" · ".join(head)}</div>{"".join(_rows(tree))}{foot}</div>'
 
 
 def _rows(tree: Node) -> Iterator[str]:

@@ -12,16 +12,12 @@ unit to three decimals, so cost is in millionths of a dollar.
 from __future__ import annotations
 
 import json
-from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 from tokenscope._report.formats.order import stacks
 from tokenscope._report.formats.text import printable
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._version import __version__
-
-_SCHEMA: Final = "https://www.speedscope.app/file-format-schema.json"
-_COST: Final = "cost (millionths of a dollar)"
 
 
 def render(snapshot: Snapshot) -> str:
@@ -35,28 +31,21 @@ def render(snapshot: Snapshot) -> str:
         if own.total_tokens:
             tokens.append((sample, own.total_tokens))
         if own.cost:
-            costs.append((sample, _millionths(own.cost)))
+            costs.append((sample, min(float(own.cost.scaleb(6)), 1e300)))  # JSON has no larger number
     profiles = [_profile("tokens", tokens)]
     if costs:
-        profiles.append(_profile(_COST + (", at least" if snapshot.total.unpriced_calls else ""), costs))
+        bound = ", at least" if snapshot.total.unpriced_calls else ""
+        profiles.append(_profile(f"cost (millionths of a dollar){bound}", costs))
     names = [printable(row.frame.name) for row in snapshot.rows if row.parent < 0]
-    return (
-        json.dumps(
-            {
-                "$schema": _SCHEMA,
-                "name": names[0] if len(names) == 1 else "tokenscope",
-                "exporter": f"tokenscope {__version__}",
-                "activeProfileIndex": 0,
-                "shared": {"frames": [{"name": name} for name in frames]},
-                "profiles": profiles,
-            }
-        )
-        + "\n"
-    )
-
-
-def _millionths(cost: Decimal) -> float:
-    return min(float(cost.scaleb(6)), 1e300)  # JSON has no larger number
+    file = {
+        "$schema": "https://www.speedscope.app/file-format-schema.json",
+        "name": names[0] if len(names) == 1 else "tokenscope",
+        "exporter": f"tokenscope {__version__}",
+        "activeProfileIndex": 0,
+        "shared": {"frames": [{"name": name} for name in frames]},
+        "profiles": profiles,
+    }
+    return json.dumps(file) + "\n"
 
 
 def _profile(name: str, samples: list[tuple[list[int], Any]]) -> dict[str, Any]:

@@ -40,16 +40,14 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def money(usage: Usage) -> str:
-    """Return what a usage cost: rounded to cents, or to two digits if it is less than a dollar.
+def money(usage: Usage, part: Decimal | None = None) -> str:
+    """Return what a usage cost, or a part of it: rounded to cents, or to two digits if it is less than a dollar.
 
     A lower bound is rounded down, so that it stays one.
     """
-    return lower_bound(usage.cost, usage) if usage.known_cost is not None else UNKNOWN
-
-
-def lower_bound(amount: Decimal, usage: Usage) -> str:
-    """Return an amount that is part of what a usage cost, as a lower bound if the price of some calls is unknown."""
+    if usage.known_cost is None:
+        return UNKNOWN
+    amount = usage.cost if part is None else part
     return AT_LEAST + dollars(amount, ROUND_FLOOR) if usage.unpriced_calls else dollars(amount)
 
 

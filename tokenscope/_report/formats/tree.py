@@ -72,13 +72,12 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
         yield [(NOTHING_YET, "dim")]
         return
     tree = snapshot.tree()
-    drawn = list(lines(tree, sort))
-    nodes = [node for _, node in drawn]
-    rows = [_cells(node) for node in nodes]
+    depths, nodes = zip(*lines(tree, sort), strict=True)
+    rows = [
+        (*counts(node.usage), money(node.usage) if node.usage.calls else "", duration(node.seconds)) for node in nodes
+    ]
     columns = Columns(_COLUMNS, rows)
-    scopes = ScopeColumn(
-        guides([depth for depth, _ in drawn], ascii_only=ascii_only), [printable(node.name) for node in nodes]
-    )
+    scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), [printable(node.name) for node in nodes])
     room = width - columns.width - len(GAP) - _PERCENT
     bar = max(0, min(_BAR, room - scopes.width))
     scopes.narrow(room - bar)
@@ -91,17 +90,10 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
         faint = "dim" if style == "dim" else ""
         part = share(node.usage.total_tokens, tree.usage.total_tokens)
         numbers = columns.styled(row, [faint] * (len(row) - 1) + ["dim"])
-        numbers[_SHARE_AT:_SHARE_AT] = [
-            (GAP + _bar(part, bar, ascii_only), "green"),
-            (f"{part:>{_PERCENT}.0%}", faint),
-        ]
+        numbers[_SHARE_AT:_SHARE_AT] = [(GAP + _bar(part, bar, ascii_only), "green"), (f"{part:>{_PERCENT}.0%}", faint)]
         yield [*scope, *numbers]
     for sentence in _footer(tree):
         yield [(sentence, "dim")]
-
-
-def _cells(node: Node) -> tuple[str, ...]:
-    return *counts(node.usage), money(node.usage) if node.usage.calls else "", duration(node.seconds)
 
 
 def _bar(part: float, width: int, ascii_only: bool) -> str:
