@@ -73,13 +73,14 @@ def _tool_arguments(prompt: str, tool: str) -> dict[str, Any]:
         arguments = ast.literal_eval(match[1])
     except (ValueError, SyntaxError):
         return {}
-    tags = last_match(r"<<bill ([^<>]*)>>", prompt)
-    return dict.fromkeys(arguments, f"look it up for {tags[1] if tags else 'me'}")
+    tag = instruction(r"bill ([^<>]*)", prompt)
+    return dict.fromkeys(arguments, f"look it up for {'me' if tag is None else tag}")
 
 
-def last_match(pattern: str, text: str) -> Any:
-    """Return the last match of a pattern in a text, or None."""
-    return next(reversed(list(re.finditer(pattern, text))), None)
+def instruction(pattern: str, prompt: str) -> str | None:
+    """Return what the group in a pattern matches in the last such instruction of a prompt; None if there is none."""
+    found = re.findall(f"<<{pattern}>>", prompt)
+    return found[-1] if found else None
 
 
 def prompt_of(body: dict[str, Any]) -> tuple[str, str]:
@@ -103,14 +104,12 @@ def _text(message: Any) -> str:
 
 def usage_of(prompt: str, text: str, number: int) -> Usage:
     """Return the usage to report for an answer, of which there are `number` choices."""
-    cached = last_match(r"<<cached (\d+)>>", prompt)
-    reasoning = last_match(r"<<reasoning (\d+)>>", prompt)
-    reasoning_tokens = int(reasoning[1]) if reasoning else 0
+    reasoning_tokens = int(instruction(r"reasoning (\d+)", prompt) or 0)
     return Usage(
         calls=1,
         input_tokens=tokens_of(prompt),
         output_tokens=number * tokens_of(text) + reasoning_tokens,
-        cache_read_tokens=int(cached[1]) if cached else 0,
+        cache_read_tokens=int(instruction(r"cached (\d+)", prompt) or 0),
         reasoning_tokens=reasoning_tokens,
     )
 

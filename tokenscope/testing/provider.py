@@ -28,11 +28,10 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 
 from tokenscope._usage.usage import Usage
-from tokenscope.testing.answers import Answer, last_match, prompt_of, reply, tokens_of, usage_of
+from tokenscope.testing.answers import Answer, instruction, prompt_of, reply, tokens_of, usage_of
 
 
 class LoopbackProvider:
@@ -59,7 +58,7 @@ class LoopbackProvider:
         self._lock = threading.Lock()
         self._bill: dict[str, Usage] = defaultdict(Usage)
         self._failed: set[str] = set()
-        self._garbled: dict[str, Usage] = {}
+        self._garbled: dict[str, Usage] = defaultdict(Usage)
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.provider = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -97,9 +96,7 @@ class LoopbackProvider:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -111,23 +108,23 @@ class LoopbackProvider:
         with self._lock:
             self._bill[tag] += usage
             if garbled:
-                self._garbled[tag] = self._garbled.get(tag, Usage()) + usage
+                self._garbled[tag] += usage
 
     def failure(self, prompt: str, tag: str) -> int | None:
         """Return the HTTP status to fail with, if the prompt asks for one."""
-        match = last_match(r"<<fail (\d{3})( once)?>>", prompt)
-        if match is None:
+        status = instruction(r"fail (\d{3}(?: once)?)", prompt)
+        if status is None:
             return None
         with self._lock:
-            if match[2] and tag in self._failed:
+            if status.endswith("once") and tag in self._failed:
                 return None
             self._failed.add(tag)
-        return int(match[1])
+        return int(status[:3])
 
     def reply(self, prompt: str, last: str, tag: str) -> tuple[str, bool]:
         """Return the text of an answer, and whether it is one that no adapter can parse."""
-        match = last_match(r"<<garble( once)?>>", prompt)
-        if match is not None and not (match[1] and tag in self.garbled):
+        garble = instruction("(garble(?: once)?)", prompt)
+        if garble is not None and not (garble.endswith("once") and tag in self.garbled):
             return "I would rather not say.", True
         return reply(prompt, last, self._answer), False
 
@@ -150,9 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
         provider = self.server.provider
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt, last = prompt_of(body)
-        tag = (last_match(r"<<bill ([^<>]*)>>", prompt) or ("", ""))[1]
-        wait = last_match(r"<<wait ([\d.]+)>>", prompt)
-        time.sleep(max(provider.latency, float(wait[1]) if wait else 0.0))
+        tag = instruction(r"bill ([^<>]*)", prompt) or ""
+        time.sleep(max(provider.latency, float(instruction(r"wait ([\d.]+)", prompt) or 0)))
         status = provider.failure(prompt, tag)
         if status is not None:
             self._json({"error": {"message": f"failing with {status}, as asked", "type": "server_error"}}, status)
@@ -172,13 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         text, garbled = provider.reply(prompt, last, tag)
         number = int(body.get("n") or 1)
         usage = usage_of(prompt, text, number)
-        reported = {
-            "prompt_tokens": usage.input_tokens,
-            "completion_tokens": usage.output_tokens,
-            "total_tokens": usage.total_tokens,
-            "prompt_tokens_details": {"cached_tokens": usage.cache_read_tokens},
-            "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-        }
+        reported = _reported(usage, "prompt", "completion")
         common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]}
         provider.charge(tag, usage, garbled=garbled)
         if not body.get("stream"):
@@ -189,14 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({**common, "object": "chat.completion", "choices": choices, "usage": reported})
             return
         chunk = {**common, "object": "chat.completion.chunk"}
-        pieces = re.findall(r"\S+\s*", text)
+        pieces = [{"content": piece} for piece in re.findall(r"\S+\s*", text)]
         events = [
-            {**chunk, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
-            *(
-                {**chunk, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
-                for piece in pieces
-            ),
-            {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+            {**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}]}
+            for delta in ({"role": "assistant", "content": ""}, *pieces, {})
         ]
         if (body.get("stream_options") or {}).get("include_usage"):
             events.append({**chunk, "choices": [], "usage": reported})
@@ -206,47 +192,34 @@ class _Handler(BaseHTTPRequestHandler):
         text, garbled = self.server.provider.reply(prompt, last, tag)
         usage = usage_of(prompt, text, 1)
         self.server.provider.charge(tag, usage, garbled=garbled)
-        self._json(
-            {
-                "id": "resp-loopback",
-                "object": "response",
-                "created_at": int(time.time()),
-                "status": "completed",
-                "model": body["model"],
-                "output": [
-                    {
-                        "type": "message",
-                        "id": "msg-loopback",
-                        "status": "completed",
-                        "role": "assistant",
-                        "content": [{"type": "output_text", "text": text, "annotations": []}],
-                    }
-                ],
-                "parallel_tool_calls": True,
-                "tool_choice": "auto",
-                "tools": [],
-                "usage": {
-                    "input_tokens": usage.input_tokens,
-                    "output_tokens": usage.output_tokens,
-                    "total_tokens": usage.total_tokens,
-                    "input_tokens_details": {"cached_tokens": usage.cache_read_tokens},
-                    "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-                },
-            }
-        )
+        message = {
+            "type": "message",
+            "id": "msg-loopback",
+            "status": "completed",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": text, "annotations": []}],
+        }
+        response = {
+            "id": "resp-loopback",
+            "object": "response",
+            "created_at": int(time.time()),
+            "status": "completed",
+            "model": body["model"],
+            "output": [message],
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+            "usage": _reported(usage, "input", "output"),
+        }
+        self._json(response)
 
     def _embeddings(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
         usage = Usage(calls=1, input_tokens=tokens_of(prompt))
         self.server.provider.charge(tag, usage)
-        self._json(
-            {
-                "object": "list",
-                "model": body["model"],
-                "data": [{"object": "embedding", "index": i, "embedding": [0.1, 0.2]} for i in range(len(texts))],
-                "usage": {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens},
-            }
-        )
+        data = [{"object": "embedding", "index": i, "embedding": [0.1, 0.2]} for i in range(len(texts))]
+        counts = {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens}
+        self._json({"object": "list", "model": body["model"], "data": data, "usage": counts})
 
     def _system_one(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         """Answer a request to the API that `dspy.experimental.TypeSafe` calls."""
@@ -275,3 +248,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
         """Print nothing."""
+
+
+def _reported(usage: Usage, prompt: str, answer: str) -> dict[str, Any]:
+    """Return the usage in OpenAI's format, which has other names in chat completions and in responses."""
+    return {
+        f"{prompt}_tokens": usage.input_tokens,
+        f"{answer}_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        f"{prompt}_tokens_details": {"cached_tokens": usage.cache_read_tokens},
+        f"{answer}_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
