@@ -45,12 +45,10 @@ class CommandError(click.ClickException):
 class Commands(click.Group):
     """A group of commands that reports a wrong command line in one line."""
 
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
         """Read the options before the command."""
         with _usage_errors_in_one_line():
-            return super().make_context(info_name, args, parent, **extra)
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Read the options of the command, and run it."""
@@ -124,19 +122,20 @@ def format_for(output: str | None, formats: Mapping[str, str], default: str) -> 
         raise click.BadParameter(f"{error}{advice}", param_hint="'-o'") from None
 
 
-def write(text: str | Iterable[str], output: str | None, *, drawn: bool = False) -> None:
-    """Write to a file, whole or not at all, or to standard output.
+def write(text: str | Iterable[str], output: str | None, *, drawn: bool = False, failed: bool = False) -> None:
+    """Write a text, or its pieces, to a file, whole or not at all, or to standard output.
 
     Args:
-        text: The whole text, or its pieces.
+        text: The text. One that is not in pieces gets a line break at its end.
         output: The file; None or `-` for standard output.
         drawn: The text was drawn for standard output and its encoding. Other text is UTF-8 in a pipe, as in a file.
+        failed: A check failed. It decides the exit status, even if the reader has closed the pipe.
     """
     pieces: Iterable[str] = text
     if isinstance(text, str):
         pieces = (text if text.endswith("\n") else text + "\n",)
     if output is None or output == STANDARD:
-        _write_to_stdout(pieces, drawn=drawn)
+        _write_to_stdout(pieces, drawn=drawn, failed=failed)
         return
     path = Path(output)
     try:
@@ -149,7 +148,7 @@ def write(text: str | Iterable[str], output: str | None, *, drawn: bool = False)
         raise CommandError(f"{click.format_filename(path)}: {error.strerror or error}") from error
 
 
-def _write_to_stdout(pieces: Iterable[str], *, drawn: bool) -> None:
+def _write_to_stdout(pieces: Iterable[str], *, drawn: bool, failed: bool) -> None:
     if sys.stdout is None:
         raise CommandError("standard output is closed")
     encoding = sys.stdout.encoding if drawn or sys.stdout.isatty() else "utf-8"
@@ -162,9 +161,10 @@ def _write_to_stdout(pieces: Iterable[str], *, drawn: bool) -> None:
     except OSError as error:
         # The interpreter flushes the buffer again when it exits, and would complain a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
+        if not isinstance(error, BrokenPipeError):
+            raise CommandError(f"standard output: {error.strerror or error}") from error
+        if not failed:
             raise SystemExit(BROKEN_PIPE) from None
-        raise CommandError(f"standard output: {error.strerror or error}") from error
 
 
 _DSPY_SETS_IT: Final = "dspy.clients._litellm"

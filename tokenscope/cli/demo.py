@@ -134,7 +134,6 @@ def _translate(lm: Any, answer: str) -> None:
 
 
 def _answer(field: str, prompt: str) -> str | None:
-    """Return a plausible answer for a field of a signature."""
     if field == "next_tool_name":
         searches = len(re.findall(r"\[\[ ## observation_\d+ ## \]\]", prompt))
         return "search" if searches < 2 else "finish"

@@ -21,6 +21,8 @@ from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, perc
 F = TypeVar("F", bound=Callable[..., None])
 BREAKDOWNS: Final = ("module", "model", "predictor", "operation")
 _FILE: Final = click.Path(allow_dash=True)
+_LIMIT: Final = click.IntRange(min=0)
+_NUMBER: Final = click.IntRange(min=1)
 _files: Final = click.argument("files", nargs=-1, required=True, type=_FILE, metavar="FILE...")
 
 
@@ -79,9 +81,7 @@ Examples:
 @_files
 @_format(FORMATS, "tree")
 @click.option("--by", type=click.Choice(BREAKDOWNS), help="Show a flat list with one row per name instead of the tree.")
-@click.option(
-    "--depth", type=click.IntRange(min=1), metavar="N", help="Show N levels. Deeper levels are added to the last one."
-)
+@click.option("--depth", type=_NUMBER, metavar="N", help="Show N levels. Deeper levels are added to the last one.")
 @click.option("--sort", type=click.Choice(SORTS), help="The order of siblings. Default: tokens.")
 @_output("Write to a file, in the format of its suffix.")
 def show(
@@ -109,7 +109,7 @@ def show(
         report = pivot(report, by)
     if depth:
         report = cut(report, depth)
-    if form == "tree" and output in (None, "-"):
+    if form == "tree" and output in (None, STANDARD):
         from tokenscope._report.formats.tree import drawing
 
         write(drawing(report, sort or "tokens").on(sys.stdout), output, drawn=True)
@@ -141,7 +141,7 @@ def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, outpu
     from tokenscope._report.formats.diff import FORMATS as DIFFS
 
     form = form or format_for(output, DIFFS, "text")
-    if (old, new) == ("-", "-"):
+    if old == new == STANDARD:
         _refuse("OLD NEW", "only one of them can be -, standard input.")
     difference = read([old]).diff(read([new]))
     failed, message = False, ""
@@ -149,14 +149,10 @@ def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, outpu
         from tokenscope.cli.fail_above import check_growth
 
         failed, message = check_growth(difference, fail_above)
-    try:
-        if form == "text" and output in (None, "-"):
-            write(str(difference), output, drawn=True)
-        else:
-            write(difference.render(form), output)
-    except SystemExit:  # the reader closed the pipe; a failed check still decides the exit status
-        if not failed:
-            raise
+    if form == "text" and output in (None, STANDARD):
+        write(str(difference), output, drawn=True, failed=failed)
+    else:
+        write(difference.render(form), output, failed=failed)
     if message:
         click.echo(f"tokenscope diff: {message}", err=True)
     if failed:
@@ -199,7 +195,7 @@ Examples:
   tokenscope analyze run-*.json --samples 500 -o report.md"""
 )
 @_files
-@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="The number of samples that the run made.")
+@click.option("--samples", type=_NUMBER, metavar="N", help="The number of samples that the run made.")
 @_format(("text", "markdown"), "text")
 @_output("Write to a file: .md or .txt.")
 def analyze(files: tuple[str, ...], samples: int | None, form: str | None, output: str | None) -> None:
@@ -248,13 +244,9 @@ call, whatever exceptions it catches. Calls in flight may exceed the budget's to
     "-o", "--output", type=click.Path(), metavar="FILE", help="Write the report to a file, in the format of its suffix."
 )
 @click.option("--live", is_flag=True, help="Show the growing tree in the bottom lines of the terminal.")
-@click.option(
-    "--max-tokens", type=click.IntRange(min=0), metavar="N", help="End the program when it has spent N tokens."
-)
+@click.option("--max-tokens", type=_LIMIT, metavar="N", help="End the program when it has spent N tokens.")
 @click.option("--max-cost", type=dollars, metavar="USD", help="End the program when it has spent so many dollars.")
-@click.option(
-    "--max-calls", type=click.IntRange(min=0), metavar="N", help="End the program before it makes more than N LM calls."
-)
+@click.option("--max-calls", type=_LIMIT, metavar="N", help="End the program before it makes more than N LM calls.")
 @click.option("-m", "module", is_flag=True, help="Run a module, as python -m does.")
 @click.argument("program", nargs=-1, required=True, type=click.Path(), metavar="(SCRIPT | -m MODULE) [ARGS]...")
 def run(
@@ -297,13 +289,9 @@ def doctor(models: tuple[str, ...], form: str) -> None:
     from tokenscope.cli.doctor.report import as_json, as_text, examine, failed
 
     findings = examine(models, fresh=True)
-    status = int(failed(findings))
-    try:
-        write((as_json if form == "json" else as_text)(findings), None, drawn=form == "text")
-    except SystemExit:  # the reader closed the pipe; a problem still decides the exit status
-        if not status:
-            raise
-    raise SystemExit(status)
+    has_problem = failed(findings)
+    write((as_json if form == "json" else as_text)(findings), None, drawn=form == "text", failed=has_problem)
+    raise SystemExit(int(has_problem))
 
 
 def _refuse(what: str, why: str) -> None:

@@ -42,19 +42,21 @@ def versions() -> Iterator[Finding]:
         yield Finding("versions", NOTE, text)
         return
     if find_spec("packaging") is None:  # compares versions; litellm requires it, and so does DSPy
-        yield Finding(
-            "versions", NOTE, "packaging is not installed, so versions are not compared with the requirements"
-        )
+        text = "packaging is not installed, so versions are not compared with the requirements"
+        yield Finding("versions", NOTE, text)
         return
+    from packaging.requirements import Requirement
+
     yield compared("Python", platform.python_version(), ours.metadata["Requires-Python"])
     yield Finding("versions", OK, f"tokenscope {__version__}")
     for line in [*(ours.requires or ()), *_needed_by("dspy", "litellm")]:
-        name, wanted, here = _requirement(line)
-        if here:
+        needed = Requirement(line)
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):  # it applies here
             try:
-                yield compared(name, metadata.version(name), wanted)
+                yield compared(needed.name, metadata.version(needed.name), str(needed.specifier))
             except metadata.PackageNotFoundError:
-                yield Finding("versions", PROBLEM, f"{name} is not installed: pip install '{name}{wanted}'")
+                text = f"{needed.name} is not installed: pip install '{needed.name}{needed.specifier}'"
+                yield Finding("versions", PROBLEM, text)
 
 
 def _needed_by(package: str, name: str) -> list[str]:
@@ -62,14 +64,6 @@ def _needed_by(package: str, name: str) -> list[str]:
         return [line for line in metadata.requires(package) or () if line.startswith(name)]
     except metadata.PackageNotFoundError:
         return []
-
-
-def _requirement(line: str) -> tuple[str, str, bool]:
-    """Return the name, the versions, and whether it applies here, of one line of a package's requirements."""
-    from packaging.requirements import Requirement
-
-    found = Requirement(line)
-    return found.name, str(found.specifier), found.marker is None or found.marker.evaluate({"extra": ""})
 
 
 def compared(name: str, version: str, wanted: str) -> Finding:
@@ -82,11 +76,7 @@ def compared(name: str, version: str, wanted: str) -> Finding:
 
 
 def import_dspy(*, fresh: bool) -> Finding:
-    """Import DSPy, and report how long that took.
-
-    Args:
-        fresh: Import DSPy if it is not imported yet.
-    """
+    """Return whether DSPy is imported. In a fresh process, import it, and report how long that took."""
     if sys.modules.get("dspy") is not None:
         return Finding("patches", OK, "dspy is imported already")
     if not fresh:
@@ -100,11 +90,7 @@ def import_dspy(*, fresh: bool) -> Finding:
 
 
 def patches(*, fresh: bool) -> Iterator[Finding]:
-    """Yield the state of each patch.
-
-    Args:
-        fresh: Import the modules that are not imported yet.
-    """
+    """Yield the state of each patch. In a fresh process, import the modules to patch."""
     inert = DISABLED or not applied_patches.is_active()
     if DISABLED:
         yield Finding("patches", PROBLEM, "TOKENSCOPE_DISABLED is set in the environment: nothing is counted")

@@ -26,11 +26,9 @@ _PROMPT: Final = "Is this counted?"
 
 
 def engine(model: Any, *, fresh: bool) -> tuple[str, Finding]:
-    """Return the engine of DSPy that a model would use (`native`, `litellm` or another), and a finding about it.
+    """Return the engine of DSPy that a name or an LM would use (`native`, `litellm` or another), and a finding about it.
 
-    Args:
-        model: A name as `dspy.LM` takes it, or an LM.
-        fresh: Import litellm to ask it for the provider.
+    In a fresh process, import litellm to ask it for the provider.
     """
     import dspy
 

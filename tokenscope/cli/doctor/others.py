@@ -29,27 +29,22 @@ _UNSEEN: Final = (
 
 
 def others(engines: Collection[str]) -> Iterator[Finding]:
-    """Yield a finding for all other code that watches or changes LM calls.
-
-    Args:
-        engines: The engines that the program uses.
-    """
+    """Yield a finding for all other code that watches or changes the LM calls of a program that uses some engines."""
     active = _active_instrumentors()
     if LITELLM in engines and "litellm" in active and active.keys() & {"openai", "openai-v2"}:
-        text = (
+        both = (
             "litellm and openai are both instrumented: litellm calls OpenAI's SDK, so each call is in the spans of both"
         )
-        yield Finding("others", PROBLEM, f"{text}. The sum of the spans counts it twice; tokenscope counts it once")
+        yield Finding("others", PROBLEM, f"{both}. The sum of the spans counts it twice; tokenscope counts it once")
     for text in _notes(active, native=NATIVE in engines):
         yield Finding("others", NOTE, text)
 
 
 def _notes(active: dict[str, list[str]], *, native: bool) -> Iterator[str]:
     nothing = "that adds nothing to what is counted"
-    if installed := sorted(
-        {f"{name} {each.version}" for each in metadata.distributions() if _watches(name := _name(each))}
-    ):
-        yield f"installed, and active if a program turns them on: {', '.join(installed)}"
+    installed = {f"{name} {each.version}" for each in metadata.distributions() if _watches(name := _name(each))}
+    if installed:
+        yield f"installed, and active if a program turns them on: {', '.join(sorted(installed))}"
     for topic, instrumentors in active.items():
         yield f"{topic} is instrumented by {' and '.join(instrumentors)}; within DSPy's calls, {nothing}"
     if native and active.keys() & {*_SDKS, "litellm"}:
@@ -85,9 +80,8 @@ def _active_instrumentors() -> dict[str, list[str]]:
     for kind in _subclasses(getattr(module, "BaseInstrumentor", None)):
         instance = vars(kind).get("_instance")  # one a class; calling the class would make it
         if getattr(instance, "is_instrumented_by_opentelemetry", False):
-            topic = "".join(kind.__module__.split(".")[2:3]).replace(
-                "_", "-"
-            )  # of opentelemetry.instrumentation.openai_v2
+            # openai-v2 of opentelemetry.instrumentation.openai_v2
+            topic = "".join(kind.__module__.split(".")[2:3]).replace("_", "-")
             if topic in _INSTRUMENTED:
                 found.setdefault(topic, []).append(f"{kind.__module__}.{kind.__qualname__}")
     return found
@@ -113,7 +107,6 @@ def _callback_name(callback: Any) -> str:
 
 
 def _subclasses(kind: Any) -> dict[Any, None]:
-    """Return all subclasses of a class, at any depth."""
     found: dict[Any, None] = {}
     for below in () if kind is None else kind.__subclasses__():
         found |= {below: None} | _subclasses(below)

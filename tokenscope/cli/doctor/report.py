@@ -34,18 +34,13 @@ def examine(models: Sequence[Any] = (), *, fresh: bool = False) -> list[Finding]
         >>> [finding.text for finding in examine() if finding.mark == "problem"]
         []
     """
-    return list(_findings(models, fresh=fresh))
-
-
-def _findings(models: Sequence[Any], *, fresh: bool) -> Iterator[Finding]:
-    yield from versions()
+    findings = list(versions())
     if fresh:  # litellm would fetch its prices when it is imported
         os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    imported = import_dspy(fresh=fresh)
-    yield imported
-    if imported.mark != OK:
-        return
-    yield from patches(fresh=fresh)
+    findings.append(import_dspy(fresh=fresh))
+    if findings[-1].mark != OK:
+        return findings
+    findings += patches(fresh=fresh)
 
     import dspy
 
@@ -54,16 +49,11 @@ def _findings(models: Sequence[Any], *, fresh: bool) -> Iterator[Finding]:
 
     if not models:
         models = (_USUAL if dspy.settings.lm is None else dspy.settings.lm,)
-    engines: list[str] = []
-    for model in models:
-        kind, finding = engine(model, fresh=fresh)
-        engines.append(kind)
-        yield finding
-    yield from prices(dict.fromkeys(map(name_of, models)))
-    yield cache()
-    yield from others(engines)
+    engines, about_engines = zip(*(engine(model, fresh=fresh) for model in models), strict=True)
+    findings += [*about_engines, *prices(dict.fromkeys(map(name_of, models))), cache(), *others(engines)]
     if fresh:
-        yield from trials()
+        findings += trials()
+    return findings
 
 
 def failed(findings: Iterable[Finding]) -> bool:

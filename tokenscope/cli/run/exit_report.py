@@ -33,11 +33,6 @@ _NOTHING = "tokenscope run: nothing was counted: DSPy made no LM call, and the p
 class ExitReport:
     """The report at the end of a program's process.
 
-    Args:
-        output: The file to write the report to, or None.
-        live: Show the tree while it grows, if standard error is a terminal.
-        budget: What the program may spend.
-
     Raises:
         ValueError: no format has the file's suffix.
         OSError: the file cannot be written.
@@ -112,8 +107,12 @@ class ExitReport:
                 for stream in (sys.stdout, sys.stderr):
                     with contextlib.suppress(Exception):
                         stream.flush()
-            with _import_path(self._path):
+            # The program's folder may hold modules with the names of those that draw.
+            programs, sys.path = sys.path, self._path
+            try:
                 lines = self._lines()
+            finally:
+                sys.path = programs
             if lines:
                 _print("\n".join(lines))
         self._release_sigterm()
@@ -132,9 +131,7 @@ class ExitReport:
             return []
         if DISABLED:
             return ["tokenscope run: TOKENSCOPE_DISABLED is set, so nothing was counted"]
-        written = ""
-        if self._file is not None:
-            written = _or_why_not(f"the report cannot be written to {self._output}", self._save, report)
+        written = _or_why_not(f"the report cannot be written to {self._output}", self._save, report)
         lines = [
             _or_why_not("the tree cannot be drawn", _tree, report) if spent else _NOTHING,
             _or_why_not("the waste cannot be summed up", _waste, report),
@@ -144,13 +141,13 @@ class ExitReport:
         return [line for line in lines if line]
 
     def _save(self, report: Report) -> str:
-        assert self._file is not None
+        if self._file is None:
+            return ""
         report.save(self._file)
         return f"report written to {self._output}"
 
 
 def _or_why_not(failure: str, line: Callable[[Report], str], report: Report) -> str:
-    """Return a line about the report, or a line that says why there is none."""
     try:
         return line(report)
     except Exception as error:  # noqa: BLE001
@@ -181,23 +178,12 @@ def _writable(output: str) -> Path:
 
 @contextlib.contextmanager
 def _ignoring_interrupts() -> Generator[None]:
-    """Ignore Ctrl-C for the moment that the report takes."""
     handler = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which subprocesses would inherit
     try:
         yield
     finally:
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
-
-
-@contextlib.contextmanager
-def _import_path(path: list[str]) -> Generator[None]:
-    """Import from where tokenscope was imported: the program's folder may hold modules with the names of those that draw."""
-    programs, sys.path = sys.path, path
-    try:
-        yield
-    finally:
-        sys.path = programs
 
 
 def _print(text: str) -> None:

@@ -26,22 +26,10 @@ _BELOW = {__name__, "runpy", "importlib._bootstrap", "importlib._bootstrap_exter
 """The modules whose frames lie between Python's start and a program's first line."""
 
 
-def run(
-    program: Sequence[str],
-    *,
-    module: bool = False,
-    output: str | None = None,
-    live: bool = False,
-    budget: Budget | None = None,
-) -> None:
+def run(program: Sequence[str], *, module: bool, output: str | None, live: bool, budget: Budget | None) -> None:
     """Run a program to its end, and report on standard error what it spent when the process ends.
 
-    Args:
-        program: The path of a script, a folder or a zip file with a `__main__.py`, or the name of a module; then its arguments.
-        module: The program is a module, as with `python -m`.
-        output: The file to write the report to, in the format of its suffix.
-        live: Show the tree while it grows, if standard error is a terminal.
-        budget: What the program may spend. Spending it ends the program.
+    The program is the path of a script, a folder or a zip file with a `__main__.py`, or the name of a module; then its arguments.
 
     Raises:
         SystemExit: the program raised it, or raised another exception, which was shown.
