@@ -60,7 +60,7 @@ def breakdown_of(parts: Iterable[tuple[str, Usage]]) -> Breakdown:
     """Add up usages by name, the costliest first; equal ones are in the order of their names."""
     sums: dict[str, Usage] = {}
     for name, usage in parts:
-        sums[name] = sums.get(name, ZERO) + usage
+        sums[name] = sums[name] + usage if name in sums else usage
     return Breakdown(sorted(sums.items(), key=lambda item: (-item[1].total_tokens, item[0])))
 
 
