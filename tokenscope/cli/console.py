@@ -167,10 +167,6 @@ def _write_to_stdout(pieces: Iterable[str], *, drawn: bool, failed: bool) -> Non
             raise SystemExit(BROKEN_PIPE) from None
 
 
-_DSPY_SETS_IT: Final = "dspy.clients._litellm"
-"""The module of DSPy that keeps litellm from printing advice, when it is imported."""
-
-
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
     """Keep log lines, warnings and litellm's printed advice out of a command's output."""
@@ -179,7 +175,7 @@ def quiet() -> Generator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     litellm: Any = sys.modules.get("litellm")
-    dspy_has_set_it = _DSPY_SETS_IT in sys.modules
+    dspys_mark = getattr(litellm, "_dspy_logging_configured", None)
     talkative = getattr(litellm, "suppress_debug_info", None) is False
     if talkative:
         litellm.suppress_debug_info = True
@@ -189,5 +185,6 @@ def quiet() -> Generator[None]:
             yield
     finally:
         logging.disable(before)
-        if talkative and dspy_has_set_it == (_DSPY_SETS_IT in sys.modules):  # else DSPy has meanwhile, to True
+        # DSPy keeps litellm quiet from its first call on, and marks that it has done so.
+        if talkative and dspys_mark == getattr(litellm, "_dspy_logging_configured", None):
             litellm.suppress_debug_info = False
