@@ -60,9 +60,9 @@ def count_response(
                 f"no usage in a {kind}:{name}",
                 f"a {kind} of {name} reports no usage; tokenscope counts the call, without tokens. ({advice})",
             )
-    for index, (model, counts, cost_is_told) in enumerate(calls):
-        if error is not None and not index:
-            counts = counts._replace(failed_calls=1)  # noqa: PLW2901
+    if error is not None:
+        calls[0] = calls[0]._replace(counts=calls[0].counts._replace(failed_calls=1))
+    for model, counts, cost_is_told in calls:
         note_inner_usage(outer_call, counts)
         record(scope, model, counts, cost_is_told=cost_is_told, started=started, seconds=seconds, error=error)
 
@@ -75,7 +75,6 @@ def _reported_calls(source: ResponseSource, name: str) -> list[ReportedCall]:
         counts = read_counts(source.model, usage)._replace(calls=1)
         return [ReportedCall(name, counts, reported_cost(usage) is not None)]
     calls = extract(source.usage_format, usage, name)
-    cost = reported_cost(usage) if source.usage_format is PERPLEXITY else None
-    if not calls or cost is None:
-        return calls
-    return [ReportedCall(name, calls[0].counts._replace(cost=cost), cost_is_told=True)]
+    if calls and source.usage_format is PERPLEXITY and (cost := reported_cost(usage)) is not None:
+        return [ReportedCall(name, calls[0].counts._replace(cost=cost), cost_is_told=True)]
+    return calls

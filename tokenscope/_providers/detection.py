@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from tokenscope._providers.extractors import ANTHROPIC, BEDROCK, COHERE, GOOGLE, PERPLEXITY, UsageFormat, vendor_of
@@ -77,10 +78,8 @@ def _model(response: Any, get: Get) -> str | None:
     if isinstance(name, str) and name.strip():
         name = name.removeprefix("publishers/google/").removeprefix("models/") or name
         return name.encode("utf-8", "replace").decode()
-    has_field = any(
-        field in response if isinstance(response, Mapping) else hasattr(response, field) for field in fields
-    )
-    return UNKNOWN_MODEL if has_field else None
+    has_field = response.__contains__ if isinstance(response, Mapping) else partial(hasattr, response)
+    return UNKNOWN_MODEL if any(map(has_field, fields)) else None
 
 
 _SDKS: Final = {
@@ -105,16 +104,11 @@ _IN_USAGE: Final = {
     "prompt_cache_hit_tokens": "deepseek",
 }
 _IN_RESPONSE: Final = {"x_groq": "groq", "prompt_filter_results": "azure"}
-_OPENAI_IDS: Final = ("chatcmpl-", "cmpl-", "resp_")
-"""How identifiers begin at OpenAI, and at servers that imitate it and serve models of any name."""
 
 
 def _sdk(kind: type) -> str | None:
-    for base in kind.__mro__:
-        package = str(base.__module__).partition(".")[0]
-        if package in _SDKS:
-            return package
-    return None
+    packages = (str(base.__module__).partition(".")[0] for base in kind.__mro__)
+    return next((package for package in packages if package in _SDKS), None)
 
 
 def _asked(response: Any) -> str | None:
@@ -144,4 +138,5 @@ def _sender(sdk: str | None, get: Get, usage_format: UsageFormat | None, count: 
         return "openrouter"
     if get("system_fingerprint") == "fp_ollama":
         return "ollama"
-    return "openai" if identifier.startswith(_OPENAI_IDS) else None
+    # Servers that imitate OpenAI, and serve models of any name, send such identifiers, too.
+    return "openai" if identifier.startswith(("chatcmpl-", "cmpl-", "resp_")) else None

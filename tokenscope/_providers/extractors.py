@@ -174,7 +174,9 @@ def plain(values: Any, name: str, depth: int = 4) -> dict[str, Any]:
             continue
         kept = _plain(key, value, name, depth)
         if kept is not None:
-            found[_GOOGLE_NAMES.get(key, key)] = kept
+            if _GOOGLE_NAME.fullmatch(key):
+                key = re.sub("_([a-z])", lambda letter: letter[1].upper(), key)  # noqa: PLW2901
+            found[key] = kept
     return found
 
 
@@ -201,20 +203,5 @@ def _items(values: Any) -> list[tuple[Any, Any]]:
     return [*getattr(values, "__dict__", {}).items(), *(extra.items() if isinstance(extra, dict) else ())]
 
 
-_GOOGLE_NAMES: Final = {
-    name: re.sub("_([a-z])", lambda letter: letter[1].upper(), name)
-    for name in (
-        "prompt_token_count",
-        "prompt_tokens_details",
-        "cached_content_token_count",
-        "cache_tokens_details",
-        "candidates_token_count",
-        "candidates_tokens_details",
-        "thoughts_token_count",
-        "tool_use_prompt_token_count",
-        "tool_use_prompt_tokens_details",
-        "total_token_count",
-        "token_count",
-    )
-}
-"""Google's names in its SDK and in its API. (OpenAI has `prompt_tokens_details`, too, but its format is not read here.)"""
+_GOOGLE_NAME: Final = re.compile("(.*_)?token_count|(.*prompt|cache|candidates)_tokens_details")
+"""Google's names in its SDK. (OpenAI has `prompt_tokens_details`, too, but its format is not read here.)"""

@@ -5,7 +5,6 @@ Nothing that a provider sends may break the host program: a value that is not a 
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -24,8 +23,6 @@ _TICKS_PER_DOLLAR: Final = Decimal(10_000_000_000)
 _GOOGLE_PREFIXES: Final = ("gemini/", "vertex_ai/", "vertex/", "vertex-express/")
 """How DSPy and LiteLLM name models that they ask through Google's own API. Other Gemini models use OpenAI's format."""
 
-_CACHE_READ_DETAILS: Final = ("cached_tokens", "cache_read_tokens", "cache_read_input_tokens")
-_CACHE_WRITE_DETAILS: Final = ("cache_creation_tokens", "cache_write_tokens")
 _CACHE_READ: Final = (
     "cache_read_input_tokens",  # LiteLLM and Anthropic
     "prompt_cache_hit_tokens",  # DeepSeek
@@ -82,34 +79,27 @@ def _read_any(model: str, entry: Any) -> Counts:
     input_tokens = count("prompt_tokens", get("prompt_tokens", "input_tokens"))
     output_tokens = count("completion_tokens", get("completion_tokens", "output_tokens"))
     total = get("total_tokens")
-    read = written = audio_in = audio_out = thought = unbilled = None
     prompt = get("prompt_tokens_details", "input_tokens_details", "input_token_details")
-    if prompt is not None:
-        detail = getter(prompt)
-        read = detail(*_CACHE_READ_DETAILS)
-        written = detail(*_CACHE_WRITE_DETAILS)
-        audio_in = detail("audio_tokens")
-        unbilled = detail("tool_use_tokens")
     completion = get("completion_tokens_details", "output_tokens_details", "output_token_details")
-    if completion is not None:
-        detail = getter(completion)
-        thought = detail("reasoning_tokens", "thinking_tokens")
-        audio_out = detail("audio_tokens")
+    of_prompt, of_completion = getter(prompt or _NO_DETAILS), getter(completion or _NO_DETAILS)
+    read = of_prompt("cached_tokens", "cache_read_tokens", "cache_read_input_tokens")
+    written = of_prompt("cache_creation_tokens", "cache_write_tokens")
+    thought = of_completion("reasoning_tokens", "thinking_tokens")
     cost = None
     if type(entry) is not dict or not _BESIDE_DETAILS.isdisjoint(entry):
         read = get(*_CACHE_READ) if read is None else read
         written = get("cache_creation_input_tokens") if written is None else written
         thought = get("reasoning_tokens") if thought is None else thought
         cost = reported_cost(entry)
-    cache_read = 0 if read is None else count("cached_tokens", read)
-    cache_write = 0 if written is None else count("cache_creation_tokens", written)
-    reasoning = 0 if thought is None else count("reasoning_tokens", thought)
-    input_audio = 0 if audio_in is None else count("audio_tokens", audio_in)
-    output_audio = 0 if audio_out is None else count("audio_tokens", audio_out)
+    cache_read = count("cached_tokens", read)
+    cache_write = count("cache_creation_tokens", written)
+    reasoning = count("reasoning_tokens", thought)
+    input_audio = count("audio_tokens", of_prompt("audio_tokens"))
+    output_audio = count("audio_tokens", of_completion("audio_tokens"))
     if type(total) is int:
         missing = total - input_tokens - output_tokens
         # LiteLLM leaves tokens out that Google does not bill, and says how many.
-        if missing and total <= MOST and missing != unbilled:
+        if missing and total <= MOST and missing != of_prompt("tool_use_tokens"):
             input_tokens, output_tokens, reasoning = _reconcile_total(
                 model, missing, input_tokens, output_tokens, cache_read + cache_write, reasoning
             )
@@ -193,10 +183,9 @@ def getter(values: Any) -> Get:
 def _look_up(values: Any) -> Callable[[str], Any]:
     if isinstance(values, Mapping):
         return values.get
-    extra = getattr(values, "__pydantic_extra__", values)
-    if extra is values:
-        return lambda name: getattr(values, name, None)
-    return {**vars(values), **(extra or {})}.get  # pydantic takes microseconds to look up a name that is not there
+    if hasattr(values, "__pydantic_extra__"):  # pydantic takes microseconds to look up a name that is not there
+        return {**vars(values), **(values.__pydantic_extra__ or {})}.get
+    return lambda name: getattr(values, name, None)
 
 
 def parse_count(name: str, value: Any, model: str) -> int:
@@ -210,18 +199,15 @@ def parse_count(name: str, value: Any, model: str) -> int:
             whole = -1
         if 0 <= whole <= MOST:
             return int(whole)
-    if isinstance(value, float) and math.isfinite(value) and 0 <= value <= MOST and value.is_integer():
+    if isinstance(value, float) and 0 <= value <= MOST and value.is_integer():
         return int(value)
+    try:
+        shown = repr(value)[:100]
+    except Exception:  # noqa: BLE001 - an object of the provider's may raise anything
+        shown = f"a {type(value).__name__}"
     count = f"{name} of {model}"
     warn_later(
         f"usage:{count}",
-        f"the provider reported {_shown(value)} as {count}, which is not a number of tokens; tokenscope counts it as 0",
+        f"the provider reported {shown} as {count}, which is not a number of tokens; tokenscope counts it as 0",
     )
     return 0
-
-
-def _shown(value: Any) -> str:
-    try:
-        return repr(value)[:100]
-    except Exception:  # noqa: BLE001 - an object of the provider's may raise anything
-        return f"a {type(value).__name__}"

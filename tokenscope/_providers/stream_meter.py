@@ -7,28 +7,23 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenscope._providers.counting import count_response
 from tokenscope._providers.detection import UNKNOWN_MODEL, source_of
 from tokenscope._providers.stream_usage import StreamUsage
 from tokenscope._scopes.event_log import append
-from tokenscope._scopes.lm_calls import lm_call_in_progress
 from tokenscope._scopes.process import Counted
 from tokenscope._usage.warnings import internal_error
 
 
-class StreamedCall:
+class StreamedCall(NamedTuple):
     """The call that asks for a stream: where it is counted, and what its caller names."""
 
-    __slots__ = ("model", "outer_call", "provider", "scope")
-
-    def __init__(self, scope: Counted, provider: str | None, model: str | None) -> None:
-        self.scope = scope
-        self.provider = provider
-        self.model = model
-        self.outer_call = lm_call_in_progress()  # a stream may be dropped, and so counted, in any other place
+    scope: Counted
+    outer_call: Any  # a stream may be dropped, and so counted, in any other place
+    provider: str | None
+    model: str | None
 
 
 class StreamMeter:
@@ -48,9 +43,7 @@ class StreamMeter:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
             self.end(None if isinstance(error, StopIteration | StopAsyncIteration | GeneratorExit) else error)
 
@@ -58,15 +51,13 @@ class StreamMeter:
         """Take the next piece."""
         with self:
             piece = take(*arguments)
-        self._read(piece)
-        return piece
+        return self._read(piece)
 
     async def astep(self, take: Callable[..., Any], *arguments: Any) -> Any:
         """Take the next piece of an async stream. A task that is cancelled while it waits has a failed call."""
         with self:
             piece = await take(*arguments)
-        self._read(piece)
-        return piece
+        return self._read(piece)
 
     def close(self, close: Callable[..., Any], *arguments: Any) -> Any:
         """Close a stream, sync or async."""
@@ -84,11 +75,12 @@ class StreamMeter:
         finally:
             self.end()
 
-    def _read(self, piece: Any) -> None:
+    def _read(self, piece: Any) -> Any:
         try:
             self._usage.add(piece)
         except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
             internal_error("reading a piece of a stream")
+        return piece
 
     def end(self, error: BaseException | None = None) -> None:
         """Count the call, if it is not counted yet."""
@@ -103,26 +95,24 @@ class StreamMeter:
     def count(self, nanoseconds: int, error: str | None) -> None:
         """Count the call."""
         try:
-            self._count(nanoseconds / 1e9, error)
+            if self.accumulating is not None:
+                with contextlib.suppress(Exception):  # nothing has come yet
+                    self._read(self.accumulating.current_message_snapshot)
+            scope, outer_call, provider, model = self._call
+            response, sender = self._usage.response(), self._usage.sender
+            source = source_of(response, provider, model, sender)
+            if source.name is None:
+                source = source_of(response, provider, UNKNOWN_MODEL, sender)
+            count_response(
+                source,
+                scope,
+                outer_call,
+                kind="stream",
+                advice="It may have been closed too early. OpenAI's streams report it if asked to: "
+                "stream_options={'include_usage': True}.",
+                started=self._started,
+                seconds=nanoseconds / 1e9,
+                error=error,
+            )
         except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
             internal_error("counting a stream")
-
-    def _count(self, seconds: float, error: str | None) -> None:
-        if self.accumulating is not None:
-            with contextlib.suppress(Exception):  # nothing has come yet
-                self._read(self.accumulating.current_message_snapshot)
-        call, response, sender = self._call, self._usage.response(), self._usage.sender
-        source = source_of(response, call.provider, call.model, sender)
-        if source.name is None:
-            source = source_of(response, call.provider, UNKNOWN_MODEL, sender)
-        count_response(
-            source,
-            call.scope,
-            call.outer_call,
-            kind="stream",
-            advice="It may have been closed too early. OpenAI's streams report it if asked to: "
-            "stream_options={'include_usage': True}.",
-            started=self._started,
-            seconds=seconds,
-            error=error,
-        )

@@ -44,27 +44,21 @@ class StreamUsage:
         if not self._begun:
             self._begun = True
             self.sender = next((sender for name, sender in _FIRST_PIECE.items() if get(name) is not None), None)
-        usage = get(*_USAGE)
-        if usage is not None:
-            if get("type") == "message_delta":
-                self._changes = usage
-            else:
-                self._reporting, self._changes = piece, None
-            return
-        if self._named is None and _model(get) is not None:
-            self._named = piece
-        for name in _ENVELOPES:
-            inner = get(name)
-            if inner is None or isinstance(inner, str):
+        for name in (None, *_ENVELOPES):
+            part = piece if name is None else get(name)
+            if part is None or isinstance(part, str):
                 continue
-            usage = getter(inner)(*_USAGE)
+            usage = getter(part)(*_USAGE)
             if usage is not None:
+                if name is None and get("type") == "message_delta":
+                    self._changes = usage
+                    return
                 if name == "x_groq":  # has the usage, but not the model
-                    inner = {"model": _model(get), "id": get("id"), "usage": usage, name: inner}
-                self._reporting, self._changes = inner, None
+                    part = {"model": _model(get), "id": get("id"), "usage": usage, name: part}
+                self._reporting, self._changes = part, None
                 return
-            if self._named is None and _model(getter(inner)) is not None:
-                self._named = inner
+            if self._named is None and _model(getter(part)) is not None:
+                self._named = part
 
     def response(self) -> Any:
         """Return a stand-in for the whole response, with what has been reported so far."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from functools import cache, partial
 from types import MethodType, new_class
 from typing import Any, Final, TypeVar, cast
 
 import wrapt
+from wrapt import FunctionWrapper
 
 from tokenscope._providers.counting import PLAIN_VALUES, check_arguments
 from tokenscope._providers.stream_meter import StreamedCall, StreamMeter
 from tokenscope._scopes.context import active
+from tokenscope._scopes.lm_calls import lm_call_in_progress
 from tokenscope._scopes.process import DISABLED, STATE
 
 T = TypeVar("T")
@@ -56,7 +58,7 @@ def record_stream(stream: T, *, provider: str | None = None, model: str | None =
         whole: Any = copy.copy(stream)
         whole["stream"] = record_stream(whole["stream"], provider=provider, model=model)
         return cast("T", whole)
-    call = StreamedCall(active() or STATE.root, provider, model)
+    call = StreamedCall(active() or STATE.root, lm_call_in_progress(), provider, model)
     if _is_stream(type(stream)):
         return cast("T", _stand_in(stream, StreamMeter(call)))
     return cast("T", _class_for(_OpenerStandIn, type(stream))(stream, call))
@@ -113,11 +115,11 @@ class _StreamStandIn(_StandIn):
             # `get_final_message()` and the like read the stream: let them read this stand-in.
             value = MethodType(value.__func__, self)
         if name in {"close", "aclose"} and self._self_whole is None:
-            return _wrapped(value, lambda close, args, kwargs: meter.close(partial(close, **kwargs), *args))
+            return FunctionWrapper(value, lambda close, _, args, kwargs: meter.close(partial(close, **kwargs), *args))
         if name in {"send", "throw"} and isinstance(stream, Generator):
-            return _wrapped(value, lambda take, args, _: meter.step(take, *args))
+            return FunctionWrapper(value, lambda take, _, args, __: meter.step(take, *args))
         if name in {"asend", "athrow"} and isinstance(stream, AsyncGenerator):
-            return _wrapped(value, lambda take, args, _: meter.astep(take, *args))
+            return FunctionWrapper(value, lambda take, _, args, __: meter.astep(take, *args))
         if name == "text_stream":  # of Anthropic's stream object: it reads the stream itself, not this stand-in
             meter.accumulating = stream
             return _stand_in(value, meter, self)
@@ -146,10 +148,6 @@ class _OpenerStandIn(_StandIn):
 
     def _self_entered(self, entered: Any) -> Any:
         return _stand_in(entered, self._self_meter) if _is_stream(type(entered)) else entered
-
-
-def _wrapped(method: Any, call: Callable[[Any, Any, Any], Any]) -> Any:
-    return wrapt.FunctionWrapper(method, lambda method, _, args, kwargs: call(method, args, kwargs))
 
 
 def _enter(self: Any) -> Any:
