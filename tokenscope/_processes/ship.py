@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
-from types import FunctionType, TracebackType
+from types import FunctionType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from tokenscope._processes.shipment import Shipment, ShippedError
@@ -18,29 +18,24 @@ T = TypeVar("T")
 
 
 class _ShippedCall:
-    """One call of a shipped function, in a scope of its own. What it returns or raises becomes a shipment."""
+    """One call of a shipped function, in a scope of its own. The `value` it returns, or what it raises, becomes a shipment."""
 
     shipment: Shipment[Any]
 
     def __enter__(self) -> Self:
+        self.value: Any = None
         self._scope = WorkerScope()
         return self
 
-    def finish(self, value: Any) -> None:
-        """Ship what the function returned."""
-        self.shipment = Shipment(self._scope.end_task(), value)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        """Ship what the function raised, unless it ends more than the call: an exit, a cancellation."""
-        if error is None:
-            return False
-        error = ordinary_error(error)
-        if not isinstance(error, Exception):
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        raised = None if error is None else ordinary_error(error)
+        if raised is not None and not isinstance(
+            raised, Exception
+        ):  # it ends more than the call: an exit, a cancellation
             self._scope.abandon()
             return False
-        self.shipment = Shipment(self._scope.end_task(), None, ShippedError.of(error))
+        rows = self._scope.end_task()
+        self.shipment = Shipment(rows, self.value, None if raised is None else ShippedError.of(raised))
         return True
 
 
@@ -138,7 +133,7 @@ def _inside(function: Any, *, is_async: bool) -> Any:
         @functools.wraps(function, updated=())
         async def shipped(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
             with call_of() as call:
-                call.finish(await function(*args, **kwargs))
+                call.value = await function(*args, **kwargs)
             return call.shipment
 
     else:
@@ -146,7 +141,7 @@ def _inside(function: Any, *, is_async: bool) -> Any:
         @functools.wraps(function, updated=())
         def shipped(*args: Any, **kwargs: Any) -> Any:
             with call_of() as call:
-                call.finish(function(*args, **kwargs))
+                call.value = function(*args, **kwargs)
             return call.shipment
 
     return shipped

@@ -10,7 +10,8 @@ import contextlib
 import pickle
 import sys
 import traceback
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 
 from tokenscope._processes.worker_scope import PackedRows, bring_home, unpack
@@ -68,7 +69,7 @@ class Shipment(Generic[T]):
 
     def _bring_home(self) -> None:
         with STATE.lock:
-            is_new = _received.setdefault(self._origin, _SeenNumbers()).add(self._number)
+            is_new = _received[self._origin].add(self._number)
         if is_new:
             bring_home(self._rows, active() or STATE.root, is_own=self._origin == STATE.name)
 
@@ -86,8 +87,8 @@ class ShippedError(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> ShippedError:
-        text = "".join(traceback.format_exception(error))
-        return cls(_pickled(error), traceback.format_exception_only(error)[-1].strip(), text)
+        summary = traceback.format_exception_only(error)[-1].strip()
+        return cls(_pickled(error), summary, "".join(traceback.format_exception(error)))
 
     def throw(self) -> NoReturn:
         there = TokenScopeError(f"in the process where it was raised:\n\n{self.traceback}")
@@ -115,36 +116,27 @@ def _pickled(error: BaseException) -> bytes | None:
 
 
 class _SeenNumbers:
-    """A set of numbers, kept as ranges from `starts` to `ends`, exclusive. There are as many as there are gaps: few."""
+    """A set of numbers, kept as the `edges` of its ranges: starts and exclusive ends in turn. There are few: two for a gap."""
 
-    __slots__ = ("ends", "starts")
+    __slots__ = ("edges",)
 
     def __init__(self) -> None:
-        self.starts: list[int] = []
-        self.ends: list[int] = []
+        self.edges: list[int] = []
 
     def add(self, number: int) -> bool:
         """Add a number; return whether it is new."""
-        starts, ends = self.starts, self.ends
-        at = bisect_right(starts, number)
-        if at and number < ends[at - 1]:
+        if bisect_right(self.edges, number) % 2:  # it lies after the start of a range, and before its end
             return False
-        touches_last = at > 0 and ends[at - 1] == number
-        touches_next = at < len(starts) and starts[at] == number + 1
-        if touches_last and touches_next:
-            starts.pop(at)
-            ends[at - 1] = ends.pop(at)
-        elif touches_last:
-            ends[at - 1] = number + 1
-        elif touches_next:
-            starts[at] = number
-        else:
-            starts.insert(at, number)
-            ends.insert(at, number + 1)
+        for edge in (number, number + 1):
+            at = bisect_left(self.edges, edge)
+            if self.edges[at : at + 1] == [edge]:  # the number joins the range that has this edge
+                del self.edges[at]
+            else:
+                self.edges.insert(at, edge)
         return True
 
 
-_received: Final[dict[str, _SeenNumbers]] = {}
+_received: Final[defaultdict[str, _SeenNumbers]] = defaultdict(_SeenNumbers)
 """The numbers of the shipments that were received, by the process that has made them."""
 
 

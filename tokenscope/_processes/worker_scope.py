@@ -37,10 +37,7 @@ class WorkerScope(Scope):
         self.above = ScopeRoot(path.parent or ROOT)
         self.above.budgets = STATE.root.budgets  # a forked worker has inherited the budget of the program
         self.below = entered.get()
-        self.detour = None
-        self.opened_by = None
-        self.table = None
-        self.ended = None
+        self.detour = self.opened_by = self.table = self.ended = None
         self.is_referenced = False
         self.budgets = self.above.budgets
         self.started = perf_counter_ns()
@@ -48,15 +45,14 @@ class WorkerScope(Scope):
 
     def end_task(self) -> PackedRows:
         """Leave the scope, and return its counts."""
-        self.leave()
-        return pack(self._hand_over(), self.path)
+        return pack(self._end(), self.path)
 
     def abandon(self) -> None:
         """Leave the scope. Its counts belong to this process."""
-        self.leave()
-        add_table(STATE.root, self._hand_over())
+        add_table(STATE.root, self._end())
 
-    def _hand_over(self) -> UsageTable:
+    def _end(self) -> UsageTable:
+        self.leave()
         assert isinstance(self.above, ScopeRoot)
         return hand_over(self.above)
 
@@ -105,9 +101,8 @@ def bring_home(packed: PackedRows, scope: Counted, *, is_own: bool = False) -> N
     table = unpack(packed, scope.path)
     add_table(scope, table)
     with STATE.lock:
-        for account in scope.budgets:
-            if is_own and account in STATE.root.budgets:
-                continue
+        charged = [account for account in scope.budgets if not (is_own and account in STATE.root.budgets)]
+        for account in charged:
             for row in table.rows.values():
                 for key, spent in row.counts.items():
                     account.charge(key, spent.counts(), reserved=False)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tokenscope._report.attribution import attribution_of
-from tokenscope._usage.calls import Call, Frame, ScopePath
+from tokenscope._usage.calls import Call, Frame
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.usage import TOKENS, Usage
 
@@ -20,21 +20,7 @@ _DEEPEST_METADATA: Final = 20
 """How many levels of containers in metadata are kept; deeper ones become text."""
 _OPTIONAL: Final = (*TOKENS[2:], "saved_tokens")
 """Counts that JSON holds only if they are not 0."""
-
-
-class _Place(NamedTuple):
-    """The place of a call in the tree."""
-
-    module: str
-    operation: str
-    scope: str
-    frames: tuple[Frame, ...]
-
-
-@lru_cache(maxsize=4_096)
-def _place_of(path: ScopePath) -> _Place:
-    attribution = attribution_of(path)
-    return _Place(attribution.module, attribution.operation, "/".join(path.names), tuple(path))
+_attribution_of = lru_cache(maxsize=4_096)(attribution_of)
 
 
 class Record(Mapping[str, Any]):
@@ -59,22 +45,22 @@ class Record(Mapping[str, Any]):
     @property
     def module(self) -> str:
         """The module that the call belongs to, as in `Report.by_module`."""
-        return _place_of(self._call.path).module
+        return _attribution_of(self._call.path).module
 
     @property
     def operation(self) -> str:
         """The operation of `track_tokens` or `record_tokens` in which the call was made; empty if there is none."""
-        return _place_of(self._call.path).operation
+        return _attribution_of(self._call.path).operation
 
     @property
     def scope(self) -> str:
         """The path at which the call was counted, its names joined by `/`, as `Report.find` takes it."""
-        return _place_of(self._call.path).scope
+        return "/".join(self._call.path.names)
 
     @property
     def frames(self) -> tuple[Frame, ...]:
         """The same path: the kind and the name of each level."""
-        return _place_of(self._call.path).frames
+        return tuple(self._call.path)
 
     @property
     def model(self) -> str:
@@ -140,12 +126,10 @@ class Record(Mapping[str, Any]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record for JSON; counts of further kinds are there if they are not 0."""
-        call = self._call
-        place = _place_of(call.path)
-        usage = self.usage
+        call, usage = self._call, self.usage
         found: dict[str, Any] = {
-            "module": place.module,
-            "operation": place.operation,
+            "module": self.module,
+            "operation": self.operation,
             "model": self.model,
             "provider": self.provider,
             "input_tokens": usage.input_tokens,
@@ -153,8 +137,8 @@ class Record(Mapping[str, Any]):
             "total_tokens": usage.total_tokens,
             "timestamp": self.timestamp,
             "metadata": _plain(call.metadata) if call.metadata else {},
-            "scope": place.scope,
-            "frames": [list(frame) for frame in place.frames],
+            "scope": self.scope,
+            "frames": [list(frame) for frame in self.frames],
         }
         if call.seconds:
             found["seconds"] = round(call.seconds, 6)
@@ -162,9 +146,7 @@ class Record(Mapping[str, Any]):
             found["error"] = call.error
         if self.cost is not None:
             found["cost"] = float(self.cost)
-        for name in _OPTIONAL:
-            if value := getattr(usage, name):
-                found[name] = value
+        found.update({name: value for name in _OPTIONAL if (value := getattr(usage, name))})
         if self.cached:
             found["cached"] = True
         if call.key.source == "cache":

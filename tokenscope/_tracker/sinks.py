@@ -6,10 +6,11 @@ import contextlib
 import os
 import stat
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from io import FileIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from tokenscope._report.formats import json
 from tokenscope._tracker.record import Record
@@ -20,9 +21,7 @@ try:
 except ImportError:  # pragma: no cover - on Windows, the file is safe for threads, but not for processes
     fcntl = None
 
-_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_thread_lock: Final[AbstractContextManager[Any]] = contextlib.nullcontext() if fcntl is not None else threading.Lock()
-"""A file's lock excludes the threads of a process, too, as each opens the file by itself."""
+_thread_lock: Final = threading.Lock()
 
 
 class JSONLSink:
@@ -55,14 +54,11 @@ class JSONLSink:
         self.path = Path(path)
         self._absolute = os.path.abspath(path)  # the program may change its directory
         self._closed = False
-        file = os.open(self._absolute, _FLAGS, 0o666)
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
+        with open(self._absolute, "ab+", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ValueError(
                     f"{os.fspath(path)!r} is not a regular file, and only in such a file are lines written whole"
                 )
-        finally:
-            os.close(file)
 
     def __call__(self, record: Record) -> None:
         """Write one record.
@@ -74,13 +70,16 @@ class JSONLSink:
         if self._closed:
             raise ValueError(f"{self!r} is closed")
         line = (json.line(record.to_dict()) + "\n").encode()
-        with _thread_lock:
-            # Opened for each line: a file that stays open is shared with forked children, and so is its lock.
-            file = os.open(self._absolute, _FLAGS, 0o666)
+        # Opened for each line: a file that stays open is shared with forked children, and so is its lock.
+        with open(self._absolute, "ab+", buffering=0) as file, _locked(file):
+            end = _end_of_lines(file)
+            rest = memoryview(line)
             try:
-                _append(file, line)
-            finally:
-                os.close(file)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except BaseException:
+                file.truncate(end)
+                raise
 
     def close(self) -> None:
         """End the sink: it writes no further record."""
@@ -90,36 +89,32 @@ class JSONLSink:
         return f"JSONLSink({os.fspath(self.path)!r})"
 
 
-def _append(file: int, line: bytes) -> None:
-    """Write a whole line, or leave the file as it was."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX)
+@contextlib.contextmanager
+def _locked(file: FileIO) -> Generator[None]:
+    """Exclude other processes and, as each opens the file by itself, other threads."""
+    if fcntl is None:
+        with _thread_lock:
+            yield
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
     try:
-        end = _end_of_lines(file)
-        rest = memoryview(line)
-        try:
-            while rest:
-                rest = rest[os.write(file, rest) :]
-        except BaseException:
-            os.ftruncate(file, end)
-            raise
+        yield
     finally:
-        if fcntl is not None:
-            # Closing would not do: if the process has been forked meanwhile, its child has the file open, too.
-            fcntl.flock(file, fcntl.LOCK_UN)
+        # Closing would not do: if the process has been forked meanwhile, its child has the file open, too.
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _end_of_lines(file: int) -> int:
+def _end_of_lines(file: FileIO) -> int:
     """Return where the last whole line ends. Remove what follows it: its writer is dead, or it would have the lock."""
-    size = end = os.lseek(file, 0, os.SEEK_END)
+    size = end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - 4_096)
-        os.lseek(file, start, os.SEEK_SET)
-        found = os.read(file, end - start).rfind(b"\n")
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
         if found >= 0:
             end = start + found + 1
             break
         end = start
     if end != size:
-        os.ftruncate(file, end)
+        file.truncate(end)
     return end
