@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -17,11 +17,14 @@ from opentelemetry import trace
 from tokenscope._providers.openai_usage import read_counts
 from tokenscope._usage.usage import Usage
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations.otel.attributes import MLFLOW_USAGE
+from tokenscope.integrations.otel.attributes import GENAI, MLFLOW, MLFLOW_USAGE, OPENINFERENCE, Convention
 from tokenscope.integrations.otel.names import request_attributes
 from tokenscope.integrations.usage_watchers import unwatch, watch
 
 _lock: Final = threading.RLock()
+_WHOLE: Final = ("input_tokens", "output_tokens")
+_USAGE_PREFIXES: Final = ("gen_ai.usage.", "llm.token_count.", "llm.usage.", "mlflow.")
+"""How attributes begin on spans that report usage already. MLflow's spans have an attribute of their own."""
 _written: Final[weakref.WeakKeyDictionary[Any, Usage]] = weakref.WeakKeyDictionary()
 """The usage that was written on a span so far: some calls report usage more than once, and a span may contain several calls."""
 
@@ -52,7 +55,7 @@ def _annotate(model: str, entry: Any) -> None:
             _write(span, model, spent)
         mlflow = sys.modules.get("mlflow")
         active = getattr(mlflow, "get_current_active_span", None)
-        if active is not None and (current := active()) is not None:
+        if active is not None and (current := active()) is not None:  # not always OpenTelemetry's
             _write_mlflow(current, spent)
     except Exception:  # noqa: BLE001 - a span's own methods must not break the host program
         internal_error("annotating a span")
@@ -61,70 +64,39 @@ def _annotate(model: str, entry: Any) -> None:
 def _write(span: Any, model: str, spent: Usage) -> None:
     attributes = getattr(span, "attributes", None) or {}
     with _lock:
-        before = _written.get(span)
-        if before is None and any(name.startswith(_USAGE_PREFIXES) for name in attributes):
+        whole = _add(span, spent, is_reported=any(name.startswith(_USAGE_PREFIXES) for name in attributes))
+        if whole is None:
             return
-        whole = _written[span] = spent if before is None else before + spent
-        values = _openinference(whole) if "openinference.span.kind" in attributes else _genai(whole)
-        for name, value in request_attributes(model).items():
-            if name not in attributes:
-                values[name] = value
-        span.set_attributes(values)
-
-
-_USAGE_PREFIXES: Final = ("gen_ai.usage.", "llm.token_count.", "llm.usage.", "mlflow.")
-"""How attributes begin on spans that report usage already. MLflow's spans have an attribute of their own."""
-
-
-def _genai(usage: Usage) -> dict[str, Any]:
-    """Return attributes with OpenTelemetry's names; parts only if they are not 0."""
-    parts = {
-        "gen_ai.usage.cache_read.input_tokens": usage.cache_read_tokens,
-        "gen_ai.usage.cache_write.input_tokens": usage.cache_write_tokens,
-        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
-    }
-    return {**_whole(usage), **{name: value for name, value in parts.items() if value}}
-
-
-def _openinference(usage: Usage) -> dict[str, Any]:
-    """Return attributes with OpenInference's names, and input and output with OpenTelemetry's, which some backends need.
-
-    The parts have one name each: Langfuse takes each name for another kind of token.
-    """
-    parts = {
-        "llm.token_count.prompt_details.cache_read": usage.cache_read_tokens,
-        "llm.token_count.prompt_details.cache_write": usage.cache_write_tokens,
-        "llm.token_count.prompt_details.audio": usage.input_audio_tokens,
-        "llm.token_count.completion_details.reasoning": usage.reasoning_tokens,
-        "llm.token_count.completion_details.audio": usage.output_audio_tokens,
-    }
-    return {
-        "llm.token_count.prompt": usage.input_tokens,
-        "llm.token_count.completion": usage.output_tokens,
-        "llm.token_count.total": usage.total_tokens,
-        **{name: value for name, value in parts.items() if value},
-        **_whole(usage),
-    }
-
-
-def _whole(usage: Usage) -> dict[str, Any]:
-    return {"gen_ai.usage.input_tokens": usage.input_tokens, "gen_ai.usage.output_tokens": usage.output_tokens}
+        if "openinference.span.kind" in attributes:
+            # Some backends need OpenTelemetry's names of input and output, too. But the parts have one name each:
+            # Langfuse takes each name for another kind of token.
+            values: dict[str, Any] = {**_named(whole, OPENINFERENCE), **_named(whole, GENAI, _WHOLE)}
+        else:
+            values = _named(whole, GENAI, (*_WHOLE, "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"))
+        missing = {name: value for name, value in request_attributes(model).items() if name not in attributes}
+        span.set_attributes({**values, **missing})
 
 
 def _write_mlflow(span: Any, spent: Usage) -> None:
-    """Write on MLflow's current span, which is not always OpenTelemetry's."""
     with _lock:
-        before = _written.get(span)
-        if before is None and span.get_attribute(MLFLOW_USAGE) is not None:
-            return
-        whole = _written[span] = spent if before is None else before + spent
-        values = {
-            "input_tokens": whole.input_tokens,
-            "output_tokens": whole.output_tokens,
-            "total_tokens": whole.total_tokens,
-        }
-        if whole.cache_read_tokens:
-            values["cache_read_input_tokens"] = whole.cache_read_tokens
-        if whole.cache_write_tokens:
-            values["cache_creation_input_tokens"] = whole.cache_write_tokens
-        span.set_attribute(MLFLOW_USAGE, values)
+        whole = _add(span, spent, is_reported=span.get_attribute(MLFLOW_USAGE) is not None)
+        if whole is not None:
+            span.set_attribute(MLFLOW_USAGE, _named(whole, MLFLOW))
+
+
+def _add(span: Any, spent: Usage, *, is_reported: bool) -> Usage | None:
+    """Return all that is to be written on a span; None if somebody else has reported its usage there."""
+    before = _written.get(span)
+    if before is None and is_reported:
+        return None
+    whole = _written[span] = spent if before is None else before + spent
+    return whole
+
+
+def _named(usage: Usage, convention: Convention, fields: Iterable[str] | None = None) -> dict[str, int]:
+    """Return fields of usage by their first names in a convention; parts only if they are not 0."""
+    return {
+        convention[field][0]: value
+        for field in fields or convention
+        if (value := getattr(usage, field)) or field in (*_WHOLE, "total_tokens")
+    }

@@ -6,69 +6,55 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from tokenscope._providers.openai_usage import Get, getter, parse_count, read_counts
+from tokenscope._providers.openai_usage import getter, parse_count, read_counts
 from tokenscope._usage.usage import Counts
 from tokenscope.integrations.otel.names import report_name
 
 Attributes = Mapping[str, Any]
 
-_Convention = dict[str, Any]
-"""OpenAI's names of counts, and the attributes that have them: the first one that a span has counts."""
+Convention = dict[str, tuple[str, ...]]
+"""Fields of `Usage`, and the attributes that have them: the first one that a span has counts."""
 
-_GENAI: Final[_Convention] = {
-    "prompt_tokens": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens"),
-    "completion_tokens": (
-        "gen_ai.usage.output_tokens",
-        "gen_ai.usage.completion_tokens",
-        "llm.usage.completion_tokens",
-    ),
+GENAI: Final[Convention] = {
+    "input_tokens": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens"),
+    "output_tokens": ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.usage.completion_tokens"),
     "total_tokens": ("gen_ai.usage.total_tokens", "llm.usage.total_tokens"),
-    "prompt_tokens_details": {
-        "cached_tokens": (
-            "gen_ai.usage.cache_read.input_tokens",
-            "gen_ai.usage.cache_read_input_tokens",
-            "gen_ai.usage.details.cache_read_tokens",
-        ),
-        "cache_write_tokens": (
-            "gen_ai.usage.cache_write.input_tokens",
-            "gen_ai.usage.cache_creation.input_tokens",
-            "gen_ai.usage.cache_creation_input_tokens",
-            "gen_ai.usage.details.cache_write_tokens",
-        ),
-        "audio_tokens": ("gen_ai.usage.audio.input_tokens", "gen_ai.usage.details.input_audio_tokens"),
-    },
-    "completion_tokens_details": {
-        "reasoning_tokens": (
-            "gen_ai.usage.reasoning.output_tokens",
-            "gen_ai.usage.reasoning_tokens",
-            "llm.usage.reasoning_tokens",
-            "gen_ai.usage.details.reasoning_tokens",
-        ),
-        "audio_tokens": ("gen_ai.usage.audio.output_tokens", "gen_ai.usage.details.output_audio_tokens"),
-    },
+    "cache_read_tokens": (
+        "gen_ai.usage.cache_read.input_tokens",
+        "gen_ai.usage.cache_read_input_tokens",
+        "gen_ai.usage.details.cache_read_tokens",
+    ),
+    "cache_write_tokens": (
+        "gen_ai.usage.cache_write.input_tokens",
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.cache_creation_input_tokens",
+        "gen_ai.usage.details.cache_write_tokens",
+    ),
+    "input_audio_tokens": ("gen_ai.usage.audio.input_tokens", "gen_ai.usage.details.input_audio_tokens"),
+    "reasoning_tokens": (
+        "gen_ai.usage.reasoning.output_tokens",
+        "gen_ai.usage.reasoning_tokens",
+        "llm.usage.reasoning_tokens",
+        "gen_ai.usage.details.reasoning_tokens",
+    ),
+    "output_audio_tokens": ("gen_ai.usage.audio.output_tokens", "gen_ai.usage.details.output_audio_tokens"),
 }
-_OPENINFERENCE: Final[_Convention] = {
-    "prompt_tokens": ("llm.token_count.prompt", "decision.token_count.input"),
-    "completion_tokens": ("llm.token_count.completion", "decision.token_count.output"),
+OPENINFERENCE: Final[Convention] = {
+    "input_tokens": ("llm.token_count.prompt", "decision.token_count.input"),
+    "output_tokens": ("llm.token_count.completion", "decision.token_count.output"),
     "total_tokens": ("llm.token_count.total",),
-    "prompt_tokens_details": {
-        "cached_tokens": ("llm.token_count.prompt_details.cache_read",),
-        "cache_write_tokens": ("llm.token_count.prompt_details.cache_write",),
-        "audio_tokens": ("llm.token_count.prompt_details.audio",),
-    },
-    "completion_tokens_details": {
-        "reasoning_tokens": ("llm.token_count.completion_details.reasoning",),
-        "audio_tokens": ("llm.token_count.completion_details.audio",),
-    },
+    "cache_read_tokens": ("llm.token_count.prompt_details.cache_read",),
+    "cache_write_tokens": ("llm.token_count.prompt_details.cache_write",),
+    "input_audio_tokens": ("llm.token_count.prompt_details.audio",),
+    "reasoning_tokens": ("llm.token_count.completion_details.reasoning",),
+    "output_audio_tokens": ("llm.token_count.completion_details.audio",),
 }
-_MLFLOW: Final[_Convention] = {
-    "prompt_tokens": ("input_tokens",),
-    "completion_tokens": ("output_tokens",),
+MLFLOW: Final[Convention] = {
+    "input_tokens": ("input_tokens",),
+    "output_tokens": ("output_tokens",),
     "total_tokens": ("total_tokens",),
-    "prompt_tokens_details": {
-        "cached_tokens": ("cache_read_input_tokens",),
-        "cache_write_tokens": ("cache_creation_input_tokens",),
-    },
+    "cache_read_tokens": ("cache_read_input_tokens",),
+    "cache_write_tokens": ("cache_creation_input_tokens",),
 }
 MLFLOW_USAGE: Final = "mlflow.chat.tokenUsage"
 
@@ -107,33 +93,38 @@ def read(attributes: Attributes, instrumentor: str) -> Reading | None:
         attributes: The span's attributes.
         instrumentor: The name of its instrumentation scope: some instrumentors depart from their convention.
     """
-    entry = _entry(attributes)
-    if entry is None:
+    found = _reported(attributes)
+    if found is None:
         return None
     model = model_of(attributes)
-    details = entry["prompt_tokens_details"]
-    if _is_without_cache(entry, instrumentor):
-        cached = sum(parse_count(name, each, model) for name, each in details.items() if name != "audio_tokens")
-        entry["prompt_tokens"] = parse_count("prompt_tokens", entry.get("prompt_tokens"), model) + cached
-        entry.pop("total_tokens", None)
+    details = {"cached_tokens": found.get("cache_read_tokens"), "cache_write_tokens": found.get("cache_write_tokens")}
+    input_tokens, total_tokens = found.get("input_tokens"), found.get("total_tokens")
+    cached = sum(value for value in details.values() if type(value) is int)
+    exceeds_input = type(input_tokens) is int and cached > input_tokens >= 0
+    if cached > 0 and (exceeds_input or instrumentor.startswith(_WITHOUT_CACHE)):
+        cached = sum(parse_count(name, value, model) for name, value in details.items())
+        input_tokens, total_tokens = parse_count("prompt_tokens", input_tokens, model) + cached, None
+    entry = {
+        "prompt_tokens": input_tokens,
+        "completion_tokens": found.get("output_tokens"),
+        "total_tokens": total_tokens,
+        "prompt_tokens_details": {**details, "audio_tokens": found.get("input_audio_tokens")},
+        "completion_tokens_details": {
+            "reasoning_tokens": found.get("reasoning_tokens"),
+            "audio_tokens": found.get("output_audio_tokens"),
+        },
+    }
     return Reading(model, read_counts(model, entry))
 
 
-def _entry(attributes: Attributes) -> dict[str, Any] | None:
-    """Return the usage in the first convention that has input or output, in OpenAI's format."""
-    for convention in (_GENAI, _OPENINFERENCE, _MLFLOW):
-        get = getter(_mlflow(attributes) if convention is _MLFLOW else attributes)
-        entry = _fill(convention, get)
-        if "prompt_tokens" in entry or "completion_tokens" in entry:
-            return entry
+def _reported(attributes: Attributes) -> dict[str, Any] | None:
+    """Return the fields of usage in the first convention that has input or output."""
+    for convention in (GENAI, OPENINFERENCE, MLFLOW):
+        get = getter(_mlflow(attributes) if convention is MLFLOW else attributes)
+        found = {field: value for field, names in convention.items() if (value := get(*names)) is not None}
+        if "input_tokens" in found or "output_tokens" in found:
+            return found
     return None
-
-
-def _fill(convention: _Convention, get: Get) -> dict[str, Any]:
-    values = {
-        name: _fill(source, get) if isinstance(source, dict) else get(*source) for name, source in convention.items()
-    }
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _mlflow(attributes: Attributes) -> Attributes:
@@ -147,14 +138,6 @@ def _mlflow(attributes: Attributes) -> Attributes:
         parse_count(MLFLOW_USAGE, text, model_of(attributes))  # warns
         return {}
     return usage if isinstance(usage, dict) else {}
-
-
-def _is_without_cache(entry: dict[str, Any], instrumentor: str) -> bool:
-    """Return whether input excludes cached tokens: the instrumentor is known for it, or there are more of them than input."""
-    details = entry["prompt_tokens_details"]
-    cached = sum(value for name, value in details.items() if name != "audio_tokens" and type(value) is int)
-    whole = entry.get("prompt_tokens")
-    return cached > 0 and (instrumentor.startswith(_WITHOUT_CACHE) or (type(whole) is int and cached > whole >= 0))
 
 
 def model_of(attributes: Attributes) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import Any, Final
+from functools import lru_cache, partial
+from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
 from tokenscope._report.attribution import attribution_of
-from tokenscope._report.report import Report
 from tokenscope._scopes.enforcement import report_of
 from tokenscope._scopes.event_log import observe, unobserve
 from tokenscope._scopes.process import STATE
-from tokenscope._usage.calls import OTHER, Call, Frame, ScopePath
+from tokenscope._usage.calls import OTHER, Call, Frame
 from tokenscope._usage.warnings import internal_error
 from tokenscope._version import __version__
 from tokenscope.integrations.otel.names import request_attributes
@@ -23,7 +23,6 @@ from tokenscope.integrations.otel.names import request_attributes
 _MOST: Final = 990
 """How many attribute sets there are at most. With two types of tokens each, they stay below OpenTelemetry's limit of 2,000."""
 _MOST_ERRORS: Final = 50
-_CACHED: Final = 10_000
 _DEPTH: Final = 8
 """How many levels of a path an attribute has at most."""
 
@@ -31,28 +30,21 @@ _TOKEN_BUCKETS: Final = [4**power for power in range(14)]
 _SECONDS_BUCKETS: Final = [0.01 * 2**power for power in range(14)]
 
 Attributes = dict[str, str]
+AttributeTriple = tuple[Attributes, Attributes, Attributes]
+"""A call's attributes: without a type of tokens, for its input, and for its output."""
 
 
 class _AttributeSets:
     """The attribute sets of calls, by path and model: a limited number, and one set for all further calls."""
 
     def __init__(self) -> None:
-        self._of_call: dict[tuple[ScopePath, str], tuple[Attributes, Attributes, Attributes]] = {}
-        self._sets: dict[tuple[str, str, str], tuple[Attributes, Attributes, Attributes]] = {}
+        self._sets: dict[tuple[str, str, str], AttributeTriple] = {}
         self._errors: set[str] = set()
+        self.of_path = lru_cache(maxsize=10_000)(self.of)
 
-    def of_call(self, call: Call) -> tuple[Attributes, Attributes, Attributes]:
-        """Return a call's attributes: without a type of tokens, for its input, and for its output."""
-        key = call.path, call.key.model
-        found = self._of_call.get(key)
-        if found is None:
-            found = self.of(tuple(call.path), call.key.model)
-            if len(self._of_call) < _CACHED:
-                self._of_call[key] = found
-        return found
-
-    def of(self, frames: tuple[Frame, ...], model: str) -> tuple[Attributes, Attributes, Attributes]:
+    def of(self, frames: Iterable[Frame], model: str) -> AttributeTriple:
         """Return the attributes of calls of a model at a path."""
+        frames = tuple(frames)
         key = "/".join(frame.name for frame in frames[:_DEPTH]), attribution_of(frames).module, model
         found = self._sets.get(key)
         if found is None:
@@ -70,7 +62,7 @@ class _AttributeSets:
         return name
 
 
-def _attributes(scope: str, module: str, model: str) -> tuple[Attributes, Attributes, Attributes]:
+def _attributes(scope: str, module: str, model: str) -> AttributeTriple:
     plain = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": OTHER.name,
@@ -103,11 +95,14 @@ class _Export:
             explicit_bucket_boundaries_advisory=_SECONDS_BUCKETS,
         )
         meter.create_observable_counter(
-            "tokenscope.cost", [self._costs], unit="{USD}", description="What the priced calls of the process cost"
+            "tokenscope.cost",
+            [partial(self._observe, "cost")],
+            unit="{USD}",
+            description="What the priced calls of the process cost",
         )
         meter.create_observable_counter(
             "tokenscope.unpriced_calls",
-            [self._unpriced],
+            [partial(self._observe, "unpriced_calls")],
             unit="{call}",
             description="Calls of the process that spent tokens of models without a known price",
         )
@@ -118,7 +113,7 @@ class _Export:
             counts = call.counts
             if counts.cached_calls or call.key.source == "cache":
                 return
-            plain, input_, output = self._sets.of_call(call)
+            plain, input_, output = self._sets.of_path(call.path, call.key.model)
             if counts.input_tokens:
                 self._tokens.record(counts.input_tokens, input_)
             if counts.output_tokens:
@@ -130,20 +125,19 @@ class _Export:
         except Exception:  # noqa: BLE001 - metrics must not break the host program
             internal_error("recording metrics")
 
-    def _costs(self, options: CallbackOptions) -> Iterable[Observation]:
-        """Return what was spent. Prices are looked up here, when metrics are collected, not when a call is counted."""
-        return [] if self.stopped else self._observe(lambda usage: usage.cost)
-
-    def _unpriced(self, options: CallbackOptions) -> Iterable[Observation]:
-        return [] if self.stopped else self._observe(lambda usage: usage.unpriced_calls)
-
-    def _observe(self, measure: Callable[[Any], Decimal | int]) -> list[Observation]:
+    def _observe(self, field: str, options: CallbackOptions) -> list[Observation]:
+        """Return the sums of a field of usage. Prices are looked up here, when metrics are collected, not in each call."""
+        if self.stopped:
+            return []
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
         sets: dict[int, Attributes] = {}
-        for frames, model, usage in _spent(report_of(STATE.root)):
-            plain = self._sets.of(frames, model)[0]
-            sets[id(plain)] = plain
-            sums[id(plain)] += measure(usage)
+        paths: list[tuple[Frame, ...]] = []
+        for row in report_of(STATE.root).rows:
+            paths.append((*(paths[row.parent] if row.parent >= 0 else ()), row.frame))
+            for model, usage in row.models:
+                plain = self._sets.of(paths[-1], model)[0]
+                sets[id(plain)] = plain
+                sums[id(plain)] += getattr(usage, field)
         return [Observation(float(value), sets[key]) for key, value in sums.items() if value]
 
     def stop(self) -> None:
@@ -153,15 +147,6 @@ class _Export:
             unobserve(self.observer)
             if self in _exports:
                 _exports.remove(self)
-
-
-def _spent(report: Report) -> Iterator[tuple[tuple[Frame, ...], str, Any]]:
-    paths: list[tuple[Frame, ...]] = []
-    for row in report.rows:
-        above = paths[row.parent] if row.parent >= 0 else ()
-        paths.append((*above, row.frame))
-        for model, usage in row.models:
-            yield paths[-1], model, usage
 
 
 _lock: Final = threading.Lock()

@@ -2,32 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
-
-_REPORT_NAMES: Final = {
-    "aws": "bedrock",
-    "aws.bedrock": "bedrock",
-    "aws_bedrock": "bedrock",
-    "az.ai.inference": "azure_ai",
-    "az.ai.openai": "azure",
-    "azure.ai.inference": "azure_ai",
-    "azure.ai.openai": "azure",
-    "gcp.gemini": "gemini",
-    "gcp.gen_ai": "gemini",
-    "gcp.vertex_ai": "vertex_ai",
-    "google": "gemini",
-    "google-gla": "gemini",
-    "google-vertex": "vertex_ai",
-    "google_genai": "gemini",
-    "ibm.watsonx.ai": "watsonx",
-    "mistral_ai": "mistral",
-    "mistralai": "mistral",
-    "moonshot_ai": "moonshot",
-    "vertexai": "vertex_ai",
-    "x_ai": "xai",
-}
-"""Providers' names in the conventions, old and new, and their names in reports, which are DSPy's and litellm's."""
 
 _OTEL_NAMES: Final = {
     "azure": "azure.ai.openai",
@@ -41,6 +16,22 @@ _OTEL_NAMES: Final = {
     "xai": "x_ai",
 }
 """Providers' names in reports, and OpenTelemetry's current names if they differ."""
+
+_REPORT_NAMES: Final = {
+    **{theirs: ours for ours, theirs in _OTEL_NAMES.items()},
+    "aws": "bedrock",
+    "aws_bedrock": "bedrock",
+    "az.ai.inference": "azure_ai",
+    "az.ai.openai": "azure",
+    "gcp.gen_ai": "gemini",
+    "google": "gemini",
+    "google-gla": "gemini",
+    "google-vertex": "vertex_ai",
+    "google_genai": "gemini",
+    "mistralai": "mistral",
+    "vertexai": "vertex_ai",
+}
+"""Providers' names in the conventions, old and new, and their names in reports, which are DSPy's and litellm's."""
 
 
 def report_name(provider: str | None, model: str) -> str:
@@ -56,14 +47,6 @@ def report_name(provider: str | None, model: str) -> str:
     return model if model.startswith(f"{provider}/") else f"{provider}/{model}"
 
 
-@lru_cache(maxsize=2_000)
-def _attributes(model: str) -> tuple[tuple[str, str], ...]:
-    provider, slash, name = model.partition("/")
-    if not slash:
-        return (("gen_ai.request.model", model),)
-    return (("gen_ai.provider.name", _OTEL_NAMES.get(provider, provider)), ("gen_ai.request.model", name))
-
-
 def request_attributes(model: str) -> dict[str, str]:
     """Return OpenTelemetry's attributes for a model that has this name in reports.
 
@@ -71,4 +54,7 @@ def request_attributes(model: str) -> dict[str, str]:
         >>> request_attributes("gemini/gemini-2.5-flash")
         {'gen_ai.provider.name': 'gcp.gemini', 'gen_ai.request.model': 'gemini-2.5-flash'}
     """
-    return dict(_attributes(model))
+    provider, slash, name = model.partition("/")
+    if not slash:
+        return {"gen_ai.request.model": model}
+    return {"gen_ai.provider.name": _OTEL_NAMES.get(provider, provider), "gen_ai.request.model": name}

@@ -6,9 +6,10 @@ same usage is counted already: in a span below it, in a span above it that ended
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
@@ -20,7 +21,7 @@ from tokenscope._scopes.process import DISABLED, STATE, Counted
 from tokenscope._scopes.recording import record
 from tokenscope._usage.usage import ZERO_COUNTS
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations.otel.attributes import is_model_call, model_of, read
+from tokenscope.integrations.otel.attributes import Reading, is_model_call, model_of, read
 from tokenscope.integrations.usage_watchers import inside_counted_call, watch
 
 if TYPE_CHECKING:
@@ -38,21 +39,19 @@ _TOKENS: Final = 2
 _Key = tuple[int, int]
 
 
+@dataclass(slots=True, eq=False)
 class _Noted:
     """What is known of a span: its scope, the spans above it, and what of it is counted."""
 
-    __slots__ = ("above", "alive", "below", "counted", "ended", "hidden", "key", "scope", "started")
-
-    def __init__(self, key: _Key, above: _Noted | None, scope: Counted | None, started: int, *, hidden: bool) -> None:
-        self.key = key
-        self.above = above
-        self.scope = scope
-        self.hidden = hidden  # whether it belongs to a call that is counted as a whole
-        self.started = started  # in nanoseconds
-        self.ended: int | None = None
-        self.counted = _NONE  # of this span
-        self.below = _NONE  # of spans below it, or by the DSPy bridge while this span was current
-        self.alive: Any = None
+    key: _Key
+    above: _Noted | None
+    scope: Counted | None
+    started: int  # in nanoseconds
+    hidden: bool  # whether it belongs to a call that is counted as a whole
+    ended: int | None = None
+    counted: int = _NONE  # of this span
+    below: int = _NONE  # of spans below it, or by the DSPy bridge while this span was current
+    alive: Any = None
 
     def ancestors(self) -> Iterator[_Noted]:
         """Yield the spans above that are open, or that were counted and ended after the span below them had started.
@@ -133,20 +132,14 @@ def _note(span: ReadableSpan, live: Span | None = None) -> _Noted:
     found = _open.get(key) or _ended.get(key)
     if found is not None:
         return found  # another processor has noted it
-    above = None
-    if parent is not None:
-        above = _open.get(_key(parent)) or _ended.get(_key(parent))
+    above = None if parent is None else _open.get(_key(parent)) or _ended.get(_key(parent))
     hidden = (above is not None and above.hidden) or inside_counted_call()
     noted = _Noted(key, above, active(), span.start_time or 0, hidden=hidden)
     if live is not None:
         # A span that never ends is forgotten when the program has dropped it.
-        noted.alive = weakref.ref(live, partial(_forget, key))
+        noted.alive = weakref.ref(live, lambda _: _open.pop(key, None))
         _open[key] = noted
     return noted
-
-
-def _forget(key: _Key, _: object) -> None:
-    _open.pop(key, None)
 
 
 def _end(span: ReadableSpan) -> None:
@@ -155,31 +148,23 @@ def _end(span: ReadableSpan) -> None:
     if noted.ended is not None:
         return  # another processor has counted it
     scope, noted.scope, noted.alive, noted.ended = noted.scope, None, None, span.end_time or 0
-    _remember(key, noted)
+    _ended[key] = noted
+    with contextlib.suppress(RuntimeError, StopIteration):  # another thread does the same
+        while len(_ended) > _REMEMBERED:
+            _ended.pop(next(iter(_ended)), None)
     if not noted.hidden:
         _count(span, noted, scope)
-
-
-def _remember(key: _Key, noted: _Noted) -> None:
-    _ended[key] = noted
-    while len(_ended) > _REMEMBERED:
-        try:
-            _ended.pop(next(iter(_ended)), None)
-        except (RuntimeError, StopIteration):  # another thread does the same
-            return
 
 
 def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
     attributes = span.attributes or {}
     reading = read(attributes, span.instrumentation_scope.name if span.instrumentation_scope else "")
     failed = span.status.status_code is StatusCode.ERROR
+    if reading is None and failed and is_model_call(attributes):
+        reading = Reading(model_of(attributes), ZERO_COUNTS)
     if reading is None:
-        if not failed or not is_model_call(attributes):
-            return
-        model, counts = model_of(attributes), ZERO_COUNTS
-    else:
-        model, counts = reading
-    spent = _TOKENS if counts.tokens else _CALL
+        return
+    spent = _TOKENS if reading.counts.tokens else _CALL
     if noted.below >= spent or any(above.counted >= spent for above in noted.ancestors()):
         return
     noted.counted = spent  # from now on, open spans below it are not counted in addition
@@ -187,8 +172,8 @@ def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
         above.below = max(above.below, spent)
     record(
         scope or STATE.root,
-        model,
-        counts._replace(calls=1, failed_calls=int(failed)),
+        reading.model,
+        reading.counts._replace(calls=1, failed_calls=int(failed)),
         started=noted.started / 1e9,
         seconds=max(0, (noted.ended or 0) - noted.started) / 1e9,
         error=_error(span) if failed else None,
