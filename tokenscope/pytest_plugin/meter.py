@@ -58,11 +58,9 @@ class TestMeter:
         if self.scope is None or not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
             return (yield)
         self._here = CapturedScope.capture()
-        fixturedef.func = self._in_scope(function)
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fixturedef, "func", self._in_scope(function))
             return (yield)
-        finally:
-            fixturedef.func = function
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -76,8 +74,7 @@ class TestMeter:
             except BaseException:
                 self._excess = self._check(item)
                 raise
-        message = self._check(item)
-        if message:
+        if message := self._check(item):
             raise pytest.fail.Exception(message, pytrace=False)
         return result
 
@@ -120,8 +117,7 @@ class TestMeter:
             return ""
         report = self.scope.report()
         spent = report.total
-        exceeded = excess(self._budget, spent)
-        if exceeded:
+        if exceeded := excess(self._budget, spent):
             return f"{item.nodeid} exceeded its token budget: {exceeded}\n\n{report.render('tree')}"
         if self._budget.cost is not None and spent.unpriced_calls:
             models = ", ".join(name for name, usage in report.by_model().items() if usage.unpriced_calls)
@@ -144,20 +140,13 @@ class TestMeter:
         context = getattr(getattr(item, "instance", None), "_asyncioTestContext", None)
         if context is not None:  # an IsolatedAsyncioTestCase has a Context of its own since it was collected
             context.run(self._here.attach)
-        owner: Any = item
-        name = "obj"
         hypothesis = getattr(getattr(item, "obj", None), "hypothesis", None)
-        if hypothesis is not None:
-            owner, name = hypothesis, "inner_test"
+        owner, name = (item, "obj") if hypothesis is None else (hypothesis, "inner_test")
         function = getattr(owner, name, None)
-        if not inspect.iscoroutinefunction(function):
+        with pytest.MonkeyPatch.context() as patch:
+            if inspect.iscoroutinefunction(function):
+                patch.setattr(owner, name, self._in_scope(function))
             yield
-            return
-        setattr(owner, name, self._in_scope(function))
-        try:
-            yield
-        finally:
-            setattr(owner, name, function)
 
     def _in_scope(self, function: Any) -> Any:
         """Return a coroutine function, or an async generator function, that runs in the scope of the test that runs."""

@@ -5,7 +5,7 @@ The numbers arrive with each test's report. So this file does not know whether a
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -14,7 +14,8 @@ from typing import Any, Final
 import pytest
 
 from tokenscope import Usage
-from tokenscope._report.formats.text import money, plural
+from tokenscope._report.formats.text import counts, money, plural
+from tokenscope._usage.usage import MONEY
 from tokenscope.pytest_plugin.baseline import Baseline
 
 _COSTLIEST: Final = 10
@@ -23,13 +24,8 @@ _NAMED: Final = 10  # how many new and vanished tests are named; further ones ar
 
 def packed(total: Usage, tokens: int) -> dict[str, Any]:
     """Return a test's numbers in a form that pytest-xdist can send: all its runs together, and the last run's tokens."""
-    usage = {name: str(value) if isinstance(value, Decimal) else value for name, value in asdict(total).items()}
-    return {"tokens": tokens, "usage": usage}
-
-
-def _unpacked(usage: dict[str, Any]) -> Usage:
-    values: dict[str, Any] = {name: Decimal(each) if isinstance(each, str) else each for name, each in usage.items()}
-    return Usage(**values)
+    usage = asdict(total)
+    return {"tokens": tokens, "usage": usage | {name: str(usage[name]) for name in MONEY}}
 
 
 @dataclass
@@ -41,27 +37,27 @@ class MeasuredTest:
     finished: bool = False  # the last run was complete, so its tokens can be compared
 
 
+@dataclass(eq=False, kw_only=True)
 class Summary:
     """The plugin that gathers the numbers, and shows them when the session ends."""
 
-    def __init__(self, *, show: bool, baseline: Baseline | None, fail_on_increase: float | None, update: bool) -> None:
-        self.show = show
-        self.baseline = baseline
-        self.fail_on_increase = fail_on_increase
-        self.update = update
-        self.tests: dict[
-            tuple[str, str], MeasuredTest
-        ] = {}  # by worker and name: with `--dist each`, each worker runs all
-        self.failure = ""
+    show: bool
+    baseline: Baseline | None
+    fail_on_increase: float | None
+    update: bool
+    tests: defaultdict[tuple[str, str], MeasuredTest] = field(default_factory=lambda: defaultdict(MeasuredTest))
+    """By worker and name: with `--dist each`, each worker runs all."""
+    failure: str = ""
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Take the numbers. The last ones of a test count."""
         numbers = getattr(report, "tokenscope", None)
         if numbers is None:
             return
-        test = self.tests.setdefault((getattr(report, "worker_id", ""), report.nodeid), MeasuredTest())
+        test = self.tests[getattr(report, "worker_id", ""), report.nodeid]
         test.tokens = numbers["tokens"]
-        test.usage = _unpacked(numbers["usage"])
+        usage: dict[str, Any] = {**numbers["usage"], **{name: Decimal(numbers["usage"][name]) for name in MONEY}}
+        test.usage = Usage(**usage)
         if report.when != "teardown":
             test.finished = report.when == "call" and (report.passed or hasattr(report, "wasxfail"))
 
@@ -128,15 +124,10 @@ class Summary:
         rows = costliest if all_shown else sorted(spent) + costliest
         total = sum((test.usage for test in self.tests.values()), Usage())
         idle = len(self.tests) - len(spent)
-        total_name = f"total of {plural(len(self.tests), 'test')}"
-        if idle:
-            total_name += f", {idle:,} of them without a call"
-        lines = _aligned(
-            [
-                ("tokens", "input", "output", "calls", "cost", "test"),
-                *((*_cells(usage), name) for name, usage in [*rows, (total_name, total)]),
-            ]
-        )
+        without_call = f", {idle:,} of them without a call" if idle else ""
+        rows = [*rows, (f"total of {plural(len(self.tests), 'test')}{without_call}", total)]
+        head = ("tokens", "input", "output", "calls", "cost", "test")
+        lines = _aligned([head, *((*_cells(usage), name) for name, usage in rows)])
         if not all_shown:
             lines[len(spent) + 1 : len(spent) + 1] = ["", f"the {_COSTLIEST} costliest:"]
         return lines
@@ -144,26 +135,18 @@ class Summary:
     def _comparison(self, baseline: Baseline) -> list[str]:
         old, new = baseline.tokens, self._finished()
         lines: list[str] = []
-        grown = self._grown(baseline)
-        if grown:
+        if grown := self._grown(baseline):
             limit = f" by more than {self.fail_on_increase:g}%" if self.fail_on_increase else ""
             lines.append(f"{plural(len(grown), 'test')} grew{limit}:")
             before_width, after_width = (max(len(f"{row[i]:,}") for row in grown) for i in (1, 2))
-            lines += _aligned(
-                [
-                    (
-                        f"  {before:>{before_width},} -> {after:>{after_width},}",
-                        f"+{(after - before) / before:.1%}" if before else "from none",
-                        nodeid,
-                    )
-                    for nodeid, before, after in grown
-                ]
-            )
-        unknown = [f"{nodeid} ({tokens:,})" for nodeid, tokens in new.items() if nodeid not in old and tokens]
-        if unknown:
+            rows: list[tuple[str, str, str]] = []
+            for nodeid, before, after in grown:
+                growth = f"+{(after - before) / before:.1%}" if before else "from none"
+                rows.append((f"  {before:>{before_width},} -> {after:>{after_width},}", growth, nodeid))
+            lines += _aligned(rows)
+        if unknown := [f"{nodeid} ({tokens:,})" for nodeid, tokens in new.items() if nodeid not in old and tokens]:
             lines.append(f"{plural(len(unknown), 'new test')}, not in the baseline: {_some(unknown)}")
-        gone = [nodeid for nodeid in old if nodeid not in new]
-        if gone:
+        if gone := [nodeid for nodeid in old if nodeid not in new]:
             lines.append(f"{plural(len(gone), 'test')} of the baseline did not run to the end: {_some(gone)}")
         both = old.keys() & new.keys()
         before, after = (sum(tokens[nodeid] for nodeid in both) for tokens in (old, new))
@@ -174,8 +157,8 @@ class Summary:
 
 
 def _cells(usage: Usage) -> tuple[str, ...]:
-    counts = (usage.total_tokens, usage.input_tokens, usage.output_tokens, usage.calls)
-    return (*(f"{count:,}" for count in counts), money(usage))
+    calls, input_tokens, output_tokens, total_tokens = counts(usage)
+    return total_tokens, input_tokens, output_tokens, calls, money(usage)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
