@@ -77,7 +77,6 @@ class _Shipped:
 
 
 def _found(module: str | None, name: str) -> Any:
-    """Return the object that has a name in a module."""
     found: Any = sys.modules.get(module or "")
     for part in name.split("."):
         found = getattr(found, part, None)

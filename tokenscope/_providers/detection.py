@@ -40,7 +40,7 @@ def source_of(response: Any, provider: str | None, model: str | None, sender: st
     elif model is not None and "/" in model and not model.startswith("arn:"):
         name = model
     else:
-        sender = sender or (_asked(response) if sdk == "litellm" else _sender(sdk, get, usage_format, getter(usage)))
+        sender = sender or _sender(response, sdk, usage_format, usage)
         # If nothing shows the provider, it is `openai`, as in DSPy's and LiteLLM's names: the API is OpenAI's.
         name = model_name(answered, sender or vendor_of(answered) or "openai")
     if answered == UNKNOWN_MODEL:
@@ -111,14 +111,12 @@ def _sdk(kind: type) -> str | None:
     return next((package for package in packages if package in _SDKS), None)
 
 
-def _asked(response: Any) -> str | None:
-    """Return the provider that LiteLLM has asked; a private attribute of its responses names it."""
-    provider = getter(getattr(response, "_hidden_params", None))("custom_llm_provider")
-    return provider if isinstance(provider, str) and provider else None
-
-
-def _sender(sdk: str | None, get: Get, usage_format: UsageFormat | None, count: Get) -> str | None:
+def _sender(response: Any, sdk: str | None, usage_format: UsageFormat | None, usage: Any) -> str | None:
     """Return the provider that a response shows by something only that provider sends; None if there is no such thing."""
+    get, count = getter(response), getter(usage)
+    if sdk == "litellm":  # a private attribute names the provider that it has asked
+        asked = getter(getattr(response, "_hidden_params", None))("custom_llm_provider")
+        return asked if isinstance(asked, str) and asked else None
     identifier = get("id")
     identifier = identifier if isinstance(identifier, str) else ""
     if usage_format is ANTHROPIC:

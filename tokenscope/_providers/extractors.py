@@ -17,7 +17,7 @@ from genai_prices.data_snapshot import get_snapshot
 
 from tokenscope._providers.openai_usage import MOST, parse_count
 from tokenscope._usage.prices import has_custom_price, split
-from tokenscope._usage.usage import ZERO_COUNTS, Counts
+from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts
 
 
 class UsageFormat(NamedTuple):
@@ -34,13 +34,8 @@ GOOGLE: Final = UsageFormat("google", "usageMetadata")
 PERPLEXITY: Final = UsageFormat("perplexity")
 
 _PRICED_BY_COUNTS: Final = {
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
+    *TOKENS,
     "output_reasoning_tokens",
-    "input_audio_tokens",
-    "output_audio_tokens",
     "input_text_tokens",
     "output_text_tokens",
     "cache_text_read_tokens",

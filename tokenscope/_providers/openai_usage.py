@@ -81,7 +81,8 @@ def _read_any(model: str, entry: Any) -> Counts:
     total = get("total_tokens")
     prompt = get("prompt_tokens_details", "input_tokens_details", "input_token_details")
     completion = get("completion_tokens_details", "output_tokens_details", "output_token_details")
-    of_prompt, of_completion = getter(prompt or _NO_DETAILS), getter(completion or _NO_DETAILS)
+    of_prompt = getter(prompt) if prompt else _get_nothing
+    of_completion = getter(completion) if completion else _get_nothing
     read = of_prompt("cached_tokens", "cache_read_tokens", "cache_read_input_tokens")
     written = of_prompt("cache_creation_tokens", "cache_write_tokens")
     thought = of_completion("reasoning_tokens", "thinking_tokens")
@@ -164,6 +165,10 @@ def _dollars(value: Any) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
         return None
     return Decimal(str(value))
+
+
+def _get_nothing(*_: str) -> None:
+    return None
 
 
 def getter(values: Any) -> Get:

@@ -48,7 +48,6 @@ class StreamMeter:
             self.end(None if isinstance(error, StopIteration | StopAsyncIteration | GeneratorExit) else error)
 
     def step(self, take: Callable[..., Any], *arguments: Any) -> Any:
-        """Take the next piece."""
         with self:
             piece = take(*arguments)
         return self._read(piece)
@@ -60,7 +59,6 @@ class StreamMeter:
         return self._read(piece)
 
     def close(self, close: Callable[..., Any], *arguments: Any) -> Any:
-        """Close a stream, sync or async."""
         closing: Any = None
         try:
             closing = close(*arguments)
@@ -93,7 +91,6 @@ class StreamMeter:
             append(self._call.scope, self, time.perf_counter_ns() - self._since, None)
 
     def count(self, nanoseconds: int, error: str | None) -> None:
-        """Count the call."""
         try:
             if self.accumulating is not None:
                 with contextlib.suppress(Exception):  # nothing has come yet

@@ -143,14 +143,13 @@ def _mlflow(attributes: Attributes) -> Attributes:
 def model_of(attributes: Attributes) -> str:
     """Return the model's name as reports have it, `provider/model`."""
     get = getter(attributes)
-    name, provider = get(*_MODEL), get(*_PROVIDER)
-    name = name if isinstance(name, str) and name.strip() else "(unknown)"
-    has_provider = isinstance(provider, str) and provider.strip()
-    return report_name(_unquoted(provider) if has_provider else None, _unquoted(name))
+    return report_name(_name(get(*_PROVIDER)), _name(get(*_MODEL)) or "(unknown)")
 
 
-def _unquoted(name: str) -> str:
-    return name[1:-1] if len(name) > 2 and name[0] == name[-1] == '"' else name  # MLflow's strings are JSON
+def _name(value: Any) -> str | None:
+    if not isinstance(value, str) or not value.strip():
+        return None
+    return value[1:-1] if len(value) > 2 and value[0] == value[-1] == '"' else value  # MLflow's strings are JSON
 
 
 def is_model_call(attributes: Attributes) -> bool:
