@@ -12,7 +12,7 @@ import sys
 import traceback
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn, TypeVar, cast
 
 from tokenscope._processes.worker_scope import PackedRows, bring_home, unpack
 from tokenscope._scopes.context import active
@@ -57,8 +57,7 @@ class Shipment(Generic[T]):
         """
         if self._failure is not None:
             self._failure.throw()
-        value: T = self._value
-        return value
+        return cast("T", self._value)
 
     @property
     def report(self) -> Report:

@@ -41,14 +41,13 @@ def count_response(
     outer_call: Any,
     *,
     kind: str,
-    advice: str,
     started: float,
     seconds: float = 0.0,
     error: str | None = None,
 ) -> None:
     """Count a response: one call, and one more for each other model that took part in it.
 
-    If it reports no usage, a warning names its `kind` (response or stream), and gives `advice`.
+    If it reports no usage, a warning names its `kind`: response or stream.
     """
     name = source.name
     assert name is not None
@@ -56,9 +55,11 @@ def count_response(
     if not calls:
         calls = [ReportedCall(name, Counts(calls=1))]
         if error is None:
+            early = "It may have been closed too early. " if kind == "stream" else ""
             warn_later(
                 f"no usage in a {kind}:{name}",
-                f"a {kind} of {name} reports no usage; tokenscope counts the call, without tokens. ({advice})",
+                f"a {kind} of {name} reports no usage; tokenscope counts the call, without tokens. "
+                f"({early}OpenAI's streams report it if asked to: stream_options={{'include_usage': True}}.)",
             )
     if error is not None:
         calls[0] = calls[0]._replace(counts=calls[0].counts._replace(failed_calls=1))

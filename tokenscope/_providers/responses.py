@@ -63,14 +63,8 @@ def record_response(response: T, *, provider: str | None = None, model: str | No
             "pass record_response(response, model=...) the name that you called it by"
         )
     try:
-        count_response(
-            source,
-            active() or STATE.root,
-            lm_call_in_progress(),
-            kind="response",
-            advice="OpenAI's streams report it if asked to: stream_options={'include_usage': True}.",
-            started=time.time(),
-        )
+        scope = active() or STATE.root
+        count_response(source, scope, lm_call_in_progress(), kind="response", started=time.time())
     except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
         internal_error("reading a response")
     return response

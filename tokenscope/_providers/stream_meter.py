@@ -105,8 +105,6 @@ class StreamMeter:
                 scope,
                 outer_call,
                 kind="stream",
-                advice="It may have been closed too early. OpenAI's streams report it if asked to: "
-                "stream_options={'include_usage': True}.",
                 started=self._started,
                 seconds=nanoseconds / 1e9,
                 error=error,

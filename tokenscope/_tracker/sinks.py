@@ -110,11 +110,9 @@ def _end_of_lines(file: FileIO) -> int:
     while end:
         start = max(0, end - 4_096)
         file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
+        end = start + file.read(end - start).rfind(b"\n") + 1
+        if end > start:
             break
-        end = start
     if end != size:
         file.truncate(end)
     return end

@@ -115,9 +115,6 @@ class TokenScopeSpanProcessor(SpanProcessor):
         except Exception:  # noqa: BLE001 - a span must not break the host program
             internal_error("counting a span")
 
-    def shutdown(self) -> None:
-        """Do nothing: everything is counted."""
-
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Do nothing: nothing waits."""
         return True
