@@ -68,7 +68,7 @@ class Shipment(Generic[T]):
 
     def _bring_home(self) -> None:
         with STATE.lock:
-            is_new = _received[self._origin].add(self._number)
+            is_new = _add_number(_received[self._origin], self._number)
         if is_new:
             bring_home(self._rows, active() or STATE.root, is_own=self._origin == STATE.name)
 
@@ -114,29 +114,24 @@ def _pickled(error: BaseException) -> bytes | None:
     return None
 
 
-class _SeenNumbers:
-    """A set of numbers, kept as the `edges` of its ranges: starts and exclusive ends in turn. There are few: two for a gap."""
+_received: Final[defaultdict[str, list[int]]] = defaultdict(list)
+"""The numbers of the shipments that were received, by the process that has made them.
 
-    __slots__ = ("edges",)
-
-    def __init__(self) -> None:
-        self.edges: list[int] = []
-
-    def add(self, number: int) -> bool:
-        """Add a number; return whether it is new."""
-        if bisect_right(self.edges, number) % 2:  # it lies after the start of a range, and before its end
-            return False
-        for edge in (number, number + 1):
-            at = bisect_left(self.edges, edge)
-            if self.edges[at : at + 1] == [edge]:  # the number joins the range that has this edge
-                del self.edges[at]
-            else:
-                self.edges.insert(at, edge)
-        return True
+A list has the edges of ranges of numbers: starts and exclusive ends in turn. There are few: two for each gap.
+"""
 
 
-_received: Final[defaultdict[str, _SeenNumbers]] = defaultdict(_SeenNumbers)
-"""The numbers of the shipments that were received, by the process that has made them."""
+def _add_number(edges: list[int], number: int) -> bool:
+    """Add a number to ranges; return whether it is new."""
+    if bisect_right(edges, number) % 2:  # it lies after the start of a range, and before its end
+        return False
+    for edge in (number, number + 1):
+        at = bisect_left(edges, edge)
+        if edges[at : at + 1] == [edge]:  # the number joins the range that has this edge
+            del edges[at]
+        else:
+            edges.insert(at, edge)
+    return True
 
 
 def receive(shipment: Shipment[T]) -> T:
