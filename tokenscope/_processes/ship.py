@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _ShippedCall:
-    """One call of a shipped function, in a scope of its own. The `value` it returns, or what it raises, becomes a shipment."""
+    """One call of a shipped function, in a scope of its own. Its `value`, or what it raises, becomes a shipment."""
 
     shipment: Shipment[Any]
 

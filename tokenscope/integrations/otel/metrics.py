@@ -126,7 +126,7 @@ class _Export:
             internal_error("recording metrics")
 
     def _observe(self, field: str, options: CallbackOptions) -> list[Observation]:
-        """Return the sums of a field of usage. Prices are looked up here, when metrics are collected, not in each call."""
+        """Return the sums of a field of usage. Prices are looked up when metrics are collected, not in each call."""
         if self.stopped:
             return []
         sums: defaultdict[int, Decimal] = defaultdict(Decimal)
