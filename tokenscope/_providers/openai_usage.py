@@ -81,8 +81,8 @@ def _read_any(model: str, entry: Any) -> Counts:
     total = get("total_tokens")
     prompt = get("prompt_tokens_details", "input_tokens_details", "input_token_details")
     completion = get("completion_tokens_details", "output_tokens_details", "output_token_details")
-    of_prompt = getter(prompt) if prompt else _get_nothing
-    of_completion = getter(completion) if completion else _get_nothing
+    of_prompt = _get_nothing if prompt is None else getter(prompt)
+    of_completion = _get_nothing if completion is None else getter(completion)
     read = of_prompt("cached_tokens", "cache_read_tokens", "cache_read_input_tokens")
     written = of_prompt("cache_creation_tokens", "cache_write_tokens")
     thought = of_completion("reasoning_tokens", "thinking_tokens")
