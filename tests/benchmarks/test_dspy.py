@@ -65,7 +65,8 @@ def calls(lm: dspy.BaseLM, *contexts: Any, around: Any = contextlib.nullcontext)
             for context in contexts:
                 entered: AbstractContextManager[Any] = context()
                 stack.enter_context(entered)
-            predict(question="What is six times seven?")
+            for _ in range(NUMBER):  # Python adapts to patches that were just applied, which a program does once
+                predict(question="What is six times seven?")
             drain()
             before = perf_counter()
             for _ in range(NUMBER):

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from tokenscope._scopes.event_log import append
-from tokenscope._scopes.lm_calls import lm_call_in_progress
+from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.dspy.lm_calls import Args, Kwargs, UnparsedAnswer, answered_call, read_response
 
@@ -35,12 +35,18 @@ def _usage_of_hit(cache: Any, found: Any, args: Args, kwargs: Kwargs) -> Any:
     return usage
 
 
-def process_response(wrapped: Any, lm: Any, args: Args, kwargs: Kwargs) -> Any:
+def process_response(wrapped: Any, switch: list[bool]) -> Any:
     """`BaseLM._process_lm_response`: read the usage of a user's own LM, which DSPy 3.0 does not track."""
-    result = wrapped(*args, **kwargs)
-    if args:
-        read_response(args[0])
-    return result
+
+    @functools.wraps(wrapped)
+    def process_lm_response(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        result = wrapped(self, *args, **kwargs)
+        call = current_lm_call.get()
+        if call is not None and not call.entries and args and switch:
+            read_response(args[0])
+        return result
+
+    return process_lm_response
 
 
 def parse_answer(wrapped: Any, switch: list[bool]) -> Any:
