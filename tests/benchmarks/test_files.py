@@ -16,12 +16,13 @@ from benchmarks.ratios import Ratios
 RECORDS = 1_000_000
 MODELS = ["openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro"]
 MEASURE = """
-import resource, sys
+import re, sys
 from tokenscope.cli import main
 try:
     main(sys.argv[1:])
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+    # Not getrusage: its maximum includes the process that has started this one.
+    print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=sys.stderr)
 """
 
 
