@@ -74,7 +74,7 @@ def drain() -> None:
                         if call is not None:
                             batch.add(scope, call)
         finally:
-            if STATE.name is process:  # or a signal has forked meanwhile, and the parent counts these
+            if STATE.name is process:  # pragma: no branch - or a signal has forked, and the parent counts these
                 if entries:
                     _count_entries(path, above, entries, nanoseconds)
                 batch.count_calls()

@@ -86,9 +86,7 @@ def repriced(model: str, key: UsageKey, usage: Usage) -> Usage:
     if key.source == "none":
         return usage
     cost = price(model, usage, key.tier)
-    if cost is None:
-        return replace(usage, cost=Decimal(0), unpriced_calls=usage.calls)
-    return replace(usage, cost=cost, unpriced_calls=0)
+    return replace(usage, cost=cost or Decimal(0), unpriced_calls=usage.calls if cost is None else 0)
 
 
 def check_priced(model: object) -> None:
