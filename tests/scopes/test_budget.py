@@ -57,7 +57,7 @@ def here():
 def count(scope, model: str, counts: Counts, *, reserved: bool, key: UsageKey | None = None) -> None:
     """Append a call that has ended to the event log."""
     call = Call(path_of(scope), key or key_of(model, counts), counts, 0.0, 0.0, None, None)
-    append(scope, ReservedCall(scope, call) if reserved else call, 0, None)
+    append(scope, ReservedCall(call) if reserved else call, 0, None)
 
 
 def buy(tokens: int = 1, model: str = "x") -> None:

@@ -11,9 +11,12 @@ import pytest
 from support.spending import spend, spent
 
 import tokenscope
-from tokenscope import token_scope
+from tokenscope import Budget, token_scope
+from tokenscope._scopes import enforcement
 from tokenscope._scopes.event_log import append, drain, observe, outside_lock, unobserve
 from tokenscope._scopes.process import MANY_EVENTS, STATE
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 
 
 class Event:
@@ -210,3 +213,34 @@ def test_one_of_two_observers_leaves():
     finally:
         unobserve(tell_second)
     assert MANY_EVENTS == STATE.most_events
+
+
+def test_a_reading_in_the_middle_of_draining():
+    """If a signal or a finalizer asks while the log is drained, it gets all calls that have ended before."""
+    seen = []
+
+    class Asking:
+        def count(self, nanoseconds, error):
+            seen.append(spent(scope))
+
+    with token_scope("run") as scope:
+        spend(1)
+        spend(2)
+        append(STATE.root, Asking(), 0, None)
+        spend(4)
+        drain()
+    assert [7] == seen
+    assert 7 == spent(scope)
+    assert STATE.batch is None
+
+
+def test_a_budget_that_cannot_be_charged(monkeypatch):
+    """If a budget fails to look up a price, the call is still counted, and one warning tells of the fault."""
+    forget_warnings()
+    monkeypatch.setattr(enforcement, "priced", lambda key, counts: 1 / 0)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    with pytest.warns(TokenScopeWarning, match="(?s)work in counting a call.*ZeroDivisionError"):
+        with token_scope("run", budget=Budget(cost=1)) as scope:
+            spend(3)
+            assert 3 == spent(scope)
+    assert 3 == sum(call.counts.input_tokens for call in STATE.records)

@@ -43,7 +43,7 @@ def count(
         key = usage_key(model, tier_of(counts.input_tokens), "cache")
     where = STATE.root if scope is None else scope
     call = Call(path_of(where, frames), key, counts, 0.0, 0.0, None, None)
-    append(where, ReservedCall(where, call) if reserved else call, 0, None)
+    append(where, ReservedCall(call) if reserved else call, 0, None)
     drain()
 
 

@@ -29,9 +29,7 @@ class _ShippedCall:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         raised = None if error is None else ordinary_error(error)
-        if raised is not None and not isinstance(
-            raised, Exception
-        ):  # it ends more than the call: an exit, a cancellation
+        if not isinstance(raised, Exception | None):  # it ends more than the call: an exit, a cancellation
             self._scope.abandon()
             return False
         rows = self._scope.end_task()

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenscope._scopes.budget import LIMITS, Budget, BudgetExceeded, amount
-from tokenscope._scopes.event_log import charge, collect, counted_in, drain, warn_later
+from tokenscope._scopes.event_log import collect, counted_in, drain, warn_later
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import Call
 from tokenscope._usage.keys import UsageKey
@@ -194,15 +194,14 @@ def reserve_again(lender: Lender) -> None:
 class ReservedCall:
     """An event of the log: a call has ended that budgets had taken as a call before it began."""
 
-    __slots__ = ("_call", "_scope")
+    __slots__ = ("_call",)
+    reserved = True
 
-    def __init__(self, scope: Counted, call: Call) -> None:
-        self._scope = scope
+    def __init__(self, call: Call) -> None:
         self._call = call
 
     def count(self, nanoseconds: int, error: str | None) -> Call:  # noqa: ARG002
-        """Charge budgets for the call, and return it to be counted."""
-        charge(self._scope, self._call, reserved=True)
+        """Return the call, to be counted."""
         return self._call
 
 

@@ -24,7 +24,7 @@ from tokenscope._scopes.process import MANY_EVENTS, STATE, Counted, Observer, Sc
 from tokenscope._usage.calls import ROOT, Call, ScopePath, is_failure
 from tokenscope._usage.keys import UsageKey, WasteReason
 from tokenscope._usage.table import UsageTable
-from tokenscope._usage.usage import Counts, CountsSum
+from tokenscope._usage.usage import Counts, sum_counts
 from tokenscope._usage.warnings import TokenScopeWarning, internal_error, warn_once
 
 _log: Final = STATE.log
@@ -34,7 +34,10 @@ _DEEP: Final = 1_000
 
 
 def append(scope: Counted, call: Any, nanoseconds: int, error: str | None) -> None:
-    """Note an event: a `Call` that has ended, or an object whose `count(nanoseconds, error)` counts it or returns a `Call`."""
+    """Note an event: a `Call` that has ended, or an object with `count(nanoseconds, error)`.
+
+    That counts the event itself, or returns a `Call`; `reserved` of the object says whether budgets took it before it began.
+    """
     _log.append((scope, call, nanoseconds, error))
     if len(_log) > STATE.most_events:
         drain()
@@ -43,8 +46,10 @@ def append(scope: Counted, call: Any, nanoseconds: int, error: str | None) -> No
 def drain() -> None:
     """Count what waits in the log. When this returns, all that had ended before is counted."""
     with _lock:
-        process = STATE.name
-        batch = _Batch()
+        outer = STATE.batch
+        if outer is not None:  # a finaliser or a signal asks in the middle of draining
+            outer.count_calls()
+        batch = STATE.batch = _Batch()
         path: ScopePath | None = None
         above: Any = None
         entries = nanoseconds = 0
@@ -61,23 +66,18 @@ def drain() -> None:
                     if entries:
                         _count_entries(path, above, entries, nanoseconds)
                     path, above, entries, nanoseconds = what, scope, 1, took
-                elif type(what) is Call:
-                    if scope.budgets:
-                        charge(scope, what)
-                    batch.add(scope, what)
                 else:
                     try:
-                        call = what.count(took, error)
+                        call = what if type(what) is Call else what.count(took, error)
+                        if call is not None:
+                            batch.add(scope, call, reserved=type(what) is not Call and what.reserved)
                     except Exception:  # noqa: BLE001
                         internal_error("counting a call")
-                    else:
-                        if call is not None:
-                            batch.add(scope, call)
         finally:
-            if STATE.name is process:  # pragma: no branch - or a signal has forked, and the parent counts these
-                if entries:
-                    _count_entries(path, above, entries, nanoseconds)
-                batch.count_calls()
+            STATE.batch = outer
+            if entries and batch.process is STATE.name:
+                _count_entries(path, above, entries, nanoseconds)
+            batch.count_calls()
     if STATE.notices and not _lock._is_owned():
         _give_notice()
 
@@ -85,43 +85,42 @@ def drain() -> None:
 class _Batch:
     """Calls of one key that follow each other in one scope: they are added up first, and counted together.
 
-    Each draining has its own: a finaliser or a signal may drain the log while another draining is on its way.
+    Each draining has its own. Another one, of a finaliser or a signal, may come at any point, and counts what is here first.
     """
 
-    __slots__ = ("counts", "key", "path", "scope", "sum")
+    __slots__ = ("counts", "key", "path", "process", "scope")
 
     def __init__(self) -> None:
+        self.process = STATE.name
         self.scope: Any = None
         self.path: Any = None
         self.key: Any = None
-        self.counts: Any = None
-        self.sum: CountsSum | None = None  # where there are several
+        self.counts: list[Counts] = []
 
-    def add(self, scope: Any, call: Call) -> None:
+    def add(self, scope: Any, call: Call, *, reserved: bool) -> None:
         path, key, counts, _, _, error, _ = call
         here = scope
         while here.ended is not None and not here.is_referenced:  # a module's, left and forgotten
             here = here.above
-        if here is self.scope and path is self.path and key is self.key:
-            if self.sum is None:
-                self.sum = CountsSum()
-                self.sum.add(self.counts)
-            self.sum.add(counts)
-        else:
+        if here is not self.scope or path is not self.path or key is not self.key:
             self.count_calls()
-            self.scope, self.path, self.key, self.counts = here, path, key, counts
+            self.scope, self.path, self.key = here, path, key
+        self.counts.append(counts)
         if error is not None and is_failure(error):
             mark_wasted(scope, path, key, counts, "provider_errors")
         STATE.records.append(call)
         for observer in STATE.observers:
             STATE.notices.append((observer, (call,)))
+        for account in scope.budgets:  # last, as it may load prices
+            account.charge(key, counts, reserved=reserved)
 
     def count_calls(self) -> None:
-        counts = self.counts if self.sum is None else self.sum.counts()
-        if counts is None:
+        rest: list[Counts] = []
+        several, self.counts = self.counts, rest
+        if not several or self.process is not STATE.name:  # a signal has forked meanwhile, and the parent counts these
             return
         path, key, here = self.path, self.key, self.scope
-        self.counts = self.sum = None
+        counts = several[0] if len(several) == 1 else sum_counts(several)
         if path.depth > _DEEP:
             for table, place in _places(here, path):
                 table.add(place, key, counts)
@@ -132,12 +131,6 @@ class _Batch:
                 row = table.rows.get(path) or table.row(path)
                 (row.counts.get(key) or row.sum_of(key)).add(counts)
             here = here.above
-
-
-def charge(scope: Counted, call: Call, *, reserved: bool = False) -> None:
-    """Charge budgets for a call that has ended; `reserved` says that they took it as a call before it began."""
-    for account in scope.budgets:
-        account.charge(call.key, call.counts, reserved=reserved)
 
 
 def mark_wasted(scope: Counted, path: ScopePath, key: UsageKey, counts: Counts, reason: WasteReason) -> None:

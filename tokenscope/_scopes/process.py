@@ -74,6 +74,8 @@ class ProcessState:
         self.log: Final[deque[tuple[Any, Any, int, str | None]]] = deque(maxlen=0 if DISABLED else None)
         """Events that wait to be counted: `(scope, call, nanoseconds, error)`; see `event_log`."""
         self.most_events = MANY_EVENTS
+        self.batch: Any = None
+        """The calls that are being added up where the log is drained now; see `event_log`."""
         self.notices: Final[deque[tuple[Callable[..., None], tuple[Any, ...]]]] = deque()
         """What is to be told outside of the lock: calls to observers, and warnings."""
         self.open_scopes: Final[dict[Any, None]] = {}
@@ -94,6 +96,7 @@ class ProcessState:
         if not self.lock._is_owned():  # by this thread, where a signal handler forks while counts change
             self.lock._at_fork_reinit()
         self.log.clear()
+        self.batch = None
         self.notices.clear()
         self.records.clear()
         self.root.table = UsageTable(ROOT)

@@ -58,7 +58,7 @@ class _Embedding:
         key = key_of(self._model, counts, cost_is_told=bool(counts.cost))
         seconds = time.perf_counter() - self._since
         call = Call(path_of(self._scope), key, counts, self._started, seconds, error, None)
-        append(self._scope, ReservedCall(self._scope, call) if self._reserved else call, 0, error)
+        append(self._scope, ReservedCall(call) if self._reserved else call, 0, error)
 
 
 def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -190,7 +190,7 @@ def test_optimizers_of_the_users(provider: LoopbackProvider) -> None:
 
     tokenscope.uninstrument()
     try:
-        assert not hasattr(vars(Mine)["compile"], "__tokenscope_compile__")
+        assert not hasattr(vars(Mine)["compile"], "__tokenscope_adopted__")
         with token_scope("off") as off:
             Mine().compile(student, trainset=[])
         assert 0 == off.usage.calls
@@ -238,6 +238,7 @@ def test_patches_are_undone_and_applied_again(provider: LoopbackProvider) -> Non
         tokenscope.instrument()
         tokenscope.instrument()
     assert before == set(integrations.applied())
+    assert all(a is b for a, b in zip(patched, originals(), strict=True))  # what has kept one of them, counts again
     with token_scope("on") as on:
         dspy.Predict("question -> answer")(question="Why?")
     assert (on.usage.calls, provider.total.calls) == (1, 2)

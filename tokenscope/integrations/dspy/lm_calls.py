@@ -19,7 +19,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from tokenscope._providers.openai_usage import read_counts, reported_cost
 from tokenscope._scopes.context import active, entered
 from tokenscope._scopes.enforcement import release, reserve, stop_in
-from tokenscope._scopes.event_log import charge, drain, mark_wasted
+from tokenscope._scopes.event_log import drain, mark_wasted
 from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._scopes.recording import path_of
@@ -179,8 +179,6 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         scope = self.scope
         path = scope.path if scope.path.parent is not None else path_of(scope)
         call: Call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))
-        if scope.budgets:
-            charge(scope, call, reserved=self.reserved)
         if error is None:
             self.counted = ((scope, call),)
         if self.outer_call is not None:

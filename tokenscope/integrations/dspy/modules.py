@@ -74,15 +74,14 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
         frames = frames if phase is None else (phase, *frames)
     inside = thread_local_overrides.get()
     is_inside_call = isinstance(_get(inside, "usage_tracker"), CallTracker)
-    kind: Any = type(module)
-    if not is_inside_call and type(around) is not TryingScope and not _makes_attempts(kind):
+    # Not isinstance: DSPy's modules have a `__getattribute__` in Python, which that would call three times.
+    if not is_inside_call and type(around) is not TryingScope and not issubclass(type(module), TRYING):
         return open_scope(Scope, frames, module)  # nearly always
     return _open_entry(module, kwargs, frames, around, set_settings_outside(inside) if is_inside_call else None)
 
 
 def _open_entry(module: Any, kwargs: Kwargs, frames: tuple[Frame, ...], around: Any, settings_token: Any) -> _Entry:
-    kind: Any = type(module)
-    scope = open_scope(TryingScope if _makes_attempts(kind) else Scope, frames, module)
+    scope = open_scope(TryingScope if isinstance(module, TRYING) else Scope, frames, module)
     if isinstance(scope, TryingScope):
         scope.attempts = Attempts(module, kwargs)
     attempts_around: Attempts | None = None
@@ -91,12 +90,6 @@ def _open_entry(module: Any, kwargs: Kwargs, frames: tuple[Frame, ...], around: 
         if around.attempts.wants(module, kwargs):
             attempts_around = around.attempts
     return _Entry(scope, attempts_around, settings_token)
-
-
-# Not isinstance(module, ...): DSPy's modules have a `__getattribute__` in Python, which that would call three times.
-@functools.lru_cache(maxsize=MAX_NAMES)
-def _makes_attempts(kind: type) -> bool:
-    return issubclass(kind, TRYING)
 
 
 @functools.lru_cache(maxsize=MAX_NAMES)

@@ -70,11 +70,13 @@ def _adopt(optimizer: Any) -> None:
         phase = _PHASES.get(name)
         frame = Frame("compile", optimizer.__name__) if phase is None else Frame("phase", phase)
         own = vars(optimizer)[name]
+        # DSPy's own are wrapped once. The wrappers of a program's are not kept: they would keep its classes alive.
+        wrapped = _in_scope if optimizer.__module__.startswith("dspy.") else _in_scope.__wrapped__
         if isinstance(own, staticmethod | classmethod):
             if not hasattr(own.__func__, _ADOPTED):
-                setattr(optimizer, name, type(own)(_in_scope(own.__func__, frame)))
+                setattr(optimizer, name, type(own)(wrapped(own.__func__, frame)))
         elif inspect.isfunction(own) and not hasattr(own, _ADOPTED):
-            setattr(optimizer, name, _in_scope(own, frame))
+            setattr(optimizer, name, wrapped(own, frame))
 
 
 @functools.lru_cache(maxsize=256)
