@@ -68,9 +68,10 @@ def drain() -> None:
                     path, above, entries, nanoseconds = what, scope, 1, took
                 else:
                     try:
-                        call = what if type(what) is Call else what.count(took, error)
+                        is_call = type(what) is Call
+                        call = what if is_call else what.count(took, error)
                         if call is not None:
-                            batch.add(scope, call, reserved=type(what) is not Call and what.reserved)
+                            batch.add(scope, call, reserved=not is_call and what.reserved)
                     except Exception:  # noqa: BLE001
                         internal_error("counting a call")
         finally:
