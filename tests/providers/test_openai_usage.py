@@ -112,7 +112,7 @@ def test_whatever_comes(entry: dict[str, Any], model: str) -> None:
         read_usage = read(entry, model)
     check_parts(read_usage)
     with token_scope("a") as scope:
-        count(scope, model, replace(read_usage, calls=1))
+        count(scope, model, replace(read_usage, calls=1, cost=Decimal(0)))
     usage = scope.usage
     unpriced = int(usage.total_tokens > 0 and model == "openai/gemini-2.5-pro")
     assert unpriced == usage.unpriced_calls

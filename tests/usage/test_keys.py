@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from tokenscope._usage.keys import UsageKey, key_of, tier_edges, tier_of, usage_key
@@ -23,6 +25,7 @@ def test_short_prompts_are_one_tier(length, tier):
         (Counts(calls=1, input_tokens=16_000), False, UsageKey("m", 1, "table")),
         (Counts(calls=1), False, UsageKey("m", 0, "none")),
         (Counts(calls=1), True, UsageKey("m", 0, "provider")),
+        (Counts(calls=1, input_tokens=1, cost=Decimal(1)), False, UsageKey("m", 0, "provider")),
         (Counts(calls=1, input_tokens=16_000), True, UsageKey("m", 1, "provider")),
     ],
 )

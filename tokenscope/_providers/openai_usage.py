@@ -48,26 +48,38 @@ def read_counts(model: str, entry: Any, calls: int = 0, failed_calls: int = 0) -
     cached tokens are part of the prompt's, reasoning is part of the completion's. A provider may count a part beside its
     whole; its own total shows that.
     """
-    if type(entry) is dict and (
-        len(entry) == 3
-        or (len(entry) == 5 and "prompt_tokens_details" in entry and "completion_tokens_details" in entry)
-    ):  # nearly all are plain: whole counts, their usual parts, and a total that agrees
-        prompt = entry.get("prompt_tokens_details") or _NOTHING_CACHED
-        completion = entry.get("completion_tokens_details") or _NO_REASONING
-        if type(prompt) is type(completion) is dict and len(prompt) == len(completion) == 1:
-            input_tokens: Any = entry.get("prompt_tokens")
-            output_tokens: Any = entry.get("completion_tokens")
-            cache_read: Any = prompt.get("cached_tokens")
-            reasoning: Any = completion.get("reasoning_tokens")
-            if (
-                type(input_tokens) is type(output_tokens) is type(cache_read) is type(reasoning) is int
-                and 0 <= cache_read <= input_tokens
-                and 0 <= reasoning <= output_tokens
-                and MOST >= input_tokens + output_tokens == entry.get("total_tokens")
-            ):
-                values = calls, 0, failed_calls, input_tokens, output_tokens, cache_read, 0, reasoning, 0, 0, _NO_COST
-                plain: Counts = _new_tuple(Counts, values)
-                return plain
+    if type(entry) is dict and len(entry) == 5:  # DSPy's own: whole counts, their usual parts, and a total that agrees
+        try:
+            input_tokens = entry["prompt_tokens"]
+            output_tokens = entry["completion_tokens"]
+            prompt = entry["prompt_tokens_details"] or _NOTHING_CACHED
+            completion = entry["completion_tokens_details"] or _NO_REASONING
+            if type(prompt) is type(completion) is dict and len(prompt) == len(completion) == 1:
+                cache_read = prompt["cached_tokens"]
+                reasoning = completion["reasoning_tokens"]
+                if (
+                    type(input_tokens) is type(output_tokens) is type(cache_read) is type(reasoning) is int
+                    and 0 <= cache_read <= input_tokens
+                    and 0 <= reasoning <= output_tokens
+                    and input_tokens + output_tokens == entry["total_tokens"] <= MOST
+                ):
+                    values = (
+                        calls,
+                        0,
+                        failed_calls,
+                        input_tokens,
+                        output_tokens,
+                        cache_read,
+                        0,
+                        reasoning,
+                        0,
+                        0,
+                        _NO_COST,
+                    )
+                    plain: Counts = _new_tuple(Counts, values)
+                    return plain
+        except (KeyError, TypeError):
+            pass  # no such entry
     return _read_any(model, entry)._replace(calls=calls, failed_calls=failed_calls)
 
 

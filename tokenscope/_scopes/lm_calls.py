@@ -14,8 +14,10 @@ class LMCall(Protocol):
     """An LM call that is counted as a whole when it ends."""
 
     ended: bool
-    inner_usages: list[Counts]
-    """What was counted of calls inside this one: its own usage may repeat theirs."""
+
+    def add_inner_usage(self, counts: Counts) -> None:
+        """Note what was counted of a call inside this one: its own usage may repeat it."""
+        ...
 
 
 current_lm_call: Final[ContextVar[Any]] = ContextVar("tokenscope_lm_call", default=None)
@@ -32,7 +34,7 @@ def lm_call_in_progress() -> Any:
 def note_inner_usage(call: LMCall | None, counts: Counts) -> None:
     """Note what was counted inside an LM call: its provider may report the same usage to DSPy."""
     if call is not None:
-        call.inner_usages.append(counts._replace(calls=0, cached_calls=0, failed_calls=0))
+        call.add_inner_usage(counts._replace(calls=0, cached_calls=0, failed_calls=0))
 
 
 def mark_counted(response: object) -> None:

@@ -67,9 +67,9 @@ def tier_of(input_tokens: int) -> int:
 
 
 def key_of(model: str, counts: Counts, *, cost_is_told: bool = False) -> UsageKey:
-    """Return the key by which a call is added up."""
+    """Return the key by which a call is added up. `cost_is_told`: the cost is known, even if it is 0."""
     length = counts.input_tokens
     tier = tier_of(length) if length >= _SHORT else 0
-    if cost_is_told:
+    if cost_is_told or counts.cost:
         return usage_key(model, tier, "provider")
     return usage_key(model, tier, "table") if length or counts.output_tokens else usage_key(model, 0, "none")

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from decimal import Context, Decimal
+from functools import reduce
 from typing import Final, NamedTuple
 
 
@@ -226,10 +227,8 @@ ZERO_COUNTS: Final = Counts()
 
 def sum_counts(several: Iterable[Counts]) -> Counts:
     """Add up counts, field by field."""
-    total = CountsSum()
-    for counts in several:
-        total.add(counts)
-    return total.counts()
+    columns = tuple(zip(*several, strict=True))
+    return Counts._make((*map(sum, columns[:-1]), reduce(_ADD, columns[-1]))) if columns else ZERO_COUNTS
 
 
 def counts_of(usage: Usage) -> Counts:

@@ -55,7 +55,7 @@ class _Embedding:
         if error is None:
             mark_counted(self.response)
         counts = read_counts(self._model, entry)._replace(calls=1, failed_calls=int(error is not None))
-        key = key_of(self._model, counts, cost_is_told=bool(counts.cost))
+        key = key_of(self._model, counts)
         seconds = time.perf_counter() - self._since
         call = Call(path_of(self._scope), key, counts, self._started, seconds, error, None)
         append(self._scope, ReservedCall(call) if self._reserved else call, 0, error)

@@ -11,7 +11,7 @@ from dspy.predict.refine import OfferFeedback, Refine
 from tokenscope._scopes.process import Counted
 from tokenscope._scopes.wasted import mark_all_wasted
 
-TRYING: Final = (BestOfN, Refine, ProgramOfThought)
+TRYING: Final = frozenset({BestOfN, Refine, ProgramOfThought})
 """The modules that make attempts."""
 
 

@@ -50,16 +50,14 @@ class _Request:
             if usage:
                 _count_late(call, usage)
             return
-        call.requests.append(usage)
+        call.add_request(usage)
         call.cache_hit = call.cache_hit and (self._was_hit or len(call.requests) == 1)
-        if len(call.requests) > 1:
-            call.read_requests()
 
 
 def _count_late(call: CallTracker, usage: Any) -> None:
     try:
         counts = read_counts(call.model, usage)._replace(calls=1)
-        record(call.scope, call.model, counts, cost_is_told=bool(counts.cost))
+        record(call.scope, call.model, counts)
     except Exception:  # noqa: BLE001
         internal_error("counting a request that outlived its LM call")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -45,51 +46,34 @@ answered_call: Final[ContextVar[Any]] = ContextVar("tokenscope_answered_call", d
 class CallTracker(UsageTracker):  # type: ignore[misc]
     """One LM call in progress: a usage tracker, which passes on what it gets to the tracker that it replaces."""
 
-    __slots__ = (
-        "cache_hit",
-        "counted",
-        "ended",
-        "entries",
-        "inner_usages",
-        "is_parsed",
-        "lm_class",
-        "model",
-        "outer_call",
-        "own_data",
-        "phase",
-        "refused",
-        "requests",
-        "reserved",
-        "saved",
-        "scope",
-        "settings_outside",
-        "since",
-        "started",
-        "tokens",
-        "wrapped_tracker",
-    )
+    # Only some calls have these of their own.
+    cache_hit = False
+    counted: tuple[tuple[Counted, Call], ...] = ()
+    """This call, when it is counted, or those whose answers it only relayed."""
+    inner_usages: Sequence[Counts] = ()
+    """What LM calls inside this one spent: an LM may ask another."""
+    own_data: Any = None
+    refused = False
+    requests: Sequence[Any] = ()
+    """The usage of each `LM.forward` within, read if there are several; None for one that the cache answered."""
+    saved: Any = None
+    """The usage of a cached answer, if the cache still has it."""
 
     def __init__(
         self, lm: Any, outer_call: Any, scope: Counted, overrides: Any, replaced: Any, *, reserved: bool
     ) -> None:
-        # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
-        ours: CallTracker | None = replaced if isinstance(replaced, CallTracker) else None
-        self.wrapped_tracker: Any = replaced if ours is None else ours.wrapped_tracker
-        self.outer_call: CallTracker | None = outer_call or ours
-        self.own_data: Any = None
+        self.wrapped_tracker: Any = replaced
+        self.outer_call: CallTracker | None = outer_call
+        if replaced is not None and isinstance(replaced, CallTracker):
+            # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
+            self.wrapped_tracker = replaced.wrapped_tracker
+            self.outer_call = outer_call or replaced
         self.is_parsed = False  # whether an adapter has begun to parse the answer
         self.settings_outside = overrides
         self.ended = False
         self.lm_class = type(lm)
         self.reserved = reserved
-        self.refused = False
         self.entries: list[Any] = []
-        # The usage of each `LM.forward` within, read if there are several; None for one that the cache answered.
-        self.requests: list[Any] = []
-        self.inner_usages: list[Counts] = []  # what LM calls inside this one spent: an LM may ask another
-        self.counted: tuple[tuple[Counted, Call], ...] = ()  # this call, or those whose answers it only relayed
-        self.cache_hit = False
-        self.saved: Any = None  # the usage of a cached answer, if the cache still has it
         self.model = str(getattr(lm, "model", None) or type(lm).__name__)
         self.scope = scope
         self.phase: Scope | None = None
@@ -125,19 +109,31 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallTracker:
         """Copy as DSPy's executor does for each worker: the replaced tracker is copied, the call stays the same one."""
+        self.__dict__.setdefault("inner_usages", [])  # which both share
         twin = copy.copy(self)
         twin.wrapped_tracker = copy.deepcopy(self.wrapped_tracker, memo)
         return twin
 
-    def read_requests(self) -> None:
-        """Read what each request has spent, before the LM may add up its responses in one of them."""
-        for index, usage in enumerate(self.requests):
-            if usage and type(usage) is not Counts:
-                try:
-                    self.requests[index] = read_counts(self.model, usage)
-                except Exception:  # noqa: BLE001
-                    self.requests[index] = None
-                    internal_error("reading what a request has spent")
+    def add_inner_usage(self, counts: Counts) -> None:
+        """Note what was counted of a call inside this one, in whatever thread."""
+        self.__dict__.setdefault("inner_usages", []).append(counts)
+
+    def add_request(self, usage: Any) -> None:
+        """Note what a request has spent. If there are several, read them before the LM may add up its responses in one."""
+        requests = self.__dict__.setdefault("requests", [])
+        requests.append(usage)
+        if len(requests) > 1:
+            for index, request in enumerate(requests):
+                requests[index] = self._read_request(request)
+
+    def _read_request(self, usage: Any) -> Counts | None:
+        if not usage or type(usage) is Counts:
+            return usage or None
+        try:
+            return read_counts(self.model, usage)
+        except Exception:  # noqa: BLE001
+            internal_error("reading what a request has spent")
+            return None
 
     # -- the call -------------------------------------------------------------------------------------------------------
 
@@ -170,7 +166,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             entry = entries[0]  # nearly always: there is nothing to add up
             counts = read_counts(self.model, entry, 1, failed)
             is_told = (type(entry) is not dict or "cost" in entry) and _are_free(entries)
-            key = key_of(self.model, counts, cost_is_told=is_told or bool(counts.cost))
+            key = key_of(self.model, counts, cost_is_told=is_told)
         else:
             found = self._add_up(failed)
             if found is None:
@@ -201,7 +197,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             counts = read_counts(self.model, self.saved)
             key = usage_key(self.model, tier_of(counts.input_tokens), "cache")
         else:
-            key = key_of(self.model, counts, cost_is_told=bool(counts.cost) or _are_free(entries))
+            key = key_of(self.model, counts, cost_is_told=_are_free(entries))
         return key, counts._replace(calls=1, cached_calls=int(cached), failed_calls=failed)
 
     def _with_all_requests(self, counts: Counts) -> Counts:
@@ -215,7 +211,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         inner = self.inner_usages
         relays = bool(inner) and (not any(counts) or counts in inner or counts == sum_counts(inner))
         if self.outer_call is not None:
-            self.outer_call.inner_usages.append(sum_counts(inner) if relays else counts)
+            self.outer_call.add_inner_usage(sum_counts(inner) if relays else counts)
             if relays:
                 self.outer_call.counted += self.counted
         if relays:
@@ -233,11 +229,9 @@ class ReplacingTracker(CallTracker):
     A class of its own, because each look-up of an attribute is slower in a class that has `__getattr__`.
     """
 
-    __slots__ = ()
-
     def __getattr__(self, name: str) -> Any:
         """Return any other attribute of the replaced tracker."""
-        if name in CallTracker.__slots__:  # not set yet, in a copy that is being made
+        if "wrapped_tracker" not in vars(self):  # a copy that is being made
             raise AttributeError(name)
         return getattr(self.wrapped_tracker, name)
 

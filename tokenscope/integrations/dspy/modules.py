@@ -75,13 +75,14 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
     inside = thread_local_overrides.get()
     is_inside_call = isinstance(_get(inside, "usage_tracker"), CallTracker)
     # Not isinstance: DSPy's modules have a `__getattribute__` in Python, which that would call three times.
-    if not is_inside_call and type(around) is not TryingScope and not issubclass(type(module), TRYING):
+    makes_attempts = not TRYING.isdisjoint(type(module).__mro__)
+    if not is_inside_call and type(around) is not TryingScope and not makes_attempts:
         return open_scope(Scope, frames, module)  # nearly always
-    return _open_entry(module, kwargs, frames, around, set_settings_outside(inside) if is_inside_call else None)
+    scope = open_scope(TryingScope if makes_attempts else Scope, frames, module)
+    return _entry(scope, module, kwargs, around, set_settings_outside(inside) if is_inside_call else None)
 
 
-def _open_entry(module: Any, kwargs: Kwargs, frames: tuple[Frame, ...], around: Any, settings_token: Any) -> _Entry:
-    scope = open_scope(TryingScope if isinstance(module, TRYING) else Scope, frames, module)
+def _entry(scope: Scope, module: Any, kwargs: Kwargs, around: Any, settings_token: Any) -> _Entry:
     if isinstance(scope, TryingScope):
         scope.attempts = Attempts(module, kwargs)
     attempts_around: Attempts | None = None
