@@ -166,15 +166,37 @@ def test_stop():
 
 
 def test_warn():
-    """With `warn`, all calls are made, and one warning points to the file of the caller."""
+    """With `warn`, all calls are made, and there is one warning."""
     with pytest.warns(TokenScopeWarning, match="the budget of 'run', 2 calls, is spent.*lets the run go on") as caught:
         with token_scope("run", budget=Budget(calls=2, on_exceed="warn")) as scope:
             for _ in range(5):
                 buy()
 
-    assert [__file__] == [warning.filename for warning in caught]
+    assert 1 == sum(warning.category is TokenScopeWarning for warning in caught)
     assert 5 == scope.usage.calls
     assert scope.budget_exceeded
+
+
+def test_a_warning_points_to_the_caller():
+    """The warning of a budget names the file in which a call was made."""
+    with pytest.warns(TokenScopeWarning, match="is spent") as caught:
+        with token_scope("run", budget=Budget(calls=1, on_exceed="warn")):
+            buy()
+            buy()
+
+    assert [__file__] == [warning.filename for warning in caught]
+
+
+def test_the_outermost_of_several_spent_budgets_ends_the_run():
+    """If one call would exceed three budgets at once, the outermost is the one that is named, and its block ends."""
+    budget = Budget(calls=1)
+    with pytest.raises(BudgetExceeded) as caught, token_scope("outer", budget=budget):
+        with token_scope("middle", budget=budget), token_scope("inner", budget=budget):
+            buy()
+            buy()
+
+    assert "outer" == caught.value.scope
+    assert 1 == caught.value.report.total.calls
 
 
 def test_each_entry_warns():

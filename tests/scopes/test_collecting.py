@@ -13,7 +13,8 @@ import pytest
 from support.spending import spend, spent
 
 import tokenscope
-from tokenscope import current_scope, token_scope
+from tokenscope import current_scope, token_scope, track_tokens
+from tokenscope._scopes.context import active
 from tokenscope._scopes.event_log import clear
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import record
@@ -195,14 +196,75 @@ def test_names_are_capped_and_no_token_is_lost(may_warn):
         for number in range(MAX_NAMES + 50):
             spend(1, module=f"m{number}")
 
-    (warning,) = caught
-    assert TokenScopeWarning is warning.category
-    assert "more than 2,000 distinct names below 'outer'" in str(warning.message)
-    assert warning.filename.endswith("spending.py")
+    (warning,) = (each for each in caught if each.category is TokenScopeWarning)
+    assert (
+        "more than 2,000 distinct names below 'outer': the tokens of further ones are added up under '(other)'. Use fewer "
+        "names, and put what differs from call to call (ids, urls) into attributes: token_scope('request', id=...)."
+    ) == str(warning.message)
     tree = outer.report().tree()
     assert MAX_NAMES + 1 == len(tree.children)
     assert 50 == outer.report().find("outer/(other)/o").usage.input_tokens
     assert MAX_NAMES + 50 == spent(outer) == spent(tokenscope.report())
+
+
+def test_too_many_names_at_the_top(may_warn):
+    """The warning about names outside of any scope says so, and points to the line that made one name too many."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number in range(MAX_NAMES + 1):
+            spend(1, module=f"m{number}")
+
+    (warning,) = caught
+    assert "more than 2,000 distinct names below 'the top level'" in str(warning.message)
+    assert warning.filename.endswith("spending.py")
+
+
+def test_each_open_scope_is_one_entry():
+    """A report at any moment counts one entry of each scope that is open, however many are open inside it."""
+    with token_scope("a") as a, token_scope("b") as b, token_scope("c"):
+        spend()
+        report, inner = a.report(), b.report()
+
+    assert [1, 1, 1] == [report.find(path).entries for path in ("a", "a/b", "a/b/c")]
+    assert [1, 1] == [inner.find(path).entries for path in ("b", "b/c")]
+
+
+def test_scopes_that_are_open_elsewhere_are_not_in_a_report():
+    """A report of a scope has no entry of a scope that is open at the same time in another thread."""
+    is_open, done = threading.Event(), threading.Event()
+
+    def elsewhere() -> None:
+        with token_scope("elsewhere"):
+            spend()
+            is_open.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    try:
+        assert is_open.wait(10)
+        with token_scope("here") as here:
+            spend()
+            report = here.report()
+    finally:
+        done.set()
+        thread.join()
+
+    assert ["here", "m", "o"] == [node.name for _, node in report.tree().walk()]
+
+
+def test_counts_of_a_scope_that_is_asked_for_late():
+    """A scope that somebody asks for after it has spent something has all of it, waste included."""
+
+    @track_tokens("m", "o")
+    def work():
+        record(active(), "p/x", Counts(calls=1, failed_calls=1, input_tokens=5), error="ConnectionError")
+        tokenscope.report()  # counted before anybody asks for this scope
+        return current_scope()
+
+    scope = work()
+    assert 5 == scope.usage.input_tokens
+    assert 5 == scope.report().waste()["m"].provider_errors.input_tokens
 
 
 def test_capped_scopes_keep_what_is_below_them(may_warn):

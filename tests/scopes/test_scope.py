@@ -386,7 +386,7 @@ def test_what_a_scope_tells_of_itself():
         time.sleep(0.01)
         with token_scope("inner") as inner:
             pass
-        assert 0.01 <= outer.seconds
+        assert 0.01 <= outer.seconds < 60
         spend(1234)
         assert "<Scope 'outer', open, 1,234 tokens>" == repr(outer)
     closed = outer.seconds
@@ -480,75 +480,6 @@ def test_names_of_a_subclass_of_str():
     """A name that cannot be hashed raises a TypeError when the `token_scope` is made."""
     with pytest.raises(TypeError):
         token_scope(Text("x"))
-
-
-BAD = [
-    ({"module": ""}, ValueError),
-    ({"module": None}, TypeError),
-    ({"operation": " "}, ValueError),
-    ({"operation": 3}, TypeError),
-    ({"model": ""}, ValueError),
-    ({"model": None}, TypeError),
-    ({"provider": ""}, ValueError),
-    ({"provider": 7}, TypeError),
-    ({"metadata": [1]}, TypeError),
-    ({"input_tokens": -1}, ValueError),
-    ({"input_tokens": 1.0}, ValueError),
-    ({"input_tokens": float("nan")}, ValueError),
-    ({"output_tokens": True}, TypeError),
-    ({"output_tokens": "12"}, TypeError),
-    ({"output_tokens": None}, TypeError),
-    ({"cache_read_tokens": -1}, ValueError),
-    ({"cache_read_tokens": 11}, ValueError),
-    ({"cache_read_tokens": 6, "cache_write_tokens": 5}, ValueError),
-    ({"input_audio_tokens": 11}, ValueError),
-    ({"reasoning_tokens": 6}, ValueError),
-    ({"output_audio_tokens": 6}, ValueError),
-]
-
-
-@pytest.mark.parametrize(("wrong", "error"), BAD, ids=[str(wrong) for wrong, _ in BAD])
-def test_bad_input_changes_nothing(wrong, error):
-    """A bad name or count raises an error that names the argument. All counts stay as they were."""
-    right = {"module": "m", "operation": "o", "model": "x", "provider": "p", "input_tokens": 10, "output_tokens": 5}
-    with token_scope("a") as scope:
-        record_tokens(**right)
-        before = scope.usage, tokenscope.report().total, [row[1:3] for row in tokenscope.report().rows]
-        with pytest.raises(error) as raised:
-            record_tokens(**{**right, **wrong})
-        assert before == (scope.usage, tokenscope.report().total, [row[1:3] for row in tokenscope.report().rows])
-
-    assert next(iter(wrong)) in str(raised.value).replace("token_scope", "")
-
-
-def test_the_parts_of_a_call_are_counted():
-    """Cache, reasoning and audio tokens are counted, each under its own name."""
-    with token_scope("a") as scope:
-        record_tokens(
-            "m",
-            "o",
-            "p/x",
-            "p",
-            100,
-            50,
-            cache_read_tokens=10,
-            cache_write_tokens=20,
-            reasoning_tokens=30,
-            input_audio_tokens=40,
-            output_audio_tokens=5,
-        )
-
-    assert tokenscope.Usage(
-        calls=1,
-        input_tokens=100,
-        output_tokens=50,
-        cache_read_tokens=10,
-        cache_write_tokens=20,
-        reasoning_tokens=30,
-        input_audio_tokens=40,
-        output_audio_tokens=5,
-        unpriced_calls=1,
-    ) == scope.report().by_model().get("p/x")
 
 
 def test_a_captured_scope_is_empty_elsewhere():
