@@ -11,8 +11,9 @@ from support.reports import build, chain, loaded, made
 from tokenscope import Report, ReportFormatError, Usage
 from tokenscope._report.formats.json import render
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import UsageKey, tier_of
+from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.price_tiers import tier_of
 from tokenscope._usage.usage import FIELDS
 
 REPORT = made(

@@ -8,8 +8,9 @@ from tokenscope import Report, Usage
 from tokenscope._report.formats.json import parse
 from tokenscope._report.rows import RowInput
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import UsageKey, tier_of
+from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.price_tiers import tier_of
 
 Line = tuple[int, str, str, int, int, int]
 

@@ -13,7 +13,8 @@ from tokenscope._scopes.event_log import append, drain
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import path_of
 from tokenscope._usage.calls import Call, Frame
-from tokenscope._usage.keys import key_of, tier_of, usage_key
+from tokenscope._usage.keys import key_of, usage_key
+from tokenscope._usage.price_tiers import tier_of
 from tokenscope._usage.usage import counts_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from tokenscope._usage.keys import UsageKey, key_of, tier_edges, tier_of, usage_key
+from tokenscope._usage.keys import UsageKey, key_of, usage_key
+from tokenscope._usage.price_tiers import tier_edges, tier_of
 from tokenscope._usage.usage import Counts
 
 

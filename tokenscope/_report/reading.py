@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from tokenscope._report.formats.json import parse
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath, check_name, is_failure, model_name
-from tokenscope._usage.keys import key_of, tier_of, usage_key
+from tokenscope._usage.keys import key_of, usage_key
+from tokenscope._usage.price_tiers import tier_of
 from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, CountsSum, check_count, check_money
 from tokenscope._usage.warnings import ReportFormatError, warn_once

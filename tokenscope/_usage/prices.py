@@ -10,7 +10,8 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any, Final
 
-from tokenscope._usage.keys import UsageKey, tier_edges
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.price_tiers import tier_edges
 from tokenscope._usage.usage import Counts, Usage
 
 _MILLION: Final = Decimal(1_000_000)

@@ -52,7 +52,7 @@ PATCHES: Final = (
     Patch("dspy.clients.lm", "LM.aforward", f"{_DSPY}.forward:forward"),
     Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_DSPY}.lm_calls:call_lm", optional=True),
     Patch("dspy.clients.typesafe", "TypeSafe.acall", f"{_DSPY}.lm_calls:call_lm", optional=True),
-    Patch("dspy.clients.cache", "Cache.get", f"{_DSPY}.lm_answers:get_cached", "replace"),
+    Patch("dspy.clients.cache", "Cache.get", f"{_DSPY}.cache_hits:get_cached", "replace"),
     Patch("dspy.primitives.module", "Module.__call__", f"{_DSPY}.modules:call_module"),
     Patch("dspy.primitives.module", "Module.acall", f"{_DSPY}.modules:call_module"),
     Patch("dspy.adapters.types.tool", "Tool.__call__", f"{_DSPY}.modules:call_tool"),

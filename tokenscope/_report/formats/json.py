@@ -24,8 +24,9 @@ from typing import Any, Final, NoReturn, TypeVar
 from tokenscope._report.rows import Row, RowInput
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import WASTE_REASONS, PriceSource, UsageKey, tier_edges, tier_of
+from tokenscope._usage.keys import WASTE_REASONS, PriceSource, UsageKey
 from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.price_tiers import tier_edges, tier_of
 from tokenscope._usage.usage import FIELDS, MONEY, Usage, check_count, values_of
 from tokenscope._usage.warnings import ReportFormatError
 from tokenscope._version import __version__

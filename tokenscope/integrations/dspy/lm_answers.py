@@ -1,4 +1,4 @@
-"""What becomes known of an LM call and of its answer: whether the cache had it, and whether it could be parsed."""
+"""What becomes known of an answer of an LM: what it spent, and whether it could be parsed."""
 
 from __future__ import annotations
 
@@ -6,33 +6,8 @@ import functools
 from typing import Any
 
 from tokenscope._scopes.event_log import append
-from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
-from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations.dspy.lm_calls import Args, Kwargs, UnparsedAnswer, answered_call, read_response
-
-
-def get_cached(wrapped: Any, cache: Any, args: Args, kwargs: Kwargs) -> Any:
-    """`Cache.get`: tell a cache hit from a call whose provider reports no usage."""
-    found = wrapped(*args, **kwargs)
-    if found is not None:
-        call = lm_call_in_progress()
-        if call is not None:
-            call.cache_hit = True
-            try:
-                call.saved = _usage_of_hit(cache, found, args, kwargs)
-            except Exception:  # noqa: BLE001
-                internal_error("reading what a cache hit saved")
-    return found
-
-
-def _usage_of_hit(cache: Any, found: Any, args: Args, kwargs: Kwargs) -> Any:
-    """Return the usage of a cached answer. DSPy clears it in the copy that it hands out, not in what it keeps in memory."""
-    usage = found.get("usage") if isinstance(found, dict) else getattr(found, "usage", None)
-    if not usage and cache.enable_memory_cache:
-        key = cache.cache_key(*args, **kwargs)
-        with cache._lock:  # noqa: SLF001 - DSPy's own code takes it to look there
-            usage = getattr(cache.memory_cache.get(key), "usage", None)
-    return usage
+from tokenscope._scopes.lm_calls import current_lm_call
+from tokenscope.integrations.dspy.lm_calls import UnparsedAnswer, answered_call, read_response
 
 
 def process_response(wrapped: Any, switch: list[bool]) -> Any:

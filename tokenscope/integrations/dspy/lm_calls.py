@@ -26,7 +26,8 @@ from tokenscope._scopes.process import STATE, Counted
 from tokenscope._scopes.recording import path_of
 from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._usage.calls import Call
-from tokenscope._usage.keys import UsageKey, key_of, tier_of, usage_key
+from tokenscope._usage.keys import UsageKey, key_of, usage_key
+from tokenscope._usage.price_tiers import tier_of
 from tokenscope._usage.usage import Counts, sum_counts
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations import usage_watchers
