@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -39,11 +39,7 @@ class Node:
 
     def walk(self) -> Iterator[tuple[int, Node]]:
         """Yield this node and every node below, each with its depth, parents before children."""
-        stack: list[tuple[int, Node]] = [(0, self)]
-        while stack:
-            depth, node = stack.pop()
-            yield depth, node
-            stack.extend((depth + 1, child) for child in reversed(node.children))
+        return walk([self], lambda _depth, node: node.children)
 
     def __repr__(self) -> str:
         return f"<Node {self.name!r}, {self.usage.total_tokens:,} tokens, {len(self.children)} below>"
@@ -85,12 +81,17 @@ def rooted(tree: Node) -> Node:
     return Node("", "root", tree.usage, ZERO, tree.by_model, 1, tree.seconds, (tree,))
 
 
-def find(tree: Node, path: str) -> Node:
-    """Return the node at a path of names joined by `/`. A name may contain a `/` itself.
+def walk(top: Sequence[Node], below: Callable[[int, Node], Sequence[Node]]) -> Iterator[tuple[int, Node]]:
+    """Yield nodes and those below them, each with its depth. `below` returns the children to visit, given a depth and a node."""
+    stack = [(0, node) for node in reversed(top)]
+    while stack:
+        depth, node = stack.pop()
+        yield depth, node
+        stack.extend((depth + 1, child) for child in reversed(below(depth, node)))
 
-    Raises:
-        KeyError: there is no such node. The message shows the nearest names.
-    """
+
+def find(tree: Node, path: str) -> Node:
+    """Return the node at a path, as `Snapshot.find` does. A name may contain a `/` itself."""
     candidates = [(rooted(tree), path)]
     nearest: tuple[int, Node] = (len(path) + 1, candidates[0][0])
     while candidates:

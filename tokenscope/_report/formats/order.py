@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from tokenscope._report.tree import Node, rooted
+from tokenscope._report.tree import Node, rooted, walk
 from tokenscope._usage.usage import ZERO, Usage
 
 _KEYS: Final[dict[str, Callable[[Usage, float, tuple[str, ...]], Any]]] = {
@@ -29,34 +29,20 @@ def _key(sort: str) -> Callable[[Usage, float, tuple[str, ...]], Any]:
     return _KEYS[sort]
 
 
-def siblings(nodes: Iterable[Node], sort: str) -> list[Node]:
-    """Return the children of a node, which come in the order of tokens, in an order.
-
-    Raises:
-        ValueError: there is no such order.
-    """
+def _children(node: Node, sort: str) -> list[Node]:
     key = _key(sort)
-    return sorted(nodes, key=lambda node: key(node.usage, node.seconds, (node.name, node.kind)))
+    return sorted(node.children, key=lambda node: key(node.usage, node.seconds, (node.name, node.kind)))
 
 
 def breakdown(usages: Mapping[str, Usage], sort: str) -> list[tuple[str, Usage]]:
-    """Return a breakdown in an order; by tokens instead of time, as it has no times.
-
-    Raises:
-        ValueError: there is no such order.
-    """
+    """Return a breakdown in an order; by tokens instead of time, as it has no times."""
     key = _key(sort)
     return sorted(usages.items(), key=lambda item: key(item[1], 0.0, (item[0],)))
 
 
 def lines(tree: Node, sort: str) -> Iterator[tuple[int, Node]]:
     """Yield the nodes that have a line in a drawing, each with its depth: top level 0, parents before children."""
-    waiting = [(0, node) for node in reversed(siblings(rooted(tree).children, sort))]
-    while waiting:
-        depth, node = waiting.pop()
-        yield depth, node
-        below = [*siblings(node.children, sort), *self_line(node)]
-        waiting.extend((depth + 1, child) for child in reversed(below))
+    return walk(_children(rooted(tree), sort), lambda _depth, node: [*_children(node, sort), *self_line(node)])
 
 
 def self_line(node: Node) -> list[Node]:
@@ -72,17 +58,16 @@ def stacks(tree: Node, sort: str = "tokens") -> Iterator[list[Node]]:
     Writing all paths of a deep tree takes the square of its depth. So what lies below the 1,000th level (Python's own limit for
     recursion) is one node, `(deeper)`, which has the sum. The list changes with the next step.
     """
+
+    def below(depth: int, node: Node) -> list[Node]:
+        children = _children(node, sort)
+        return [_deeper(children)] if depth + 1 == DEEPEST and children else children
+
     stack: list[Node] = []
-    waiting = [(0, node) for node in reversed(siblings(rooted(tree).children, sort))]
-    while waiting:
-        depth, node = waiting.pop()
+    for depth, node in walk(_children(rooted(tree), sort), below):
         del stack[depth:]
         stack.append(node)
         yield stack
-        below = siblings(node.children, sort)
-        if depth + 1 == DEEPEST and below:
-            below = [_deeper(below)]
-        waiting.extend((depth + 1, child) for child in reversed(below))
 
 
 def _deeper(nodes: list[Node]) -> Node:
