@@ -31,7 +31,6 @@ from tokenscope._report.formats.text import (
     unpriced,
 )
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Node
 
 _COLUMNS: Final = (
     *map(Column, ("calls", "input", "output", "total")),
@@ -92,8 +91,12 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
         numbers = columns.styled(row, [faint] * (len(row) - 1) + ["dim"])
         numbers[_SHARE_AT:_SHARE_AT] = [(GAP + _bar(part, bar, ascii_only), "green"), (f"{part:>{_PERCENT}.0%}", faint)]
         yield [*scope, *numbers]
-    for sentence in _footer(tree):
-        yield [(sentence, "dim")]
+    footer = [summary(tree.usage), *details(tree.usage, *_DETAILS)]
+    if tree.usage.saved_tokens:
+        footer.append(f"{tree.usage.saved_tokens:,} tokens saved by it")
+    yield [("; ".join(footer), "dim")]
+    if note := unpriced(tree.by_model):
+        yield [(note, "dim")]
 
 
 def _bar(part: float, width: int, ascii_only: bool) -> str:
@@ -102,13 +105,3 @@ def _bar(part: float, width: int, ascii_only: bool) -> str:
         return ("#" * (eighths // 8)).ljust(width)
     full, rest = divmod(eighths, 8)
     return ("█" * full + (EIGHTHS[rest] if rest else "")).ljust(width)
-
-
-def _footer(tree: Node) -> Iterator[str]:
-    usage = tree.usage
-    parts = [summary(usage), *details(usage, *_DETAILS)]
-    if usage.saved_tokens:
-        parts.append(f"{usage.saved_tokens:,} tokens saved by it")
-    yield "; ".join(parts)
-    if sentence := unpriced(tree.by_model):
-        yield sentence
