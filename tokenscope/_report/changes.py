@@ -110,18 +110,20 @@ class Comparison:
         return bool(self.changes)
 
 
+@dataclass(slots=True, eq=False)
 class _Pair:
     """A path that either snapshot has, or both."""
 
-    __slots__ = ("above", "after", "before", "changed", "changed_below", "where")
+    above: _Pair | None
+    where: ScopePath
+    before: Node | None
+    after: Node | None
+    changed_below: list[_Pair] = field(default_factory=list)
 
-    def __init__(self, above: _Pair | None, where: ScopePath, before: Node | None, after: Node | None) -> None:
-        self.above = above
-        self.where = where
-        self.before = before
-        self.after = after
-        self.changed = before is None or after is None or before.own != after.own
-        self.changed_below: list[_Pair] = []
+    def changed(self) -> bool:
+        if self.before is None or self.after is None:
+            return True
+        return bool(self.changed_below) or self.before.own != self.after.own
 
     def below(self) -> list[_Pair]:
         olds, news = (
@@ -133,11 +135,9 @@ class _Pair:
         ]
 
     def change(self) -> Change:
-        status: Literal["new", "gone", "changed"] = "changed"
-        if self.before is None or self.after is None:
-            status = "new" if self.before is None else "gone"
-        before, after = (ZERO if node is None else node.usage for node in (self.before, self.after))
-        return Change(self.where, status, before, after)
+        before, after = (node.usage if node else ZERO for node in (self.before, self.after))
+        one_side: Literal["new", "gone"] = "gone" if self.before else "new"
+        return Change(self.where, "changed" if self.before and self.after else one_side, before, after)
 
     def order(self) -> tuple[int, Decimal, str, str]:
         change = self.change()
@@ -150,8 +150,7 @@ def changes_between(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
     for pair in pairs:  # the list grows meanwhile: parents come before children
         pairs.extend(pair.below())
     for pair in reversed(pairs):
-        if pair.changed and pair.above:
-            pair.above.changed = True
+        if pair.above and pair.changed():
             pair.above.changed_below.append(pair)
 
     changes: list[Change] = []
