@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from tokenscope._usage.calls import Frame
+from tokenscope._usage.calls import ROOT, Frame
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.model_usage import ModelUsage, by_model
 from tokenscope._usage.usage import Usage
@@ -72,31 +72,26 @@ class RowBuilder:
 
     def prune(self) -> None:
         """Remove tools, evaluations and optimizers below which no call was made."""
-        order: list[tuple[RowBuilder, Frame, RowBuilder]] = []
-        stack: list[RowBuilder] = [self]
-        while stack:
-            builder = stack.pop()
-            order.extend((builder, frame, child) for frame, child in builder.children.items())
-            stack.extend(builder.children.values())
-        with_calls: set[int] = set()
+        order: list[tuple[RowBuilder, Frame, RowBuilder]] = [(self, ROOT.frame, self)]
+        for _, _, above in order:  # the list grows meanwhile: parents come before children
+            order.extend((above, frame, builder) for frame, builder in above.children.items())
+        with_calls: set[RowBuilder] = set()
         for above, frame, builder in reversed(order):
-            if builder.usages or id(builder) in with_calls:
-                with_calls.add(id(above))
+            if builder.usages or builder in with_calls:
+                with_calls.add(above)
             elif frame.kind in _ONLY_WITH_CALLS:
                 del above.children[frame]
 
     def freeze(self) -> tuple[Row, ...]:
         """Return the rows below this path, in canonical order."""
         rows: list[Row] = []
-        stack = self.sorted_children(-1)
+        stack = [(-1, ROOT.frame, self)]
         while stack:
             parent, frame, builder = stack.pop()
-            stack += builder.sorted_children(len(rows))
-            usages = tuple(ModelUsage(key, builder.usages[key]) for key in sorted(builder.usages, key=_RANK))
-            rows.append(Row(parent, frame, builder.entries, builder.nanoseconds, by_model(usages), usages))
+            if builder is not self:
+                usages = tuple(ModelUsage(key, builder.usages[key]) for key in sorted(builder.usages, key=_RANK))
+                rows.append(Row(parent, frame, builder.entries, builder.nanoseconds, by_model(usages), usages))
+            index = len(rows) - 1
+            children = sorted(builder.children.items(), key=lambda item: (item[0].name, item[0].kind), reverse=True)
+            stack += [(index, frame, child) for frame, child in children]
         return tuple(rows)
-
-    def sorted_children(self, index: int) -> list[tuple[int, Frame, RowBuilder]]:
-        """Return the children of the row with an index, the last one first, as a stack takes them."""
-        by_name = sorted(self.children.items(), key=lambda item: (item[0].name, item[0].kind), reverse=True)
-        return [(index, frame, child) for frame, child in by_name]
