@@ -27,41 +27,29 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 def read_file(path: str | os.PathLike[str]) -> Snapshot:
-    """Read a report, or add up records, from a file.
-
-    Raises:
-        ReportFormatError: the file is neither a report nor a file of records, or it is damaged.
-        OSError: the file cannot be read.
-    """
+    """Read a report, or add up records, from a file. It raises what `Report.load` says."""
     with open(path, "rb", buffering=_BUFFER) as file:
         return read_stream(file, os.fspath(path))
 
 
 def read_stream(file: BinaryIO, where: str) -> Snapshot:
-    """Read a report, or add up records, from an open file, which `where` names in errors.
-
-    Raises:
-        ReportFormatError: there is neither a report nor a file of records, or it is damaged.
-    """
-    lines = _lines(file)
-    first = next(lines, b"")
+    """Read a report, or add up records, from an open file, which `where` names in errors."""
+    first, lines = _lines(file)
     if not first and where.lower().endswith(".jsonl"):
         return Snapshot()  # a sink's file before the first call
-    whole = chain([first], lines)
-    return _add_up(whole, where) if _is_record(first) else parse(_without_records(whole, where), where)
+    return _add_up(lines, where) if _is_record(first) else parse(_without_records(lines, where), where)
 
 
 def record_lines(path: str | os.PathLike[str]) -> Iterator[str]:
     """Yield the records in a file that `read_file` can read, each as a line of JSON; none if it has none."""
     with open(path, "rb") as file:
-        lines = _lines(file)
-        first = next(lines, b"")
+        first, lines = _lines(file)
         if _is_record(first):
-            for line in chain([first], lines):
+            for line in lines:
                 if line.strip() and (line.endswith(b"\n") or _is_record(line)):
                     yield line.decode().strip()
             return
-        for line in chain([first], lines):
+        for line in lines:
             if line.strip() == _RECORDS:
                 first = next(lines, b"")
                 if first.strip() != b"]" and not _is_record(first.strip().removesuffix(b",")):
@@ -75,10 +63,10 @@ def record_lines(path: str | os.PathLike[str]) -> Iterator[str]:
         yield from map(json.dumps, data.get("records", []))
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Return the lines of a file from the first that is not blank, without a byte order mark."""
-    first = next((line for line in file if line.strip()), b"")
-    return chain([first.removeprefix(_BOM)], file) if first else iter(())
+def _lines(file: BinaryIO) -> tuple[bytes, Iterator[bytes]]:
+    """Return the first line of a file that is not blank, without a byte order mark; and this one and all that follow it."""
+    first = next((line for line in file if line.strip()), b"").removeprefix(_BOM)
+    return first, chain([first], file)
 
 
 def _is_record(line: bytes) -> bool:
@@ -163,11 +151,7 @@ class _Records:
         self._paths: dict[tuple[tuple[str, ...], ...], ScopePath] = {}
 
     def add_line(self, line: bytes) -> None:
-        """Check a record, and add it.
-
-        Raises:
-            Exception: one of `_ERRORS`, if the record is damaged.
-        """
+        """Check a record and add it, or raise one of `_ERRORS` if it is damaged."""
         try:
             record = self._parse(line)
             if not self._add_similar(record):
