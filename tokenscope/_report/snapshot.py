@@ -174,8 +174,8 @@ class Snapshot:
             (Decimal('2.5'), Decimal('0.15'))
         """
         check_priced(model)
-        repriced_rows = (row._replace(usages=tuple(_reprice(each, model) for each in row.usages)) for row in self.rows)
-        return self.from_rows(repriced_rows, scoped=self.scoped)
+        rows = (row._replace(usages=tuple(_reprice(each, model) for each in row.usages)) for row in self.rows)
+        return self.from_rows(rows, scoped=self.scoped)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
@@ -183,20 +183,13 @@ class Snapshot:
 
 def _numbers(usage: Usage) -> dict[str, Any]:
     counts = usage.to_dict()
-    return {
-        "input_tokens": counts.pop("input_tokens"),
-        "output_tokens": counts.pop("output_tokens"),
-        "total_tokens": counts.pop("total_tokens"),
-        "call_count": counts.pop("calls"),
-        **counts,
-    }
+    first = {name: counts.pop(name) for name in ("input_tokens", "output_tokens", "total_tokens")}
+    return {**first, "call_count": counts.pop("calls"), **counts}
 
 
 def _reprice(each: ModelUsage, model: str) -> ModelUsage:
-    key = each.key._replace(model=model)
-    if key.source == "provider":
-        key = key._replace(source="table")
-    return ModelUsage(key, repriced(model, each.key, each.usage))
+    source = "table" if each.key.source == "provider" else each.key.source
+    return ModelUsage(each.key._replace(model=model, source=source), repriced(model, each.key, each.usage))
 
 
 # -- views: snapshots made of a snapshot, which every format can draw ---------------------------------------------------------
@@ -244,16 +237,12 @@ def cut(snapshot: S, depth: int) -> S:
     """
     if depth < 1:
         raise ValueError(f"depth must be 1 or more, but is {depth!r}")
-    return snapshot.from_rows(_cut(snapshot, depth), scoped=snapshot.scoped)
-
-
-def _cut(snapshot: Snapshot, depth: int) -> Iterator[RowInput | Row]:
+    inputs: list[RowInput | Row] = []
     kept: list[tuple[int, Row]] = []  # for each row: its level, and the row that takes its counts
     for row in snapshot.rows:
         level, last = kept[row.parent] if row.parent >= 0 else (0, row)
         if level < depth:
             last = row
-            yield row
-        else:
-            yield RowInput(last.parent, last.frame, 0, 0, row.usages)
+        inputs.append(row if last is row else RowInput(last.parent, last.frame, 0, 0, row.usages))
         kept.append((level + 1, last))
+    return snapshot.from_rows(inputs, scoped=snapshot.scoped)

@@ -160,11 +160,8 @@ def _model_usage(tally: object) -> ModelUsage:
         if name in MONEY:
             values[name] = _dollars(name, value)
     usage = Usage(**values)
-    source: PriceSource = "table" if usage.total_tokens else "none"
-    if own_price:
-        source = "provider"
-    elif cached:
-        source = "cache"
+    told: PriceSource = "cache" if cached else "table" if usage.total_tokens else "none"
+    source = "provider" if own_price else told
     return ModelUsage(UsageKey(model, 0 if source == "none" else tier, source, why), usage)
 
 
