@@ -7,7 +7,7 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Final, Literal, NamedTuple
 
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Node, rooted
+from tokenscope._report.tree import Node, rooted, walk
 from tokenscope._usage.calls import ROOT, Frame, ScopePath
 from tokenscope._usage.usage import ZERO, Usage
 
@@ -139,6 +139,9 @@ class _Pair:
         one_side: Literal["new", "gone"] = "gone" if self.before else "new"
         return Change(self.where, "changed" if self.before and self.after else one_side, before, after)
 
+    def largest_first(self) -> list[_Pair]:
+        return sorted(self.changed_below, key=_Pair.order)
+
     def order(self) -> tuple[int, Decimal, str, str]:
         change = self.change()
         return -abs(change.tokens), -abs(change.cost or Decimal(0)), change.name, change.kind
@@ -146,20 +149,13 @@ class _Pair:
 
 def changes_between(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
     """Return what changed from one snapshot to another, as `Comparison.changes` holds it."""
-    pairs = [_Pair(None, ROOT, rooted(before.tree()), rooted(after.tree()))]
-    for pair in pairs:  # the list grows meanwhile: parents come before children
-        pairs.extend(pair.below())
-    for pair in reversed(pairs):
+    top = _Pair(None, ROOT, rooted(before.tree()), rooted(after.tree()))
+    pairs = [pair for _, pair in walk(top.below(), lambda _depth, pair: pair.below())]
+    for pair in reversed(pairs):  # children before parents
         if pair.above and pair.changed():
             pair.above.changed_below.append(pair)
-
-    changes: list[Change] = []
-    stack = pairs[:1]
-    while stack:
-        pair = stack.pop()
-        changes.append(pair.change())
-        stack += sorted(pair.changed_below, key=_Pair.order, reverse=True)
-    return tuple(changes[1:])
+    changed = walk(top.largest_first(), lambda _depth, pair: pair.largest_first())
+    return tuple(pair.change() for _, pair in changed)
 
 
 def percent(old: Amount, new: Amount) -> float | None:

@@ -6,10 +6,13 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 from tokenscope._report.rows import Row
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.usage import ZERO, Usage
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +42,8 @@ class Node:
 
     def walk(self) -> Iterator[tuple[int, Node]]:
         """Yield this node and every node below, each with its depth, parents before children."""
-        return walk([self], lambda _depth, node: node.children)
+        top: list[Node] = [self]
+        return walk(top, lambda _depth, node: node.children)
 
     def __repr__(self) -> str:
         return f"<Node {self.name!r}, {self.usage.total_tokens:,} tokens, {len(self.children)} below>"
@@ -81,7 +85,7 @@ def rooted(tree: Node) -> Node:
     return Node("", "root", tree.usage, ZERO, tree.by_model, 1, tree.seconds, (tree,))
 
 
-def walk(top: Sequence[Node], below: Callable[[int, Node], Sequence[Node]]) -> Iterator[tuple[int, Node]]:
+def walk(top: Sequence[T], below: Callable[[int, T], Sequence[T]]) -> Iterator[tuple[int, T]]:
     """Yield nodes and those below them, each with its depth. `below` returns the children to visit, given a depth and a node."""
     stack = [(0, node) for node in reversed(top)]
     while stack:
@@ -93,20 +97,19 @@ def walk(top: Sequence[Node], below: Callable[[int, Node], Sequence[Node]]) -> I
 def find(tree: Node, path: str) -> Node:
     """Return the node at a path, as `Snapshot.find` does. A name may contain a `/` itself."""
     candidates = [(rooted(tree), path)]
-    nearest: tuple[int, Node] = (len(path) + 1, candidates[0][0])
+    missed: list[tuple[Node, str]] = []
     while candidates:
         node, rest = candidates.pop()
         if not rest:
             return node
-        nearest = min(nearest, (len(rest), node), key=lambda item: item[0])
+        missed.append((node, rest))
         for child in node.children:
             for name in (child.name, child.name.partition("(")[0]):
                 if name and (rest == name or rest.startswith(name + "/")):
                     candidates.append((child, rest[len(name) + 1 :]))
                     break
-    rest_length, node = nearest
-    where = path[: len(path) - rest_length].rstrip("/")
-    raise KeyError(no_such(path[len(path) - rest_length :], [child.name for child in node.children], where))
+    node, rest = min(missed, key=lambda item: len(item[1]))
+    raise KeyError(no_such(rest, [child.name for child in node.children], path.removesuffix(rest).rstrip("/")))
 
 
 def _node(frame: Frame, own: Sequence[tuple[str, Usage]], entries: int, seconds: float, children: list[Node]) -> Node:
