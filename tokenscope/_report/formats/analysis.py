@@ -79,20 +79,13 @@ def _facts(total: Usage, samples: int | None) -> Iterator[tuple[str, str]]:
 def _text(facts: list[tuple[str, str]], breakdowns: _Breakdowns) -> str:
     blocks = ["\n".join(["=== Token Usage Analysis ===", *(f"{name}: {fact}" for name, fact in facts)])]
     for title, usages in breakdowns.items():
-        if usages:
-            rows = [
-                (
-                    f"{shortened(printable(name), _LONGEST_NAME)}:",
-                    part,
-                    f"{usage.total_tokens:,} tokens",
-                    plural(usage.calls, "call"),
-                    money(usage),
-                )
-                for name, part, usage in _with_shares(usages)
-            ]
-            columns = Columns([Column(align_left=True), *[Column()] * 4], rows)
-            lines = (f"  {name} {GAP.join(numbers)}" for name, *numbers in map(columns.fit, rows))
-            blocks.append("\n".join([f"Breakdown by {title}:", *lines]))
+        rows = []
+        for name, part, usage in _with_shares(usages):
+            tokens, calls = f"{usage.total_tokens:,} tokens", plural(usage.calls, "call")
+            rows.append((f"{shortened(printable(name), _LONGEST_NAME)}:", part, tokens, calls, money(usage)))
+        columns = Columns([Column(align_left=True), *[Column()] * 4], rows)
+        lines = (f"  {name} {GAP.join(numbers)}" for name, *numbers in map(columns.fit, rows))
+        blocks.append("\n".join([f"Breakdown by {title}:", *lines]) if rows else "")
     return document(*blocks, unpriced(breakdowns["Model"]))
 
 
@@ -100,11 +93,11 @@ def _markdown(facts: list[tuple[str, str]], breakdowns: _Breakdowns) -> str:
     lines = ["| | |", "|:--|--:|", *(f"| {name} | {fact} |" for name, fact in facts)]
     blocks = ["# Token Usage Analysis", "\n".join(lines)]
     for title, usages in breakdowns.items():
-        if usages:
-            rows = [
-                (code(name), part, f"{usage.total_tokens:,}", f"{usage.calls:,}", money(usage))
-                for name, part, usage in _with_shares(usages)
-            ]
+        rows = [
+            (code(name), part, f"{usage.total_tokens:,}", f"{usage.calls:,}", money(usage))
+            for name, part, usage in _with_shares(usages)
+        ]
+        if rows:
             blocks += [f"## Breakdown by {title}", table((title, "Share", "Tokens", "Calls", "Cost"), rows)]
     return document(*blocks, unpriced(breakdowns["Model"], code))
 

@@ -30,17 +30,9 @@ def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
     writer.writerow(_HEAD)
     for stack in stacks(snapshot.tree(), sort):
         node = stack[-1]
-        writer.writerow(
-            (
-                _text("/".join(above.name for above in stack)),
-                _text(node.kind),
-                node.entries,
-                f"{node.seconds:.6f}".rstrip("0").rstrip("."),
-                *_counts(node.own),
-                node.usage.total_tokens,
-                _cost(node.usage),
-            )
-        )
+        path = "/".join(above.name for above in stack)
+        scope = (_text(path), _text(node.kind), node.entries, f"{node.seconds:.6f}".rstrip("0").rstrip("."))
+        writer.writerow((*scope, *_counts(node.own), node.usage.total_tokens, _cost(node.usage)))
     return file.getvalue()
 
 

@@ -56,9 +56,9 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
     tree = snapshot.tree()
     usage = tree.usage
     by_model = snapshot.by_model()
-    notes = [unpriced(by_model)]
-    if notes[0] and usage.known_cost is not None:
-        notes.append("A cost with ≥ is what the priced calls cost: a lower bound.")
+    note = unpriced(by_model)
+    if note and usage.known_cost is not None:
+        note += " A cost with ≥ is what the priced calls cost: a lower bound."
     saved = [f"{dollars(usage.saved_cost)} saved by DSPy's cache"] if usage.saved_cost else []
     facts = [
         ("tokens", f"{usage.total_tokens:,}"),
@@ -76,7 +76,7 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
         "nodes": list(_nodes(tree)),
         "modules": list(_breakdown(snapshot.by_module(), usage)),
         "models": list(_breakdown(by_model, usage)),
-        "notes": " ".join(filter(None, notes)),
+        "notes": note,
     }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Final
 
-from tokenscope._report.formats.text import NOTHING_YET, UNKNOWN, duration, money, plural, printable, share, unpriced
+from tokenscope._report.formats.text import NOTHING_YET, duration, money, plural, printable, share, unpriced
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._report.tree import Node, rooted
 from tokenscope._usage.usage import Usage
@@ -34,9 +34,8 @@ def render(snapshot: Snapshot) -> str:
         return f"<div>{NOTHING_YET.capitalize()}.</div>"
     tree = snapshot.tree()
     usage = tree.usage
-    head = [f"<b>{usage.total_tokens:,} tokens</b>", plural(usage.calls, "call")]
-    if money(usage) != UNKNOWN:
-        head.insert(1, f"<b>{money(usage)}</b>")
+    cost = [] if usage.known_cost is None else [f"<b>{money(usage)}</b>"]
+    head = [f"<b>{usage.total_tokens:,} tokens</b>", *cost, plural(usage.calls, "call")]
     note = unpriced(tree.by_model, lambda name: escape(printable(name)))
     foot = f'<div style="opacity:.7">{note}</div>' if note else ""
     return f'<div style="{_FRAME}"><div>{" · ".join(head)}</div>{"".join(_rows(tree))}{foot}</div>'
