@@ -9,8 +9,7 @@ from typing import Any, Final, NamedTuple
 from tokenscope._report.rows import Row
 from tokenscope._usage.calls import NO_SCOPE, Frame
 
-_DEEPEST_PREDICTOR: Final = 1_000
-"""How many levels of nested DSPy modules a predictor's path names."""
+_DEEPEST_PREDICTOR: Final = 1_000  # levels of nested DSPy modules that a predictor's path names
 
 
 class Attribution(NamedTuple):
@@ -57,18 +56,17 @@ class Attribution(NamedTuple):
         return ".".join(reversed(names)) or None
 
 
-NOWHERE: Final = Attribution()
-"""The attribution of calls outside of every scope."""
+_NOWHERE: Final = Attribution()
 
 
 def attribution_of(frames: Iterable[Frame]) -> Attribution:
     """Return to what the calls at a path belong, given its frames."""
-    return reduce(Attribution.below, frames, NOWHERE)
+    return reduce(Attribution.below, frames, _NOWHERE)
 
 
 def attributions(rows: Iterable[Row]) -> Iterator[tuple[Row, Attribution]]:
     """Yield each row with its attribution."""
     found: list[Attribution] = []
     for row in rows:
-        found.append((found[row.parent] if row.parent >= 0 else NOWHERE).below(row.frame))
+        found.append((found[row.parent] if row.parent >= 0 else _NOWHERE).below(row.frame))
         yield row, found[-1]

@@ -19,8 +19,7 @@ from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, CountsSum, check_count, check_money
 from tokenscope._usage.warnings import ReportFormatError, warn_once
 
-_MOST_PATHS: Final = 50_000
-"""How many paths and groups are remembered by the names in a record."""
+_MOST_PATHS: Final = 50_000  # and groups, that are remembered by the names in a record
 _BUFFER: Final = 1 << 18
 _RECORDS: Final = b'"records": ['
 _BOM: Final = b"\xef\xbb\xbf"
@@ -102,10 +101,8 @@ def _without_records(lines: Iterator[bytes], where: str) -> str:
 # -- records ------------------------------------------------------------------------------------------------------------
 
 _decode: Final[Callable[[str], Any]] = json.JSONDecoder().decode
-_ERRORS: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What a damaged record raises."""
-_LARGEST_INTEGER: Final = 2**64 - 1
-"""Of those that orjson reads as integers."""
+_ERRORS: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what a damaged record raises
+_LARGEST_INTEGER: Final = 2**64 - 1  # of those that orjson reads as integers
 _DISSIMILAR: Final = frozenset({"error", "cost", "cached", "saved", "input_audio_tokens", "output_audio_tokens"})
 """What few records have, and is not added up in groups."""
 

@@ -209,13 +209,10 @@ def _named(rows: Iterable[Row], by: str) -> Iterator[tuple[Row, str]]:
 
 
 def pivot(snapshot: S, by: str) -> S:
-    """Return a breakdown as a flat snapshot, with one top-level row for each name.
+    """Return a breakdown as a flat snapshot, with one top-level row for each name; an unknown one raises a ValueError.
 
     It adds up to the same total; by `predictor`, to what DSPy's modules spent. Its rows have no times and entries, because scopes
     that are open at once share their time.
-
-    Raises:
-        ValueError: there is no such breakdown.
     """
     if by == "model":
         inputs = [
@@ -230,11 +227,7 @@ def pivot(snapshot: S, by: str) -> S:
 
 
 def cut(snapshot: S, depth: int) -> S:
-    """Return the upper levels of a snapshot. Deeper levels are added to the last one.
-
-    Raises:
-        ValueError: no level would be left.
-    """
+    """Return the upper levels of a snapshot, 1 or more. Deeper levels are added to the last one."""
     if depth < 1:
         raise ValueError(f"depth must be 1 or more, but is {depth!r}")
     inputs: list[RowInput | Row] = []

@@ -35,8 +35,7 @@ class Waste:
 
     def reasons(self) -> list[tuple[str, Usage]]:
         """Return each reason that occurred, with what was wasted for it."""
-        named = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        return [(name, usage) for name, usage in named if usage]
+        return [(field.name, usage) for field in fields(self) if (usage := getattr(self, field.name))]
 
     def __repr__(self) -> str:
         reasons = (f"{name}: {usage.total_tokens:,} tokens" for name, usage in self.reasons())

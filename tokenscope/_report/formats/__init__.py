@@ -24,11 +24,7 @@ FORMATS: Final = {
 
 
 def renderer(name: str) -> Callable[..., str]:
-    """Return the function that renders a format.
-
-    Raises:
-        ValueError: there is no such format.
-    """
+    """Return the function that renders a format, or raise a ValueError that names the formats."""
     if name not in FORMATS:
         raise ValueError(f"there is no report format {name!r}; there are {', '.join(FORMATS)}")
     render: Callable[..., str] = import_module(f"tokenscope._report.formats.{name}").render
@@ -36,16 +32,11 @@ def renderer(name: str) -> Callable[..., str]:
 
 
 def format_of(path: str | os.PathLike[str], formats: Mapping[str, str] = FORMATS) -> str:
-    """Return the name of the format that has a file's suffix.
-
-    Raises:
-        ValueError: no format has that suffix.
-    """
+    """Return the name of the format that has a file's suffix, or raise a ValueError that names the suffixes."""
     name = os.fspath(path).lower()
     by_suffix = {suffix: each for each, suffix in formats.items() if suffix}
-    for suffix in sorted(by_suffix, key=len, reverse=True):  # .speedscope.json before .json
-        if name.endswith(suffix):
-            return by_suffix[suffix]
+    if found := [suffix for suffix in by_suffix if name.endswith(suffix)]:
+        return by_suffix[max(found, key=len)]  # .speedscope.json ends with .json, too
     raise ValueError(
         f"{os.fspath(path)!r}: the suffix says the format, and must be one of "
         + ", ".join(f"{suffix} ({each})" for suffix, each in by_suffix.items())

@@ -36,11 +36,7 @@ _STYLES: Final = {"new": "bold", "gone": "dim", "changed": ""}
 
 
 def renderer(name: str) -> Callable[..., str]:
-    """Return the function that renders a format.
-
-    Raises:
-        ValueError: there is no such format.
-    """
+    """Return the function that renders a format, or raise a ValueError that names the formats."""
     if name not in FORMATS:
         raise ValueError(f"there is no diff format {name!r}; there are {', '.join(FORMATS)}")
     return {"text": text, "markdown": markdown, "json": as_json}[name]

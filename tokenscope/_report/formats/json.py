@@ -100,11 +100,7 @@ def _tally(key: UsageKey, usage: Usage) -> dict[str, Any]:
 
 
 def parse(text: str, where: str = "<string>") -> Snapshot:
-    """Read a report from JSON text, which `where` names in errors.
-
-    Raises:
-        ReportFormatError: the text is no report, is damaged, or has another format.
-    """
+    """Read a report from JSON text, or raise a ReportFormatError; `where` names the text in it."""
     if not text.strip():
         raise ReportFormatError(f"{where}: this is no tokenscope report: it is empty")
     try:
@@ -156,10 +152,8 @@ def _model_usage(tally: object) -> ModelUsage:
         raise ValueError(f"'wasted' must be one of {reasons}, of calls that spent something, not {why!r}")
     if unknown := set(values) - set(FIELDS):
         raise ValueError(f"unknown counts {sorted(unknown)}")
-    for name, value in values.items():
-        if name in MONEY:
-            values[name] = _dollars(name, value)
-    usage = Usage(**values)
+    counts: dict[str, Any] = {name: _dollars(name, value) if name in MONEY else value for name, value in values.items()}
+    usage = Usage(**counts)
     told: PriceSource = "cache" if cached else "table" if usage.total_tokens else "none"
     source = "provider" if own_price else told
     return ModelUsage(UsageKey(model, 0 if source == "none" else tier, source, why), usage)
