@@ -12,21 +12,19 @@ from tokenscope import Usage, token_scope
 from tokenscope._report.formats.text import dollars, one_line, plural
 from tokenscope._scopes.process import DISABLED
 from tokenscope.cli.console import quiet
-from tokenscope.cli.doctor.checks import NOTE, OK, PROBLEM, Finding, load
+from tokenscope.cli.doctor.checks import LITELLM, NATIVE, NOTE, OK, PROBLEM, load
 from tokenscope.integrations.patches import is_active
 
 if TYPE_CHECKING:
     from tokenscope.testing import LoopbackProvider
 
-NATIVE: Final = "native"
-LITELLM: Final = "litellm"
 _MILLION: Final = 1_000_000
 _TIMEOUT: Final = 30  # seconds, for a call on loopback
 _PROMPT: Final = "Is this counted?"
 
 
-def engine(model: Any, *, fresh: bool) -> tuple[str, Finding]:
-    """Return the engine of DSPy that a name or an LM would use (`native`, `litellm` or another), and a finding about it.
+def engine(model: Any, *, fresh: bool) -> tuple[str, str, str]:
+    """Return the engine of DSPy that a name or an LM would use (`native`, `litellm` or another), and the finding.
 
     In a fresh process, import litellm to ask it for the provider.
     """
@@ -34,23 +32,23 @@ def engine(model: Any, *, fresh: bool) -> tuple[str, Finding]:
 
     name = name_of(model)
     if not isinstance(model, str | dspy.LM):
-        return "", Finding("models", OK, f"{name}: an LM of its own, {type(model).__qualname__}")
+        return "", OK, f"{name}: an LM of its own, {type(model).__qualname__}"
     select = _selection()
     if select is not None:
         try:
             lm = dspy.LM(model) if isinstance(model, str) else model
             spec = getattr(lm, "_engine_spec", "")
             if not isinstance(spec, str):
-                return "", Finding("models", OK, f"{name}: an engine of its own, {type(spec).__qualname__}")
+                return "", OK, f"{name}: an engine of its own, {type(spec).__qualname__}"
             selection = select(lm)
         except Exception as error:  # noqa: BLE001
-            return "", Finding("models", PROBLEM, f"{name}: dspy.LM does not take that: {one_line(error)}")
+            return "", PROBLEM, f"{name}: dspy.LM does not take that: {one_line(error)}"
         if selection.native:
             provider = selection.resolution.provider
             text = f"{name}: DSPy's native engine ({provider}), which uses neither litellm nor the provider's SDK"
-            return NATIVE, Finding("models", OK, text)
+            return NATIVE, OK, text
     if not fresh and "litellm" not in sys.modules:
-        return LITELLM, Finding("models", OK, f"{name}: litellm")
+        return LITELLM, OK, f"{name}: litellm"
     options = {} if isinstance(model, str) else model.kwargs
     where = {key: options[key] for key in ("custom_llm_provider", "api_base") if options.get(key)}
     try:
@@ -59,8 +57,8 @@ def engine(model: Any, *, fresh: bool) -> tuple[str, Finding]:
             provider = litellm.get_llm_provider(name, **where)[1]
     except Exception as error:  # noqa: BLE001
         known = "knows no such provider" if type(error).__name__ == "BadRequestError" else one_line(error)
-        return LITELLM, Finding("models", NOTE, f"{name}: litellm, which {known}")
-    return LITELLM, Finding("models", OK, f"{name}: litellm ({provider})")
+        return LITELLM, NOTE, f"{name}: litellm, which {known}"
+    return LITELLM, OK, f"{name}: litellm ({provider})"
 
 
 def _selection() -> Any:
@@ -76,7 +74,7 @@ def name_of(model: Any) -> str:
     return model if isinstance(model, str) else str(getattr(model, "model", None) or type(model).__name__)
 
 
-def prices(models: Iterable[str]) -> Iterator[Finding]:
+def prices(models: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the price of each model, and where prices come from."""
     from tokenscope._usage.prices import check_priced, known_models, price
 
@@ -84,30 +82,29 @@ def prices(models: Iterable[str]) -> Iterator[Finding]:
         try:
             check_priced(model)
         except ValueError as error:
-            yield Finding("prices", NOTE, str(error))
+            yield NOTE, str(error)
             continue
         rates = [price(model, usage, 0) for usage in (Usage(input_tokens=_MILLION), Usage(output_tokens=_MILLION))]
         read, written = (dollars(rate) if rate is not None else "?" for rate in rates)
-        yield Finding("prices", OK, f"{model}: {read} for a million input tokens, {written} for output")
-    table = f"genai-prices {metadata.version('genai-prices')}, {len(known_models()):,} models; nothing is fetched"
-    yield Finding("prices", OK, table)
+        yield OK, f"{model}: {read} for a million input tokens, {written} for output"
+    yield OK, f"genai-prices {metadata.version('genai-prices')}, {len(known_models()):,} models; nothing is fetched"
 
 
-def cache() -> Finding:
+def cache() -> tuple[str, str]:
     """Return whether DSPy's own cache is on."""
     import dspy
 
     kinds = {"disk": dspy.cache.enable_disk_cache, "memory": dspy.cache.enable_memory_cache}
     on = " and ".join(kind for kind, enabled in kinds.items() if enabled)
     if not on:
-        return Finding("cache", OK, "DSPy's cache is off: every call asks the provider")
-    return Finding("cache", OK, f"DSPy's cache is on ({on}): its answers cost nothing, and count as cached_calls")
+        return OK, "DSPy's cache is off: every call asks the provider"
+    return OK, f"DSPy's cache is on ({on}): its answers cost nothing, and count as cached_calls"
 
 
-def trials() -> Iterator[Finding]:
+def trials() -> Iterator[tuple[str, str]]:
     """Make a real call on loopback by each engine and one for embeddings, and compare what is counted with the bill."""
     if DISABLED or not is_active():
-        yield Finding("trial", NOTE, "no call was made, since it would not be counted")
+        yield NOTE, "no call was made, since it would not be counted"
         return
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # a proxy cannot reach this machine's loopback
     native = _selection() is not None
@@ -116,7 +113,7 @@ def trials() -> Iterator[Finding]:
     try:
         load("litellm")
     except Exception as error:  # noqa: BLE001
-        yield Finding("trial", NOTE if native else PROBLEM, f"litellm cannot be imported: {one_line(error)}")
+        yield NOTE if native else PROBLEM, f"litellm cannot be imported: {one_line(error)}"
         return
     options = {"engine": "litellm"} if native else {}
     yield trial("litellm", lambda provider: provider.lm(timeout=_TIMEOUT, **options)(_PROMPT))
@@ -130,7 +127,7 @@ def _embed(provider: LoopbackProvider) -> None:
     dspy.Embedder("openai/text-embedding-3-small", caching=False, **where)([_PROMPT])
 
 
-def trial(name: str, call: Callable[[LoopbackProvider], object]) -> Finding:
+def trial(name: str, call: Callable[[LoopbackProvider], object]) -> tuple[str, str]:
     """Make a call to a provider on loopback, and compare what is counted with the bill."""
     from tokenscope.testing import LoopbackProvider
 
@@ -138,10 +135,10 @@ def trial(name: str, call: Callable[[LoopbackProvider], object]) -> Finding:
         with quiet(), LoopbackProvider() as provider, token_scope("tokenscope doctor") as scope:
             call(provider)
     except Exception as error:  # noqa: BLE001
-        return Finding("trial", PROBLEM, f"{name}: a call to a server on loopback failed: {one_line(error)}")
+        return PROBLEM, f"{name}: a call to a server on loopback failed: {one_line(error)}"
     billed, counted = _amount(provider.total), _amount(scope.usage)
-    text = f"{name}: a call to a server on loopback was billed {billed}, and counted as "
-    return Finding("trial", OK, f"{text}that") if billed == counted else Finding("trial", PROBLEM, f"{text}{counted}")
+    text = f"{name}: a call to a server on loopback was billed {billed}, and counted as"
+    return (OK, f"{text} that") if billed == counted else (PROBLEM, f"{text} {counted}")
 
 
 def _amount(usage: Usage) -> str:

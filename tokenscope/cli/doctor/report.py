@@ -12,9 +12,7 @@ from typing import Any, Final
 from tokenscope._report.formats.terminal import Drawing, Line
 from tokenscope._report.formats.text import plural, printable
 from tokenscope._version import __version__
-from tokenscope.cli.doctor.checks import NOTE, OK, PROBLEM, Finding, import_dspy, patches, versions
-
-__all__ = ["Finding", "as_json", "as_text", "examine", "failed"]
+from tokenscope.cli.doctor.checks import NOTE, OK, PROBLEM, Finding, import_dspy, others, patches, versions
 
 FORMAT: Final = 1
 _USUAL: Final = "openai/gpt-4o-mini"
@@ -28,32 +26,30 @@ def examine(models: Sequence[Any] = (), *, fresh: bool = False) -> list[Finding]
         models: Names as `dspy.LM` takes them, or LMs. Without any, the LM that DSPy is configured with.
         fresh: This process was started for the checks: they import the modules to patch, and make calls to a server on
             loopback. Otherwise they look only at what is loaded, and call and change nothing.
-
-    Example:
-        >>> from tokenscope.cli.doctor.report import examine
-        >>> [finding.text for finding in examine() if finding.mark == "problem"]
-        []
     """
-    findings = list(versions())
+    findings = [Finding("versions", *each) for each in versions()]
     if fresh:  # litellm would fetch its prices when it is imported
         os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    findings.append(import_dspy(fresh=fresh))
+    findings.append(Finding("patches", *import_dspy(fresh=fresh)))
     if findings[-1].mark != OK:
         return findings
-    findings += patches(fresh=fresh)
+    findings += [Finding("patches", *each) for each in patches(fresh=fresh)]
 
     import dspy
 
     from tokenscope.cli.doctor.models import cache, engine, name_of, prices, trials
-    from tokenscope.cli.doctor.others import others
 
     if not models:
         models = (_USUAL if dspy.settings.lm is None else dspy.settings.lm,)
-    engines, about_engines = zip(*(engine(model, fresh=fresh) for model in models), strict=True)
-    findings += [*about_engines, *prices(dict.fromkeys(map(name_of, models))), cache(), *others(engines)]
-    if fresh:
-        findings += trials()
-    return findings
+    engines = [engine(model, fresh=fresh) for model in models]
+    checks = {
+        "models": [(mark, text) for _, mark, text in engines],
+        "prices": prices(dict.fromkeys(map(name_of, models))),
+        "cache": [cache()],
+        "others": others({name for name, _, _ in engines}),
+        "trial": trials() if fresh else (),
+    }
+    return findings + [Finding(about, *each) for about, results in checks.items() for each in results]
 
 
 def failed(findings: Iterable[Finding]) -> bool:
