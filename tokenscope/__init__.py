@@ -27,8 +27,7 @@ from tokenscope._version import __version__
 from tokenscope.integrations import instrument, uninstrument
 
 if TYPE_CHECKING:
-    from tokenscope._processes.ship import ship
-    from tokenscope._processes.shipment import Shipment, receive
+    from tokenscope._processes.shipment import Shipment, receive, ship
     from tokenscope._providers.responses import record_response
     from tokenscope._providers.streams import record_stream
     from tokenscope._report.changes import Change
@@ -105,7 +104,7 @@ _LAZY = {
     "record_response": "_providers.responses",
     "record_stream": "_providers.streams",
     "set_price": "_usage.prices",
-    "ship": "_processes.ship",
+    "ship": "_processes.shipment",
 }
 
 

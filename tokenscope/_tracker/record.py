@@ -65,8 +65,7 @@ class Record(Mapping[str, Any]):
     @property
     def model(self) -> str:
         """The model's name, without the provider."""
-        provider, slash, name = self._call.key.model.partition("/")
-        return name if slash else provider
+        return self._call.key.model.split("/", 1)[-1]
 
     @property
     def provider(self) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, overload
 
 from tokenscope._report.files import write_whole
+from tokenscope._report.formats import json
 from tokenscope._report.report import Report
+from tokenscope._report.snapshot import pivot
 from tokenscope._scopes.enforcement import report_of
 from tokenscope._scopes.event_log import clear, keep_records, observe, records, unobserve, warn_later
 from tokenscope._scopes.process import STATE
@@ -114,8 +116,6 @@ class TokenTracker:
         Args:
             include_records: Whether it includes the latest calls, under `records`.
         """
-        from tokenscope._report.formats import json
-
         report = json.to_dict(self.report())
         if include_records:
             report["records"] = [record.to_dict() for record in self.records]
@@ -133,15 +133,11 @@ class TokenTracker:
         Raises:
             OSError: the file cannot be written.
         """
-        from tokenscope._report.formats import json
-
         records = (json.line(record.to_dict()) for record in self.records) if include_records else None
         write_whole(Path(filepath), json.pieces(self.report(), records))
 
     def print_summary(self) -> None:
         """Print the totals, by module and by model, to standard output."""
-        from tokenscope._report.snapshot import pivot
-
         report = self.report()
         print(f"By module\n{pivot(report, 'module')!s}\n\nBy model\n{pivot(report, 'model')!s}")  # noqa: T201
 
@@ -158,9 +154,8 @@ class TokenTracker:
             TypeError: the sink cannot be called.
         """
         if not callable(sink):
-            raise TypeError(
-                f"a sink must be a JSONLSink or a function of one record, not {type(sink).__name__} {sink!r}"
-            )
+            kind = type(sink).__name__
+            raise TypeError(f"a sink must be a JSONLSink or a function of one record, not {kind} {sink!r}")
         if id(sink) not in self._sinks:
             self._sinks[id(sink)] = partial(_deliver, sink)
             observe(self._sinks[id(sink)])
