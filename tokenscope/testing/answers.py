@@ -14,7 +14,7 @@ Answer = Callable[[str, str], "str | None"]
 """Given a field's name and the whole prompt, returns the field's value, or None for a made-up one."""
 
 
-def reply(prompt: str, last: str, answer: Answer | None) -> str:
+def reply(prompt: str, last: str, answer: Answer) -> str:
     """Return an answer that DSPy's adapters can parse."""
     request = last[last.rfind("Respond with") :] if "Respond with" in last else ""
     if "Respond with a JSON object" in request:
@@ -24,7 +24,7 @@ def reply(prompt: str, last: str, answer: Answer | None) -> str:
     if fields:
         parts = [f"[[ ## {field} ## ]]\n{_as_text(_value(field, prompt, answer))}\n" for field in fields]
         return "\n".join([*parts, "[[ ## completed ## ]]"])
-    whole = answer("", prompt) if answer else None
+    whole = answer("", prompt)
     return whole if whole is not None else "```\nAnswer the question carefully, step by step.\n```"
 
 
@@ -32,15 +32,17 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _value(field: str, prompt: str, answer: Answer | None) -> Any:
+def _value(field: str, prompt: str, answer: Answer) -> Any:
     """Return the value of a field: from `answer`, or else a made-up one of the type that the prompt names."""
-    given = answer(field, prompt) if answer else None
+    given = answer(field, prompt)
     if given is not None:
         return given
     if field == "next_tool_args":
-        return _tool_arguments(prompt, _next_tool(prompt, answer))
-    if field == "next_tool_name":
-        return _next_tool(prompt, answer)
+        return _tool_arguments(prompt, _value("next_tool_name", prompt, answer))
+    if field == "next_tool_name":  # the first tool, and `finish` after its first observation
+        tools = re.findall(r"^\s*\(\d+\) (\w+)", prompt, re.MULTILINE)
+        observed = re.search(r"\[\[ ## observation_\d+ ## \]\]", prompt)
+        return "finish" if observed or not tools else tools[0]
     kind = re.search(rf"{{?{field}}}?[^\n]*?# note: the value you produce ([^\n]*)", prompt)
     note = kind[1] if kind else ""
     choices = re.search(r"must exactly match \(no extra characters\) one of: ([^\n`]+)", note)
@@ -53,16 +55,6 @@ def _value(field: str, prompt: str, answer: Answer | None) -> Any:
     if "int" in note or "float" in note:
         return "1"
     return f"a {field.replace('_', ' ')} of some length"
-
-
-def _next_tool(prompt: str, answer: Answer | None) -> str:
-    """Return the first tool; after its first observation, return `finish`."""
-    given = answer("next_tool_name", prompt) if answer else None
-    if given is not None:
-        return given
-    tools = re.findall(r"^\s*\(\d+\) (\w+)", prompt, re.MULTILINE)
-    observed = re.search(r"\[\[ ## observation_\d+ ## \]\]", prompt)
-    return "finish" if observed or not tools else tools[0]
 
 
 def _tool_arguments(prompt: str, tool: str) -> dict[str, Any]:

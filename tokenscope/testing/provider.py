@@ -53,7 +53,7 @@ class LoopbackProvider:
     """
 
     def __init__(self, answer: Answer | None = None, latency: float = 0.0) -> None:
-        self._answer = answer
+        self._answer: Answer = answer or (lambda _field, _prompt: None)
         self.latency = latency
         self._lock = threading.Lock()
         self._bill: dict[str, Usage] = defaultdict(Usage)
@@ -172,10 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
         common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]}
         provider.charge(tag, usage, garbled=garbled)
         if not body.get("stream"):
-            choices = [
-                {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-                for i in range(number)
-            ]
+            message = {"role": "assistant", "content": text}
+            choices = [{"index": i, "finish_reason": "stop", "message": message} for i in range(number)]
             self._json({**common, "object": "chat.completion", "choices": choices, "usage": reported})
             return
         chunk = {**common, "object": "chat.completion.chunk"}
@@ -192,26 +190,13 @@ class _Handler(BaseHTTPRequestHandler):
         text, garbled = self.server.provider.reply(prompt, last, tag)
         usage = usage_of(prompt, text, 1)
         self.server.provider.charge(tag, usage, garbled=garbled)
-        message = {
-            "type": "message",
-            "id": "msg-loopback",
-            "status": "completed",
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": text, "annotations": []}],
-        }
-        response = {
-            "id": "resp-loopback",
-            "object": "response",
-            "created_at": int(time.time()),
-            "status": "completed",
-            "model": body["model"],
-            "output": [message],
-            "parallel_tool_calls": True,
-            "tool_choice": "auto",
-            "tools": [],
-            "usage": _reported(usage, "input", "output"),
-        }
-        self._json(response)
+        common = {"id": "resp-loopback", "object": "response", "created_at": int(time.time()), "model": body["model"]}
+        tools = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
+        content = [{"type": "output_text", "text": text, "annotations": []}]
+        message = {"id": "msg-loopback", "type": "message", "role": "assistant", "content": content}
+        output = [{**message, "status": "completed"}]
+        reported = _reported(usage, "input", "output")
+        self._json({**common, **tools, "status": "completed", "output": output, "usage": reported})
 
     def _embeddings(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
