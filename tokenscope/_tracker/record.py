@@ -26,9 +26,6 @@ _attribution_of = lru_cache(maxsize=4_096)(attribution_of)
 class Record(Mapping[str, Any]):
     """One counted call. `record.module` and `record["module"]` are the same; `dict(record)` is the call as JSON holds it.
 
-    Args:
-        call: The call.
-
     Example:
         >>> from tokenscope import get_tracker, record_tokens
         >>> record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)

@@ -111,11 +111,7 @@ class TokenTracker:
         keep_records(number)
 
     def to_dict(self, include_records: bool = True) -> dict[str, Any]:
-        """Return what `export_to_file` writes.
-
-        Args:
-            include_records: Whether it includes the latest calls, under `records`.
-        """
+        """Return what `export_to_file` writes: without the latest calls, if `include_records` is False."""
         report = json.to_dict(self.report())
         if include_records:
             report["records"] = [record.to_dict() for record in self.records]
@@ -124,11 +120,7 @@ class TokenTracker:
     def export_to_file(self, filepath: str | os.PathLike[str], include_records: bool = True) -> None:
         """Write a report as JSON, for scripts and `Report.load`: `summary`, `by_module`, `by_model`, and the latest calls.
 
-        The file is written whole or not at all.
-
-        Args:
-            filepath: The file.
-            include_records: Whether it includes the latest calls, under `records`.
+        The file is written whole or not at all. The latest calls, under `records`, are left out if `include_records` is False.
 
         Raises:
             OSError: the file cannot be written.
