@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -24,7 +24,6 @@ from tokenscope._scopes.enforcement import BudgetAccount, conclude, limit_proces
 from tokenscope._scopes.process import DISABLED
 
 if TYPE_CHECKING:
-    from tokenscope._report.report import Report
     from tokenscope.cli.run.live import Live
 
 _NOTHING = "tokenscope run: nothing was counted: DSPy made no LM call, and the program recorded no tokens"
@@ -38,7 +37,7 @@ class ExitReport:
         OSError: the file cannot be written.
     """
 
-    def __init__(self, output: str | None, *, live: bool, budget: Budget | None = None) -> None:
+    def __init__(self, output: str | None, *, live: bool, budget: Budget | None) -> None:
         self._output = output
         self._file = None if output is None else _writable(output)
         self._wants_live = live and not DISABLED
@@ -131,36 +130,28 @@ class ExitReport:
             return []
         if DISABLED:
             return ["tokenscope run: TOKENSCOPE_DISABLED is set, so nothing was counted"]
-        written = _or_why_not(f"the report cannot be written to {self._output}", self._save, report)
-        lines = [
-            _or_why_not("the tree cannot be drawn", _tree, report) if spent else _NOTHING,
-            _or_why_not("the waste cannot be summed up", _waste, report),
-            "" if self._account is None else f"budget: {self._account.balance()}",
-            written,
-        ]
-        return [line for line in lines if line]
+        lines: list[str] = []
+        written: list[str] = []  # first, but it is the last line
+        with _or_why_not(written, f"the report cannot be written to {self._output}"):
+            if self._file is not None:
+                report.save(self._file)
+                written.append(f"report written to {self._output}")
+        with _or_why_not(lines, "the tree cannot be drawn"):
+            lines.append(report.__rich__().on(sys.__stderr__) if spent else _NOTHING)
+        with _or_why_not(lines, "the waste cannot be summed up"):
+            if waste := waste_line(report):
+                lines.append(f"wasted: {waste}")
+        if self._account is not None:
+            lines.append(f"budget: {self._account.balance()}")
+        return lines + written
 
-    def _save(self, report: Report) -> str:
-        if self._file is None:
-            return ""
-        report.save(self._file)
-        return f"report written to {self._output}"
 
-
-def _or_why_not(failure: str, line: Callable[[Report], str], report: Report) -> str:
+@contextlib.contextmanager
+def _or_why_not(lines: list[str], failure: str) -> Generator[None]:
     try:
-        return line(report)
+        yield
     except Exception as error:  # noqa: BLE001
-        return f"tokenscope run: {failure}: {one_line(error)}"
-
-
-def _tree(report: Report) -> str:
-    return report.__rich__().on(sys.__stderr__)
-
-
-def _waste(report: Report) -> str:
-    line = waste_line(report)
-    return f"wasted: {line}" if line else ""
+        lines.append(f"tokenscope run: {failure}: {one_line(error)}")
 
 
 def _writable(output: str) -> Path:

@@ -78,7 +78,9 @@ class Live:
             self._height = 0
         self._size, self._shown = size, lines
         if len(lines) > self._height:
-            picture += _room(len(lines) - self._height, size.lines - len(lines))
+            # These codes move the program's lines up, and let only its own lines scroll.
+            more = len(lines) - self._height
+            picture += "\x1bD" * more + f"\x1b[{more}A\x1b7\x1b[1;{size.lines - len(lines)}r\x1b8"
             self._height = len(lines)
         top = size.lines - self._height + 1
         lines = lines + [""] * (self._height - len(lines))
@@ -108,9 +110,3 @@ class Live:
 
     def _write(self, text: str) -> None:
         os.write(self._terminal, text.encode(self._encoding, "replace"))
-
-
-def _room(more: int, scrolling: int) -> str:
-    """Return the codes that move the program's lines up by so many, and let only its own lines scroll."""
-    down, up = "\x1bD" * more, f"\x1b[{more}A"
-    return f"{down}{up}\x1b7\x1b[1;{scrolling}r\x1b8"
