@@ -42,20 +42,6 @@ class CommandError(click.ClickException):
         click.echo(f"{self.command}: {' '.join(self.message.split())}", file=file, err=file is None)
 
 
-class Commands(click.Group):
-    """A group of commands that reports a wrong command line in one line."""
-
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """Read the options before the command."""
-        with _usage_errors_in_one_line():
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Read the options of the command, and run it."""
-        with _usage_errors_in_one_line():
-            return super().invoke(ctx)
-
-
 @contextlib.contextmanager
 def _usage_errors_in_one_line() -> Generator[None]:
     try:
@@ -65,6 +51,20 @@ def _usage_errors_in_one_line() -> Generator[None]:
         message = error.format_message().rstrip()
         stop = "" if message.endswith((".", "?")) else "."
         raise CommandError(f"{message}{stop} Try '{command} --help'.", command) from error
+
+
+class Commands(click.Group):
+    """A group of commands that reports a wrong command line in one line."""
+
+    @_usage_errors_in_one_line()
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the options before the command."""
+        return super().make_context(*args, **extra)
+
+    @_usage_errors_in_one_line()
+    def invoke(self, ctx: click.Context) -> Any:
+        """Read the options of the command, and run it."""
+        return super().invoke(ctx)
 
 
 def percent(text: str) -> Decimal:
@@ -93,7 +93,7 @@ def read(files: Sequence[str]) -> Report:
     from tokenscope._report.report import Report
 
     if files.count(STANDARD) > 1:
-        raise click.UsageError("Only one FILE can be '-', standard input.", click.get_current_context(silent=True))
+        raise click.UsageError("Only one FILE can be '-', standard input.")
     if STANDARD in files and sys.stdin is None:
         raise CommandError("standard input is closed")
     total = Report()

@@ -22,7 +22,7 @@ PERSONAS = ("an archaeologist", "a climate scientist", "an economist")
 def run(model: str | None) -> int:
     """Run the demonstration with a real model, or with a server on loopback, and return the exit status."""
     if DISABLED:
-        print("tokenscope demo: TOKENSCOPE_DISABLED is set, so nothing would be counted", file=sys.stderr)
+        _say("tokenscope demo: TOKENSCOPE_DISABLED is set, so nothing would be counted")
         return 1
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no prices are fetched from anywhere
     _say("importing dspy ...")
@@ -39,12 +39,11 @@ def run(model: str | None) -> int:
         _say(f"asking {model}\n")
         scope, problem = _spend(dspy, lm, lm)
         bill = None
+    if problem is None or scope.usage.calls > scope.usage.failed_calls:
+        print(scope)
     if problem is not None:
-        if scope.usage.calls > scope.usage.failed_calls:
-            print(scope)
-        print(f"tokenscope demo: {model or 'the server on loopback'}: {one_line(problem)}", file=sys.stderr)
+        _say(f"tokenscope demo: {model or 'the server on loopback'}: {one_line(problem)}")
         return 1
-    print(scope)
     if bill is None:
         return 0
     spent = scope.usage
@@ -123,14 +122,8 @@ def _translate(lm: Any, answer: str) -> None:
     where = {key: lm.kwargs[key] for key in ("api_base", "api_key") if key in lm.kwargs}
     messages = [{"role": "user", "content": f"Translate into French: {answer}"}]
     response: Any = litellm.completion(model=lm.model, messages=messages, **where)
-    record_tokens(
-        "translation",
-        "to_french",
-        lm.model,
-        None,
-        input_tokens=response.usage.prompt_tokens,
-        output_tokens=response.usage.completion_tokens,
-    )
+    usage = response.usage
+    record_tokens("translation", "to_french", lm.model, None, usage.prompt_tokens, usage.completion_tokens)
 
 
 def _answer(field: str, prompt: str) -> str | None:

@@ -95,9 +95,10 @@ def show(
     options: dict[str, str] = {}
     if sort is not None:
         if form not in SORTABLE:
-            _refuse("--sort", f"{form} has a fixed order; {', '.join(SORTABLE)} can be sorted.")
+            problem = f"{form} has a fixed order; {', '.join(SORTABLE)} can be sorted."
+            raise click.BadParameter(problem, param_hint="'--sort'")
         if sort == "time" and (by or form == "table"):
-            _refuse("--sort", "a breakdown has no times.")
+            raise click.BadParameter("a breakdown has no times.", param_hint="'--sort'")
         options["sort"] = sort
     if by and form == "table":
         options["title"] = by.capitalize()
@@ -142,17 +143,15 @@ def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, outpu
 
     form = form or format_for(output, DIFFS, "text")
     if old == new == STANDARD:
-        _refuse("OLD NEW", "only one of them can be -, standard input.")
+        raise click.BadParameter("only one of them can be -, standard input.", param_hint="'OLD NEW'")
     difference = read([old]).diff(read([new]))
     failed, message = False, ""
     if fail_above is not None:
         from tokenscope.cli.fail_above import check_growth
 
         failed, message = check_growth(difference, fail_above)
-    if form == "text" and output in (None, STANDARD):
-        write(str(difference), output, drawn=True, failed=failed)
-    else:
-        write(difference.render(form), output, failed=failed)
+    drawn = form == "text" and output in (None, STANDARD)
+    write(str(difference) if drawn else difference.render(form), output, drawn=drawn, failed=failed)
     if message:
         click.echo(f"tokenscope diff: {message}", err=True)
     if failed:
@@ -179,7 +178,8 @@ def merge(files: tuple[str, ...], records: bool, output: str) -> None:
     """
     format_for(output, {"json": ".json"}, "json")
     if records and STANDARD in files:
-        _refuse("--records", "standard input can be read only once; name files instead.")
+        problem = "standard input can be read only once; name files instead."
+        raise click.BadParameter(problem, param_hint="'--records'")
     report = read(files)
     from tokenscope._report.formats import json
     from tokenscope._report.reading import record_lines
@@ -244,26 +244,21 @@ call, whatever exceptions it catches. Calls in flight may exceed the budget's to
     "-o", "--output", type=click.Path(), metavar="FILE", help="Write the report to a file, in the format of its suffix."
 )
 @click.option("--live", is_flag=True, help="Show the growing tree in the bottom lines of the terminal.")
-@click.option("--max-tokens", type=_LIMIT, metavar="N", help="End the program when it has spent N tokens.")
-@click.option("--max-cost", type=dollars, metavar="USD", help="End the program when it has spent so many dollars.")
-@click.option("--max-calls", type=_LIMIT, metavar="N", help="End the program before it makes more than N LM calls.")
+@click.option("--max-tokens", "tokens", type=_LIMIT, metavar="N", help="End the program when it has spent N tokens.")
+@click.option(
+    "--max-cost", "cost", type=dollars, metavar="USD", help="End the program when it has spent so many dollars."
+)
+@click.option(
+    "--max-calls", "calls", type=_LIMIT, metavar="N", help="End the program before it makes more than N LM calls."
+)
 @click.option("-m", "module", is_flag=True, help="Run a module, as python -m does.")
 @click.argument("program", nargs=-1, required=True, type=click.Path(), metavar="(SCRIPT | -m MODULE) [ARGS]...")
-def run(
-    output: str | None,
-    live: bool,
-    max_tokens: int | None,
-    max_cost: Decimal | None,
-    max_calls: int | None,
-    module: bool,
-    program: tuple[str, ...],
-) -> None:
+def run(output: str | None, live: bool, module: bool, program: tuple[str, ...], **limits: Any) -> None:
     """Run a Python program, and show the tree of what it spent."""
     from tokenscope import Budget
     from tokenscope.cli.run.program import run as run_program
 
-    limited = any(limit is not None for limit in (max_tokens, max_cost, max_calls))
-    budget = Budget(tokens=max_tokens, cost=max_cost, calls=max_calls) if limited else None
+    budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
     run_program(program, module=module, output=output, live=live, budget=budget)
 
 
@@ -292,7 +287,3 @@ def doctor(models: tuple[str, ...], form: str) -> None:
     has_problem = failed(findings)
     write((as_json if form == "json" else as_text)(findings), None, drawn=form == "text", failed=has_problem)
     raise SystemExit(int(has_problem))
-
-
-def _refuse(what: str, why: str) -> None:
-    raise click.BadParameter(why, click.get_current_context(), param_hint=f"'{what}'")
