@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar, cast
 import wrapt
 from wrapt import FunctionWrapper
 
-from tokenscope._providers.counting import PLAIN_VALUES, check_arguments
+from tokenscope._providers.responses import PLAIN_VALUES, check_arguments
 from tokenscope._providers.stream_meter import StreamedCall, StreamMeter
 from tokenscope._scopes.context import active
 from tokenscope._scopes.lm_calls import lm_call_in_progress
@@ -65,7 +65,7 @@ def record_stream(stream: T, *, provider: str | None = None, model: str | None =
 
 
 def _check(stream: object, provider: object, model: object) -> None:
-    check_arguments("record_stream", "stream", "something to iterate over", stream, provider, model)
+    check_arguments("stream", "something to iterate over", stream, provider, model)
     kind = type(stream)
     if isinstance(stream, dict) and _is_stream(type(stream.get("stream"))):
         if model is None:
