@@ -23,11 +23,6 @@ class _Notifier:
         self._loader = loader
         self._hook = hook
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Leave that to the real loader."""
-        module: ModuleType | None = self._loader.create_module(spec)
-        return module
-
     def exec_module(self, module: ModuleType) -> None:
         """Run the module's code as the real loader does, then call the hook."""
         module.__loader__ = self._loader
@@ -37,7 +32,7 @@ class _Notifier:
         self._hook(module)
 
     def __getattr__(self, name: str) -> Any:
-        """Return the attributes of the real loader to code that asks between finding and loading."""
+        """Return the attributes of the real loader, which creates the module and answers code that asks before it is run."""
         return getattr(self._loader, name)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from tokenscope._providers.openai_usage import read_counts
@@ -35,13 +35,9 @@ class _Embedding:
         self._token = usage_watchers.embedding.set(True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:  # noqa: SIM105
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        with contextlib.suppress(ValueError):  # a coroutine that is finalised in another Context
             usage_watchers.embedding.reset(self._token)
-        except ValueError:
-            pass  # a coroutine that is finalised in another Context
         try:
             if self._is_counted:
                 self._count(None if error is None else type(error).__name__)
@@ -54,7 +50,7 @@ class _Embedding:
             usage_watchers.notify(self._model, entry)
         if error is None:
             mark_counted(self.response)
-        counts = read_counts(self._model, entry)._replace(calls=1, failed_calls=int(error is not None))
+        counts = read_counts(self._model, entry, calls=1, failed_calls=int(error is not None))
         key = key_of(self._model, counts)
         seconds = time.perf_counter() - self._since
         call = Call(path_of(self._scope), key, counts, self._started, seconds, error, None)

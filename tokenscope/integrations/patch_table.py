@@ -27,18 +27,15 @@ class Patch(NamedTuple):
     inherited: bool = False  # usually: patched only if another package has put a wrapper of its own into the class
 
 
-_DSPY: Final = "tokenscope.integrations.dspy"
-_THREADS: Final = "tokenscope.integrations.threads"
+_OURS: Final = "tokenscope.integrations"
+_THREADS: Final = f"{_OURS}.threads"
+_DSPY: Final = f"{_OURS}.dspy"
+_GEPA: Final = "dspy.teleprompt.gepa.gepa_utils"
 
 PATCHES: Final = (
     Patch("threading", "Thread.start", f"{_THREADS}:start_thread", "replace"),
     Patch("concurrent.futures.thread", "ThreadPoolExecutor.submit", f"{_THREADS}:submit", "replace"),
-    Patch(
-        "concurrent.futures.process",
-        "ProcessPoolExecutor.submit",
-        "tokenscope.integrations.process_pool:submit",
-        "replace",
-    ),
+    Patch("concurrent.futures.process", "ProcessPoolExecutor.submit", f"{_OURS}.process_pool:submit", "replace"),
     Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_THREADS}:create_task", "replace"),
     Patch("uvloop", "Loop.create_task", f"{_THREADS}:create_task", "replace"),
     Patch("anyio.to_thread", "run_sync", f"{_THREADS}:run_sync", "proxy"),
@@ -60,20 +57,10 @@ PATCHES: Final = (
     Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_DSPY}.modules:call_evaluate"),
     Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_DSPY}.parallel:execute", "replace"),
     Patch("dspy.adapters.base", "Adapter._call_postprocess", f"{_DSPY}.lm_answers:parse_answer", "make"),
-    Patch(
-        "dspy.teleprompt.gepa.gepa_utils",
-        "DspyAdapter.evaluate",
-        f"{_DSPY}.optimizers:evaluate_candidate",
-        optional=True,
-    ),
-    Patch(
-        "dspy.teleprompt.gepa.gepa_utils",
-        "DspyAdapter.make_reflective_dataset",
-        f"{_DSPY}.optimizers:judge_candidate",
-        optional=True,
-    ),
-    Patch("litellm", "embedding", "tokenscope.integrations.litellm:embed", "proxy"),
-    Patch("litellm", "aembedding", "tokenscope.integrations.litellm:aembed", "proxy"),
+    Patch(_GEPA, "DspyAdapter.evaluate", f"{_DSPY}.optimizers:evaluate_candidate", optional=True),
+    Patch(_GEPA, "DspyAdapter.make_reflective_dataset", f"{_DSPY}.optimizers:judge_candidate", optional=True),
+    Patch("litellm", "embedding", f"{_OURS}.litellm:embed", "proxy"),
+    Patch("litellm", "aembedding", f"{_OURS}.litellm:aembed", "proxy"),
 )
 OPTIMIZERS: Final = "dspy.teleprompt.teleprompt"
 """Where the optimizers' base class is: `compile` is wrapped in each of its subclasses, also in those to come."""

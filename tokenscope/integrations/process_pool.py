@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from tokenscope._processes.worker_scope import PackedRows, WorkerScope, bring_home, ordinary_error, pack
@@ -22,6 +22,7 @@ from tokenscope._scopes.event_log import hand_over
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import ROOT, Frame, ScopePath
 from tokenscope._usage.warnings import internal_error
+from tokenscope.integrations.threads import run_in
 
 _numbers: Final = itertools.count()
 _pending: Final[WeakValueDictionary[int, PendingTask]] = WeakValueDictionary()
@@ -49,12 +50,7 @@ def submit(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str,
     function, *rest = args
     task = PendingTask(active() or STATE.root)
     # The pool may start its thread and its workers now. They do not belong to this scope: others submit tasks, too.
-    captured = CapturedScope(None)
-    token = captured.attach()
-    try:
-        return wrapped(run, task, function, *rest, **kwargs)
-    finally:
-        captured.detach(token)
+    return run_in(CapturedScope(None), wrapped, run, task, function, *rest, **kwargs)
 
 
 def run(task: tuple[int, *tuple[Frame, ...]], function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -88,36 +84,29 @@ def _pack_others() -> PackedRows:
     return pack(table, ROOT)
 
 
-class ResultEnvelope:
+class ResultEnvelope(NamedTuple):
     """A task's result, or the exception it raised, and the counts. Pickled, the counts come first."""
 
-    __slots__ = ("_number", "_others", "_rows", "_value")
-
-    def __init__(self, value: Any, number: int, rows: PackedRows, others: PackedRows) -> None:
-        self._value = value
-        self._number = number
-        self._rows = rows
-        self._others = others
+    value: Any
+    number: int  # of the task
+    rows: PackedRows  # of the task
+    others: PackedRows  # what the worker has counted in no task
 
     def attach_to_error(self) -> None:
         """Let the exception be pickled as this envelope: pickle asks an object, not its type, for `__reduce_ex__`."""
-        if self._rows or self._others:
-            vars(self._value)["__reduce_ex__"] = self
-
-    def __call__(self, protocol: int) -> tuple[Any, ...]:
-        """Stand in for the exception's `__reduce_ex__`."""
-        return self.__reduce__()
+        if self.rows or self.others:
+            vars(self.value)["__reduce_ex__"] = self.__reduce_ex__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if isinstance(self._value, BaseException):
-            vars(self._value).pop("__reduce_ex__", None)
+        if isinstance(self.value, BaseException):
+            vars(self.value).pop("__reduce_ex__", None)
         try:
-            pickled = bytes(ForkingPickler.dumps(self._value))
+            pickled = bytes(ForkingPickler.dumps(self.value))
         except BaseException as error:
             # The pool sends this error in place of the result.
-            ResultEnvelope(error, self._number, self._rows, self._others).attach_to_error()
+            self._replace(value=error).attach_to_error()
             raise
-        return _open_envelope, (self._number, self._rows, self._others, pickled)
+        return _open_envelope, (self.number, self.rows, self.others, pickled)
 
 
 def _open_envelope(number: int, rows: PackedRows, others: PackedRows, pickled: bytes) -> Any:

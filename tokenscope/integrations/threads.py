@@ -49,9 +49,6 @@ class _ThreadRun:
         self._run_in = _runner()
         self._own = vars(thread).get("run")
 
-    def put_in(self) -> None:
-        vars(self._thread)["run"] = self
-
     def put_back(self) -> None:
         if self._own is None:
             vars(self._thread).pop("run", None)
@@ -74,7 +71,7 @@ def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dic
     if not is_new or (scope is None and not STATE.root.budgets and lm_call_in_progress() is None):
         return wrapped(*args, **kwargs)
     run = _ThreadRun(instance, CapturedScope(scope))
-    run.put_in()
+    vars(instance)["run"] = run
     try:
         return wrapped(*args, **kwargs)
     except BaseException:
@@ -122,9 +119,4 @@ def create_task(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict
     top = entered.get()
     if (not _generator_scopes and (top is None or top.detour is None)) or kwargs.get("context") is not None:
         return wrapped(*args, **kwargs)
-    captured = CapturedScope.capture()
-    token = captured.attach()
-    try:
-        return wrapped(*args, **kwargs)
-    finally:
-        captured.detach(token)
+    return run_in(CapturedScope.capture(), wrapped, *args, **kwargs)

@@ -15,11 +15,7 @@ from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._scopes.wasted import mark_all_wasted
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs, set_settings_outside
-
-
-def _times(item: Any, items: Any) -> int:
-    """Return how often an item is among the items; 0 if the collection makes new items each time."""
-    return sum(each is item for each in items)
+from tokenscope.integrations.threads import run_in
 
 
 class _ParallelWork:
@@ -27,7 +23,7 @@ class _ParallelWork:
 
     def __init__(self, function: Any, items: Any) -> None:
         self._function = function
-        self._items = items if isinstance(items, Sized) else None
+        self._items: Any = items if isinstance(items, Sized) else None
         self._captured = CapturedScope.capture()
         self._started = 0
         self._running = 0
@@ -42,7 +38,7 @@ class _ParallelWork:
             self._started += 1
             self._running += 1
         try:
-            return self._run(item)
+            return run_in(self._captured, self._run, item)
         except BaseException as error:
             self._stop = self._stop or stop_in(error)
             raise
@@ -52,16 +48,12 @@ class _ParallelWork:
                 self._changed.notify_all()
 
     def _run(self, item: Any) -> Any:
-        token = self._captured.attach()
+        run = open_scope(Scope, ())  # apart, in the same scope: what this run spends may turn out to be wasted
+        run.is_referenced = True
         try:
-            run = open_scope(Scope, ())  # apart, in the same scope: what this run spends may turn out to be wasted
-            run.is_referenced = True
-            try:
-                result = self._function(item)
-            finally:
-                run.leave()
+            result = self._function(item)
         finally:
-            self._captured.detach(token)
+            run.leave()
         self._note(run, item)
         return result
 
@@ -69,13 +61,15 @@ class _ParallelWork:
         """Mark the run as wasted if another run of the same item finished first: DSPy had taken this one for stuck."""
         with self._changed:
             self._done[id(item)] += 1
-            items = self._items
-            again = items is not None and self._started > len(items) and 0 < _times(item, items) < self._done[id(item)]
-        if again:
-            try:
-                mark_all_wasted(run, "stragglers")
-            except Exception:  # noqa: BLE001
-                internal_error("reading what a straggler has spent")
+            if self._items is None or self._started <= len(self._items):
+                return
+            times = sum(each is item for each in self._items)  # 0 if the collection makes new items each time
+            if not 0 < times < self._done[id(item)]:
+                return
+        try:
+            mark_all_wasted(run, "stragglers")
+        except Exception:  # noqa: BLE001
+            internal_error("reading what a straggler has spent")
 
     def wait(self, seconds: float | None) -> None:
         """Wait until no worker runs an item."""
