@@ -35,7 +35,17 @@ class Attempts:
 
     def wants(self, module: Any, kwargs: dict[str, Any]) -> bool:
         """Whether a module that is called is an attempt, or advises on the next one."""
-        return self._is_attempt(module, kwargs) or _is_advice(module)
+        trying = self._trying
+        if _is_advice(module):
+            return True
+        if isinstance(trying, ProgramOfThought):
+            return any(module is getattr(trying, name, None) for name in ("code_generate", "code_regenerate"))
+        # It is a copy of the module that is to be tried, with the same inputs: what judges its result has other inputs.
+        return (
+            type(module) is type(getattr(trying, "module", None))
+            and kwargs.keys() == self._inputs.keys()
+            and all(value is self._inputs[name] for name, value in kwargs.items())
+        )
 
     def note(self, scope: Any, result: Any) -> None:
         """Note that such a module has run in a scope."""
@@ -54,17 +64,6 @@ class Attempts:
         attempts = [run for run in self._runs if run.is_attempt]
         returned = [run for run in attempts if run.result is result and result is not None]
         return next(reversed(returned or attempts), None)
-
-    def _is_attempt(self, module: Any, kwargs: dict[str, Any]) -> bool:
-        trying = self._trying
-        if isinstance(trying, ProgramOfThought):
-            return any(module is getattr(trying, name, None) for name in ("code_generate", "code_regenerate"))
-        # It is a copy of the module that is to be tried, with the same inputs: what judges its result has other inputs.
-        return (
-            type(module) is type(getattr(trying, "module", None))
-            and kwargs.keys() == self._inputs.keys()
-            and all(value is self._inputs[name] for name, value in kwargs.items())
-        )
 
 
 def _is_advice(module: Any) -> bool:

@@ -18,24 +18,17 @@ class GepaStopper:
         self.budget = budget
 
     def __call__(self, gepa_state: object) -> bool:
-        """Return whether the run that asks has spent the budget."""
-        run = _run()
-        name = run.name if isinstance(run, Scope) else "the program"
-        return account_of(run, self.budget, name).spent_limit() is not None
+        """Return whether the optimizer's run that asks has spent the budget; without one, whether the current scope has."""
+        here: Counted = active() or STATE.root
+        run: Counted | None = here
+        while isinstance(run, Scope) and run.kind != "compile":
+            run = run.above
+        spender = run if isinstance(run, Scope) else here
+        name = spender.name if isinstance(spender, Scope) else "the program"
+        return account_of(spender, self.budget, name).spent_limit() is not None
 
     def __repr__(self) -> str:
         return f"gepa_stopper({self.budget!r})"
-
-
-def _run() -> Counted:
-    """Return the optimizer's run that is active here, or where there is none, the current scope."""
-    here = active()
-    scope: Counted | None = here
-    while isinstance(scope, Scope):
-        if scope.kind == "compile":
-            return scope
-        scope = scope.above
-    return here or STATE.root
 
 
 def gepa_stopper(budget: Budget) -> GepaStopper:

@@ -14,8 +14,6 @@ from tokenscope._scopes.process import Counted
 from tokenscope._scopes.scope import Scope
 
 _OWN_STATE = frozenset({"history", "callbacks", "lm", "demos", "traces", "train", "signature"})
-
-
 _MOST = 1_000  # things that are looked at, and in one collection
 _Way = tuple[Any, str]  # how a thing is reached: the way to what holds it, and the last step
 
@@ -33,7 +31,8 @@ def module_name(module: Any, scope: Counted | None) -> str | None:
         if isinstance(around, Module):
             name = _attribute(around, module)
             if name is not None:
-                return None if type(module) is Predict and _is_dspys(around) else name
+                is_detail = type(module) is Predict and type(around).__module__.partition(".")[0] == "dspy"
+                return None if is_detail else name
         scope = scope.above
     return _class_name(module)
 
@@ -52,10 +51,6 @@ def _predict_name(signature: Any) -> str:
     return f"Predict({signature.signature if own_name == 'StringSignature' else own_name})"
 
 
-def _is_dspys(module: Any) -> bool:
-    return type(module).__module__.partition(".")[0] == "dspy"
-
-
 def _attribute(around: Any, module: Any) -> str | None:
     """Return how `module` is reached from `around`, by the shortest way.
 
@@ -67,7 +62,7 @@ def _attribute(around: Any, module: Any) -> str | None:
             return name
     seen = {id(around)}
     level: list[tuple[_Way, Any]] = [
-        ((None, name), value) for name, value in attributes.items() if name not in _OWN_STATE
+        ((None, name), each) for name, each in attributes.items() if name not in _OWN_STATE
     ]
     while level and len(seen) < _MOST:
         below: list[tuple[_Way, Any]] = []
@@ -87,11 +82,9 @@ def _inside(way: _Way, value: Any) -> Iterator[tuple[_Way, Any]]:
         for key, item in dict(vars(value)).items():
             if key not in _OWN_STATE:
                 yield (way, f".{key}"), item
-    elif list in kinds:
-        for index, item in enumerate(list.__getitem__(value, slice(_MOST))):
-            yield (way, f"[{index}]"), item
-    elif tuple in kinds:
-        for index, item in enumerate(tuple.__getitem__(value, slice(_MOST))):
+    elif list in kinds or tuple in kinds:
+        kind: Any = list if list in kinds else tuple
+        for index, item in enumerate(kind.__getitem__(value, slice(_MOST))):
             yield (way, f"[{index}]"), item
     elif dict in kinds:
         for key, item in list(islice(dict.copy(value).items(), _MOST)):
@@ -100,9 +93,9 @@ def _inside(way: _Way, value: Any) -> Iterator[tuple[_Way, Any]]:
 
 
 def _spelled(way: _Way) -> str:
-    parts: list[str] = []
+    spelled = ""
     link: _Way | None = way
     while link is not None:
-        parts.append(link[1])
-        link = link[0]
-    return "".join(reversed(parts))
+        link, step = link
+        spelled = step + spelled
+    return spelled

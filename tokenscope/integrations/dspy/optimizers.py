@@ -17,20 +17,23 @@ from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._scopes.wrapping import ScopeSpec, wrap
 from tokenscope._usage.calls import Frame
 
+_BOOTSTRAP: Final = Frame("phase", "bootstrap")
+_EVALUATE: Final = Frame("phase", "evaluate")
+_PROPOSE: Final = Frame("phase", "propose")
 _PHASES: Final = {
-    "_bootstrap": "bootstrap",  # BootstrapFewShot: a teacher makes demonstrations
-    "_bootstrap_fewshot_examples": "bootstrap",  # MIPROv2
-    "_propose_instructions": "propose",  # MIPROv2: its prompt model writes instructions
-    "_optimize_prompt_parameters": "search",  # MIPROv2: candidates are evaluated
-    "induce_natural_language_rules": "propose",  # InferRules
+    "_bootstrap": _BOOTSTRAP,  # BootstrapFewShot: a teacher makes demonstrations
+    "_bootstrap_fewshot_examples": _BOOTSTRAP,  # MIPROv2
+    "_propose_instructions": _PROPOSE,  # MIPROv2: its prompt model writes instructions
+    "_optimize_prompt_parameters": Frame("phase", "search"),  # MIPROv2: candidates are evaluated
+    "induce_natural_language_rules": _PROPOSE,  # InferRules
 }
 """Methods of optimizers, and the phases that they are."""
 _WRAPPED: Final = frozenset({"compile", *_PHASES})
-_OTHERWISE: Final = {"GEPA": "reflect", "COPRO": "propose"}
+_OTHERWISE: Final = {"GEPA": Frame("phase", "reflect"), "COPRO": _PROPOSE}
 """The phase of an optimizer in `compile` itself, whatever runs there."""
-_RUNS: Final = {"SIMBA": "evaluate", "AvatarOptimizer": "evaluate"}
+_RUNS: Final = {"SIMBA": _EVALUATE, "AvatarOptimizer": _EVALUATE}
 """The phase of an optimizer while it runs the program that it optimizes in `compile` itself."""
-_PROPOSES: Final = ("dspy.teleprompt.", "dspy.propose.")
+_PROPOSERS: Final = ("dspy.teleprompt.", "dspy.propose.")
 """Where DSPy keeps the programs and signatures that write instructions."""
 
 _ADOPTED: Final = "__tokenscope_adopted__"
@@ -48,27 +51,25 @@ def adopt_optimizers(module: ModuleType) -> Callable[[], None]:
         super(base, cls).__init_subclass__(**kwargs) if original is None else original.__get__(None, cls)(**kwargs)
         _adopt(cls)
 
+    def release() -> None:
+        if original is None:
+            del base.__init_subclass__
+        else:
+            base.__init_subclass__ = original
+        for optimizer in _subclasses(base):
+            for name in _WRAPPED & vars(optimizer).keys():
+                own: Any = vars(optimizer)[name]
+                ours: Any = getattr(own, "__func__", own)
+                if hasattr(ours, _ADOPTED):
+                    setattr(optimizer, name, ours.__wrapped__ if ours is own else type(own)(ours.__wrapped__))
+
     base.__init_subclass__ = classmethod(__init_subclass__)
-    return functools.partial(_release, base, original)
-
-
-def _release(base: Any, original: Any) -> None:
-    if original is None:
-        del base.__init_subclass__
-    else:
-        base.__init_subclass__ = original
-    for optimizer in _subclasses(base):
-        for name in _WRAPPED & vars(optimizer).keys():
-            own: Any = vars(optimizer)[name]
-            ours: Any = getattr(own, "__func__", own)
-            if hasattr(ours, _ADOPTED):
-                setattr(optimizer, name, ours.__wrapped__ if ours is own else type(own)(ours.__wrapped__))
+    return release
 
 
 def _adopt(optimizer: Any) -> None:
     for name in _WRAPPED & vars(optimizer).keys():
-        phase = _PHASES.get(name)
-        frame = Frame("compile", optimizer.__name__) if phase is None else Frame("phase", phase)
+        frame = _PHASES.get(name) or Frame("compile", optimizer.__name__)
         own = vars(optimizer)[name]
         # DSPy's own are wrapped once. The wrappers of a program's are not kept: they would keep its classes alive.
         wrapped = _in_scope if optimizer.__module__.startswith("dspy.") else _in_scope.__wrapped__
@@ -88,18 +89,15 @@ def _in_scope(method: Any, frame: Frame) -> Any:
 
 
 def _subclasses(base: Any) -> Iterator[Any]:
-    found: dict[Any, None] = {}
-    level: list[Any] = base.__subclasses__()
-    while level:
-        found.update(dict.fromkeys(level))
-        level = [below for each in level for below in each.__subclasses__()]
-    return iter(found)
+    for each in base.__subclasses__():
+        yield each
+        yield from _subclasses(each)
 
 
 def evaluate_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scope:
     """`DspyAdapter.evaluate`: GEPA runs a candidate, either to learn from how it goes, or to score it."""
     learns = kwargs.get("capture_traces", args[2] if len(args) > 2 else False)
-    return open_scope(Scope, (Frame("phase", "sample" if learns else "evaluate"),))
+    return open_scope(Scope, (Frame("phase", "sample") if learns else _EVALUATE,))
 
 
 def judge_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scope:
@@ -109,15 +107,13 @@ def judge_candidate(adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 def phase_of(optimizer: str, module: Any) -> Frame | None:
     """Return the phase of an optimizer when a module is called in `compile` itself; None if it is not known."""
-    name = _OTHERWISE.get(optimizer)
-    if name is None:
-        what: Any = getattr(module, "signature", None) or type(module)
-        its_own = any(str(getattr(each, "__module__", "")).startswith(_PROPOSES) for each in (what, type(module)))
-        name = "propose" if its_own else _RUNS.get(optimizer)
-    return None if name is None else Frame("phase", name)
+    if optimizer in _OTHERWISE:
+        return _OTHERWISE[optimizer]
+    what: Any = getattr(module, "signature", None) or type(module)
+    its_own = any(str(getattr(each, "__module__", "")).startswith(_PROPOSERS) for each in (what, type(module)))
+    return _PROPOSE if its_own else _RUNS.get(optimizer)
 
 
 def phase_of_call(optimizer: str) -> Frame | None:
     """Return the phase of an optimizer when it calls an LM in `compile` itself."""
-    name = _OTHERWISE.get(optimizer)
-    return None if name is None else Frame("phase", name)
+    return _OTHERWISE.get(optimizer)
