@@ -107,10 +107,7 @@ def count_response(
     seconds: float = 0.0,
     error: str | None = None,
 ) -> None:
-    """Count a response: one call, and one more for each other model that took part in it.
-
-    If it reports no usage, a warning names its `kind`: response or stream.
-    """
+    """Count a response or a stream (its `kind`): one call, and one more for each other model that took part in it."""
     name = source.name
     assert name is not None
     calls = _reported_calls(source, name)
@@ -135,8 +132,7 @@ def _reported_calls(source: ResponseSource, name: str) -> list[ReportedCall]:
     if usage is None:
         return []
     if source.usage_format is None:
-        counts = read_counts(source.model, usage)._replace(calls=1)
-        return [ReportedCall(name, counts, reported_cost(usage) is not None)]
+        return [ReportedCall(name, read_counts(source.model, usage, calls=1), reported_cost(usage) is not None)]
     calls = extract(source.usage_format, usage, name)
     if calls and source.usage_format is PERPLEXITY and (cost := reported_cost(usage)) is not None:
         return [ReportedCall(name, calls[0].counts._replace(cost=cost), cost_is_told=True)]

@@ -1,10 +1,17 @@
-"""record_stream: a stand-in for a provider's stream that counts the call when the stream ends, however it ends."""
+"""record_stream: a stand-in for a provider's stream that counts the call when the stream ends, however it ends.
+
+The stand-in passes on what it is asked for. Its meter reads each piece that passes, and collects the usage.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import inspect
+import threading
+import time
 import weakref
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from functools import cache, partial
 from types import MethodType, new_class
 from typing import Any, Final, TypeVar, cast
@@ -12,11 +19,15 @@ from typing import Any, Final, TypeVar, cast
 import wrapt
 from wrapt import FunctionWrapper
 
-from tokenscope._providers.responses import PLAIN_VALUES, check_arguments
-from tokenscope._providers.stream_meter import StreamedCall, StreamMeter
+from tokenscope._providers.detection import UNKNOWN_MODEL, source_of
+from tokenscope._providers.extractors import plain
+from tokenscope._providers.openai_usage import Get, getter
+from tokenscope._providers.responses import PLAIN_VALUES, check_arguments, count_response
 from tokenscope._scopes.context import active
+from tokenscope._scopes.event_log import append
 from tokenscope._scopes.lm_calls import lm_call_in_progress
-from tokenscope._scopes.process import DISABLED, STATE
+from tokenscope._scopes.process import DISABLED, STATE, Counted
+from tokenscope._usage.warnings import internal_error
 
 T = TypeVar("T")
 
@@ -58,19 +69,20 @@ def record_stream(stream: T, *, provider: str | None = None, model: str | None =
         whole: Any = copy.copy(stream)
         whole["stream"] = record_stream(whole["stream"], provider=provider, model=model)
         return cast("T", whole)
-    call = StreamedCall(active() or STATE.root, lm_call_in_progress(), provider, model)
+    new_meter = partial(StreamMeter, active() or STATE.root, lm_call_in_progress(), provider, model)
     if _is_stream(type(stream)):
-        return cast("T", _stand_in(stream, StreamMeter(call)))
-    return cast("T", _class_for(_OpenerStandIn, type(stream))(stream, call))
+        return cast("T", _stand_in(stream, new_meter()))
+    return cast("T", _class_for(_OpenerStandIn, type(stream))(stream, new_meter))
 
 
 def _check(stream: object, provider: object, model: object) -> None:
     check_arguments("stream", "something to iterate over", stream, provider, model)
     kind = type(stream)
+    is_opener = hasattr(kind, "__enter__") or hasattr(kind, "__aenter__")
     if isinstance(stream, dict) and _is_stream(type(stream.get("stream"))):
         if model is None:
             raise ValueError("Bedrock's streams do not name their model: pass record_stream(response, model=...)")
-    elif isinstance(stream, Mapping) or not (_is_stream(kind) or _is_opener(kind)):
+    elif isinstance(stream, Mapping) or not (_is_stream(kind) or is_opener):
         raise TypeError(
             f"record_stream takes a stream, and this {kind.__name__} is not one: "
             "pass a whole response to record_response, or ask the provider for a stream"
@@ -82,10 +94,6 @@ def _is_stream(kind: type) -> bool:
     return (hasattr(kind, "__iter__") or hasattr(kind, "__aiter__")) and not (
         hasattr(kind, "__pydantic_validator__") or issubclass(kind, (*PLAIN_VALUES, Mapping))
     )
-
-
-def _is_opener(kind: type) -> bool:
-    return hasattr(kind, "__enter__") or hasattr(kind, "__aenter__")
 
 
 # -- stand-ins -------------------------------------------------------------------------------------------------------------
@@ -138,13 +146,13 @@ class _StreamStandIn(_StandIn):
 class _OpenerStandIn(_StandIn):
     """Stands in for an object that asks for a stream when it is entered: `client.messages.stream(...)`."""
 
-    def __init__(self, opener: Any, call: StreamedCall) -> None:
+    def __init__(self, opener: Any, new_meter: Callable[[], StreamMeter]) -> None:
         super().__init__(opener)
-        self._self_call = call
+        self._self_new_meter = new_meter
         self._self_meter: StreamMeter | None = None
 
     def _self_begin(self) -> None:
-        self._self_meter = StreamMeter(self._self_call)
+        self._self_meter = self._self_new_meter()
 
     def _self_entered(self, entered: Any) -> Any:
         return _stand_in(entered, self._self_meter) if _is_stream(type(entered)) else entered
@@ -192,3 +200,158 @@ def _class_with(base: Any, names: frozenset[str]) -> Any:
         if name in names or hasattr(base, name)
     }
     return new_class(base.__name__, (base,), exec_body=lambda body: body.update(methods))
+
+
+# -- meter -----------------------------------------------------------------------------------------------------------------
+
+
+class StreamMeter:
+    """Reads the pieces of one stream, and counts its call once. As a context manager, it is around taking one piece."""
+
+    def __init__(self, scope: Counted, outer_call: Any, provider: str | None, model: str | None) -> None:
+        self._scope = scope
+        self._outer_call = outer_call  # noted here: a stream may be dropped, and so counted, in any other place
+        self._provider = provider
+        self._model = model
+        self._once = threading.Lock()
+        self._usage = StreamUsage()
+        self._started = time.time()
+        self._since = time.perf_counter_ns()
+        self.accumulating: Any = None
+        """A stream that adds up its own pieces, if they pass without being read here."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            self.end(None if isinstance(error, StopIteration | StopAsyncIteration | GeneratorExit) else error)
+
+    def step(self, take: Callable[..., Any], *arguments: Any) -> Any:
+        with self:
+            piece = take(*arguments)
+        return self._read(piece)
+
+    async def astep(self, take: Callable[..., Any], *arguments: Any) -> Any:
+        """Take the next piece of an async stream. A task that is cancelled while it waits has a failed call."""
+        with self:
+            piece = await take(*arguments)
+        return self._read(piece)
+
+    def close(self, close: Callable[..., Any], *arguments: Any) -> Any:
+        closing: Any = None
+        try:
+            closing = close(*arguments)
+        finally:
+            if not inspect.isawaitable(closing):
+                self.end()
+        return self._end_after(closing) if inspect.isawaitable(closing) else closing
+
+    async def _end_after(self, closing: Any) -> Any:
+        try:
+            return await closing
+        finally:
+            self.end()
+
+    def _read(self, piece: Any) -> Any:
+        try:
+            self._usage.add(piece)
+        except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
+            internal_error("reading a piece of a stream")
+        return piece
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Count the call, if it is not counted yet."""
+        if self._once.acquire(blocking=False):
+            self.count(time.perf_counter_ns() - self._since, None if error is None else type(error).__name__)
+
+    def drop(self) -> None:
+        """Leave the call for the event log to count, if it is not counted yet: a finaliser may run at any point."""
+        if self._once.acquire(blocking=False):
+            append(self._scope, self, time.perf_counter_ns() - self._since, None)
+
+    def count(self, nanoseconds: int, error: str | None) -> None:
+        try:
+            if self.accumulating is not None:
+                with contextlib.suppress(Exception):  # nothing has come yet
+                    self._read(self.accumulating.current_message_snapshot)
+            response, sender = self._usage.response(), self._usage.sender
+            source = source_of(response, self._provider, self._model, sender)
+            if source.name is None:
+                source = source_of(response, self._provider, UNKNOWN_MODEL, sender)
+            scope, seconds = self._scope, nanoseconds / 1e9
+            count_response(
+                source, scope, self._outer_call, kind="stream", started=self._started, seconds=seconds, error=error
+            )
+        except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
+            internal_error("counting a stream")
+
+
+# -- usage -----------------------------------------------------------------------------------------------------------------
+
+_USAGE: Final = ("usage_metadata", "usageMetadata", "usage")
+_ENVELOPES: Final = (
+    "response",  # OpenAI's Responses
+    "message",  # Anthropic's first event, and the last event of its stream object
+    "chunk",  # OpenAI's stream object
+    "data",  # Mistral, OpenAI's assistants
+    "metadata",  # Bedrock's Converse
+    "delta",  # Cohere
+    "x_groq",
+)
+"""Where a piece has its usage if not in a field of its own."""
+
+_FIRST_PIECE: Final = {"prompt_filter_results": "azure", "messageStart": "bedrock"}
+"""Fields of a stream's first piece that show its provider."""
+
+
+class StreamUsage:
+    """The usage of a stream so far, in the provider's own format."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._reporting: Any = None  # the last piece that reported usage
+        self._named: Any = None  # a piece that names the model, for streams that end without usage
+        self._changes: Any = None  # what Anthropic's message has reported since it began
+        self.sender: str | None = None
+        """The provider, if the first piece shows it: the piece with the usage may not."""
+
+    def add(self, piece: Any) -> None:
+        """Read a piece. Usage is cumulative: the last one counts."""
+        if isinstance(piece, str | bytes):
+            return
+        get = getter(piece)
+        if not self._begun:
+            self._begun = True
+            self.sender = next((sender for name, sender in _FIRST_PIECE.items() if get(name) is not None), None)
+        for name in (None, *_ENVELOPES):
+            part = piece if name is None else get(name)
+            if part is None or isinstance(part, str):
+                continue
+            usage = getter(part)(*_USAGE)
+            if usage is not None:
+                if name is None and get("type") == "message_delta":
+                    self._changes = usage
+                    return
+                if name == "x_groq":  # has the usage, but not the model
+                    part = {"model": _model(get), "id": get("id"), "usage": usage, name: part}
+                self._reporting, self._changes = part, None
+                return
+            if self._named is None and _model(getter(part)) is not None:
+                self._named = part
+
+    def response(self) -> Any:
+        """Return a stand-in for the whole response, with what has been reported so far."""
+        if self._changes is None:
+            return next((each for each in (self._reporting, self._named) if each is not None), {})
+        # Anthropic's message begins with its input and ends with what has changed since.
+        get = getter(self._reporting)
+        model = _model(get)
+        usages = [plain(usage, model or "a message") for usage in (get("usage"), self._changes) if usage is not None]
+        usage = {name: value for each in usages for name, value in each.items()}
+        return {"type": "message", "id": get("id"), "model": model, "usage": usage}
+
+
+def _model(get: Get) -> str | None:
+    name = get("model", "model_version", "modelVersion")
+    return name if isinstance(name, str) and name else None
