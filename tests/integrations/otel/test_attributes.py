@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenscope import Usage
-from tokenscope.integrations.otel.attributes import is_model_call, model_of, read
-from tokenscope.integrations.otel.names import report_name, request_attributes
+from tokenscope.integrations.otel.attributes import is_model_call, model_of, read, report_name, request_attributes
 
 WHOLE = {"input_tokens": 100, "output_tokens": 40}
 PARTS = {**WHOLE, "cache_read_tokens": 60, "cache_write_tokens": 30, "reasoning_tokens": 25}

@@ -17,8 +17,7 @@ from opentelemetry import trace
 from tokenscope._providers.openai_usage import read_counts
 from tokenscope._usage.usage import Usage
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations.otel.attributes import GENAI, MLFLOW, MLFLOW_USAGE, OPENINFERENCE, Convention
-from tokenscope.integrations.otel.names import request_attributes
+from tokenscope.integrations.otel.attributes import GENAI, MLFLOW, MLFLOW_USAGE, OPENINFERENCE, request_attributes
 from tokenscope.integrations.usage_watchers import unwatch, watch
 
 _lock: Final = threading.RLock()
@@ -53,8 +52,7 @@ def _annotate(model: str, entry: Any) -> None:
         span = trace.get_current_span()
         if span.is_recording():
             _write(span, model, spent)
-        mlflow = sys.modules.get("mlflow")
-        active = getattr(mlflow, "get_current_active_span", None)
+        active = getattr(sys.modules.get("mlflow"), "get_current_active_span", None)
         if active is not None and (current := active()) is not None:  # not always OpenTelemetry's
             _write_mlflow(current, spent)
     except Exception:  # noqa: BLE001 - a span's own methods must not break the host program
@@ -93,7 +91,7 @@ def _add(span: Any, spent: Usage, *, is_reported: bool) -> Usage | None:
     return whole
 
 
-def _named(usage: Usage, convention: Convention, fields: Iterable[str] | None = None) -> dict[str, int]:
+def _named(usage: Usage, convention: dict[str, tuple[str, ...]], fields: Iterable[str] = ()) -> dict[str, int]:
     """Return fields of usage by their first names in a convention; parts only if they are not 0."""
     return {
         convention[field][0]: value

@@ -1,4 +1,7 @@
-"""Reading a span's attributes, in each convention that instrumentors use: the model that was called, and what it spent."""
+"""The words of OpenTelemetry's conventions: how spans name models, providers and usage, and how reports do.
+
+`read` returns what a span says in any convention that instrumentors use: the model that was called, and what it spent.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Any, Final, NamedTuple
 
 from tokenscope._providers.openai_usage import getter, parse_count, read_counts
 from tokenscope._usage.usage import Counts
-from tokenscope.integrations.otel.names import report_name
 
 Attributes = Mapping[str, Any]
 
@@ -70,13 +72,40 @@ _MODEL: Final = (
 """The model that was asked for comes before the model that answered, as in DSPy's own calls."""
 _PROVIDER: Final = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system", "mlflow.llm.provider")
 
+_OTEL_NAMES: Final = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+"""Providers' names in reports, and OpenTelemetry's current names if they differ."""
+
+_REPORT_NAMES: Final = {
+    **{theirs: ours for ours, theirs in _OTEL_NAMES.items()},
+    "aws": "bedrock",
+    "aws_bedrock": "bedrock",
+    "az.ai.inference": "azure_ai",
+    "az.ai.openai": "azure",
+    "gcp.gen_ai": "gemini",
+    "google": "gemini",
+    "google-gla": "gemini",
+    "google-vertex": "vertex_ai",
+    "google_genai": "gemini",
+    "mistralai": "mistral",
+    "vertexai": "vertex_ai",
+}
+"""Providers' names in the conventions, old and new, and their names in reports, which are DSPy's and litellm's."""
+
 _WITHOUT_CACHE: Final = ("opentelemetry.instrumentation.botocore", "opentelemetry.instrumentation.bedrock")
 """Instrumentors whose input tokens are Bedrock's own, which exclude tokens read from and written to its cache (as the sources of
 opentelemetry-instrumentation-botocore 0.66b2 and opentelemetry-instrumentation-bedrock 0.62.4 show)."""
 
-_MODEL_CALLS: Final = frozenset(
-    {"chat", "completion", "text_completion", "generate_content", "embeddings", "embedding"}
-)
+_MODEL_CALLS: Final = {"chat", "completion", "text_completion", "generate_content", "embeddings", "embedding"}
 
 
 class Reading(NamedTuple):
@@ -87,12 +116,7 @@ class Reading(NamedTuple):
 
 
 def read(attributes: Attributes, instrumentor: str) -> Reading | None:
-    """Return the usage that a span's attributes report; None if they report none.
-
-    Args:
-        attributes: The span's attributes.
-        instrumentor: The name of its instrumentation scope: some instrumentors depart from their convention.
-    """
+    """Return the usage that a span's attributes report, or None. Some instrumentors depart from their convention."""
     found = _reported(attributes)
     if found is None:
         return None
@@ -130,10 +154,8 @@ def _reported(attributes: Attributes) -> dict[str, Any] | None:
 def _mlflow(attributes: Attributes) -> Attributes:
     """Return MLflow's usage, which is JSON in a string."""
     text = attributes.get(MLFLOW_USAGE)
-    if not isinstance(text, str):
-        return {}
     try:
-        usage = json.loads(text)
+        usage = json.loads(text) if isinstance(text, str) else None
     except ValueError:
         parse_count(MLFLOW_USAGE, text, model_of(attributes))  # warns
         return {}
@@ -158,3 +180,19 @@ def is_model_call(attributes: Attributes) -> bool:
     if isinstance(kind, str):
         return kind in _MODEL_CALLS
     return attributes.get("openinference.span.kind") in ("LLM", "EMBEDDING")
+
+
+def report_name(provider: str | None, model: str) -> str:
+    """Return a model's name as reports have it, with its provider: `bedrock/amazon.nova-micro-v1:0`."""
+    if provider is None:
+        return model
+    provider = _REPORT_NAMES.get(provider.lower(), provider.lower())
+    return model if model.startswith(f"{provider}/") else f"{provider}/{model}"
+
+
+def request_attributes(model: str) -> dict[str, str]:
+    """Return OpenTelemetry's attributes for a model that has this name in reports."""
+    provider, slash, name = model.partition("/")
+    if not slash:
+        return {"gen_ai.request.model": model}
+    return {"gen_ai.provider.name": _OTEL_NAMES.get(provider, provider), "gen_ai.request.model": name}

@@ -18,7 +18,7 @@ from tokenscope._scopes.process import STATE
 from tokenscope._usage.calls import OTHER, Call, Frame
 from tokenscope._usage.warnings import internal_error
 from tokenscope._version import __version__
-from tokenscope.integrations.otel.names import request_attributes
+from tokenscope.integrations.otel.attributes import request_attributes
 
 _MOST: Final = 990
 """How many attribute sets there are at most. With two types of tokens each, they stay below OpenTelemetry's limit of 2,000."""
@@ -28,6 +28,16 @@ _DEPTH: Final = 8
 
 _TOKEN_BUCKETS: Final = [4**power for power in range(14)]
 _SECONDS_BUCKETS: Final = [0.01 * 2**power for power in range(14)]
+_HISTOGRAMS: Final = (
+    ("gen_ai.client.token.usage", "{token}", "Input and output tokens of each model call", _TOKEN_BUCKETS),
+    ("gen_ai.client.operation.duration", "s", "How long each model call took", _SECONDS_BUCKETS),
+)
+"""Names, units, descriptions and the boundaries of buckets."""
+_COUNTERS: Final = (
+    ("cost", "{USD}", "What the priced calls of the process cost"),
+    ("unpriced_calls", "{call}", "Calls of the process that spent tokens of models without a known price"),
+)
+"""Fields of usage, units and descriptions."""
 
 Attributes = dict[str, str]
 AttributeTriple = tuple[Attributes, Attributes, Attributes]
@@ -50,7 +60,16 @@ class _AttributeSets:
         if found is None:
             if len(self._sets) >= _MOST:
                 key = OTHER.name, OTHER.name, OTHER.name
-            found = self._sets.setdefault(key, _attributes(*key))
+            scope, module, model = key
+            plain = {
+                "gen_ai.operation.name": "chat",
+                "gen_ai.provider.name": OTHER.name,
+                **request_attributes(model),
+                "tokenscope.scope": scope,
+                "tokenscope.module": module,
+            }
+            triple = plain, {**plain, "gen_ai.token.type": "input"}, {**plain, "gen_ai.token.type": "output"}
+            found = self._sets.setdefault(key, triple)
         return found
 
     def error(self, name: str) -> str:
@@ -62,17 +81,6 @@ class _AttributeSets:
         return name
 
 
-def _attributes(scope: str, module: str, model: str) -> AttributeTriple:
-    plain = {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": OTHER.name,
-        **request_attributes(model),
-        "tokenscope.scope": scope,
-        "tokenscope.module": module,
-    }
-    return plain, {**plain, "gen_ai.token.type": "input"}, {**plain, "gen_ai.token.type": "output"}
-
-
 class _Export:
     """Records calls with the instruments of one meter provider."""
 
@@ -82,30 +90,13 @@ class _Export:
         self.observer = self.record  # each access to a method makes another object
         self._sets = _AttributeSets()
         meter = provider.get_meter("tokenscope", __version__)
-        self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage",
-            unit="{token}",
-            description="Input and output tokens of each model call",
-            explicit_bucket_boundaries_advisory=_TOKEN_BUCKETS,
+        self._tokens, self._seconds = (
+            meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=buckets)
+            for name, unit, description, buckets in _HISTOGRAMS
         )
-        self._seconds = meter.create_histogram(
-            "gen_ai.client.operation.duration",
-            unit="s",
-            description="How long each model call took",
-            explicit_bucket_boundaries_advisory=_SECONDS_BUCKETS,
-        )
-        meter.create_observable_counter(
-            "tokenscope.cost",
-            [partial(self._observe, "cost")],
-            unit="{USD}",
-            description="What the priced calls of the process cost",
-        )
-        meter.create_observable_counter(
-            "tokenscope.unpriced_calls",
-            [partial(self._observe, "unpriced_calls")],
-            unit="{call}",
-            description="Calls of the process that spent tokens of models without a known price",
-        )
+        for field, unit, description in _COUNTERS:
+            observe_field = partial(self._observe, field)
+            meter.create_observable_counter(f"tokenscope.{field}", [observe_field], unit=unit, description=description)
 
     def record(self, call: Call) -> None:
         """Record one call, unless DSPy's cache answered it."""
@@ -129,16 +120,14 @@ class _Export:
         """Return the sums of a field of usage. Prices are looked up when metrics are collected, not in each call."""
         if self.stopped:
             return []
-        sums: defaultdict[int, Decimal] = defaultdict(Decimal)
-        sets: dict[int, Attributes] = {}
+        sums: defaultdict[tuple[tuple[str, str], ...], Decimal] = defaultdict(Decimal)
         paths: list[tuple[Frame, ...]] = []
         for row in report_of(STATE.root).rows:
             paths.append((*(paths[row.parent] if row.parent >= 0 else ()), row.frame))
             for model, usage in row.models:
                 plain = self._sets.of(paths[-1], model)[0]
-                sets[id(plain)] = plain
-                sums[id(plain)] += getattr(usage, field)
-        return [Observation(float(value), sets[key]) for key, value in sums.items() if value]
+                sums[tuple(plain.items())] += getattr(usage, field)
+        return [Observation(float(value), dict(items)) for items, value in sums.items() if value]
 
     def stop(self) -> None:
         """Record no more calls."""

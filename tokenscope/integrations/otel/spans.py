@@ -10,10 +10,11 @@ import contextlib
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from tokenscope._scopes.context import active
@@ -23,10 +24,6 @@ from tokenscope._usage.usage import ZERO_COUNTS
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.otel.attributes import Reading, is_model_call, model_of, read
 from tokenscope.integrations.usage_watchers import inside_counted_call, watch
-
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan, Span
 
 _REMEMBERED: Final = 2_048
 """How many spans that have ended are remembered, for spans that start below them later."""
@@ -103,7 +100,7 @@ class TokenScopeSpanProcessor(SpanProcessor):
         """Note the scope in which a span starts."""
         try:
             if not DISABLED:
-                _note(span, span)
+                _note(span)
         except Exception:  # noqa: BLE001 - a span must not break the host program
             internal_error("noting the start of a span")
 
@@ -124,7 +121,7 @@ def _key(context: trace.SpanContext | None) -> _Key:
     return (0, 0) if context is None else (context.trace_id, context.span_id)
 
 
-def _note(span: ReadableSpan, live: Span | None = None) -> _Noted:
+def _note(span: ReadableSpan) -> _Noted:
     key, parent = _key(span.context), span.parent
     found = _open.get(key) or _ended.get(key)
     if found is not None:
@@ -132,16 +129,16 @@ def _note(span: ReadableSpan, live: Span | None = None) -> _Noted:
     above = None if parent is None else _open.get(_key(parent)) or _ended.get(_key(parent))
     hidden = (above is not None and above.hidden) or inside_counted_call()
     noted = _Noted(key, above, active(), span.start_time or 0, hidden=hidden)
-    if live is not None:
-        # A span that never ends is forgotten when the program has dropped it.
-        noted.alive = weakref.ref(live, lambda _: _open.pop(key, None))
-        _open[key] = noted
+    # A span that never ends is forgotten when the program has dropped it.
+    noted.alive = weakref.ref(span, lambda _: _open.pop(key, None))
+    _open[key] = noted
     return noted
 
 
 def _end(span: ReadableSpan) -> None:
     key = _key(span.context)
-    noted = _open.pop(key, None) or _note(span)  # it may have been started before there was a processor
+    noted = _note(span)  # now, if it was started before there was a processor
+    _open.pop(key, None)
     if noted.ended is not None:
         return  # another processor has counted it
     scope, noted.scope, noted.alive, noted.ended = noted.scope, None, None, span.end_time or 0
