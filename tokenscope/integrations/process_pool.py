@@ -32,8 +32,6 @@ _pending: Final[WeakValueDictionary[int, PendingTask]] = WeakValueDictionary()
 class PendingTask:
     """A task that was submitted, and the scope that submitted it. The worker unpickles a number and a path in its place."""
 
-    __slots__ = ("__weakref__", "number", "scope")
-
     def __init__(self, scope: Counted) -> None:
         self.scope = scope
         self.number = next(_numbers)
@@ -79,7 +77,7 @@ def _pack_others() -> PackedRows:
         while row.counts and here not in spending:
             spending.add(here)
             here = here.parent or ROOT
-    for path in [path for path in table.rows if path not in spending]:
+    for path in table.rows.keys() - spending:
         del table.rows[path]
     return pack(table, ROOT)
 

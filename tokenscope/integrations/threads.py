@@ -40,42 +40,33 @@ def _run_within(call: Any, captured: CapturedScope, function: Any, /, *args: Any
         current_lm_call.reset(token)
 
 
-class _ThreadRun:
-    """Stands for a thread's `run`, in the scope in which the thread was started."""
-
-    def __init__(self, thread: Any, captured: CapturedScope) -> None:
-        self._thread = thread
-        self._captured = captured
-        self._run_in = _runner()
-        self._own = vars(thread).get("run")
-
-    def put_back(self) -> None:
-        if self._own is None:
-            vars(self._thread).pop("run", None)
-        else:
-            vars(self._thread)["run"] = self._own
-
-    def __call__(self) -> None:
-        self.put_back()
-        try:
-            self._run_in(self._captured, self._thread.run)
-        except BaseException as error:
-            if stop_in(error) is None:  # else the scope that owns the budget knows, and nothing waits for this thread
-                raise
-
-
 def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`threading.Thread.start`: the thread inherits the scope in which it is started."""
     scope = active()
     is_new = instance._initialized and instance.ident is None  # noqa: SLF001 - there is no public way to ask
     if not is_new or (scope is None and not STATE.root.budgets and lm_call_in_progress() is None):
         return wrapped(*args, **kwargs)
-    run = _ThreadRun(instance, CapturedScope(scope))
+    captured, runner, own_run = CapturedScope(scope), _runner(), vars(instance).get("run")
+
+    def put_back() -> None:
+        if own_run is None:
+            vars(instance).pop("run", None)
+        else:
+            vars(instance)["run"] = own_run
+
+    def run() -> None:
+        put_back()
+        try:
+            runner(captured, instance.run)
+        except BaseException as error:
+            if stop_in(error) is None:  # else the scope that owns the budget knows, and nothing waits for this thread
+                raise
+
     vars(instance)["run"] = run
     try:
         return wrapped(*args, **kwargs)
     except BaseException:
-        run.put_back()
+        put_back()
         raise
 
 

@@ -8,7 +8,7 @@ from dspy.predict.best_of_n import BestOfN
 from dspy.predict.program_of_thought import ProgramOfThought
 from dspy.predict.refine import OfferFeedback, Refine
 
-from tokenscope._scopes.process import Counted
+from tokenscope._scopes.scope import Scope
 from tokenscope._scopes.wasted import mark_all_wasted
 
 TRYING: Final = frozenset({BestOfN, Refine, ProgramOfThought})
@@ -18,15 +18,12 @@ TRYING: Final = frozenset({BestOfN, Refine, ProgramOfThought})
 class _Run(NamedTuple):
     """A module that has run on the way to a result."""
 
-    scope: Counted
+    scope: Scope
     result: Any
-    is_attempt: bool  # or it only helps to make the next one
 
 
 class Attempts:
     """The attempts of one call of a module."""
-
-    __slots__ = ("_inputs", "_runs", "_trying")
 
     def __init__(self, trying: Any, inputs: dict[str, Any]) -> None:
         self._trying = trying
@@ -47,9 +44,9 @@ class Attempts:
             and all(value is self._inputs[name] for name, value in kwargs.items())
         )
 
-    def note(self, scope: Any, result: Any) -> None:
+    def note(self, scope: Scope, result: Any) -> None:
         """Note that such a module has run in a scope."""
-        self._runs.append(_Run(scope, result, not _is_advice(scope.opened_by)))
+        self._runs.append(_Run(scope, result))
 
     def conclude(self, result: Any) -> None:
         """Mark as wasted what was spent for another result than this one."""
@@ -61,7 +58,7 @@ class Attempts:
 
     def _kept(self, result: Any) -> _Run | None:
         """Return the attempt whose result is the module's own; else, if that was changed or there is none, the last one."""
-        attempts = [run for run in self._runs if run.is_attempt]
+        attempts = [run for run in self._runs if not _is_advice(run.scope.opened_by)]
         returned = [run for run in attempts if run.result is result and result is not None]
         return next(reversed(returned or attempts), None)
 

@@ -12,8 +12,6 @@ from tokenscope._scopes.scope import Scope
 class GepaStopper:
     """Tells GEPA to stop once its run has spent a budget; made by `gepa_stopper`."""
 
-    __slots__ = ("budget",)
-
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
 
