@@ -160,6 +160,8 @@ class Lender(Protocol):
 def reserve(scope: Counted, lender: Lender | None = None) -> bool:
     """Reserve one LM call in every budget that holds in a scope; return whether there is any.
 
+    Where there is no room, a lender hands on what was reserved for it.
+
     Raises:
         BudgetStop: where a budget is spent.
     """
@@ -168,17 +170,23 @@ def reserve(scope: Counted, lender: Lender | None = None) -> bool:
         return False
     drain()
     with STATE.lock:
-        lent: tuple[BudgetAccount, ...] = lender.scope.budgets if lender is not None and lender.reserved else ()
-        for account in lent:
-            account.calls -= 1
-        spent = [account for account in accounts if account.spent_limit()]
-        refused = any(account.budget.on_exceed != "warn" for account in spent)
-        for account in lent if refused else accounts:
+        spent, refused = _spent_of(accounts)
+        if refused and lender is not None and lender.reserved:
+            release(lender.scope)
+            spent, refused = _spent_of(accounts)
+            lender.reserved = refused
+            for account in lender.scope.budgets if refused else ():
+                account.calls += 1
+        for account in () if refused else accounts:
             account.calls += 1
-        if lender is not None and lent and not refused:
-            lender.reserved = False
     _stop_at(spent)
     return True
+
+
+def _spent_of(accounts: tuple[BudgetAccount, ...]) -> tuple[list[BudgetAccount], bool]:
+    """Return the accounts that are spent, and whether one of them ends runs."""
+    spent = [account for account in accounts if account.spent_limit()]
+    return spent, any(account.budget.on_exceed != "warn" for account in spent)
 
 
 def reserve_again(lender: Lender) -> None:

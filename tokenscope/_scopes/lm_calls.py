@@ -16,7 +16,7 @@ class LMCall(Protocol):
     ended: bool
 
     def add_inner_usage(self, counts: Counts) -> None:
-        """Note what was counted of a call inside this one: its own usage may repeat it."""
+        """Note what the program has recorded by hand inside this call: its own usage may repeat that."""
         ...
 
 

@@ -44,7 +44,11 @@ PATCHES: Final = (
     # Instrumentors that came first have wrapped BaseLM's original in LM, where a patch of BaseLM is passed by.
     Patch("dspy.clients.lm", "LM.__call__", f"{_DSPY}.lm_calls:call_lm", inherited=True),
     Patch("dspy.clients.lm", "LM.acall", f"{_DSPY}.lm_calls:call_lm", inherited=True),
-    Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_DSPY}.lm_answers:process_response", "make"),
+    Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_DSPY}.lm_answers:keep_answer", "make"),
+    Patch(
+        "dspy.clients.base_lm", "BaseLM._process_completion", f"{_DSPY}.lm_answers:keep_answer", "make", optional=True
+    ),
+    Patch("dspy.clients.base_lm", "BaseLM._process_response", f"{_DSPY}.lm_answers:keep_answer", "make", optional=True),
     Patch("dspy.clients.lm", "LM.forward", f"{_DSPY}.forward:forward"),
     Patch("dspy.clients.lm", "LM.aforward", f"{_DSPY}.forward:forward"),
     Patch("dspy.clients.typesafe", "TypeSafe.__call__", f"{_DSPY}.lm_calls:call_lm", optional=True),

@@ -10,7 +10,7 @@ from tokenscope._scopes.event_log import drain
 from tokenscope._scopes.lm_calls import lm_call_in_progress, mark_counted
 from tokenscope._scopes.recording import record
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs, call_lm, read_response
+from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs, call_lm
 
 
 class _DirectCall:
@@ -23,7 +23,7 @@ class _DirectCall:
 
     def finish(self, error: BaseException | None, result: Any) -> None:
         if error is None:
-            read_response(result)
+            self._call.answer = result
             mark_counted(result)
         self._call.finish(error, result)
         drain()  # read what it spent before the caller, who has the response, may add up in it
@@ -32,10 +32,11 @@ class _DirectCall:
 class _Request:
     """A call of `LM.forward` within an LM call: an LM of a user's own may make several."""
 
-    __slots__ = ("_call", "_was_hit")
+    __slots__ = ("_call", "_is_own", "_was_hit")
 
-    def __init__(self, call: CallTracker) -> None:
+    def __init__(self, call: CallTracker, lm: Any) -> None:
         self._call = call
+        self._is_own = call.lm is lm
         self._was_hit = call.cache_hit
         call.cache_hit = False
 
@@ -50,7 +51,7 @@ class _Request:
             if usage:
                 _count_late(call, usage)
             return
-        call.add_request(usage)
+        call.add_request(usage, result, is_own=self._is_own)
         call.cache_hit = call.cache_hit and (self._was_hit or len(call.requests) == 1)
 
 
@@ -69,4 +70,4 @@ def forward(lm: Any, args: Args, kwargs: Kwargs) -> _DirectCall | _Request | Non
         direct = call_lm(lm, args, kwargs)
         return None if direct is None else _DirectCall(direct)
     reserve_again(call)
-    return _Request(call)
+    return _Request(call, lm)

@@ -7,21 +7,20 @@ from typing import Any
 
 from tokenscope._scopes.event_log import append
 from tokenscope._scopes.lm_calls import current_lm_call
-from tokenscope.integrations.dspy.lm_calls import UnparsedAnswer, answered_call, read_response
+from tokenscope.integrations.dspy.lm_calls import UnparsedAnswer, answered_call
 
 
-def process_response(wrapped: Any, switch: list[bool]) -> Any:
-    """`BaseLM._process_lm_response`: read the usage of a user's own LM, which DSPy 3.0 does not track."""
+def keep_answer(wrapped: Any, switch: list[bool]) -> Any:
+    """`BaseLM._process_lm_response` and what it calls: keep what the LM has returned until its call ends."""
 
     @functools.wraps(wrapped)
-    def process_lm_response(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        result = wrapped(self, *args, **kwargs)
+    def process(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         call = current_lm_call.get()
-        if call is not None and not call.entries and args and switch:
-            read_response(args[0])
-        return result
+        if call is not None and not call.ended and args and switch:
+            call.answer = args[0]
+        return wrapped(self, *args, **kwargs)
 
-    return process_lm_response
+    return process
 
 
 def parse_answer(wrapped: Any, switch: list[bool]) -> Any:

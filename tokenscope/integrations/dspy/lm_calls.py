@@ -13,15 +13,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, Final
+from weakref import WeakSet
 
 from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
 from dspy.utils.usage_tracker import UsageTracker
 
 from tokenscope._providers.openai_usage import read_counts, reported_cost
 from tokenscope._scopes.context import active, entered
-from tokenscope._scopes.enforcement import release, reserve, stop_in
+from tokenscope._scopes.enforcement import ReservedCall, release, reserve, stop_in
 from tokenscope._scopes.event_log import drain, mark_wasted
-from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
+from tokenscope._scopes.lm_calls import current_lm_call
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._scopes.recording import path_of
 from tokenscope._scopes.scope import Scope, open_scope
@@ -31,6 +32,14 @@ from tokenscope._usage.price_tiers import tier_of
 from tokenscope._usage.usage import Counts, sum_counts
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations import usage_watchers
+from tokenscope.integrations.dspy.nested_calls import (
+    InnerCall,
+    Request,
+    evidence,
+    hands_on,
+    latest_in_history,
+    spent_in_requests,
+)
 from tokenscope.integrations.dspy.optimizers import phase_of_call
 
 Args = tuple[Any, ...]
@@ -42,6 +51,8 @@ _log: Final = STATE.log
 _generator_scopes: Final = STATE.generator_scopes
 answered_call: Final[ContextVar[Any]] = ContextVar("tokenscope_answered_call", default=None)
 """The LM call that ended last here, whose answer is about to be parsed."""
+_spenders: Final[WeakSet[Any]] = WeakSet()
+"""Classes that have asked another LM and spent something themselves where no patch sees it: nothing can be lent to those."""
 
 
 class CallTracker(UsageTracker):  # type: ignore[misc]
@@ -51,12 +62,17 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     cache_hit = False
     counted: tuple[tuple[Counted, Call], ...] = ()
     """This call, when it is counted, or those whose answers it only relayed."""
-    inner_usages: Sequence[Counts] = ()
-    """What LM calls inside this one spent: an LM may ask another."""
+    answer: Any = None
+    """What the LM has returned, until the call ends."""
+    inner_calls: Sequence[InnerCall] = ()
+    """The LM calls that have ended inside this one: an LM may ask another."""
+    is_nested = False
+    """Whether it is inside another call, or others may be inside of it."""
     own_data: Any = None
     refused = False
-    requests: Sequence[Any] = ()
-    """The usage of each `LM.forward` within, read if there are several; None for one that the cache answered."""
+    recorded: Sequence[Counts] = ()
+    """What the program has recorded by hand inside this call: the LM may report the same."""
+    requests: Sequence[Request] = ()
     saved: Any = None
     """The usage of a cached answer, if the cache still has it."""
 
@@ -69,10 +85,12 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
             self.wrapped_tracker = replaced.wrapped_tracker
             self.outer_call = outer_call or replaced
+        if self.outer_call is not None:
+            self.is_nested = True
         self.is_parsed = False  # whether an adapter has begun to parse the answer
         self.settings_outside = overrides
         self.ended = False
-        self.lm_class = type(lm)
+        self.lm = lm
         self.reserved = reserved
         self.entries: list[Any] = []
         self.model = str(getattr(lm, "model", None) or type(lm).__name__)
@@ -110,22 +128,30 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallTracker:
         """Copy as DSPy's executor does for each worker: the replaced tracker is copied, the call stays the same one."""
-        self.__dict__.setdefault("inner_usages", [])  # which both share
+        for name in ("inner_calls", "recorded"):
+            self.__dict__.setdefault(name, [])  # which both share
         twin = copy.copy(self)
         twin.wrapped_tracker = copy.deepcopy(self.wrapped_tracker, memo)
         return twin
 
     def add_inner_usage(self, counts: Counts) -> None:
-        """Note what was counted of a call inside this one, in whatever thread."""
-        self.__dict__.setdefault("inner_usages", []).append(counts)
+        """Note what the program has recorded by hand inside this call, in whatever thread."""
+        self.is_nested = True
+        self.__dict__.setdefault("recorded", []).append(counts)
 
-    def add_request(self, usage: Any) -> None:
+    def add_inner_call(self, call: InnerCall) -> None:
+        """Note an LM call that has ended inside this one, in whatever thread."""
+        self.is_nested = True
+        self.__dict__.setdefault("inner_calls", []).append(call)
+
+    def add_request(self, usage: Any, response: Any, *, is_own: bool) -> None:
         """Note what a request has spent. If there are several, read them before the LM may add up its responses in one."""
         requests = self.__dict__.setdefault("requests", [])
-        requests.append(usage)
-        if len(requests) > 1:
+        requests.append(Request(usage) if is_own else Request(usage, evidence([response])))
+        if self.is_nested or len(requests) > 1 or not is_own:
+            self.is_nested = True
             for index, request in enumerate(requests):
-                requests[index] = self._read_request(request)
+                requests[index] = request._replace(usage=self._read_request(request.usage))
 
     def _read_request(self, usage: Any) -> Counts | None:
         if not usage or type(usage) is Counts:
@@ -153,46 +179,47 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             self.phase.leave()
         if error is None:
             answered_call.set(self)
-            _log.append((self.scope, self, nanoseconds, None))
+            name = None
         else:
             self.refused = stop_in(error) is not None
-            _log.append((self.scope, self, nanoseconds, type(error).__name__))
+            name = type(error).__name__
+        if not self.entries and self.answer is not None:
+            self._read_answer()
+        if self.is_nested:
+            self._finish_nested(result, nanoseconds, name)
+        else:
+            _log.append((self.scope, self, nanoseconds, name))
+        self.lm = self.answer = None
         if len(_log) > STATE.most_events:
             drain()
 
+    def _read_answer(self) -> None:
+        """Keep the usage of what the LM has returned, if DSPy did not hand it over, as 3.0 does not for an LM of a user's own."""
+        usage = None if self.cache_hit else getattr(self.answer, "usage", None)
+        if usage:
+            self.entries.append(usage)
+            if usage_watchers.watchers:
+                usage_watchers.notify(self.model, usage)
+
     def count(self, nanoseconds: int, error: str | None) -> Call | None:
-        """Return the call as the entries tell it, or None if it spent nothing itself. Called when the event log is drained."""
-        entries, failed = self.entries, 0 if error is None else 1
-        if len(entries) == 1 and self.outer_call is None and not self.inner_usages and len(self.requests) < 2:
+        """Return the call as its entries tell it, or None if it spent nothing. Called when the event log is drained."""
+        entries = self.entries
+        failed = 0 if error is None else 1
+        if len(entries) == 1:
             entry = entries[0]  # nearly always: there is nothing to add up
             counts = read_counts(self.model, entry, 1, failed)
             is_told = (type(entry) is not dict or "cost" in entry) and _are_free(entries)
             key = key_of(self.model, counts, cost_is_told=is_told)
-        else:
-            found = self._add_up(failed)
-            if found is None:
-                return None
-            key, counts = found
-        scope = self.scope
-        path = scope.path if scope.path.parent is not None else path_of(scope)
-        call: Call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))
-        if error is None:
-            self.counted = ((scope, call),)
-        if self.outer_call is not None:
-            self.outer_call.counted += self.counted
-        return call
-
-    def _add_up(self, failed: int) -> tuple[UsageKey, Counts] | None:
-        """Return what the call spent, in however many requests; None if nothing, or only what is counted already."""
-        entries = self.entries
-        if self.refused and not entries and not self.inner_usages:
-            self._release()
-            return None  # the LM that it asked was kept from it
-        counts = sum_counts(read_counts(self.model, entry) for entry in entries)
-        if len(self.requests) > 1:
-            counts = self._with_all_requests(counts)
-        if (self.inner_usages or self.outer_call is not None) and self._relays(counts):
+        elif self.refused and not entries:
+            self._release()  # the LM that it asked was kept from it
             return None
+        else:
+            key, counts = self._add_up(sum_counts(read_counts(self.model, entry) for entry in entries), failed)
+        return self._call(key, counts, nanoseconds, error)
+
+    def _add_up(self, counts: Counts, failed: int) -> tuple[UsageKey, Counts]:
+        """Return the key and the counts of one call that spent so much, in however many requests."""
+        entries = self.entries
         cached = self.cache_hit and not failed and not counts.tokens and not entries
         if cached and self.saved:
             counts = read_counts(self.model, self.saved)
@@ -201,27 +228,59 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             key = key_of(self.model, counts, cost_is_told=_are_free(entries))
         return key, counts._replace(calls=1, cached_calls=int(cached), failed_calls=failed)
 
-    def _with_all_requests(self, counts: Counts) -> Counts:
-        """Return what all requests of the call spent: DSPy only sees the response that the LM returns."""
-        spent = [usage for usage in self.requests if usage]
-        total = sum_counts(spent)
-        return total if not any(counts) or counts in spent or counts == total else sum_counts([total, counts])
-
-    def _relays(self, counts: Counts) -> bool:
-        """Whether this call only relays what other LM calls have spent, which are counted already; tell the call around it."""
-        inner = self.inner_usages
-        relays = bool(inner) and (not any(counts) or counts in inner or counts == sum_counts(inner))
-        if self.outer_call is not None:
-            self.outer_call.add_inner_usage(sum_counts(inner) if relays else counts)
-            if relays:
-                self.outer_call.counted += self.counted
-        if relays:
-            self._release()
-        return relays
+    def _call(self, key: UsageKey, counts: Counts, nanoseconds: int, error: str | None) -> Call:
+        scope = self.scope
+        path = scope.path if scope.path.parent is not None else path_of(scope)
+        call: Call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))
+        if error is None:
+            self.counted = ((scope, call),)
+        return call
 
     def _release(self) -> None:
         if self.reserved:
             release(self.scope)
+
+    # -- LM calls inside LM calls ---------------------------------------------------------------------------------------
+
+    def _finish_nested(self, result: Any, nanoseconds: int, error: str | None) -> None:
+        """Count a call that is inside another one, or has others inside, at once: while all that they return is there."""
+        try:
+            call = self._count_nested(result, nanoseconds, error)
+        except Exception:  # noqa: BLE001
+            internal_error("counting a call")
+            return
+        if call is not None:
+            _log.append((self.scope, ReservedCall(call) if self.reserved else call, 0, error))
+
+    def _count_nested(self, result: Any, nanoseconds: int, error: str | None) -> Call | None:
+        inner, entries = self.inner_calls, self.entries
+        if self.refused and not (entries or inner or self.recorded):
+            self._release()  # the LM that it asked was kept from it
+            return None
+        known = evidence([*entries, self.answer, result, *latest_in_history(self.lm, self.answer, entries)])
+        ids = frozenset(map(id, known))
+        counts = sum_counts(read_counts(self.model, entry) for entry in entries)
+        requests = [request._replace(usage=self._read_request(request.usage)) for request in self.requests]
+        if requests:
+            counts = spent_in_requests(counts, requests, ids)
+        is_own = any(request.usage and not request.evidence for request in requests)
+        code = _own_code(self.lm)
+        if not is_own and hands_on(counts, inner, self.recorded, ids, may_add_up=code is not None):
+            call = None
+            counts = sum_counts([*self.recorded, *(each.counts for each in inner)])
+            self.counted = tuple(counted for each in inner for counted in each.counted)
+            self._release()
+        else:
+            call = self._call(*self._add_up(counts, 0 if error is None else 1), nanoseconds, error)
+            if inner and code is not None and any(counts) and not is_own:
+                _spenders.add(code)
+        outer = self.outer_call
+        if outer is not None:
+            is_tracked = self.wrapped_tracker is not None and self.wrapped_tracker is not outer.wrapped_tracker
+            known += (each for call_inside in inner for each in call_inside.evidence)
+            outer.add_inner_call(InnerCall(counts, known, is_tracked, self.counted))
+        self.inner_calls = ()
+        return call
 
 
 class ReplacingTracker(CallTracker):
@@ -260,10 +319,28 @@ def _are_free(entries: list[Any]) -> bool:
     return bool(entries)
 
 
-def _may_relay(kind: Any) -> bool:
-    """Whether an LM's class has code that is not DSPy's, and may relay what it is asked to another LM."""
-    methods = (getattr(kind, "forward", None), getattr(kind, "aforward", None))
-    return any(str(getattr(method, "__module__", None)).partition(".")[0] != "dspy" for method in methods)
+def _own_code(lm: Any) -> type | None:
+    """Return the class of an LM, or of its engine, that is not DSPy's: it may ask other LMs, and hand on what they answer."""
+    kind = type(lm)
+    for method in (getattr(kind, "forward", None), getattr(kind, "aforward", None)):
+        if not _is_dspys(method):
+            return kind
+    for engine in (getattr(lm, "engine", None), getattr(lm, "async_engine", None)):
+        if engine is not None and not isinstance(engine, str) and not _is_dspys(type(engine)):
+            return type(engine)
+    return None
+
+
+def _is_dspys(code: Any) -> bool:
+    return str(getattr(code, "__module__", None)).partition(".")[0] == "dspy"
+
+
+def _lender(outer: CallTracker | None) -> CallTracker | None:
+    """Return the call around if it may do no more than to hand on what the call inside spends."""
+    if outer is None:
+        return None
+    code = _own_code(outer.lm)
+    return None if code is None or code in _spenders else outer
 
 
 def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
@@ -278,7 +355,7 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
         outer = None
     reserved = False
     if scope.budgets:
-        reserved = reserve(scope, outer if outer is not None and _may_relay(outer.lm_class) else None)
+        reserved = reserve(scope, _lender(outer))
     try:
         overrides = thread_local_overrides.get()
         # As `settings.usage_tracker`, without its look-up in Python.
@@ -307,14 +384,3 @@ def set_settings_outside(inside: Any) -> Any:
         else:
             outside.pop(name, None)
     return thread_local_overrides.set(outside)
-
-
-def read_response(response: Any) -> None:
-    """Keep the usage that a response reports, if DSPy itself did not hand it to the tracker."""
-    call = lm_call_in_progress()
-    if call is not None and not call.entries and not call.cache_hit:
-        usage = getattr(response, "usage", None)
-        if usage:
-            call.entries.append(usage)
-            if usage_watchers.watchers:
-                usage_watchers.notify(call.model, usage)

@@ -1,0 +1,173 @@
+"""An LM call inside an LM call: all that is spent is counted once and reserved; what is only handed on is not counted again."""
+
+from __future__ import annotations
+
+import signal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import openai
+import pytest
+from dspy.utils.callback import BaseCallback
+from support.dspy_support import tokens
+
+from tokenscope import Budget, token_scope
+from tokenscope.testing import LoopbackProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+QUESTION = "Is it?"  # one question for all: so all calls spend the same, and numbers tell nothing
+
+
+@pytest.fixture
+def provider() -> Iterator[LoopbackProvider]:
+    with LoopbackProvider() as provider:
+        yield provider
+
+
+class Judging(BaseCallback):
+    """A callback that asks an LM about each call of another one, when that begins or ends."""
+
+    def __init__(self, lm: Any, when: str) -> None:
+        self.lm, self.when = lm, when
+        self.is_busy = False
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: Any) -> None:
+        self.ask("start")
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
+        self.ask("end")
+
+    def ask(self, when: str) -> None:
+        if when == self.when and not self.is_busy:
+            self.is_busy = True
+            try:
+                self.lm(QUESTION)
+            finally:
+                self.is_busy = False
+
+
+class Drafting(dspy.LM):
+    """An LM that asks another one for a draft, and then DSPy's own client."""
+
+    draft: Any
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        self.draft(QUESTION)
+        return super().forward(prompt=prompt, messages=messages, **kwargs)
+
+
+class Signalled(Drafting):
+    """An LM during whose request a signal handler asks another one."""
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+        return dspy.LM.forward(self, prompt=prompt, messages=messages, **kwargs)
+
+
+class OwnClient(dspy.BaseLM):
+    """An LM that asks another one for a draft, and then OpenAI's client, which no patch sees."""
+
+    def __init__(self, provider: LoopbackProvider) -> None:
+        super().__init__("openai/gpt-4o-mini")
+        self.client = openai.OpenAI(base_url=provider.url, api_key="loopback", max_retries=0)
+        self.draft = provider.lm()
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        self.draft(QUESTION)
+        return self.client.chat.completions.create(
+            model="gpt-4o-mini", messages=messages or [{"role": "user", "content": prompt}]
+        )
+
+
+class Router(dspy.BaseLM):
+    """An LM that spends nothing itself, and reports what another one has spent."""
+
+    def __init__(self, provider: LoopbackProvider, reports: str) -> None:
+        super().__init__("openai/router")
+        self.inner = provider.lm()
+        self.reports = reports
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        if self.reports == "response of forward":
+            return self.inner.forward(prompt=prompt, messages=messages)
+        number = 2 if self.reports in ("sum", "second of two") else 1
+        texts = [self.inner(prompt=prompt, messages=messages)[0] for _ in range(number)]
+        used = [entry["usage"] for entry in self.inner.history[-number:]]
+        usage = {
+            "usage": used[-1],
+            "second of two": used[-1],
+            "copy": dict(used[-1]),
+            "nothing": {},
+            "sum": {name: sum(each[name] for each in used) for name in ("prompt_tokens", "completion_tokens")},
+        }[self.reports]
+        message = SimpleNamespace(content=texts[-1], role="assistant", tool_calls=None)
+        choice = SimpleNamespace(message=message, finish_reason="stop")
+        return SimpleNamespace(choices=[choice], usage=usage, model="router")
+
+
+def judged(provider: LoopbackProvider, when: str) -> Any:
+    lm = provider.lm()
+    lm.callbacks = [Judging(provider.lm(), when)]
+    return lm
+
+
+def drafting(provider: LoopbackProvider, kind: type[Drafting]) -> Any:
+    lm = kind("openai/gpt-4o-mini", api_base=provider.url, api_key="loopback", cache=False, num_retries=0)
+    lm.draft = provider.lm()
+    return lm
+
+
+LMS: dict[str, Callable[[LoopbackProvider], Any]] = {
+    "judged at its start": lambda provider: judged(provider, "start"),
+    "judged at its end": lambda provider: judged(provider, "end"),
+    "with a draft": lambda provider: drafting(provider, Drafting),
+    "with a draft and a client of its own": OwnClient,
+    "interrupted by a signal": lambda provider: drafting(provider, Signalled),
+    **{
+        f"router with {reports}": lambda provider, reports=reports: Router(provider, reports)
+        for reports in ("response of forward", "usage", "second of two", "copy", "nothing", "sum")
+    },
+}
+
+
+@pytest.fixture(params=LMS)
+def lm(request: pytest.FixtureRequest, provider: LoopbackProvider) -> Iterator[Any]:
+    made = LMS[request.param](provider)
+    before = signal.signal(signal.SIGUSR1, lambda *_: made.draft(QUESTION))
+    yield made
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_all_is_counted_once(lm: Any, provider: LoopbackProvider) -> None:
+    """Each request is counted, though all spend the same, and none twice."""
+    with token_scope("run") as run:
+        for _ in range(3):
+            lm(QUESTION)
+
+    assert (provider.total.calls, *tokens(provider.total)) == (run.usage.calls, *tokens(run.usage))
+
+
+@pytest.mark.parametrize("limit", [2, 3, 4, 5])
+def test_all_is_reserved(lm: Any, provider: LoopbackProvider, limit: int) -> None:
+    """No more calls are made than a budget allows, and nearly all that it allows can be made."""
+    with token_scope("run", budget=Budget(calls=limit, on_exceed="stop")) as run:
+        for _ in range(9):
+            lm(QUESTION)
+
+    assert run.budget_exceeded
+    assert provider.total.calls == run.usage.calls
+    assert limit - 1 <= provider.total.calls <= limit
+
+
+def test_a_failed_call_that_was_judged(provider: LoopbackProvider) -> None:
+    """A call that fails after a callback has asked another LM is a failed call, beside that one."""
+    lm = judged(provider, "start")
+    with token_scope("run") as run, pytest.raises(Exception, match="500"):
+        lm(f"{QUESTION} <<fail 500>>")
+
+    assert (2, 1) == (run.usage.calls, run.usage.failed_calls)
+    assert tokens(provider.total) == tokens(run.usage)
