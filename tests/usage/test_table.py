@@ -8,6 +8,7 @@ from tokenscope._usage.calls import MAX_NAMES, OTHER, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import Counts
+from tokenscope._usage.warnings import TokenScopeWarning, forget_warnings
 
 A = Frame("scope", "a")
 B = Frame("scope", "b")
@@ -88,3 +89,19 @@ def test_entries_of_each_level():
 
     assert [(1, 5), (2, 7)] == [(row.entries, row.nanoseconds) for row in (table.row(path(A)), table.row(inner))]
     assert (0, 0) == (table.row(TOP).entries, table.row(TOP).nanoseconds)
+
+
+def test_a_warning_about_names_at_the_top():
+    """The warning about too many names outside of any scope says that it is the top level. It comes once."""
+    forget_warnings()
+    table = UsageTable(TOP)
+    for number in range(MAX_NAMES + 1):
+        table.row(path(Frame("scope", f"s{number}")))
+
+    with pytest.warns(
+        TokenScopeWarning, match="more than 2,000 distinct names below 'the top level': the tokens of"
+    ) as caught:
+        table.warn_of_overflow()
+        table.warn_of_overflow()
+    assert 1 == len(caught)
+    assert not table.overflowed
