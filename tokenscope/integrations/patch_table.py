@@ -34,6 +34,8 @@ _GEPA: Final = "dspy.teleprompt.gepa.gepa_utils"
 
 PATCHES: Final = (
     Patch("threading", "Thread.start", f"{_THREADS}:start_thread", "replace"),
+    # OpenTelemetry's instrumentor wraps Thread's original in Timer, where a patch of Thread is passed by.
+    Patch("threading", "Timer.start", f"{_THREADS}:start_thread", "replace", inherited=True),
     Patch("concurrent.futures.thread", "ThreadPoolExecutor.submit", f"{_THREADS}:submit", "replace"),
     Patch("concurrent.futures.process", "ProcessPoolExecutor.submit", f"{_OURS}.process_pool:submit", "replace"),
     Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_THREADS}:create_task", "replace"),

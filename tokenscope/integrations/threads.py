@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from contextvars import Context
+from types import MethodType
 from typing import Any, Final
 
 from tokenscope._scopes.context import CapturedScope, active, entered
@@ -49,20 +50,27 @@ def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dic
     captured, runner, own_run = CapturedScope(scope), _runner(), vars(instance).get("run")
 
     def put_back() -> None:
+        if vars(instance).get("run") is not ours:
+            return  # another tool has wrapped ours since
         if own_run is None:
-            vars(instance).pop("run", None)
+            del vars(instance)["run"]
         else:
             vars(instance)["run"] = own_run
 
-    def run() -> None:
+    def run(thread: Any, /, *args: Any, **kwargs: Any) -> None:
         put_back()
+        if vars(thread).get("run") is own_run:
+            original = thread.run
+        else:
+            original = type(thread).run.__get__(thread) if own_run is None else own_run
         try:
-            runner(captured, instance.run)
+            runner(captured, original, *args, **kwargs)
         except BaseException as error:
             if stop_in(error) is None:  # else the scope that owns the budget knows, and nothing waits for this thread
                 raise
 
-    vars(instance)["run"] = run
+    # A bound method, as the thread's own is one: sentry-sdk takes the function out of it, and calls that with the thread.
+    ours = vars(instance)["run"] = MethodType(run, instance)
     try:
         return wrapped(*args, **kwargs)
     except BaseException:
