@@ -8,6 +8,8 @@
 
 Importing this package registers hooks; DSPy is patched when your program imports it. `uninstrument()` undoes that, and
 `TOKENSCOPE_DISABLED=1` in the environment keeps everything as though tokenscope were not there.
+
+For pytest, which else warns that a package with a plugin was imported before: PYTEST_DONT_REWRITE
 """
 
 from __future__ import annotations

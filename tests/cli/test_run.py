@@ -104,6 +104,21 @@ def test_options_of_python(flags, tmp_path):
     both("folder", cwd=tmp_path, flags=("-B", *flags))
 
 
+@pytest.mark.parametrize("how", ["pytest.ini", "-W", "PYTHONWARNINGS"])
+def test_pytest_where_warnings_are_errors(how, tmp_path, monkeypatch):
+    """pytest starts and warns of nothing, though tokenscope was imported before it could rewrite assertions."""
+    program(tmp_path, "def test_one():\n    assert True", "test_one.py")
+    options = {"pytest.ini": "filterwarnings = error\n"}.get(how, "")
+    program(tmp_path, f"[pytest]\nasyncio_default_fixture_loop_scope = function\n{options}", "pytest.ini")
+    if how == "PYTHONWARNINGS":
+        monkeypatch.setitem(ENVIRONMENT, how, "error::pytest.PytestWarning,error::UserWarning")
+    flags = ("-W", "error") if how == "-W" else ()
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *flags, cwd=tmp_path)
+    assert 0 == done.status, done
+    assert b"1 passed in" in done.stdout
+    assert b"Warning" not in done.stdout + done.stderr.encode()
+
+
 def test_compiled_code(tmp_path):
     """A `.pyc` file runs."""
     program(tmp_path, MIRROR, "it.py")
