@@ -12,6 +12,7 @@ import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
 from support.dspy_support import DSPY
+from support.spending import python
 
 import tokenscope
 from tokenscope import token_scope
@@ -288,6 +289,50 @@ def test_programs_pickle(compare: Any) -> None:
         return type(optimizer.compile(mine, trainset=[])(question="Why?")).__name__
 
     assert "Prediction" == compare(program)
+
+
+PICKLING = """
+import sys, cloudpickle, dspy, tokenscope
+
+class Base(dspy.teleprompt.Teleprompter):
+    def compile(self, student, *, trainset):
+        return "base", student
+
+class Optimizer(Base):
+    def compile(self, student, *, trainset):
+        return self.helped(super().compile(student, trainset=trainset))
+
+    @classmethod
+    def _bootstrap(cls):
+        return cls.__name__
+
+    def helped(self, found):
+        return self._bootstrap(), found
+
+assert ("Optimizer", ("base", 1)) == Optimizer().compile(1, trainset=[])
+assert __name__ == Optimizer.compile.__module__ and "Optimizer.compile" == Optimizer.compile.__qualname__
+open(sys.argv[1], "wb").write(cloudpickle.dumps((Optimizer, Optimizer())))
+"""
+LOADING = """
+import sys
+if sys.argv[2] == "without":
+    sys.modules["tokenscope"] = None
+import cloudpickle
+kind, optimizer = cloudpickle.loads(open(sys.argv[1], "rb").read())
+if sys.argv[2] == "with":
+    import tokenscope
+for each in (kind(), optimizer):
+    assert ("Optimizer", ("base", 1)) == each.compile(1, trainset=[])
+print(sorted(name for name in sys.modules if name.startswith("tokenscope.")) != [])
+"""
+
+
+@pytest.mark.parametrize("how", ["with", "without"])
+def test_an_optimizer_of_a_script_loads_without_tokenscope(how: str, tmp_path: Any) -> None:
+    """An optimizer's class that is pickled by value loads and works where tokenscope is not installed."""
+    file = str(tmp_path / "optimizer.pickle")
+    python(PICKLING, file)
+    assert f"{how == 'with'}\n" == python(LOADING, file, how)
 
 
 def test_save_and_load(compare: Any, tmp_path: Any) -> None:

@@ -71,8 +71,7 @@ def _adopt(optimizer: Any) -> None:
     for name in _WRAPPED & vars(optimizer).keys():
         frame = _PHASES.get(name) or Frame("compile", optimizer.__name__)
         own = vars(optimizer)[name]
-        # DSPy's own are wrapped once. The wrappers of a program's are not kept: they would keep its classes alive.
-        wrapped = _in_scope if optimizer.__module__.startswith("dspy.") else _in_scope.__wrapped__
+        wrapped = _in_scope if optimizer.__module__.startswith("dspy.") else _in_scope_if_there
         if isinstance(own, staticmethod | classmethod):
             if not hasattr(own.__func__, _ADOPTED):
                 setattr(optimizer, name, type(own)(wrapped(own.__func__, frame)))
@@ -82,10 +81,36 @@ def _adopt(optimizer: Any) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _in_scope(method: Any, frame: Frame) -> Any:
-    """Return what runs a method in a scope; the same again, when patches are undone and applied again."""
+    """Return what runs a method of DSPy's in a scope; the same again, when patches are undone and applied again."""
     ours = wrap(method, ScopeSpec((frame,)))
     setattr(ours, _ADOPTED, True)
     return ours
+
+
+def _in_scope_if_there(method: Any, frame: Frame) -> Any:
+    """Return what runs a program's own method in a scope. It is not kept, as it would keep the program's classes alive.
+
+    A class from `__main__` is pickled with its methods, and may be loaded where tokenscope is not installed.
+    """
+    if inspect.iscoroutinefunction(method) or inspect.isgeneratorfunction(method):
+        return _in_scope.__wrapped__(method, frame)
+    kind, name = frame
+
+    @functools.wraps(method)
+    def ours(*args: Any, **kwargs: Any) -> Any:
+        try:
+            from tokenscope.integrations.dspy.optimizers import run_in_scope
+        except ImportError:
+            return method(*args, **kwargs)
+        return run_in_scope(method, kind, name, *args, **kwargs)
+
+    setattr(ours, _ADOPTED, True)
+    return ours
+
+
+def run_in_scope(method: Any, kind: str, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a method in a scope."""
+    return wrap(method, ScopeSpec((Frame(kind, name),)))(*args, **kwargs)
 
 
 def _subclasses(base: Any) -> Iterator[Any]:
