@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import stat
 import threading
-from collections.abc import Generator
+import time
 from io import FileIO
 from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from tokenscope._report.formats import json
+from tokenscope._report.formats.json import line as line_of
 from tokenscope._tracker.record import Record
+from tokenscope._usage.warnings import warn_once
 
 fcntl: ModuleType | None
 try:
@@ -22,6 +23,10 @@ except ImportError:  # pragma: no cover - on Windows, the file is safe for threa
     fcntl = None
 
 _thread_lock: Final = threading.Lock()
+_BEGIN: Final = b'{"module": "'
+"""How each of our records begins."""
+_PATIENCE: Final = 1.0
+"""How many seconds a record waits for the file's lock."""
 
 
 class JSONLSink:
@@ -29,8 +34,10 @@ class JSONLSink:
 
     Several processes may write to one file, also on several machines with a shared folder that supports locks: each line is
     written whole, under the file's lock, at its end. If a writer is killed or the disk is full, the next writer removes the
-    unfinished line. A call's record is in the file when the call returns. `tokenscope show`, `merge` and `analyze`, and
-    `Report.load`, read such files.
+    record that is cut off. Nothing else is ever removed: after a foreign line without an end, a new line begins. If a writer
+    holds the lock for a second, as one does that was stopped (SIGSTOP), there is one warning, and the line is appended without
+    the lock. A call's record is in the file when the call returns. `tokenscope show`, `merge` and `analyze`, and `Report.load`,
+    read such files.
 
     Args:
         path: The file. It is created if it does not exist, and appended to if it does. Name it `*.jsonl`.
@@ -54,6 +61,7 @@ class JSONLSink:
         self.path = Path(path)
         self._absolute = os.path.abspath(path)  # the program may change its directory
         self._closed = False
+        self._is_patient = True  # until a lock was not released in time
         with open(self._absolute, "ab+", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ValueError(
@@ -69,17 +77,43 @@ class JSONLSink:
         """
         if self._closed:
             raise ValueError(f"{self!r} is closed")
-        line = (json.line(record.to_dict()) + "\n").encode()
+        line = (line_of(record.to_dict()) + "\n").encode()
         # Opened for each line: a file that stays open is shared with forked children, and so is its lock.
-        with open(self._absolute, "ab+", buffering=0) as file, _locked(file):
-            end = _end_of_lines(file)
-            rest = memoryview(line)
+        with open(self._absolute, "ab+", buffering=0) as file:
+            is_locked = self._lock(file)
             try:
-                while rest:
-                    rest = rest[file.write(rest) :]
-            except BaseException:
-                file.truncate(end)
-                raise
+                _append(file, line, is_locked=is_locked)
+            finally:
+                # Closing would not do: if the process has been forked meanwhile, its child has the file open, too.
+                if fcntl is None:  # pragma: no cover
+                    _thread_lock.release()
+                elif is_locked:
+                    fcntl.flock(file, fcntl.LOCK_UN)
+        if not is_locked:
+            warn_once(
+                f"lock:{self._absolute}",
+                f"another process has held the lock of {os.fspath(self.path)!r} for {_PATIENCE:.0f} s: {self!r} appends without "
+                "it until it is released. Was that process stopped?",
+            )
+
+    def _lock(self, file: FileIO) -> bool:
+        """Exclude other processes and, as each opens the file by itself, other threads; return whether that was possible."""
+        if fcntl is None:  # pragma: no cover
+            return _thread_lock.acquire()
+        until = time.monotonic() + (_PATIENCE if self._is_patient else 0)
+        pause = 0.0001
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._is_patient = time.monotonic() < until
+                if not self._is_patient:
+                    return False
+                time.sleep(pause)
+                pause = min(2 * pause, 0.005)
+            else:
+                self._is_patient = True
+                return True
 
     def close(self) -> None:
         """End the sink: it writes no further record."""
@@ -89,30 +123,45 @@ class JSONLSink:
         return f"JSONLSink({os.fspath(self.path)!r})"
 
 
-@contextlib.contextmanager
-def _locked(file: FileIO) -> Generator[None]:
-    """Exclude other processes and, as each opens the file by itself, other threads."""
-    if fcntl is None:
-        with _thread_lock:
-            yield
-        return
-    fcntl.flock(file, fcntl.LOCK_EX)
+def _append(file: FileIO, line: bytes, *, is_locked: bool) -> None:
+    """Write a line at the end of a file, whole or not at all."""
+    size = file.seek(0, os.SEEK_END)
+    end = _end_of_lines(file, size)
+    if end < size and is_locked and _is_torn(file, end, size):
+        file.truncate(end)  # its writer is dead, or it would have the lock
+        size = end
+    elif end < size:
+        line = b"\n" + line
+    rest = memoryview(line)
     try:
-        yield
-    finally:
-        # Closing would not do: if the process has been forked meanwhile, its child has the file open, too.
-        fcntl.flock(file, fcntl.LOCK_UN)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except BaseException:
+        if file.seek(0, os.SEEK_END) == size + len(line) - len(rest):  # nobody without the lock has written meanwhile
+            file.truncate(size)
+        raise
 
 
-def _end_of_lines(file: FileIO) -> int:
-    """Return where the last whole line ends. Remove what follows it: its writer is dead, or it would have the lock."""
-    size = end = file.seek(0, os.SEEK_END)
+def _end_of_lines(file: FileIO, size: int) -> int:
+    """Return where the last line ends that has an end."""
+    end = size
     while end:
         start = max(0, end - 4_096)
         file.seek(start)
         end = start + file.read(end - start).rfind(b"\n") + 1
         if end > start:
             break
-    if end != size:
-        file.truncate(end)
     return end
+
+
+def _is_torn(file: FileIO, start: int, end: int) -> bool:
+    """Whether a file ends with a record of ours that is cut off. A whole one lacks nothing but the end of its line."""
+    file.seek(start)
+    rest = file.read(end - start)
+    if not rest.startswith(_BEGIN):
+        return len(rest) > 1 and _BEGIN.startswith(rest)
+    try:
+        json.loads(rest)
+    except ValueError:
+        return True
+    return False
