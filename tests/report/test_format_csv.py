@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+import pytest
 from support.formats import HOSTILE, HUGE, PRICED, deep, golden, hostile, huge
 
 from tokenscope._report.formats.text import printable
@@ -56,6 +57,21 @@ def test_formulas():
         if name in ("\t=1", "  =1", "\N{FULLWIDTH EQUALS SIGN}1") or name[:1] in tuple("=+-@"):
             expected = "'" + expected
         assert expected == row["path"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize(
+    "formula", ["=1+1", "+1", "-1", "@SUM(1)", ' "=1"', "\N{FULLWIDTH EQUALS SIGN}1", "\r=1"], ids=repr
+)
+def test_formulas_in_sheets_that_split_elsewhere(separator, formula):
+    """No cell is a formula in a sheet that splits at commas, semicolons or tabs, whether or not it knows quotes."""
+    text = _only(f"a{separator}{formula}{separator}{formula}").render("csv")
+    cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+    for split in (";", "\t"):
+        cells += [cell for row in csv.reader(io.StringIO(text), delimiter=split) for cell in row]
+        cells += [cell for line in text.splitlines() for cell in line.split(split)]
+
+    assert [] == [cell for cell in cells if cell.lstrip(' "\r').startswith(tuple("=+-@\N{FULLWIDTH EQUALS SIGN}"))]
 
 
 def test_huge_numbers():

@@ -5,13 +5,15 @@
     pipeline/ResearchAgent,dspy,1,1.2,3,…,0.0031,0,0,0,2191,0.0031
 
 The counts are what was spent at the path itself, so that a column adds up to the report's total. `subtree_…` is that and
-everything below. An unknown cost is an empty cell. Text that a spreadsheet would take for a formula begins with `'`.
+everything below. An unknown cost is an empty cell. Text that a spreadsheet would take for a formula begins with `'`, also after
+a semicolon, at which some spreadsheets split.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import Final
 
 from tokenscope._report.formats.order import stacks
@@ -20,7 +22,8 @@ from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import FIELDS, Usage
 
 _HEAD: Final = ("path", "kind", "entries", "seconds", *FIELDS, "subtree_tokens", "subtree_cost")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001 - Excel takes the wide ones for the others
+_FORMULAS: Final = re.compile(r"""(^|;)(?=[ "]*[=+\-@\t\r＝＋－＠])""")  # noqa: RUF001 - Excel takes the wide ones for the others
+"""Where a formula would begin, also in a sheet that splits lines at semicolons. No cell has a tab in it."""
 
 
 def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
@@ -37,8 +40,7 @@ def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
 
 
 def _text(text: str) -> str:
-    shown = printable(text)
-    return "'" + shown if text.lstrip(" ").startswith(_FORMULA) else shown
+    return printable(_FORMULAS.sub(r"\1'", text))
 
 
 def _counts(usage: Usage) -> list[str]:
