@@ -16,7 +16,7 @@ from genai_prices.data_snapshot import get_snapshot
 
 from tokenscope import Usage, record_response, token_scope
 from tokenscope._providers.openai_usage import read_counts
-from tokenscope._scopes.recording import check_parts
+from tokenscope._usage.usage import check_parts
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 

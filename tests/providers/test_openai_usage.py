@@ -14,7 +14,7 @@ from support.spending import count
 
 from tokenscope import Usage, token_scope
 from tokenscope._providers.openai_usage import read_counts, reported_cost
-from tokenscope._scopes.recording import check_parts
+from tokenscope._usage.usage import check_parts
 from tokenscope.errors import TokenScopeWarning
 
 

@@ -24,8 +24,8 @@ from support.spending import python
 
 import tokenscope
 from tokenscope import Report, Usage, record_response, set_price, token_scope
-from tokenscope._scopes.recording import check_parts
 from tokenscope._usage.prices import forget_prices
+from tokenscope._usage.usage import check_parts
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 

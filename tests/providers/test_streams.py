@@ -28,7 +28,7 @@ from support.spending import python
 
 import tokenscope
 from tokenscope import Budget, Report, Usage, get_tracker, record_response, record_stream, token_scope
-from tokenscope._scopes.recording import check_parts
+from tokenscope._usage.usage import check_parts
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 

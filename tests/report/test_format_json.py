@@ -164,7 +164,8 @@ WRONG = {
         f"entries {value!r}": (changed(entries=value), "row 1 of the report is damaged")
         for value in (-1, 1.5, True, "3", None, [])
     },
-    "nanoseconds -1": (changed(nanoseconds=-1), "row 1 of the report is damaged"),
+    "nanoseconds -1": (changed(nanoseconds=-1), "row 1 of the report is damaged: nanoseconds must not be negative"),
+    "nanoseconds 10**400": (changed(nanoseconds=10**400), "'nanoseconds' must be at most 1e\\+300"),
     **{f"tallies {value!r}": (changed(tallies=value), "'tallies' must be a list") for value in (None, {}, 3, "x")},
     **{f"tally {value!r}": (changed(tallies=[value]), "must be an object") for value in (None, 3, ["calls"], "calls")},
     "no model": (changed(tallies=[{"calls": 1}]), "lacks 'model'"),

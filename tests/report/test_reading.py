@@ -184,6 +184,23 @@ def test_a_record_that_differs_from_those_before(more):
 
 
 @pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize("part", TOKENS[2:])
+def test_a_part_that_is_larger_than_its_whole(part):
+    """Another program's record with an impossible part loads and shows, and no price is below 0."""
+    report = read_lines({**LINE, "model": "gpt-4o-mini", "provider": "openai", part: 2**70})
+
+    assert 2**70 == getattr(report.total, part)
+    for each in (
+        report,
+        report.reprice("openai/gpt-4o"),
+        report.reprice("anthropic/claude-sonnet-4-5"),
+        report + report,
+    ):
+        assert each.total.cost >= 0
+        assert str(each)
+
+
+@pytest.mark.usefixtures("parser")
 def test_large_integers_are_exact():
     """Integers beyond 64 bits are exact, although a parser may read them as floats."""
     total = read_lines({**LINE, "input_tokens": 2**70 + 1, "cost": 2**70 + 1}).total

@@ -169,7 +169,7 @@ class _Records:
         read, write, reasoning = get("cache_read_tokens", 0), get("cache_write_tokens", 0), get("reasoning_tokens", 0)
         if not type(input_tokens) is type(output_tokens) is type(read) is type(write) is type(reasoning) is int:
             return False
-        if input_tokens <= 0 or output_tokens < 0 or read < 0 or write < 0 or reasoning < 0:
+        if input_tokens <= 0 or min(output_tokens, read, write, reasoning) < 0:
             return False
         found = group.sums[tier_of(input_tokens)]
         found.calls += 1

@@ -13,7 +13,7 @@ from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
 from tokenscope._usage.keys import key_of
-from tokenscope._usage.usage import ZERO_COUNTS, Counts, Usage, check_count, check_money
+from tokenscope._usage.usage import ZERO_COUNTS, Counts, check_count, check_money, check_parts
 
 
 def record_tokens(
@@ -92,33 +92,6 @@ def record_tokens(
         frames=frames,
         started=time.time(),
         metadata=None if metadata is None else dict(metadata),
-    )
-
-
-def check_parts(usage: Usage | Counts) -> None:
-    """Raise where a part of the tokens is larger than their whole.
-
-    Raises:
-        ValueError: naming the part and the whole.
-    """
-    prompt_cached = usage.cache_read_tokens + usage.cache_write_tokens
-    if (
-        prompt_cached <= usage.input_tokens
-        and usage.input_audio_tokens <= usage.input_tokens
-        and usage.reasoning_tokens <= usage.output_tokens
-        and usage.output_audio_tokens <= usage.output_tokens
-    ):
-        return
-    parts = (
-        ("cache_read_tokens + cache_write_tokens", prompt_cached, "input_tokens"),
-        ("input_audio_tokens", usage.input_audio_tokens, "input_tokens"),
-        ("reasoning_tokens", usage.reasoning_tokens, "output_tokens"),
-        ("output_audio_tokens", usage.output_audio_tokens, "output_tokens"),
-    )
-    part, value, whole = next(each for each in parts if each[1] > getattr(usage, each[2]))
-    raise ValueError(
-        f"{part} ({value:,}) is part of {whole}, which is only {getattr(usage, whole):,}: "
-        f"{whole} counts everything, cached and reasoning tokens included"
     )
 
 

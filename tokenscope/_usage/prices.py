@@ -144,11 +144,14 @@ def _by_hand(prices: dict[str, Decimal], usage: Usage | Counts) -> Decimal:
 
 
 def _total(parts: Iterable[tuple[Decimal, int]]) -> Decimal:
-    """Add up rates times counts, without the zeros that arithmetic leaves behind a sum."""
+    """Add up rates times counts, without the zeros that arithmetic leaves behind a sum.
+
+    Another program's file may hold more cached tokens than prompts had. That is no reason for a price below 0.
+    """
     total = Decimal(0)
     for rate, count in parts:
         total = _ARITHMETIC.add(total, _ARITHMETIC.multiply(rate, count))
-    return _ARITHMETIC.normalize(total) or Decimal(0)
+    return _ARITHMETIC.normalize(total) if total > 0 else Decimal(0)
 
 
 _PARTS: Final = {

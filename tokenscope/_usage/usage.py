@@ -231,6 +231,33 @@ def sum_counts(several: Iterable[Counts]) -> Counts:
     return Counts._make((*map(sum, columns[:-1]), reduce(_ADD, columns[-1]))) if columns else ZERO_COUNTS
 
 
+def check_parts(usage: Usage | Counts) -> None:
+    """Raise where a part of the tokens is larger than their whole.
+
+    Raises:
+        ValueError: naming the part and the whole.
+    """
+    prompt_cached = usage.cache_read_tokens + usage.cache_write_tokens
+    if (
+        prompt_cached <= usage.input_tokens
+        and usage.input_audio_tokens <= usage.input_tokens
+        and usage.reasoning_tokens <= usage.output_tokens
+        and usage.output_audio_tokens <= usage.output_tokens
+    ):
+        return
+    parts = (
+        ("cache_read_tokens + cache_write_tokens", prompt_cached, "input_tokens"),
+        ("input_audio_tokens", usage.input_audio_tokens, "input_tokens"),
+        ("reasoning_tokens", usage.reasoning_tokens, "output_tokens"),
+        ("output_audio_tokens", usage.output_audio_tokens, "output_tokens"),
+    )
+    part, value, whole = next(each for each in parts if each[1] > getattr(usage, each[2]))
+    raise ValueError(
+        f"{part} ({value:,}) is part of {whole}, which is only {getattr(usage, whole):,}: "
+        f"{whole} counts everything, cached and reasoning tokens included"
+    )
+
+
 def counts_of(usage: Usage) -> Counts:
     """Return what a usage counts, without what prices add to it."""
     return Counts(*values_of(usage)[: len(Counts._fields)])

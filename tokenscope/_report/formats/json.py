@@ -33,6 +33,8 @@ from tokenscope._version import __version__
 
 T = TypeVar("T")
 FORMAT: Final = 1  # 1: the first
+_LONGEST: Final = 10**300
+"""More nanoseconds than a float can hold cannot be shown."""
 
 
 def render(snapshot: Snapshot) -> str:
@@ -131,8 +133,10 @@ def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
                 raise ValueError(f"'parent' must be null or the index of an earlier row, not {parent!r}")  # noqa: TRY301
             frame = Frame(_checked("kind", row["kind"], str), _checked("name", row["name"], str))
             usages = [_model_usage(each) for each in _checked("tallies", row["tallies"], list)]
-            checked = Usage(calls=row["entries"], input_tokens=row["nanoseconds"])
-            yield RowInput(parent, frame, checked.calls, checked.input_tokens, usages)
+            entries, nanoseconds = (check_count(name, row[name]) for name in ("entries", "nanoseconds"))
+            if nanoseconds > _LONGEST:
+                raise ValueError(f"'nanoseconds' must be at most {_LONGEST:.0e}")  # noqa: TRY301
+            yield RowInput(parent, frame, entries, nanoseconds, usages)
         except KeyError as error:
             raise ReportFormatError(f"{where}: row {index} of the report lacks {error}") from None
         except (TypeError, ValueError, AttributeError) as error:
