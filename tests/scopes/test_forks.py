@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import textwrap
+import threading
+import time
 
 import pytest
 from support.spending import python
+
+from tokenscope._scopes.process import Loading
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -55,6 +59,73 @@ def run(code: str, *arguments: str, **environment: str) -> str:
     return python(
         CHILD + textwrap.dedent(code), *arguments, COVERAGE_PROCESS_START="", COVERAGE_PROCESS_CONFIG="", **environment
     )
+
+
+SLOW_IMPORT = """
+import importlib.abc, importlib.util, os, signal, sys, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+from tokenscope import record_tokens, report, token_scope
+
+slow, how = sys.argv[1:]
+is_loading = threading.Event()
+
+
+class Slowly(importlib.abc.MetaPathFinder):
+    # Takes half a second to load one module.
+    def find_spec(self, name, path, target=None):
+        if name != slow:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            is_loading.set()
+            time.sleep(0.5)
+            execute(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Slowly())
+
+
+def read():
+    if how == "report":
+        return report().total
+    return scope.usage
+
+
+with token_scope("run") as scope:
+    record_tokens("m", "o", "gpt-4o-mini", "openai", 5, 0)
+    first = threading.Thread(target=read)
+    first.start()
+    assert is_loading.wait(10)
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        with token_scope("inner") as scope:
+            record_tokens("m", "o", "gpt-4o-mini", "openai", 7, 0)
+            os._exit(0 if read().input_tokens == 7 and read().cost > 0 else 1)
+    first.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), read().input_tokens)
+"""
+
+
+@pytest.mark.parametrize(
+    ("slow", "how"),
+    [
+        ("tokenscope._report.report", "report"),
+        ("genai_prices", "report"),
+        ("genai_prices", "usage"),
+        ("tokenscope._usage.model_usage", "usage"),
+    ],
+)
+def test_a_fork_waits_until_a_first_report_is_loaded(slow, how):
+    """A child that is forked while another thread loads what reports need can take a report itself."""
+    printed = python(SLOW_IMPORT, slow, how, COVERAGE_PROCESS_START="", COVERAGE_PROCESS_CONFIG="")
+    assert "0 5\n" == printed
 
 
 def test_a_child_counts_its_own():
@@ -233,3 +304,53 @@ def test_processes_of_multiprocessing():
         process.join()
     """
     assert "3 1\n" == run(code)
+
+
+def test_readers_and_forks_wait_for_each_other():
+    """A fork waits for those who read counts. Who begins to read meanwhile waits for the fork. Nested readers go on."""
+    loading = Loading()
+    steps: list[str] = []
+    is_reading, may_end = threading.Event(), threading.Event()
+
+    def read(name: str) -> None:
+        with loading:
+            is_reading.set()
+            may_end.wait(10)
+            with loading:
+                steps.append(name)
+
+    first = threading.Thread(target=read, args=("first",))
+    first.start()
+    assert is_reading.wait(10)
+    threading.Timer(0.05, may_end.set).start()
+    loading.wait()
+    steps.append("fork")
+    second = threading.Thread(target=read, args=("second",))
+    second.start()
+    time.sleep(0.05)
+    with loading:  # a reader in the thread that forks, as in a handler of its own
+        steps.append("still forking")
+    loading.go_on()
+    for thread in (first, second):
+        thread.join(10)
+
+    assert ["first", "fork", "still forking", "second"] == steps
+
+
+def test_nobody_waits_for_ever(monkeypatch):
+    """If somebody reads, or forks, for longer than the patience of the others lasts, they go on."""
+    monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 0.02)
+    loading = Loading()
+    done: list[bool] = []
+    with loading:
+        for step in (loading.wait, loading.__enter__):
+            thread = threading.Thread(target=lambda step=step: done.append(step() is None))
+            thread.start()
+            thread.join(10)
+    loading.go_on()
+
+    loading.wait()
+    late = threading.Thread(target=lambda: done.append(loading.__enter__() is None))
+    late.start()
+    late.join(10)
+    assert [True, True, True] == done

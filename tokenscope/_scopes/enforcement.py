@@ -129,12 +129,13 @@ class BudgetAccount:
 
 def report_of(scope: Counted) -> Report:
     """Return a frozen report of a scope, its own name first; or of the process, at its top-level names."""
-    from tokenscope._report.report import Report
+    with STATE.loading:
+        from tokenscope._report.report import Report
 
-    above = scope.above
-    if above is None:
-        return Report.from_table(collect(scope), scope.path, scoped=False)
-    return Report.from_table(collect(scope), above.path, scoped=True)
+        above = scope.above
+        if above is None:
+            return Report.from_table(collect(scope), scope.path, scoped=False)
+        return Report.from_table(collect(scope), above.path, scoped=True)
 
 
 # -- before something is spent ------------------------------------------------------------------------------------------

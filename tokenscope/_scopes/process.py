@@ -7,6 +7,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from threading import get_ident
+from time import monotonic, sleep
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,6 +25,8 @@ KEPT_RECORDS: Final = 10_000
 """How many of the latest calls are kept unless a program says otherwise: as many as DSPy keeps in its history."""
 MANY_EVENTS: Final = 256
 """How many events wait in the log before they are counted, unless somebody asks earlier."""
+_PATIENCE: Final = 10.0
+"""How many seconds a fork waits for threads that read counts, and those for a fork."""
 
 Observer = Callable[[Call], None]
 
@@ -64,6 +68,50 @@ class ScopeRoot:
         self.budgets: tuple[Any, ...] = ()
 
 
+class Loading:
+    """Whoever reads counts, and may load code or prices for that, does so within this, and a fork waits until that is done.
+
+    A child that is forked while another thread imports a module waits for ever as soon as it imports that module itself. There is
+    no lock here that could be held with another one: after ten seconds, whoever waits goes on.
+    """
+
+    def __init__(self) -> None:
+        self._readers: list[int] = []  # idents of threads, one for each time that they are within
+        self._forker: int | None = None
+
+    def __enter__(self) -> None:
+        thread = get_ident()
+        self._readers.append(thread)
+        until = 0.0
+        while self._forker not in (None, thread) and self._readers.count(thread) == 1:
+            until = until or monotonic() + _PATIENCE
+            self._readers.remove(thread)
+            sleep(0.001)
+            self._readers.append(thread)
+            if monotonic() > until:
+                break
+
+    def __exit__(self, *_: object) -> None:
+        self._readers.remove(get_ident())
+
+    def wait(self) -> None:
+        """Wait, before a fork, until no other thread reads counts; let none begin to."""
+        thread = self._forker = get_ident()
+        until = monotonic() + _PATIENCE
+        while any(each != thread for each in tuple(self._readers)) and monotonic() < until:
+            sleep(0.001)
+
+    def go_on(self) -> None:
+        """Let others read counts again, in the parent."""
+        self._forker = None
+
+    def begin_in_child(self) -> None:  # pragma: no cover - in children, which nothing measures
+        """Forget the threads that are not in the child."""
+        self._forker = None
+        thread = get_ident()
+        self._readers[:] = [each for each in self._readers if each == thread]
+
+
 class ProcessState:
     """All state of this process that is no ContextVar and no patch."""
 
@@ -73,6 +121,7 @@ class ProcessState:
         """Guards all tables and budgets. Reentrant: a finaliser or a signal may count while it is taken."""
         self.log: Final[deque[tuple[Any, Any, int, str | None]]] = deque(maxlen=0 if DISABLED else None)
         """Events that wait to be counted: `(scope, call, nanoseconds, error)`; see `event_log`."""
+        self.loading: Final = Loading()
         self.most_events = MANY_EVENTS
         self.batch: Any = None
         """The calls that are being added up where the log is drained now; see `event_log`."""
@@ -93,6 +142,7 @@ class ProcessState:
 
     def begin_in_child(self) -> None:  # pragma: no cover - in children, which nothing measures
         """Begin anew in a forked child: what was counted is the parent's, and other threads' locks are not released here."""
+        self.loading.begin_in_child()
         if not self.lock._is_owned():  # by this thread, where a signal handler forks while counts change
             self.lock._at_fork_reinit()
         self.log.clear()
@@ -108,4 +158,6 @@ class ProcessState:
 
 STATE: Final = ProcessState()
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
-    os.register_at_fork(after_in_child=STATE.begin_in_child)
+    os.register_at_fork(
+        before=STATE.loading.wait, after_in_parent=STATE.loading.go_on, after_in_child=STATE.begin_in_child
+    )

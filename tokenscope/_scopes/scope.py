@@ -85,10 +85,11 @@ class Scope:
     @property
     def usage(self) -> Usage:
         """What was spent in this entry of the scope until now, everything inside it included."""
-        from tokenscope._usage.model_usage import ModelUsage, total
-        from tokenscope._usage.prices import priced
+        with STATE.loading:
+            from tokenscope._usage.model_usage import ModelUsage, total
+            from tokenscope._usage.prices import priced
 
-        return total(ModelUsage(key, priced(key, counts)) for key, counts in counted_in(self))
+            return total(ModelUsage(key, priced(key, counts)) for key, counts in counted_in(self))
 
     @property
     def attributes(self) -> Mapping[str, Any]:
