@@ -594,5 +594,13 @@ def test_names_of_a_bare_decorator():
     ][:3]
     with pytest.raises(TypeError, match="the module of track_tokens must be a str, not int 5"):
         track_tokens(5)
-    with pytest.raises(TypeError, match="track_tokens"):
+    work.__wrapped__.__module__ = None
+    with token_scope("run") as scope:
+        track_tokens(work.__wrapped__)()
+    assert "__main__" == scope.report().tree().children[0].name
+    with pytest.raises(TypeError, match=r"^track_tokens decorates functions and methods, not classes"):
         track_tokens("m", "o")(int)
+    with pytest.raises(TypeError, match=r"^track_tokens cannot decorate a property"):
+        track_tokens("m", "o")(property(work))
+    with pytest.raises(TypeError, match=r"^track_tokens decorates functions and methods, not int 3"):
+        track_tokens("m", "o")(3)
