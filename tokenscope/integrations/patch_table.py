@@ -28,6 +28,7 @@ class Patch(NamedTuple):
 
 
 _OURS: Final = "tokenscope.integrations"
+_TWO_STEP: Final = "dspy.adapters.two_step_adapter"
 _THREADS: Final = f"{_OURS}.threads"
 _DSPY: Final = f"{_OURS}.dspy"
 _GEPA: Final = "dspy.teleprompt.gepa.gepa_utils"
@@ -63,6 +64,8 @@ PATCHES: Final = (
     Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_DSPY}.modules:call_evaluate"),
     Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_DSPY}.parallel:execute", "replace"),
     Patch("dspy.adapters.base", "Adapter._call_postprocess", f"{_DSPY}.lm_answers:parse_answer", "make"),
+    Patch(_TWO_STEP, "TwoStepAdapter._create_extractor_signature", f"{_DSPY}.lm_answers:note_first_step", "make"),
+    Patch(_TWO_STEP, "TwoStepAdapter.acall", f"{_DSPY}.lm_answers:parse_in_two_steps", "make"),
     Patch(_GEPA, "DspyAdapter.evaluate", f"{_DSPY}.optimizers:evaluate_candidate", optional=True),
     Patch(_GEPA, "DspyAdapter.make_reflective_dataset", f"{_DSPY}.optimizers:judge_candidate", optional=True),
     Patch("litellm", "embedding", f"{_OURS}.litellm:embed", "proxy"),

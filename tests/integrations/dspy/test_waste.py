@@ -528,3 +528,26 @@ def test_it_says_what_it_is():
 
     assert "<Waste failed_parses: 1,000 tokens; retries: 0 tokens>" == repr(waste)
     assert "<Waste of nothing>" == repr(Waste())
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.parametrize("fails", [True, False])
+def test_two_steps(how: str, fails: bool) -> None:
+    """If a `TwoStepAdapter` cannot extract the fields, the answer and the extraction are wasted, in both its twins."""
+    said = "<<garble>> forty-two" if fails else "forty-two"
+    with LoopbackProvider(lambda field, prompt: said) as first, LoopbackProvider() as second:
+        adapter = dspy.TwoStepAdapter(extraction_model=second.lm())
+        with dspy.context(lm=first.lm(), adapter=adapter), token_scope("run") as run:
+            predict = dspy.Predict("question -> answer: int" if fails else "question -> answer")
+            try:
+                predict(question="Why?") if how == "sync" else asyncio.run(predict.acall(question="Why?"))
+            except Exception:
+                assert fails
+            else:
+                assert not fails
+
+    wasted = run.report().waste().total.failed_parses
+    assert first.total.calls >= 1 <= second.total.calls
+    assert first.total.calls + second.total.calls == run.usage.calls
+    assert (run.usage.calls if fails else 0) == wasted.calls
+    assert (run.usage.input_tokens if fails else 0) == wasted.input_tokens

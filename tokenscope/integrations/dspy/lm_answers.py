@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 from tokenscope._scopes.event_log import append
 from tokenscope._scopes.lm_calls import current_lm_call
@@ -39,3 +41,42 @@ def parse_answer(wrapped: Any, switch: list[bool]) -> Any:
             raise
 
     return call_postprocess
+
+
+_first_step: Final[ContextVar[list[Any] | None]] = ContextVar("tokenscope_first_step", default=None)
+"""Where the answer is noted of which a second step, in progress here, extracts the fields."""
+
+
+def note_first_step(wrapped: Any, switch: list[bool]) -> Any:
+    """`TwoStepAdapter._create_extractor_signature`: what the LM has answered last is about to be parsed by another LM."""
+
+    @functools.wraps(wrapped)
+    def create_extractor_signature(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        answers = _first_step.get()
+        if answers is not None and switch:
+            answers.append(answered_call.get())
+        return wrapped(self, *args, **kwargs)
+
+    return create_extractor_signature
+
+
+def parse_in_two_steps(wrapped: Any, switch: list[bool]) -> Any:
+    """`TwoStepAdapter.acall`, which parses by itself: if the second step fails, both LM calls were wasted."""
+
+    @functools.wraps(wrapped)
+    async def acall(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        answers: list[Any] = []
+        token = _first_step.set(answers)
+        try:
+            return await wrapped(self, *args, **kwargs)
+        except Exception:
+            for call in answers if switch else ():
+                if call is not None and not call.is_parsed:
+                    call.is_parsed = True
+                    append(call.scope, UnparsedAnswer(call), 0, None)
+            raise
+        finally:
+            with contextlib.suppress(ValueError):  # finalised in another Context
+                _first_step.reset(token)
+
+    return acall
