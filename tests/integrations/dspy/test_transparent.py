@@ -379,3 +379,22 @@ def test_a_module_inside_an_lm(compare: Any, track: bool) -> None:
 
     (usage,) = compare(program)
     assert track == bool(usage)
+
+
+@pytest.mark.parametrize("track", [False, True])
+def test_track_usage_in_the_settings_of_an_lm(compare: Any, track: bool) -> None:
+    """The code of an LM finds `track_usage` as it is without tokenscope."""
+
+    class Looking(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            seen.append(dspy.settings.track_usage)
+            raise KeyError("enough")
+
+    def program(provider: Any) -> Any:
+        seen.clear()
+        with dspy.context(track_usage=track), pytest.raises(Exception, match="enough"):
+            Looking(model="looking")("Why?")
+        return list(seen)
+
+    seen: list[bool] = []
+    assert [track] == compare(program)

@@ -103,7 +103,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         # Not dspy.context(): that would also freeze the global settings for the time of the call.
         inside = type(overrides)(overrides)
         inside["usage_tracker"] = self
-        inside["track_usage"] = True
+        if _get(inside if "send_stream" in inside else main_thread_config, "send_stream") is not None:
+            inside["track_usage"] = True  # so that DSPy asks for usage on a stream
         self.started = time.time()
         self.since = time.perf_counter_ns()
         self.tokens: Any = (thread_local_overrides.set(inside), current_lm_call.set(self))
