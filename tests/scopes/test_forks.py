@@ -10,7 +10,7 @@ import time
 import pytest
 from support.spending import python
 
-from tokenscope._scopes.process import Loading
+from tokenscope._scopes.process import Loading, ProcessState
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -337,20 +337,40 @@ def test_readers_and_forks_wait_for_each_other():
     assert ["first", "fork", "still forking", "second"] == steps
 
 
-def test_nobody_waits_for_ever(monkeypatch):
-    """If somebody reads, or forks, for longer than the patience of the others lasts, they go on."""
-    monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 0.02)
-    loading = Loading()
-    done: list[bool] = []
-    with loading:
-        for step in (loading.wait, loading.__enter__):
-            thread = threading.Thread(target=lambda step=step: done.append(step() is None))
-            thread.start()
-            thread.join(10)
-    loading.go_on()
+def elsewhere(step):
+    """Do something in another thread, and return what it returned."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append(step()))
+    thread.start()
+    thread.join(10)
+    return done
 
-    loading.wait()
-    late = threading.Thread(target=lambda: done.append(loading.__enter__() is None))
-    late.start()
-    late.join(10)
-    assert [True, True, True] == done
+
+def test_waiting_ends(monkeypatch):
+    """If somebody reads, or forks, for longer than others have patience, they go on. No fork waits twice for one reader."""
+    loading = Loading()
+    with loading:
+        monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 0.02)
+        assert [None] == elsewhere(lambda: (loading.wait(), loading.go_on())[0])
+        monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 5)
+        began = time.monotonic()
+        assert [None] == elsewhere(lambda: (loading.wait(), loading.go_on())[0])
+        assert time.monotonic() - began < 4
+
+    loading.wait()  # this thread is to fork, and never tells that it has
+    monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 0.02)
+    assert [None] == elsewhere(loading.__enter__)
+
+
+def test_a_fork_does_not_wait_for_those_whom_it_holds_up():
+    """A fork by a thread that changes counts, as in a signal handler, does not wait for readers: they wait for that thread."""
+    state = ProcessState()
+    with state.loading:
+        with state.lock:
+            began = time.monotonic()
+            assert [None] == elsewhere(state.loading.__enter__)  # a reader that stays
+            state.wait_to_fork()
+            assert time.monotonic() - began < 5
+    state = ProcessState()
+    state.wait_to_fork()
+    state.loading.go_on()

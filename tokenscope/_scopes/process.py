@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -69,45 +70,53 @@ class ScopeRoot:
 
 
 class Loading:
-    """Whoever reads counts, and may load code or prices for that, does so within this, and a fork waits until that is done.
+    """A context manager for reading counts, which may load code or prices. A fork waits until no other thread is in it.
 
-    A child that is forked while another thread imports a module waits for ever as soon as it imports that module itself. There is
-    no lock here that could be held with another one: after ten seconds, whoever waits goes on.
+    A child that is forked while another thread imports a module waits for ever when it imports that module itself. There is no
+    lock here that could be held with another one. Waiting ends after ten seconds.
     """
 
     def __init__(self) -> None:
         self._readers: list[int] = []  # idents of threads, one for each time that they are within
-        self._forker: int | None = None
+        self._forkers: list[int] = []
 
     def __enter__(self) -> None:
         thread = get_ident()
         self._readers.append(thread)
         until = 0.0
-        while self._forker not in (None, thread) and self._readers.count(thread) == 1:
+        while any(each != thread for each in tuple(self._forkers)) and self._readers.count(thread) == 1:
             until = until or monotonic() + _PATIENCE
-            self._readers.remove(thread)
+            self.__exit__()
             sleep(0.001)
             self._readers.append(thread)
             if monotonic() > until:
                 break
 
     def __exit__(self, *_: object) -> None:
-        self._readers.remove(get_ident())
+        with contextlib.suppress(ValueError):  # a fork has stopped waiting for this one
+            self._readers.remove(get_ident())
 
     def wait(self) -> None:
         """Wait, before a fork, until no other thread reads counts; let none begin to."""
-        thread = self._forker = get_ident()
+        thread = get_ident()
+        self._forkers.append(thread)
         until = monotonic() + _PATIENCE
-        while any(each != thread for each in tuple(self._readers)) and monotonic() < until:
+        while any(each != thread for each in tuple(self._readers)):
+            if (
+                monotonic() > until
+            ):  # perhaps an interrupt has kept one from leaving: the next fork does not wait for it again
+                self._readers[:] = [each for each in self._readers if each == thread]
+                break
             sleep(0.001)
 
     def go_on(self) -> None:
         """Let others read counts again, in the parent."""
-        self._forker = None
+        with contextlib.suppress(ValueError):  # it has not waited
+            self._forkers.remove(get_ident())
 
     def begin_in_child(self) -> None:  # pragma: no cover - in children, which nothing measures
         """Forget the threads that are not in the child."""
-        self._forker = None
+        self._forkers.clear()
         thread = get_ident()
         self._readers[:] = [each for each in self._readers if each == thread]
 
@@ -140,6 +149,11 @@ class ProcessState:
         self.name = os.urandom(8).hex()
         self.shipment_numbers: Iterator[int] = itertools.count()
 
+    def wait_to_fork(self) -> None:
+        """Wait until a fork leaves nothing half done; not while this thread holds the lock that readers may wait for."""
+        if not self.lock._is_owned():
+            self.loading.wait()
+
     def begin_in_child(self) -> None:  # pragma: no cover - in children, which nothing measures
         """Begin anew in a forked child: what was counted is the parent's, and other threads' locks are not released here."""
         self.loading.begin_in_child()
@@ -159,5 +173,5 @@ class ProcessState:
 STATE: Final = ProcessState()
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(
-        before=STATE.loading.wait, after_in_parent=STATE.loading.go_on, after_in_child=STATE.begin_in_child
+        before=STATE.wait_to_fork, after_in_parent=STATE.loading.go_on, after_in_child=STATE.begin_in_child
     )

@@ -137,7 +137,9 @@ def _append(file: FileIO, line: bytes, *, is_locked: bool) -> None:
         while rest:
             rest = rest[file.write(rest) :]
     except BaseException:
-        if file.seek(0, os.SEEK_END) == size + len(line) - len(rest):  # nobody without the lock has written meanwhile
+        if file.seek(0, os.SEEK_END) == size + len(line) - len(
+            rest
+        ):  # no other writer has come between, without the lock
             file.truncate(size)
         raise
 

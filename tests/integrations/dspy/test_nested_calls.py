@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import copy
 import signal
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import pytest
 from dspy.utils.callback import BaseCallback
 from support.dspy_support import tokens
 
+import tokenscope
 from tokenscope import Budget, token_scope
 from tokenscope.testing import LoopbackProvider
 
@@ -171,3 +174,66 @@ def test_a_failed_call_that_was_judged(provider: LoopbackProvider) -> None:
 
     assert (2, 1) == (run.usage.calls, run.usage.failed_calls)
     assert tokens(provider.total) == tokens(run.usage)
+
+
+class Touchy:
+    """An object that raises when its attributes are looked at, or when it is compared."""
+
+    __hash__ = object.__hash__
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("compared")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("asked")
+
+
+def test_what_cannot_be_looked_at(provider: LoopbackProvider) -> None:
+    """Objects of a program's own that raise when they are looked at break nothing, and both calls are counted."""
+
+    class Strange(dspy.BaseLM):
+        @property
+        def engine(self) -> Any:
+            raise RuntimeError("touched")
+
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            inner(QUESTION)
+            message = SimpleNamespace(content="yes", role="assistant", tool_calls=None)
+            choice = SimpleNamespace(message=message, finish_reason="stop")
+            usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "extra": Touchy()}
+            return SimpleNamespace(choices=[choice], usage=usage, model="strange")
+
+    inner = provider.lm()
+    with token_scope("run", budget=Budget(calls=9)) as run:
+        assert ["yes"] == [getattr(each, "text", each) for each in Strange("openai/strange")(QUESTION)]
+
+    assert provider.total.calls + 1 == run.usage.calls
+    assert provider.total.total_tokens + 8 == run.usage.total_tokens
+
+
+def test_copies_of_a_tracker_are_one_call(provider: LoopbackProvider) -> None:
+    """A worker whose settings are a copy, as DSPy's executor makes them, asks inside the LM call that has started it."""
+    from dspy.dsp.utils.settings import thread_local_overrides
+
+    inner = provider.lm()
+
+    def ask(overrides: Any) -> None:
+        thread_local_overrides.set(overrides)
+        inner(QUESTION)
+
+    class Handing(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            overrides = thread_local_overrides.get()
+            overrides = type(overrides)({**overrides, "usage_tracker": copy.deepcopy(overrides["usage_tracker"])})
+            contextvars.Context().run(ask, overrides)
+            message = SimpleNamespace(content="yes", role="assistant", tool_calls=None)
+            choice = SimpleNamespace(message=message, finish_reason="stop")
+            return SimpleNamespace(choices=[choice], usage=inner.history[-1]["usage"], model="handing")
+
+    Handing("openai/handing")(QUESTION)
+
+    total = tokenscope.report().total
+    assert (provider.total.calls, *tokens(provider.total)) == (total.calls, *tokens(total))

@@ -129,6 +129,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallTracker:
         """Copy as DSPy's executor does for each worker: the replaced tracker is copied, the call stays the same one."""
+        self.is_nested = True  # others may be inside of the copy
         for name in ("inner_calls", "recorded"):
             self.__dict__.setdefault(name, [])  # which both share
         twin = copy.copy(self)
@@ -191,6 +192,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         else:
             _log.append((self.scope, self, nanoseconds, name))
         self.lm = self.answer = None
+        if self.requests:
+            self.requests = ()
         if len(_log) > STATE.most_events:
             drain()
 
@@ -276,7 +279,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             if inner and code is not None and any(counts) and not is_own:
                 _spenders.add(code)
         outer = self.outer_call
-        if outer is not None:
+        if outer is not None and not outer.ended:
             is_tracked = self.wrapped_tracker is not None and self.wrapped_tracker is not outer.wrapped_tracker
             known += (each for call_inside in inner for each in call_inside.evidence)
             outer.add_inner_call(InnerCall(counts, known, is_tracked, self.counted))
@@ -326,10 +329,11 @@ def _own_code(lm: Any) -> type | None:
     for method in (getattr(kind, "forward", None), getattr(kind, "aforward", None)):
         if not _is_dspys(method):
             return kind
-    for engine in (getattr(lm, "engine", None), getattr(lm, "async_engine", None)):
-        if engine is not None and not isinstance(engine, str) and not _is_dspys(type(engine)):
-            return type(engine)
-    return None
+    try:
+        engine = lm.engine
+    except Exception:  # noqa: BLE001 - none before DSPy 3.4; or a property of the program's own
+        return None
+    return None if engine is None or isinstance(engine, str) or _is_dspys(type(engine)) else type(engine)
 
 
 def _is_dspys(code: Any) -> bool:

@@ -9,13 +9,16 @@ several calls, or tracks what it asks, or where the program itself has recorded 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from enum import Enum
 from typing import Any, NamedTuple
 
 from tokenscope._scopes.process import Counted
 from tokenscope._usage.calls import Call
 from tokenscope._usage.usage import Counts, sum_counts
 
-_PLAIN = (int, float, str, bytes, type(None))  # one object may stand in many places
+# One object of these kinds may stand in many places.
+_SHARED = (int, float, Decimal, str, bytes, tuple, frozenset, Enum, type, type(None))
 
 
 class InnerCall(NamedTuple):
@@ -41,13 +44,17 @@ def evidence(found: Iterable[Any]) -> list[Any]:
     """Return objects by which an answer and its usage are known wherever they appear again."""
     result: list[Any] = []
     for each in found:
-        usage = getattr(each, "usage", None)
-        result += (each, usage, *_parts(each), *_parts(usage))
-    return [each for each in result if each and not isinstance(each, _PLAIN)]
+        try:
+            usage = getattr(each, "usage", None)
+            parts = [*_parts(each), *_parts(usage)]
+        except Exception:  # noqa: BLE001 - an object of a program's that cannot be looked at is known by itself alone
+            usage, parts = None, []
+        result += (each, usage, *parts)
+    return [each for each in result if not issubclass(type(each), _SHARED)]
 
 
 def _parts(usage: Any) -> Iterable[Any]:
-    return usage.values() if isinstance(usage, Mapping) else ()
+    return usage.values() if issubclass(type(usage), Mapping) else ()
 
 
 def latest_in_history(lm: Any, answer: Any, entries: Sequence[Any]) -> list[Any]:
