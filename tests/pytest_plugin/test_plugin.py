@@ -11,8 +11,8 @@ import pytest
 
 from tokenscope import Budget
 from tokenscope._usage import warnings as token_warnings
-from tokenscope.pytest_plugin.meter import marker_line, token_budget
-from tokenscope.pytest_plugin.summary import Baseline
+from tokenscope.pytest_plugin.baseline import Baseline
+from tokenscope.pytest_plugin.budget import marker_line, token_budget
 
 pytest_plugins = ["pytester"]
 

@@ -54,30 +54,19 @@ def read_counts(model: str, entry: Any, calls: int = 0, failed_calls: int = 0) -
             output_tokens = entry["completion_tokens"]
             prompt = entry["prompt_tokens_details"] or _NOTHING_CACHED
             completion = entry["completion_tokens_details"] or _NO_REASONING
-            if type(prompt) is type(completion) is dict and len(prompt) == len(completion) == 1:
-                cache_read = prompt["cached_tokens"]
-                reasoning = completion["reasoning_tokens"]
-                if (
-                    type(input_tokens) is type(output_tokens) is type(cache_read) is type(reasoning) is int
-                    and 0 <= cache_read <= input_tokens
-                    and 0 <= reasoning <= output_tokens
-                    and input_tokens + output_tokens == entry["total_tokens"] <= MOST
-                ):
-                    values = (
-                        calls,
-                        0,
-                        failed_calls,
-                        input_tokens,
-                        output_tokens,
-                        cache_read,
-                        0,
-                        reasoning,
-                        0,
-                        0,
-                        _NO_COST,
-                    )
-                    plain: Counts = _new_tuple(Counts, values)
-                    return plain
+            if (
+                type(prompt) is type(completion) is dict
+                and len(prompt) == len(completion) == 1
+                and type(input_tokens) is type(output_tokens) is int
+                and type(cache_read := prompt["cached_tokens"]) is int
+                and type(reasoning := completion["reasoning_tokens"]) is int
+                and 0 <= cache_read <= input_tokens
+                and 0 <= reasoning <= output_tokens
+                and input_tokens + output_tokens == entry["total_tokens"] <= MOST
+            ):
+                values = calls, 0, failed_calls, input_tokens, output_tokens, cache_read, 0, reasoning, 0, 0, _NO_COST
+                plain: Counts = _new_tuple(Counts, values)
+                return plain
         except (KeyError, TypeError):
             pass  # no such entry
     return _read_any(model, entry)._replace(calls=calls, failed_calls=failed_calls)

@@ -137,9 +137,8 @@ def _append(file: FileIO, line: bytes, *, is_locked: bool) -> None:
         while rest:
             rest = rest[file.write(rest) :]
     except BaseException:
-        if file.seek(0, os.SEEK_END) == size + len(line) - len(
-            rest
-        ):  # no other writer has come between, without the lock
+        written = len(line) - len(rest)
+        if file.seek(0, os.SEEK_END) == size + written:  # or a writer without the lock has come between
             file.truncate(size)
         raise
 
@@ -164,6 +163,6 @@ def _is_torn(file: FileIO, start: int, end: int) -> bool:
         return len(rest) > 1 and _BEGIN.startswith(rest)
     try:
         json.loads(rest)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return False

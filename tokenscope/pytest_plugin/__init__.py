@@ -5,8 +5,8 @@
     def test_it(token_report): ...                          the report of this test so far
     pytest --tokens-baseline FILE --tokens-fail-on-increase 10
 
-This file has the options and the fixture. `meter` measures tests and has the marker, `summary` shows and compares the
-numbers. Without an option, a marker or the fixture, no hook runs for each test.
+This file has the options and the fixture. `meter` measures tests, `budget` is the marker, `summary` and `baseline` show and
+compare the numbers. Without an option, a marker or the fixture, no hook runs for each test.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import pytest
 
 from tokenscope import Report
 from tokenscope._scopes.process import DISABLED
-from tokenscope.pytest_plugin.meter import TestMeter, asks, marker_line
-from tokenscope.pytest_plugin.summary import Baseline, Summary
+from tokenscope.pytest_plugin.baseline import Baseline
+from tokenscope.pytest_plugin.budget import marker_line
+from tokenscope.pytest_plugin.meter import TestMeter, asks
+from tokenscope.pytest_plugin.summary import Summary
 
 _METER: Final = "tokenscope-meter"
 

@@ -1,27 +1,23 @@
-"""The tokens of all tests: a table in the terminal, and a comparison with the file that is the baseline.
+"""The tokens of all tests: a table in the terminal, and a comparison with the baseline.
 
 The numbers arrive with each test's report. So this file does not know whether a test ran here or in a worker of pytest-xdist.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from tokenscope import Usage
-from tokenscope._report.files import write_whole
 from tokenscope._report.formats.text import counts, money, plural
 from tokenscope._usage.usage import MONEY
+from tokenscope.pytest_plugin.baseline import Baseline
 
-_FORMAT: Final = 1
-_TESTS: Final = "tokens_by_test"
 _COSTLIEST: Final = 10
 _NAMED: Final = 10  # how many new and vanished tests are named; further ones are counted
 
@@ -39,55 +35,6 @@ class MeasuredTest:
     usage: Usage = field(default_factory=Usage)  # all its runs together
     tokens: int = 0  # of the last run
     finished: bool = False  # the last run was complete, so its tokens can be compared
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The tokens that each test spent earlier, in a file of JSON with one line per test, for version control."""
-
-    path: Path
-    tokens: Mapping[str, int]
-
-    @classmethod
-    def read(cls, path: Path, *, new: bool = False) -> Baseline:
-        """Read a baseline file. A `new` one may be missing, and is empty then.
-
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: the file is damaged, or is not a baseline.
-        """
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            if not path.parent.is_dir():
-                raise FileNotFoundError(f"there is no folder {str(path.parent)!r}") from None
-            if not new:
-                raise FileNotFoundError("there is no such file; write it with --tokens-update") from None
-            return cls(path, {})
-        except OSError as error:
-            raise OSError(f"cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the file is damaged: {str(error).splitlines()[0]}") from None
-        if not isinstance(content, dict) or _TESTS not in content:
-            raise ValueError(f"the file is not a token baseline: {_TESTS!r} is missing")
-        if content.get("format") != _FORMAT:
-            raise ValueError(f"the file has format {content.get('format')!r}, and this version reads {_FORMAT}")
-        tokens = content[_TESTS]
-        if not isinstance(tokens, dict):
-            raise ValueError(f"the file is damaged: {_TESTS!r} holds no tests")  # noqa: TRY004
-        for nodeid, value in tokens.items():
-            if type(value) is not int or value < 0:
-                raise ValueError(f"the file is damaged: the tokens of {nodeid!r} are {str(value)[:40]!r}")
-        return cls(path, tokens)
-
-    def write(self, tokens: Mapping[str, int]) -> None:
-        """Write the file, whole or not at all, with these tests' tokens and the entries of all other tests.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        content = {"format": _FORMAT, _TESTS: dict(sorted({**self.tokens, **tokens}.items()))}
-        write_whole(self.path, json.dumps(content, indent=1) + "\n")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -179,11 +126,8 @@ class Summary:
         idle = len(self.tests) - len(spent)
         without_call = f", {idle:,} of them without a call" if idle else ""
         rows = [*rows, (f"total of {plural(len(self.tests), 'test')}{without_call}", total)]
-        cells = [("tokens", "input", "output", "calls", "cost", "test")]
-        for name, usage in rows:
-            calls, input_tokens, output_tokens, total_tokens = counts(usage)
-            cells.append((total_tokens, input_tokens, output_tokens, calls, money(usage), name))
-        lines = _aligned(cells)
+        head = ("tokens", "input", "output", "calls", "cost", "test")
+        lines = _aligned([head, *((*_cells(usage), name) for name, usage in rows)])
         if not all_shown:
             lines[len(spent) + 1 : len(spent) + 1] = ["", f"the {_COSTLIEST} costliest:"]
         return lines
@@ -210,6 +154,11 @@ class Summary:
         if self.update and not self.failure:
             lines.append(f"wrote {plural(len(new), 'test')} to {baseline.path}")
         return lines
+
+
+def _cells(usage: Usage) -> tuple[str, ...]:
+    calls, input_tokens, output_tokens, total_tokens = counts(usage)
+    return total_tokens, input_tokens, output_tokens, calls, money(usage)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
