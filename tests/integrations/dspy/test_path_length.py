@@ -12,14 +12,16 @@ from support.dspy_support import DSPY
 import tokenscope
 from tokenscope import token_scope
 from tokenscope._scopes.event_log import drain
+from tokenscope.integrations import usage_watchers
 
 dspy = pytest.importorskip("dspy")
 HOME = str(Path(tokenscope.__file__).parent)
 
 
 @pytest.fixture
-def predict():
-    """A Predict whose LM answers at once, without a request."""
+def predict(monkeypatch):
+    """A Predict whose LM answers at once, without a request and without a watcher that an earlier test has left."""
+    monkeypatch.setattr(usage_watchers, "watchers", [])
     lm15 = pytest.importorskip("dspy.lm15")
 
     class Engine:
