@@ -22,13 +22,12 @@ from tokenscope._scopes.context import active
 from tokenscope._scopes.enforcement import (
     BudgetAccount,
     BudgetStop,
-    ReservedCall,
     release,
     reserve,
     reserve_again,
     stop_in,
 )
-from tokenscope._scopes.event_log import append
+from tokenscope._scopes.event_log import EndedCall, append
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import path_of
 from tokenscope._usage.calls import Call
@@ -57,7 +56,7 @@ def here():
 def count(scope, model: str, counts: Counts, *, reserved: bool, key: UsageKey | None = None) -> None:
     """Append a call that has ended to the event log."""
     call = Call(path_of(scope), key or key_of(model, counts), counts, 0.0, 0.0, None, None)
-    append(scope, ReservedCall(call) if reserved else call, 0, None)
+    append(EndedCall(scope, call, reserved=reserved))
 
 
 def buy(tokens: int = 1, model: str = "x") -> None:

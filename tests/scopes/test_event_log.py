@@ -26,13 +26,13 @@ class Event:
         self._function = function
         self._arguments = arguments
 
-    def count(self, nanoseconds, error):
+    def count(self):
         self._function(*self._arguments)
 
 
 def note(function, *arguments):
     """Append an event that calls the function when it is counted."""
-    append(STATE.root, Event(function, *arguments), 0, None)
+    append(Event(function, *arguments))
 
 
 def test_counted_in_order():
@@ -220,13 +220,13 @@ def test_a_reading_in_the_middle_of_draining():
     seen = []
 
     class Asking:
-        def count(self, nanoseconds, error):
+        def count(self):
             seen.append(spent(scope))
 
     with token_scope("run") as scope:
         spend(1)
         spend(2)
-        append(STATE.root, Asking(), 0, None)
+        append(Asking())
         spend(4)
         drain()
     assert [7] == seen

@@ -198,19 +198,20 @@ def test_a_lock_held_in_another_thread():
 def test_a_signal_that_forks_while_calls_are_counted():
     """A child starts from zero, even if a signal handler forks while calls are counted."""
     code = """
-    from tokenscope._scopes.event_log import append, drain
+    from tokenscope._scopes.event_log import EndedCall, append, drain
     from tokenscope._scopes.process import STATE
     found = []
     class Forking:
         reserved = False
-        def count(self, nanoseconds, error):
+        scope = STATE.root
+        def count(self):
             found.append(os.fork())
             return other
     spend(1)
     drain()
     other = STATE.records[-1]._replace(key=STATE.records[-1].key._replace(model="other"))
-    STATE.log.append((STATE.root, STATE.records[-1], 0, None))
-    append(STATE.root, Forking(), 0, None)
+    append(EndedCall(STATE.root, STATE.records[-1]))
+    append(Forking())
     drain()
     if not found[0]:
         spend(3)

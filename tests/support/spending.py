@@ -8,8 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tokenscope import record_tokens
-from tokenscope._scopes.enforcement import ReservedCall
-from tokenscope._scopes.event_log import append, drain
+from tokenscope._scopes.event_log import EndedCall, append, drain
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import path_of
 from tokenscope._usage.calls import Call, Frame
@@ -44,7 +43,7 @@ def count(
         key = usage_key(model, tier_of(counts.input_tokens), "cache")
     where = STATE.root if scope is None else scope
     call = Call(path_of(where, frames), key, counts, 0.0, 0.0, None, None)
-    append(where, ReservedCall(call) if reserved else call, 0, None)
+    append(EndedCall(where, call, reserved=reserved))
     drain()
 
 

@@ -263,14 +263,21 @@ class StreamMeter:
     def end(self, error: BaseException | None = None) -> None:
         """Count the call, if it is not counted yet."""
         if self._once.acquire(blocking=False):
-            self.count(time.perf_counter_ns() - self._since, None if error is None else type(error).__name__)
+            self._end(None if error is None else type(error).__name__)
+            self.count()
 
     def drop(self) -> None:
         """Leave the call for the event log to count, if it is not counted yet: a finaliser may run at any point."""
         if self._once.acquire(blocking=False):
-            append(self._scope, self, time.perf_counter_ns() - self._since, None)
+            self._end(None)
+            append(self)
 
-    def count(self, nanoseconds: int, error: str | None) -> None:
+    def _end(self, error: str | None) -> None:
+        self._error = error
+        self._seconds = (time.perf_counter_ns() - self._since) / 1e9
+
+    def count(self) -> None:
+        """Count the call, which has ended."""
         try:
             if self.accumulating is not None:
                 with contextlib.suppress(Exception):  # nothing has come yet
@@ -279,9 +286,14 @@ class StreamMeter:
             source = source_of(response, self._provider, self._model, sender)
             if source.name is None:
                 source = source_of(response, self._provider, UNKNOWN_MODEL, sender)
-            scope, seconds = self._scope, nanoseconds / 1e9
             count_response(
-                source, scope, self._outer_call, kind="stream", started=self._started, seconds=seconds, error=error
+                source,
+                self._scope,
+                self._outer_call,
+                kind="stream",
+                started=self._started,
+                seconds=self._seconds,
+                error=self._error,
             )
         except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
             internal_error("counting a stream")

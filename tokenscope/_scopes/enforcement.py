@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tokenscope._scopes.budget import LIMITS, Budget, BudgetExceeded, amount
 from tokenscope._scopes.event_log import collect, counted_in, drain, warn_later
 from tokenscope._scopes.process import STATE, Counted
-from tokenscope._usage.calls import Call
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.prices import priced
 from tokenscope._usage.usage import Counts
@@ -198,20 +197,6 @@ def reserve_again(lender: Lender) -> None:
     """
     if not lender.reserved:
         lender.reserved = reserve(lender.scope)
-
-
-class ReservedCall:
-    """An event of the log: a call has ended that budgets had taken as a call before it began."""
-
-    __slots__ = ("_call",)
-    reserved = True
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def count(self, nanoseconds: int, error: str | None) -> Call:  # noqa: ARG002
-        """Return the call, to be counted."""
-        return self._call
 
 
 def release(scope: Counted) -> None:

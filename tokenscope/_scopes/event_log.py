@@ -1,7 +1,7 @@
 """The event log: what happens is noted in one append, and counted later, all at once.
 
-    a call ends                        log.append((scope, call, nanoseconds, error))
-    a scope is left                    log.append((scope above, its path, nanoseconds, None))
+    a call ends                        log.append(call)
+    a scope is left                    log.append((scope above, its path, nanoseconds))
     somebody asks, or many wait        drain(): one lock, one loop
 
 Counting a call right where it ends costs two to three times as much as counting it among others a little later: the caches of
@@ -33,12 +33,24 @@ _DEEP: Final = 1_000
 """How many levels a scope's table reaches down."""
 
 
-def append(scope: Counted, call: Any, nanoseconds: int, error: str | None) -> None:
-    """Note an event: a `Call` that has ended, or an object with `count(nanoseconds, error)`.
+class EndedCall:
+    """An event: a call has ended, of which all is known. `reserved`: budgets had taken it before it began."""
 
-    That counts the event itself, or returns a `Call`; `reserved` of the object says whether budgets took it before it began.
-    """
-    _log.append((scope, call, nanoseconds, error))
+    __slots__ = ("_call", "reserved", "scope")
+
+    def __init__(self, scope: Counted, call: Call, *, reserved: bool = False) -> None:
+        self.scope = scope
+        self._call = call
+        self.reserved = reserved
+
+    def count(self) -> Call:
+        """Return the call, to be counted."""
+        return self._call
+
+
+def append(event: Any) -> None:
+    """Note an event: its `count()` counts it and returns None, or returns a `Call`; then `scope` and `reserved` tell the rest."""
+    _log.append(event)
     if len(_log) > STATE.most_events:
         drain()
 
@@ -56,24 +68,24 @@ def drain() -> None:
         try:
             while _log:
                 try:
-                    scope, what, took, error = _log.popleft()
+                    event = _log.popleft()
                 except IndexError:  # pragma: no cover - a finaliser has counted the last one
                     break
-                if what is path and scope is above:  # another entry of the same scope
-                    entries += 1
-                    nanoseconds += took
-                elif type(what) is ScopePath:
-                    if entries:
-                        _count_entries(path, above, entries, nanoseconds)
-                    path, above, entries, nanoseconds = what, scope, 1, took
-                else:
+                if type(event) is not tuple:
                     try:
-                        is_call = type(what) is Call
-                        call = what if is_call else what.count(took, error)
+                        call = event.count()
                         if call is not None:
-                            batch.add(scope, call, reserved=not is_call and what.reserved)
+                            batch.add(event.scope, call, reserved=event.reserved)
                     except Exception:  # noqa: BLE001
                         internal_error("counting a call")
+                elif event[0] is above and event[1] is path:  # another entry of the same scope
+                    entries += 1
+                    nanoseconds += event[2]
+                else:
+                    if entries:
+                        _count_entries(path, above, entries, nanoseconds)
+                    above, path, nanoseconds = event
+                    entries = 1
         finally:
             STATE.batch = outer
             if entries and batch.process is STATE.name:
@@ -274,11 +286,10 @@ def _give_notice() -> None:
 # -- tables -------------------------------------------------------------------------------------------------------------
 
 
-def count_entry(scope: Any, nanoseconds: int) -> None:
+def count_entry(scope: Any) -> None:
     """Count the entry of a scope in which something was counted while it was open. Only to be called while the lock is taken."""
-    scope.ended = nanoseconds
     STATE.open_scopes.pop(scope, None)
-    _count_entries(scope.path, scope.above, 1, nanoseconds)
+    _count_entries(scope.path, scope.above, 1, scope.ended)
 
 
 def _count_entries(path: Any, above: Counted, entries: int, nanoseconds: int) -> None:

@@ -128,8 +128,8 @@ class ProcessState:
         self.root: Final = ScopeRoot(ROOT)
         self.lock: Final[Any] = threading.RLock()
         """Guards all tables and budgets. Reentrant: a finaliser or a signal may count while it is taken."""
-        self.log: Final[deque[tuple[Any, Any, int, str | None]]] = deque(maxlen=0 if DISABLED else None)
-        """Events that wait to be counted: `(scope, call, nanoseconds, error)`; see `event_log`."""
+        self.log: Final[deque[Any]] = deque(maxlen=0 if DISABLED else None)
+        """Events that wait to be counted: calls that have ended, and scopes that were left; see `event_log`."""
         self.loading: Final = Loading()
         self.most_events = MANY_EVENTS
         self.batch: Any = None

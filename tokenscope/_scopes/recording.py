@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from tokenscope._scopes.context import active
-from tokenscope._scopes.event_log import append, drain, warn_of_overflow
+from tokenscope._scopes.event_log import EndedCall, append, drain, warn_of_overflow
 from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
@@ -120,7 +120,7 @@ def record(
     """Note one call that has ended, to be counted in a scope. `cost_is_told`: its cost is known, and is looked up nowhere."""
     key = key_of(model, counts, cost_is_told=cost_is_told)
     path = path_of(scope, frames)
-    append(scope, Call(path, key, counts, started, seconds, error, metadata), 0, error)
+    append(EndedCall(scope, Call(path, key, counts, started, seconds, error, metadata)))
     for _ in frames:
         path = path.parent or path
         if len(path.children) >= MAX_NAMES:  # a level has many names: if too many, the warning is to name this line

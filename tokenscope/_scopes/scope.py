@@ -143,7 +143,7 @@ class Scope:
         """End this entry. Never raises, in whatever order and Context scopes are left."""
         if self.ended is None:  # as in `end`; a call of it would be a tenth of what leaving costs
             nanoseconds = self.ended = perf_counter_ns() - self.started
-            _log.append((self.above, self.path if self.table is None else self, nanoseconds, None))
+            _log.append((self.above, self.path, nanoseconds) if self.table is None else self)
             if len(_log) > STATE.most_events:
                 drain()
         if _top() is self:
@@ -159,13 +159,13 @@ class Scope:
         if self.ended is None:  # pragma: no branch
             self.ended = nanoseconds  # before the table is looked at, which another thread may make
             # In most scopes nothing was counted yet: these need not be kept until the log is drained.
-            _log.append((self.above, self.path if self.table is None else self, nanoseconds, None))
+            _log.append((self.above, self.path, nanoseconds) if self.table is None else self)
             if len(_log) > STATE.most_events:
                 drain()
 
-    def count(self, nanoseconds: int, error: str | None) -> None:  # noqa: ARG002 - as all events of the log are counted
+    def count(self) -> None:
         """Count the end of this entry."""
-        count_entry(self, nanoseconds)
+        count_entry(self)
 
     def _leave_elsewhere(self) -> None:
         """Leave a scope that is not on top here: a generator's, one under others, or one of another Context."""

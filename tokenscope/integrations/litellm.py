@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from tokenscope._providers.openai_usage import read_counts
 from tokenscope._scopes.context import active
-from tokenscope._scopes.enforcement import ReservedCall, reserve
-from tokenscope._scopes.event_log import append
+from tokenscope._scopes.enforcement import reserve
+from tokenscope._scopes.event_log import EndedCall, append
 from tokenscope._scopes.lm_calls import lm_call_in_progress, mark_counted
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import path_of
@@ -54,7 +54,7 @@ class _Embedding:
         key = key_of(self._model, counts)
         seconds = time.perf_counter() - self._since
         call = Call(path_of(self._scope), key, counts, self._started, seconds, error, None)
-        append(self._scope, ReservedCall(call) if self._reserved else call, 0, error)
+        append(EndedCall(self._scope, call, reserved=self._reserved))
 
 
 def embed(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

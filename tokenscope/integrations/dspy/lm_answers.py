@@ -37,7 +37,7 @@ def parse_answer(wrapped: Any, switch: list[bool]) -> Any:
         try:
             return wrapped(self, *args, **kwargs)
         except Exception:
-            append(call.scope, UnparsedAnswer(call), 0, None)
+            append(UnparsedAnswer(call))
             raise
 
     return call_postprocess
@@ -73,7 +73,7 @@ def parse_in_two_steps(wrapped: Any, switch: list[bool]) -> Any:
             for call in answers if switch else ():
                 if call is not None and not call.is_parsed:
                     call.is_parsed = True
-                    append(call.scope, UnparsedAnswer(call), 0, None)
+                    append(UnparsedAnswer(call))
             raise
         finally:
             with contextlib.suppress(ValueError):  # finalised in another Context

@@ -20,8 +20,8 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from tokenscope._providers.openai_usage import read_counts, reported_cost
 from tokenscope._scopes.context import active, entered
-from tokenscope._scopes.enforcement import ReservedCall, release, reserve, stop_in
-from tokenscope._scopes.event_log import drain, mark_wasted
+from tokenscope._scopes.enforcement import release, reserve, stop_in
+from tokenscope._scopes.event_log import EndedCall, drain, mark_wasted
 from tokenscope._scopes.lm_calls import current_lm_call
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._scopes.recording import path_of
@@ -68,6 +68,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     """The LM calls that have ended inside this one: an LM may ask another."""
     is_nested = False
     """Whether it is inside another call, or others may be inside of it."""
+    error: str | None = None
+    """The name of the exception with which it has failed."""
     own_data: Any = None
     refused = False
     recorded: Sequence[Counts] = ()
@@ -169,7 +171,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     def finish(self, error: BaseException | None, result: Any) -> None:
         """Restore the settings, and leave the call to be counted."""
         self.ended = True
-        nanoseconds = time.perf_counter_ns() - self.since
+        self.nanoseconds = time.perf_counter_ns() - self.since
         overrides_token, call_token = self.tokens
         self.tokens = self.settings_outside = None
         try:
@@ -181,16 +183,15 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             self.phase.leave()
         if error is None:
             answered_call.set(self)
-            name = None
         else:
             self.refused = stop_in(error) is not None
-            name = type(error).__name__
+            self.error = type(error).__name__
         if not self.entries and self.answer is not None:
             self._read_answer()
         if self.is_nested:
-            self._finish_nested(result, nanoseconds, name)
+            self._finish_nested(result)
         else:
-            _log.append((self.scope, self, nanoseconds, name))
+            _log.append(self)
         self.lm = self.answer = None
         if self.requests:
             self.requests = ()
@@ -205,10 +206,10 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             if usage_watchers.watchers:
                 usage_watchers.notify(self.model, usage)
 
-    def count(self, nanoseconds: int, error: str | None) -> Call | None:
+    def count(self) -> Call | None:
         """Return the call as its entries tell it, or None if it spent nothing. Called when the event log is drained."""
         entries = self.entries
-        failed = 0 if error is None else 1
+        failed = 0 if self.error is None else 1
         if len(entries) == 1:
             entry = entries[0]  # nearly always: there is nothing to add up
             counts = read_counts(self.model, entry, 1, failed)
@@ -219,7 +220,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             return None
         else:
             key, counts = self._add_up(sum_counts(read_counts(self.model, entry) for entry in entries), failed)
-        return self._call(key, counts, nanoseconds, error)
+        return self._call(key, counts)
 
     def _add_up(self, counts: Counts, failed: int) -> tuple[UsageKey, Counts]:
         """Return the key and the counts of one call that spent so much, in however many requests."""
@@ -232,10 +233,13 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             key = key_of(self.model, counts, cost_is_told=_are_free(entries))
         return key, counts._replace(calls=1, cached_calls=int(cached), failed_calls=failed)
 
-    def _call(self, key: UsageKey, counts: Counts, nanoseconds: int, error: str | None) -> Call:
+    def _call(self, key: UsageKey, counts: Counts) -> Call:
         scope = self.scope
-        path = scope.path if scope.path.parent is not None else path_of(scope)
-        call: Call = _new_tuple(Call, (path, key, counts, self.started, nanoseconds / 1e9, error, None))
+        path = scope.path
+        if path.parent is None:
+            path = path_of(scope)
+        error = self.error
+        call: Call = _new_tuple(Call, (path, key, counts, self.started, self.nanoseconds / 1e9, error, None))
         if error is None:
             self.counted = ((scope, call),)
         return call
@@ -246,17 +250,17 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     # -- LM calls inside LM calls ---------------------------------------------------------------------------------------
 
-    def _finish_nested(self, result: Any, nanoseconds: int, error: str | None) -> None:
+    def _finish_nested(self, result: Any) -> None:
         """Count a call that is inside another one, or has others inside, at once: while all that they return is there."""
         try:
-            call = self._count_nested(result, nanoseconds, error)
+            call = self._count_nested(result)
         except Exception:  # noqa: BLE001
             internal_error("counting a call")
             return
         if call is not None:
-            _log.append((self.scope, ReservedCall(call) if self.reserved else call, 0, error))
+            _log.append(EndedCall(self.scope, call, reserved=self.reserved))
 
-    def _count_nested(self, result: Any, nanoseconds: int, error: str | None) -> Call | None:
+    def _count_nested(self, result: Any) -> Call | None:
         inner, entries = self.inner_calls, self.entries
         if self.refused and not (entries or inner or self.recorded):
             self._release()  # the LM that it asked was kept from it
@@ -275,7 +279,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             self.counted = tuple(counted for each in inner for counted in each.counted)
             self._release()
         else:
-            call = self._call(*self._add_up(counts, 0 if error is None else 1), nanoseconds, error)
+            call = self._call(*self._add_up(counts, 0 if self.error is None else 1))
             if inner and code is not None and any(counts) and not is_own:
                 _spenders.add(code)
         outer = self.outer_call
@@ -308,7 +312,7 @@ class UnparsedAnswer:
     def __init__(self, call: CallTracker) -> None:
         self._call = call
 
-    def count(self, nanoseconds: int, error: str | None) -> None:
+    def count(self) -> None:
         """Mark what the call spent as wasted."""
         for scope, call in self._call.counted:
             mark_wasted(scope, call.path, call.key, call.counts, "failed_parses")
