@@ -55,7 +55,7 @@ def here():
 
 def count(scope, model: str, counts: Counts, *, reserved: bool, key: UsageKey | None = None) -> None:
     """Append a call that has ended to the event log."""
-    call = Call(path_of(scope), key or key_of(model, counts), counts, 0.0, 0.0, None, None)
+    call = Call(path_of(scope), key or key_of(model, counts, 0.0), counts, 0.0, 0.0, None, None)
     append(EndedCall(scope, call, reserved=reserved))
 
 

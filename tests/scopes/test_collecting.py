@@ -38,7 +38,7 @@ def kept() -> int:
 
 def late(scope, tokens):
     """Spend tokens in a scope that has ended, as a task does that outlives it."""
-    record(scope, "late", Counts(calls=1, input_tokens=tokens))
+    record(scope, "late", Counts(calls=1, input_tokens=tokens), 0.0)
 
 
 def test_closed_scopes_are_not_kept():
@@ -257,7 +257,7 @@ def test_counts_of_a_scope_that_is_asked_for_late():
 
     @track_tokens("m", "o")
     def work():
-        record(active(), "p/x", Counts(calls=1, failed_calls=1, input_tokens=5), error="ConnectionError")
+        record(active(), "p/x", Counts(calls=1, failed_calls=1, input_tokens=5), 0.0, error="ConnectionError")
         tokenscope.report()  # counted before anybody asks for this scope
         return current_scope()
 

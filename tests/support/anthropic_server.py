@@ -14,10 +14,14 @@ SPENT = Usage(calls=1, input_tokens=100, output_tokens=30, cache_read_tokens=60,
 
 
 class AnthropicServer:
-    """A server whose calls all spend the same. For a model named `broken`, it answers with status 500."""
+    """A server whose calls all spend the same. For a model named `broken`, it answers with status 500.
 
-    def __init__(self) -> None:
+    `more_usage` is what its answers tell in their usage besides the counts.
+    """
+
+    def __init__(self, **more_usage: Any) -> None:
         self.bill = Usage()
+        self.usage = {**_USAGE, **more_usage}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self._server.owner = self  # type: ignore[attr-defined]
@@ -62,12 +66,12 @@ class _Handler(BaseHTTPRequestHandler):
             "content": [{"type": "text", "text": "Because."}],
             "stop_reason": "end_turn",
             "stop_sequence": None,
-            "usage": _USAGE,
+            "usage": self.server.owner.usage,  # type: ignore[attr-defined]
         }
         if not body.get("stream"):
             self._answer(json.dumps(message).encode())
             return
-        start = {**message, "content": [], "stop_reason": None, "usage": {**_USAGE, "output_tokens": 0}}
+        start = {**message, "content": [], "stop_reason": None, "usage": {**message["usage"], "output_tokens": 0}}
         events = [
             {"type": "message_start", "message": start},
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from tokenscope import record_tokens
@@ -14,7 +15,7 @@ from tokenscope._scopes.recording import path_of
 from tokenscope._usage.calls import Call, Frame
 from tokenscope._usage.keys import key_of, usage_key
 from tokenscope._usage.price_tiers import tier_of
-from tokenscope._usage.usage import counts_of
+from tokenscope._usage.usage import ZERO_COUNTS, Counts
 
 if TYPE_CHECKING:
     from tokenscope import Report, Scope, Usage
@@ -36,15 +37,20 @@ def count(
     reserved: bool = False,
 ) -> None:
     """Count a call in a scope, or in none. `saved`: a cache has answered it. `reserved`: budgets have reserved it."""
-    counts = counts_of(usage)
-    key = key_of(model, counts, cost_is_told=cost_is_told)
+    counts = _counts_of(usage)
+    key = key_of(model, counts, time.time(), cost_is_told=cost_is_told)
     if saved is not None:  # the usage of the call whose answer is in the cache
-        counts = counts_of(saved)._replace(calls=usage.calls, cached_calls=usage.cached_calls)
+        counts = _counts_of(saved)._replace(calls=usage.calls, cached_calls=usage.cached_calls)
         key = usage_key(model, tier_of(counts.input_tokens), "cache")
     where = STATE.root if scope is None else scope
     call = Call(path_of(where, frames), key, counts, 0.0, 0.0, None, None)
     append(EndedCall(where, call, reserved=reserved))
     drain()
+
+
+def _counts_of(usage: Usage) -> Counts:
+    counts = Counts(*(getattr(usage, name) for name in Counts._fields))
+    return counts._replace(cost=usage.cost or ZERO_COUNTS.cost)
 
 
 def spent(scope: Scope | Report) -> int:

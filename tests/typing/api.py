@@ -407,7 +407,7 @@ def a_usage(usage: Usage, usages: list[Usage]) -> None:
     assert_type(usage.input_tokens, int)
     assert_type(usage.output_tokens, int)
     assert_type(usage.total_tokens, int)
-    assert_type(usage.cost, Decimal)
+    assert_type(usage.cost, Decimal | None)
     assert_type(usage.saved_cost, Decimal)
     assert_type(usage.unpriced_calls, int)
     assert_type(usage.known_cost, Decimal | None)

@@ -57,7 +57,7 @@ def test_observers_get_each_call():
 
     (call,) = seen
     assert ("outer", "m", "o") == call.path.names
-    assert UsageKey("provider/model") == call.key
+    assert UsageKey("provider/model") == call.key._replace(moment="")
     assert Counts(calls=1, input_tokens=3, output_tokens=4) == call.counts
     assert {"id": 7} == call.metadata
     assert call.started > 1e9

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 from fractions import Fraction
+from itertools import permutations
 
 import numpy as np
 import pytest
 
 from tokenscope import Usage
-from tokenscope._usage.usage import FIELDS, ZERO, ZERO_COUNTS, Counts, check_count, counts_of, sum_counts, values_of
+from tokenscope._usage.usage import FIELDS, ZERO, ZERO_COUNTS, Counts, check_count, sum_counts, values_of
 
 
 class Whole:
@@ -45,7 +46,6 @@ def test_zero_is_false():
     """A usage is true if anything was counted."""
     assert not ZERO
     assert values_of(ZERO) == (0,) * len(FIELDS)
-    assert counts_of(ZERO) == ZERO_COUNTS
     assert Usage(failed_calls=1)
 
 
@@ -66,8 +66,9 @@ def test_is_frozen_and_hashable():
 
 
 def test_to_dict_has_every_field_and_the_total():
-    """`to_dict()` holds all fields, with the total after input and output."""
-    found = Usage(input_tokens=2, output_tokens=3).to_dict()
+    """`to_dict()` holds all fields, with the total after input and output; tokens kept for an hour only if there are any."""
+    assert {*FIELDS, "total_tokens"} - set(Usage().to_dict()) == {"cache_write_1h_tokens"}
+    found = Usage(input_tokens=2, output_tokens=3, cache_write_1h_tokens=1).to_dict()
 
     assert {*FIELDS, "total_tokens"} == set(found)
     assert 5 == found["total_tokens"]
@@ -115,7 +116,7 @@ def test_counts_are_a_usage_without_prices():
     assert {"unpriced_calls": 0, "saved_tokens": 0, "saved_cost": 0} == {
         name: getattr(usage, name) for name in FIELDS if name not in Counts._fields
     }
-    assert counts == counts_of(usage)
+    assert counts == Counts(*(getattr(usage, name) for name in Counts._fields))
     assert usage.total_tokens == counts.tokens
 
 
@@ -123,7 +124,7 @@ def test_counts_add_up_field_by_field():
     """`sum_counts` adds counts field by field, and returns zero for an empty list."""
     one, other = Counts(1, 0, 1, 7, 5, cost=Decimal("0.1")), Counts(2, 1, 0, 30, 4, 9, cost=Decimal("0.2"))
 
-    assert counts_of(Usage.from_counts(one) + Usage.from_counts(other)) == sum_counts([one, other])
+    assert Usage.from_counts(one) + Usage.from_counts(other) == Usage.from_counts(sum_counts([one, other]))
     assert ZERO_COUNTS == sum_counts([])
 
 
@@ -188,3 +189,39 @@ def test_to_dict_is_ready_for_json():
 
     assert {"cost": 0.5, "saved_cost": 0.25} == {name: value for name, value in found.items() if type(value) is float}
     assert 1 == found["calls"]
+
+
+UNKNOWN = Usage(calls=1, input_tokens=5, unpriced_calls=1)
+FREE = Usage(calls=1, input_tokens=5)
+CACHED = Usage(calls=1, cached_calls=1, saved_tokens=5)
+PAID = Usage(calls=1, input_tokens=5, cost=Decimal("0.5"))
+
+
+@pytest.mark.parametrize(
+    ("usages", "cost"),
+    [
+        ([], Decimal(0)),
+        ([UNKNOWN], None),
+        ([UNKNOWN, UNKNOWN], None),
+        ([UNKNOWN, CACHED], None),
+        ([UNKNOWN, ZERO], None),
+        ([UNKNOWN, FREE], Decimal(0)),
+        ([UNKNOWN, PAID], Decimal("0.5")),
+        ([UNKNOWN, CACHED, FREE, UNKNOWN], Decimal(0)),
+        ([CACHED, ZERO], Decimal(0)),
+    ],
+)
+def test_an_unknown_cost(usages, cost):
+    """The cost is None if calls spent tokens and no call has a known price, in whatever order they are added up."""
+    for order in permutations(usages):
+        for cut in range(len(order) + 1):
+            assert cost == (sum(order[:cut], ZERO) + sum(order[cut:], ZERO)).cost
+            assert cost == sum(order, ZERO).known_cost
+
+
+def test_no_cost_without_a_reason():
+    """A cost of None needs a call without a price; a cost of 0 where no call has a price is None."""
+    assert Usage(calls=1, input_tokens=5, unpriced_calls=1, cost=Decimal(0)) == UNKNOWN
+    assert UNKNOWN.to_dict()["cost"] is None
+    with pytest.raises(TypeError, match="cost must be a Decimal"):
+        Usage(calls=1, cost=None)

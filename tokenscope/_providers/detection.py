@@ -8,8 +8,10 @@ from typing import Any, Final, NamedTuple
 
 from tokenscope._providers.extractors import ANTHROPIC, BEDROCK, COHERE, GOOGLE, PERPLEXITY, UsageFormat, vendor_of
 from tokenscope._providers.openai_usage import Get, getter
+from tokenscope._providers.terms import terms_of
 from tokenscope._scopes.event_log import warn_later
 from tokenscope._usage.calls import model_name
+from tokenscope._usage.keys import Terms
 
 UNKNOWN_MODEL: Final = "(unknown)"
 
@@ -21,6 +23,7 @@ class ResponseSource(NamedTuple):
     usage_format: UsageFormat | None  # None: OpenAI's
     usage: Any  # None: the response has none
     model: str  # for `read_counts`: with its provider if LiteLLM has read the usage, without it otherwise
+    terms: Terms = ()  # which service was bought
 
 
 def source_of(response: Any, provider: str | None, model: str | None, sender: str | None = None) -> ResponseSource:
@@ -47,7 +50,8 @@ def source_of(response: Any, provider: str | None, model: str | None, sender: st
         warn_later(
             f"no model:{name}", f"a response of {name} does not say which model answered; pass model=... to name it"
         )
-    return ResponseSource(name, usage_format, usage, name if sdk == "litellm" else answered.rpartition("/")[2])
+    called = name if sdk == "litellm" else answered.rpartition("/")[2]
+    return ResponseSource(name, usage_format, usage, called, terms_of(response, usage))
 
 
 def _usage(get: Get) -> tuple[UsageFormat | None, Any]:

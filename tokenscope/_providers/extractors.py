@@ -12,11 +12,12 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from genai_prices import Usage as TheirUsage
-from genai_prices import calc_price
 from genai_prices.data_snapshot import get_snapshot
 
 from tokenscope._providers.openai_usage import MOST, parse_count
-from tokenscope._usage.prices import has_custom_price, split
+from tokenscope._usage.keys import Terms
+from tokenscope._usage.price_dates import HALF_HOUR, moment_of
+from tokenscope._usage.prices import calc_price, has_custom_price
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts
 
 
@@ -52,11 +53,18 @@ class ReportedCall(NamedTuple):
     cost_is_told: bool = False
 
 
-def extract(usage_format: UsageFormat, usage: Any, name: str) -> list[ReportedCall]:
-    """Return the calls that usage reports, one for each model; none if it has no counts. `name` is the response's model."""
+def extract(usage_format: UsageFormat, usage: Any, name: str, started: float, terms: Terms) -> list[ReportedCall]:
+    """Return the calls that usage reports, one for each model; none if it has no counts.
+
+    `name` is the response's model, `started` the time of the call in seconds since 1970, `terms` the service that was bought.
+    """
     values = plain(usage, name)
+
+    def reported_call(theirs: TheirUsage, name: str) -> ReportedCall:
+        return _reported_call(theirs, name, moment_of(name, int(started // HALF_HOUR)), terms)
+
     if usage_format is ANTHROPIC:
-        return _anthropic(values, name)
+        return [reported_call(theirs, model) for model, theirs in _anthropic(values, name)]
     if usage_format is COHERE and isinstance(billed := values.get("billed_units"), dict) and "input_tokens" in billed:
         billed.setdefault("output_tokens", 0)  # embeddings have none
     theirs = _read(usage_format, values)
@@ -64,10 +72,10 @@ def extract(usage_format: UsageFormat, usage: Any, name: str) -> list[ReportedCa
         return []
     if usage_format is GOOGLE:
         _count_thoughts_once(theirs, values)
-    return [_reported_call(theirs, name)]
+    return [reported_call(theirs, name)]
 
 
-def _anthropic(values: dict[str, Any], name: str) -> list[ReportedCall]:
+def _anthropic(values: dict[str, Any], name: str) -> list[tuple[str, TheirUsage]]:
     """Read a message's usage and its iterations: summaries and advisors are billed, but the message's counts exclude them."""
     theirs = _read(ANTHROPIC, values)
     if theirs is None:
@@ -83,7 +91,7 @@ def _anthropic(values: dict[str, Any], name: str) -> list[ReportedCall]:
             elif isinstance(advisor, str) and advisor:
                 advisors[advisor] = advisors.get(advisor, 0) + more
     prefix = "".join(name.rpartition("/")[:2])
-    return [_reported_call(theirs, name), *(_reported_call(spent, prefix + model) for model, spent in advisors.items())]
+    return [(name, theirs), *((prefix + model, spent) for model, spent in advisors.items())]
 
 
 def _read(usage_format: UsageFormat, values: dict[str, Any]) -> TheirUsage | None:
@@ -103,7 +111,7 @@ def _count_thoughts_once(theirs: TheirUsage, values: dict[str, Any]) -> None:
         theirs.output_tokens = output - thoughts
 
 
-def _reported_call(theirs: TheirUsage, name: str) -> ReportedCall:
+def _reported_call(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> ReportedCall:
     reported = vars(theirs)  # attributes that are missing here are inferred from others
 
     def count(part: str) -> int:
@@ -111,13 +119,15 @@ def _reported_call(theirs: TheirUsage, name: str) -> ReportedCall:
 
     input_tokens, output_tokens = count("input"), count("output")
     cache_read = min(count("cache_read"), input_tokens)
-    cost = _exact_cost(theirs, name)
+    cache_write = min(count("cache_write"), input_tokens - cache_read)
+    cost = _exact_cost(theirs, name, moment, terms)
     counts = Counts(
         calls=1,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cache_read_tokens=cache_read,
-        cache_write_tokens=min(count("cache_write"), input_tokens - cache_read),
+        cache_write_tokens=cache_write,
+        cache_write_1h_tokens=min(count("cache_write_1h"), cache_write),
         reasoning_tokens=min(count("output_reasoning"), output_tokens),
         input_audio_tokens=min(count("input_audio"), input_tokens),
         output_audio_tokens=min(count("output_audio"), output_tokens),
@@ -126,15 +136,11 @@ def _reported_call(theirs: TheirUsage, name: str) -> ReportedCall:
     return ReportedCall(name, counts, cost is not None)
 
 
-def _exact_cost(theirs: TheirUsage, name: str) -> Decimal | None:
-    """Return the cost of a call that used something `Counts` has no count of: searches, images, an hour in the cache."""
+def _exact_cost(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> Decimal | None:
+    """Return the cost of a call that used something `Counts` has no count of: searches, images."""
     if has_custom_price(name) or all(part in _PRICED_BY_COUNTS for part, value in vars(theirs).items() if value):
         return None
-    provider, model = split(name)
-    try:
-        return Decimal(calc_price(theirs, model, provider_id=provider).total_price)
-    except (LookupError, ValueError):
-        return None
+    return calc_price(name, vars(theirs), moment, terms)
 
 
 _VENDORS: Final = {

@@ -31,7 +31,7 @@ _CACHE_READ: Final = (
     "cached_prompt_text_tokens",  # xAI's SDK
 )
 _BESIDE_DETAILS: Final = frozenset(
-    {*_CACHE_READ, "cache_creation_input_tokens", "reasoning_tokens", "cost", "cost_in_usd_ticks"}
+    {*_CACHE_READ, "cache_creation_input_tokens", "cache_creation", "reasoning_tokens", "cost", "cost_in_usd_ticks"}
 )
 """Parts that may stand beside the details; most entries have none of them."""
 
@@ -64,7 +64,20 @@ def read_counts(model: str, entry: Any, calls: int = 0, failed_calls: int = 0) -
                 and 0 <= reasoning <= output_tokens
                 and input_tokens + output_tokens == entry["total_tokens"] <= MOST
             ):
-                values = calls, 0, failed_calls, input_tokens, output_tokens, cache_read, 0, reasoning, 0, 0, _NO_COST
+                values = (
+                    calls,
+                    0,
+                    failed_calls,
+                    input_tokens,
+                    output_tokens,
+                    cache_read,
+                    0,
+                    0,
+                    reasoning,
+                    0,
+                    0,
+                    _NO_COST,
+                )
                 plain: Counts = _new_tuple(Counts, values)
                 return plain
         except (KeyError, TypeError):
@@ -87,10 +100,12 @@ def _read_any(model: str, entry: Any) -> Counts:
     read = of_prompt("cached_tokens", "cache_read_tokens", "cache_read_input_tokens")
     written = of_prompt("cache_creation_tokens", "cache_write_tokens")
     thought = of_completion("reasoning_tokens", "thinking_tokens")
+    lifetimes = of_prompt("cache_creation_token_details")
     cost = None
     if type(entry) is not dict or not _BESIDE_DETAILS.isdisjoint(entry):
         read = get(*_CACHE_READ) if read is None else read
         written = get("cache_creation_input_tokens") if written is None else written
+        lifetimes = get("cache_creation") if lifetimes is None else lifetimes
         thought = get("reasoning_tokens") if thought is None else thought
         cost = reported_cost(entry)
     cache_read = count("cached_tokens", read)
@@ -109,11 +124,16 @@ def _read_any(model: str, entry: Any) -> Counts:
         input_tokens += cache_read + cache_write  # Anthropic's own format: its input excludes cached tokens
     # A part is at most its whole. xAI has reported more cached tokens than the prompt had.
     cache_read = min(cache_read, input_tokens)
+    cache_write = min(cache_write, input_tokens - cache_read)
+    for_an_hour = (
+        0 if lifetimes is None else count("ephemeral_1h_input_tokens", getter(lifetimes)("ephemeral_1h_input_tokens"))
+    )
     return Counts(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cache_read_tokens=cache_read,
-        cache_write_tokens=min(cache_write, input_tokens - cache_read),
+        cache_write_tokens=cache_write,
+        cache_write_1h_tokens=min(for_an_hour, cache_write),
         reasoning_tokens=min(reasoning, output_tokens),
         input_audio_tokens=min(input_audio, input_tokens),
         output_audio_tokens=min(output_audio, output_tokens),

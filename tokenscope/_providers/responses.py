@@ -110,7 +110,7 @@ def count_response(
     """Count a response or a stream (its `kind`): one call, and one more for each other model that took part in it."""
     name = source.name
     assert name is not None
-    calls = _reported_calls(source, name)
+    calls = _reported_calls(source, name, started)
     if not calls:
         calls = [ReportedCall(name, Counts(calls=1))]
         if error is None:
@@ -124,16 +124,17 @@ def count_response(
         calls[0] = calls[0]._replace(counts=calls[0].counts._replace(failed_calls=1))
     for model, counts, cost_is_told in calls:
         note_inner_usage(outer_call, counts)
-        record(scope, model, counts, cost_is_told=cost_is_told, started=started, seconds=seconds, error=error)
+        terms = source.terms
+        record(scope, model, counts, started, terms, cost_is_told=cost_is_told, seconds=seconds, error=error)
 
 
-def _reported_calls(source: ResponseSource, name: str) -> list[ReportedCall]:
+def _reported_calls(source: ResponseSource, name: str, started: float) -> list[ReportedCall]:
     usage = source.usage
     if usage is None:
         return []
     if source.usage_format is None:
         return [ReportedCall(name, read_counts(source.model, usage, calls=1), reported_cost(usage) is not None)]
-    calls = extract(source.usage_format, usage, name)
+    calls = extract(source.usage_format, usage, name, started, source.terms)
     if calls and source.usage_format is PERPLEXITY and (cost := reported_cost(usage)) is not None:
         return [ReportedCall(name, calls[0].counts._replace(cost=cost), cost_is_told=True)]
     return calls

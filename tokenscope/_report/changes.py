@@ -71,7 +71,7 @@ class Change:
         """How many more dollars the newer report has. None if a call on either side has no known price."""
         if self.before.unpriced_calls or self.after.unpriced_calls:
             return None
-        return EXACT.subtract(self.after.cost, self.before.cost)
+        return EXACT.subtract(self.after.cost or 0, self.before.cost or 0)
 
 
 class Growth(NamedTuple):
@@ -102,7 +102,7 @@ class Comparison:
         total = self.total
         return Growth(
             percent(total.before.total_tokens, total.after.total_tokens),
-            None if total.cost is None else percent(total.before.cost, total.after.cost),
+            None if total.cost is None else percent(total.before.cost or 0, total.after.cost or 0),
         )
 
     def __bool__(self) -> bool:

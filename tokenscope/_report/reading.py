@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from itertools import chain, takewhile
 from typing import Any, BinaryIO, Final, NamedTuple
 
 from tokenscope._report.formats.json import parse
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath, check_name, is_failure, model_name
-from tokenscope._usage.keys import key_of, usage_key
+from tokenscope._usage.keys import UsageKey, key_of, usage_key
+from tokenscope._usage.price_dates import HALF_HOUR, moment_of
+from tokenscope._usage.price_list import BY_HAND, TABLE
 from tokenscope._usage.price_tiers import tier_of
 from tokenscope._usage.table import UsageTable
-from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, CountsSum, check_count, check_money
+from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, CountsSum, Usage, check_count, check_money
 from tokenscope._usage.warnings import ReportFormatError, warn_once
 
 _MOST_PATHS: Final = 50_000  # and groups, that are remembered by the names in a record
@@ -103,13 +108,15 @@ def _without_records(lines: Iterator[bytes], where: str) -> str:
 _decode: Final[Callable[[str], Any]] = json.JSONDecoder().decode
 _ERRORS: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what a damaged record raises
 _LARGEST_INTEGER: Final = 2**64 - 1  # of those that orjson reads as integers
-_DISSIMILAR: Final = frozenset({"error", "cost", "cached", "saved", "input_audio_tokens", "output_audio_tokens"})
+_DISSIMILAR: Final = frozenset(
+    {"error", "cached", "saved", "terms", "cache_write_1h_tokens", "input_audio_tokens", "output_audio_tokens"}
+)
 """What few records have, and is not added up in groups."""
 
 
 def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
-    table = UsageTable(ROOT)
-    records = _Records(table)
+    table, reckoned = UsageTable(ROOT), UsageTable(ROOT)
+    records = _Records(table, reckoned)
     for number, line in enumerate(lines, 1):
         try:
             records.add_line(line)
@@ -123,26 +130,34 @@ def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
             problem = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
             raise ReportFormatError(f"{where}: line {number:,} {problem}; it begins {_shown(line)}") from None
     records.finish()
-    table.warn_of_overflow()
-    return Snapshot.from_table(table, ROOT, scoped=False)
+    for each in (table, reckoned):
+        each.warn_of_overflow()
+    costs_known = Snapshot.from_table(reckoned, ROOT, scoped=False, price=_with_known_cost)
+    return Snapshot.from_table(table, ROOT, scoped=False) + costs_known
+
+
+def _with_known_cost(_: UsageKey, counts: Counts) -> Usage:
+    return Usage.from_counts(counts)
 
 
 class _Group(NamedTuple):
     frames: list[list[str]]
     path: ScopePath
     model: str
-    sums: defaultdict[int, CountsSum]  # by price tier
+    sums: defaultdict[tuple[int, str, bool], CountsSum]  # by price tier, moment, and whether the costs are known
 
 
 class _Records:
     """Adds up records in a table.
 
-    Most records are similar to an earlier one: they have the same path and model, and neither an error nor a cost. Their names
-    need no check, their path is known, and their numbers are added to those of their group. That is three times as fast.
+    Most records are similar to an earlier one: they have the same path and model, and no error. Their names need no check, their
+    path is known, and their numbers are added to those of their group. That is three times as fast. Costs that were reckoned
+    with prices when the records were written are added up as they are.
     """
 
-    def __init__(self, table: UsageTable) -> None:
+    def __init__(self, table: UsageTable, reckoned: UsageTable) -> None:
         self._table = table
+        self._reckoned = reckoned
         self._parse = _parser()
         self._groups: dict[tuple[str, str, str | None], _Group] = {}
         self._paths: dict[tuple[tuple[str, ...], ...], ScopePath] = {}
@@ -171,7 +186,16 @@ class _Records:
             return False
         if input_tokens <= 0 or min(output_tokens, read, write, reasoning) < 0:
             return False
-        found = group.sums[tier_of(input_tokens)]
+        cost = get("cost")
+        if cost is None:
+            dollars = ZERO_COUNTS.cost
+        elif type(cost) is float and 0 <= cost <= _LARGEST_INTEGER and get("price_source") in (BY_HAND, TABLE):
+            dollars = Decimal(str(cost))
+        else:
+            return False
+        moment = _moment(group.model, get("timestamp", ""))
+        found = group.sums[tier_of(input_tokens), moment, cost is not None]
+        found.cost += dollars
         found.calls += 1
         found.input_tokens += input_tokens
         found.output_tokens += output_tokens
@@ -187,20 +211,25 @@ class _Records:
         frames, provider = _frames(record), get("provider") or None
         model = model_name(record["model"], provider)
         cached, error, saved, cost = bool(get("cached")), get("error"), get("saved"), get("cost")
+        if saved is not None:
+            cost = saved.get("cost")
         spent: Callable[..., Any] = get if saved is None else saved.get
         tokens = [check_count(name, spent(name, 0)) for name in TOKENS]
-        money = ZERO_COUNTS.cost if cost is None else _dollars(cost)
-        counts = Counts._make((1, int(cached), int(error is not None), *tokens, money))
-        if saved is not None:
-            key = usage_key(model, tier_of(counts.input_tokens), "cache")
-        else:
-            key = key_of(model, counts, cost_is_told=cost is not None)
+        counts = Counts._make((1, int(cached), int(error is not None), *tokens, ZERO_COUNTS.cost))
+        source = get("price_source", "provider")
+        is_reckoned = cost is not None and source in (BY_HAND, TABLE)
+        is_told = cost is not None and source == "provider"
+        terms = tuple(sorted(get("terms", {}).items()))
+        key = key_of(model, counts, _started(record), terms, cost_is_told=is_told, saved=saved is not None)
+        if cost is not None:
+            counts = counts._replace(cost=_dollars(cost))
         failed = error is not None and is_failure(error)
 
         path = self._path(frames)
-        self._table.add(path, key, counts)
+        table = self._reckoned if is_reckoned else self._table
+        table.add(path, key, counts)
         if failed:
-            self._table.add(path, key._replace(wasted="provider_errors"), counts)
+            table.add(path, key._replace(wasted="provider_errors"), counts)
         scope = get("scope") or get("module")
         if isinstance(scope, str) and len(self._groups) < _MOST_PATHS:
             group = _Group(frames, path, model, defaultdict(CountsSum))
@@ -209,8 +238,9 @@ class _Records:
     def finish(self) -> None:
         """Add the sums of similar records to the table."""
         for group in self._groups.values():
-            for tier, found in group.sums.items():
-                self._table.add(group.path, usage_key(group.model, tier, "table"), found.counts())
+            for (tier, moment, is_reckoned), found in group.sums.items():
+                table = self._reckoned if is_reckoned else self._table
+                table.add(group.path, usage_key(group.model, tier, "table", moment), found.counts())
 
     def _path(self, frames: list[list[str]]) -> ScopePath:
         names = tuple(map(tuple, frames))
@@ -240,6 +270,25 @@ def _frames(record: dict[str, Any]) -> list[list[str]]:
         operation = record.get("operation")
         frames = [["module", record["module"]], *([["operation", operation]] if operation else [])]
     return frames
+
+
+def _started(record: dict[str, Any]) -> float:
+    """Return when a call was made, in seconds since 1970; now, if the record does not tell."""
+    try:
+        return datetime.fromisoformat(record["timestamp"]).timestamp()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return time.time()
+
+
+def _moment(model: str, timestamp: str) -> str:
+    """Return the moment as of which a call is priced. It is looked up once for all calls of ten minutes."""
+    has_offset = timestamp[-6:-5] in ("+", "-")
+    return _moment_at(model, f"{timestamp[:15]}0:00{timestamp[-6:]}" if has_offset else timestamp)
+
+
+@lru_cache(maxsize=4_096)
+def _moment_at(model: str, timestamp: str) -> str:
+    return moment_of(model, int(_started({"timestamp": timestamp}) // HALF_HOUR))
 
 
 def _dollars(value: object) -> Decimal:

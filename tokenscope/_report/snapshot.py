@@ -6,7 +6,7 @@ A snapshot draws, saves and loads nothing: it knows no format. `Report` is the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, Self, TypeVar
 
@@ -15,10 +15,13 @@ from tokenscope._report.rows import Row, RowBuilder, RowInput
 from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, tree_of
 from tokenscope._report.waste import Wastes, waste_by_module
 from tokenscope._usage.calls import Frame, ScopePath
+from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.model_usage import ModelUsage
-from tokenscope._usage.prices import check_priced, priced, repriced
+from tokenscope._usage.price_dates import moment_now
+from tokenscope._usage.price_list import Price, merged, prices_of
+from tokenscope._usage.prices import check_priced, priced, repriced, settle
 from tokenscope._usage.table import UsageTable
-from tokenscope._usage.usage import ZERO, Usage
+from tokenscope._usage.usage import ZERO, Counts, Usage
 
 S = TypeVar("S", bound="Snapshot")
 
@@ -29,15 +32,24 @@ class Snapshot:
 
     rows: tuple[Row, ...] = ()
     scoped: bool = True  # whether it begins at one scope, or at the top level of a process
+    _prices: tuple[Price, ...] = field(default=(), compare=False)  # what its costs were reckoned with
 
     @classmethod
-    def from_rows(cls, inputs: Iterable[RowInput | Row], *, scoped: bool) -> Self:
+    def from_rows(cls, inputs: Iterable[RowInput | Row], *, scoped: bool, prices: tuple[Price, ...] = ()) -> Self:
         """Build a snapshot of rows in any order, each after its parent."""
-        return cls(RowBuilder().add_rows(inputs).freeze(), scoped)
+        return cls(RowBuilder().add_rows(inputs).freeze(), scoped, prices)
 
     @classmethod
-    def from_table(cls, table: UsageTable, above: ScopePath, *, scoped: bool) -> Self:
-        """Build a snapshot of counts at paths below the path `above`."""
+    def from_table(
+        cls,
+        table: UsageTable,
+        above: ScopePath,
+        *,
+        scoped: bool,
+        price: Callable[[UsageKey, Counts], Usage] = priced,
+    ) -> Self:
+        """Build a snapshot of counts at paths below the path `above`, priced by a function."""
+        keys: dict[UsageKey, UsageKey] = {}
         top = RowBuilder()
         builders = {above: top}
         for path, row in table.rows.items():
@@ -53,10 +65,12 @@ class Snapshot:
             builder.entries += row.entries
             builder.nanoseconds += row.nanoseconds
             for key, spent in row.counts.items():
-                builder.add(key, priced(key, spent.counts()))
+                usage = price(key, spent.counts())
+                builder.add(keys.get(key) or keys.setdefault(key, settle(key)), usage)
         top.prune()
         rows = top.freeze()
-        return cls(rows, scoped or not rows)
+        prices = prices_of(dict.fromkeys(keys.values())) if price is priced else ()
+        return cls(rows, scoped or not rows, prices)
 
     # -- totals ---------------------------------------------------------------------------------------------------------
 
@@ -87,6 +101,22 @@ class Snapshot:
 
     def _partition(self, by: str) -> Breakdown:
         return breakdown_of((name, usage) for row, name in _named(self.rows, by) for _, usage in row.models)
+
+    def prices(self) -> tuple[Price, ...]:
+        """Return what the costs were reckoned with: each price, where it comes from, and its rates.
+
+        Calls without a known price are not among them. A saved report keeps what it was reckoned with; records (JSONL) keep only
+        the costs.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("ingest") as scope:
+            ...     record_tokens("ocr", "page", "gpt-4o-mini", "openai", input_tokens=900, output_tokens=300)
+            >>> price = scope.report().prices()[0]
+            >>> price.model, price.source, price.rates["input_tokens"]
+            ('openai/gpt-4o-mini', 'genai-prices', Decimal('0.15'))
+        """
+        return self._prices
 
     def waste(self) -> Wastes:
         """Return what was wasted, by module and by reason. It is part of the total.
@@ -142,7 +172,7 @@ class Snapshot:
         if not isinstance(other, Snapshot):
             return NotImplemented
         rows = RowBuilder().add_rows(self.rows).add_rows(other.rows).freeze()
-        return type(self)(rows, self.scoped and other.scoped)
+        return type(self)(rows, self.scoped and other.scoped, merged([*self._prices, *other._prices]))
 
     def __radd__(self, other: object) -> Self:
         """Let `sum(reports)` start from 0."""
@@ -155,10 +185,11 @@ class Snapshot:
         return bool(self.rows)
 
     def reprice(self, model: str) -> Self:
-        """Return what the same calls would have cost if another model had answered all of them.
+        """Return what the same calls would cost today if one model, another or the same, answered all of them.
 
-        Each call is priced by itself, so tiers for long prompts are kept. Costs that providers reported are left out. Tokens
-        stay as they were counted. Another model's tokenizer would count slightly differently, and its answers differ.
+        A report's own costs are as of when its calls were made. Each call is priced by itself, so tiers for long prompts are
+        kept. Costs that providers reported are left out. Tokens stay as they were counted. Another model's tokenizer would count
+        slightly differently, and its answers differ.
 
         Args:
             model: The other model, `provider/model`, as `dspy.LM` names it.
@@ -175,7 +206,9 @@ class Snapshot:
         """
         check_priced(model)
         rows = (row._replace(usages=tuple(_reprice(each, model) for each in row.usages)) for row in self.rows)
-        return self.from_rows(rows, scoped=self.scoped)
+        repriced_report = self.from_rows(rows, scoped=self.scoped)
+        keys = {each.key: None for row in repriced_report.rows for each in row.usages}
+        return replace(repriced_report, _prices=prices_of(keys))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
@@ -189,7 +222,8 @@ def _numbers(usage: Usage) -> dict[str, Any]:
 
 def _reprice(each: ModelUsage, model: str) -> ModelUsage:
     source = "table" if each.key.source == "provider" else each.key.source
-    return ModelUsage(each.key._replace(model=model, source=source), repriced(model, each.key, each.usage))
+    key = each.key._replace(model=model, source=source, moment=moment_now(model), terms=())
+    return ModelUsage(key, repriced(key, each.usage))
 
 
 # -- views: snapshots made of a snapshot, which every format can draw ---------------------------------------------------------
@@ -223,7 +257,7 @@ def pivot(snapshot: S, by: str) -> S:
         inputs = [RowInput(-1, Frame(kind, name), 0, 0, row.usages) for row, name in _named(snapshot.rows, by)]
     else:
         raise ValueError(f"there is no breakdown by {by!r}; there are model, {', '.join(_NAMES)}")
-    return snapshot.from_rows(inputs, scoped=not inputs)
+    return snapshot.from_rows(inputs, scoped=not inputs, prices=snapshot.prices())
 
 
 def cut(snapshot: S, depth: int) -> S:
@@ -238,4 +272,4 @@ def cut(snapshot: S, depth: int) -> S:
             last = row
         inputs.append(row if last is row else RowInput(last.parent, last.frame, 0, 0, row.usages))
         kept.append((level + 1, last))
-    return snapshot.from_rows(inputs, scoped=snapshot.scoped)
+    return snapshot.from_rows(inputs, scoped=snapshot.scoped, prices=snapshot.prices())

@@ -65,7 +65,7 @@ class BudgetAccount:
         self.tokens += counts.tokens
         if self.budget.cost is not None:
             usage = priced(key, counts)
-            self.cost += usage.cost
+            self.cost += usage.cost or 0
             if usage.unpriced_calls:
                 warn_later(
                     f"price:{key.model}",

@@ -12,7 +12,7 @@ from tokenscope._scopes.event_log import EndedCall, append, drain, warn_of_overf
 from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
-from tokenscope._usage.keys import key_of
+from tokenscope._usage.keys import Terms, key_of
 from tokenscope._usage.usage import ZERO_COUNTS, Counts, check_count, check_money, check_parts
 
 
@@ -27,6 +27,7 @@ def record_tokens(
     *,
     cache_read_tokens: int = 0,
     cache_write_tokens: int = 0,
+    cache_write_1h_tokens: int = 0,
     reasoning_tokens: int = 0,
     input_audio_tokens: int = 0,
     output_audio_tokens: int = 0,
@@ -44,6 +45,7 @@ def record_tokens(
         metadata: Anything to keep with the record.
         cache_read_tokens: How many of the input tokens came from the provider's cache.
         cache_write_tokens: How many of the input tokens went to the provider's cache.
+        cache_write_1h_tokens: How many of those the provider keeps for an hour, where that costs more.
         reasoning_tokens: How many of the output tokens were reasoning.
         input_audio_tokens: How many of the input tokens were audio.
         output_audio_tokens: How many of the output tokens were audio.
@@ -75,6 +77,7 @@ def record_tokens(
         check_count("output_tokens", output_tokens),
         check_count("cache_read_tokens", cache_read_tokens),
         check_count("cache_write_tokens", cache_write_tokens),
+        check_count("cache_write_1h_tokens", cache_write_1h_tokens),
         check_count("reasoning_tokens", reasoning_tokens),
         check_count("input_audio_tokens", input_audio_tokens),
         check_count("output_audio_tokens", output_audio_tokens),
@@ -88,9 +91,9 @@ def record_tokens(
         active() or STATE.root,
         name,
         counts,
+        time.time(),
         cost_is_told=cost is not None,
         frames=frames,
-        started=time.time(),
         metadata=None if metadata is None else dict(metadata),
     )
 
@@ -109,16 +112,17 @@ def record(
     scope: Counted,
     model: str,
     counts: Counts,
+    started: float,
+    terms: Terms = (),
     *,
     cost_is_told: bool = False,
     frames: tuple[Frame, ...] = (),
-    started: float = 0.0,
     seconds: float = 0.0,
     error: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Note one call that has ended, to be counted in a scope. `cost_is_told`: its cost is known, and is looked up nowhere."""
-    key = key_of(model, counts, cost_is_told=cost_is_told)
+    key = key_of(model, counts, started, terms, cost_is_told=cost_is_told)
     path = path_of(scope, frames)
     append(EndedCall(scope, Call(path, key, counts, started, seconds, error, metadata)))
     for _ in frames:

@@ -14,7 +14,9 @@ from typing import Any, Final
 from tokenscope._report.attribution import attribution_of
 from tokenscope._usage.calls import Call, Frame
 from tokenscope._usage.model_usage import ModelUsage
-from tokenscope._usage.usage import TOKENS, Usage
+from tokenscope._usage.price_list import price_source
+from tokenscope._usage.prices import priced
+from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, Usage
 
 _DEEPEST_METADATA: Final = 20
 """How many levels of containers in metadata are kept; deeper ones become text."""
@@ -72,28 +74,32 @@ class Record(Mapping[str, Any]):
 
     @property
     def usage(self) -> Usage:
-        """What the call spent; with its cost, if the provider or the caller reported it."""
-        return ModelUsage(self._call.key, Usage.from_counts(self._call.counts)).spent
+        """What the call spent, with its cost."""
+        return ModelUsage(self._call.key, priced(self._call.key, self._call.counts)).spent
 
     @property
     def input_tokens(self) -> int:
         """Prompt tokens, cached ones included."""
-        return self.usage.input_tokens
+        return self._spent.input_tokens
 
     @property
     def output_tokens(self) -> int:
         """Completion tokens, reasoning included."""
-        return self.usage.output_tokens
+        return self._spent.output_tokens
 
     @property
     def total_tokens(self) -> int:
         """Input and output tokens together."""
-        return self.usage.total_tokens
+        return self._spent.tokens
+
+    @property
+    def _spent(self) -> Counts:
+        return ZERO_COUNTS if self._call.key.source == "cache" else self._call.counts
 
     @property
     def cost(self) -> Decimal | None:
-        """The cost in dollars, if the provider or the caller reported it; None otherwise."""
-        return self._call.counts.cost if self._call.key.source == "provider" else None
+        """The cost in dollars, as of when the call was made; None if its price is not known."""
+        return self.usage.cost
 
     @property
     def cached(self) -> bool:
@@ -140,13 +146,18 @@ class Record(Mapping[str, Any]):
             found["seconds"] = round(call.seconds, 6)
         if call.error is not None:
             found["error"] = call.error
-        if self.cost is not None:
-            found["cost"] = float(self.cost)
+        found["cost"] = None if usage.cost is None else float(usage.cost)
+        source = None if usage.cost is None and not self.cached else price_source(call.key)
+        if source is not None:
+            found["price_source"] = source
+        if call.key.terms:
+            found["terms"] = dict(call.key.terms)
         found.update({name: value for name in _OPTIONAL if (value := getattr(usage, name))})
         if self.cached:
             found["cached"] = True
         if call.key.source == "cache":
-            found["saved"] = {name: value for name, value in call.counts._asdict().items() if value and name in TOKENS}
+            saved = {name: value for name, value in call.counts._asdict().items() if value and name in TOKENS}
+            found["saved"] = saved | ({"cost": float(usage.saved_cost)} if source is not None else {})
         return found
 
     def __getitem__(self, name: str) -> Any:

@@ -1,7 +1,8 @@
 """What calls are added up by, so that a sum can still be priced exactly.
 
 No call is priced when it is counted, for a price table takes half a second to load, and each look-up a tenth of a millisecond.
-Calls of one model are added up by price tier instead (see `price_tiers`), and their sum is priced.
+Calls of one model are added up by what their price depends on instead, and their sum is priced: the length of the prompt (see
+`price_tiers`), the date (see `price_dates`), and what the response tells of the service.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, get_args
 
+from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.price_tiers import SHORT_PROMPT, tier_of
 from tokenscope._usage.usage import Counts
 
@@ -17,6 +19,9 @@ PriceSource = Literal["table", "provider", "cache", "none"]
 whose answers cost nothing, and whose counts tell what was saved; or nowhere, as they spent no tokens."""
 WasteReason = Literal["failed_parses", "provider_errors", "retries", "stragglers"]
 """Why what calls spent was wasted."""
+
+Terms = tuple[tuple[str, str], ...]
+"""What a response tells of the service that was bought, and its price depends on: `(("service_tier", "flex"),)`."""
 
 WASTE_REASONS: Final[tuple[WasteReason, ...]] = get_args(WasteReason)
 _SOURCES: Final[tuple[PriceSource, ...]] = ("provider", "cache", "none", "table")
@@ -30,31 +35,48 @@ class UsageKey(NamedTuple):
         tier: The price tier: the interval that the length of each prompt lies in, counted from 0.
         source: Where the price comes from.
         wasted: Why what the calls spent was wasted. Such counts repeat what other keys hold already, and no total holds them.
+        moment: As of when the calls are priced (see `price_dates.moment_of`); empty if that makes no difference.
+        terms: Which service was bought, if not the usual one.
     """
 
     model: str
     tier: int = 0
     source: PriceSource = "table"
     wasted: WasteReason | None = None
+    moment: str = ""
+    terms: Terms = ()
 
     @property
-    def rank(self) -> tuple[str, int, int, int]:
-        """Where it stands among others: by model, then wasted counts first, then by source and tier."""
+    def rank(self) -> tuple[str, int, int, int, str, Terms]:
+        """Where it stands among others: by model, then wasted counts first, then by source, tier, moment and terms."""
         wasted = 0 if self.wasted is None else -1 - WASTE_REASONS.index(self.wasted)
         tier = self.tier if self.source == "table" else -self.tier
-        return self.model, wasted, _SOURCES.index(self.source), tier
+        return self.model, wasted, _SOURCES.index(self.source), tier, self.moment, self.terms
 
 
 @lru_cache(maxsize=4_096)
-def usage_key(model: str, tier: int, source: PriceSource) -> UsageKey:
+def usage_key(model: str, tier: int, source: PriceSource, moment: str = "", terms: Terms = ()) -> UsageKey:
     """Return a key; the same object again, as most calls have one of few."""
-    return UsageKey(model, tier, source)
+    return UsageKey(model, tier, source, None, moment, terms)
 
 
-def key_of(model: str, counts: Counts, *, cost_is_told: bool = False) -> UsageKey:
-    """Return the key by which a call is added up. `cost_is_told`: the cost is known, even if it is 0."""
+def key_of(
+    model: str, counts: Counts, started: float, terms: Terms = (), *, cost_is_told: bool = False, saved: bool = False
+) -> UsageKey:
+    """Return the key by which a call is added up.
+
+    Args:
+        model: `provider/model`.
+        counts: What it spent.
+        started: When it was made, in seconds since 1970.
+        terms: Which service the response tells of.
+        cost_is_told: The cost is known, even if it is 0.
+        saved: DSPy's cache answered: the counts were saved.
+    """
     length = counts.input_tokens
     tier = tier_of(length) if length >= SHORT_PROMPT else 0
     if cost_is_told or counts.cost:
         return usage_key(model, tier, "provider")
-    return usage_key(model, tier, "table") if length or counts.output_tokens else usage_key(model, 0, "none")
+    if not (length or counts.output_tokens or saved):
+        return usage_key(model, 0, "none")
+    return usage_key(model, tier, "cache" if saved else "table", moment_of(model, int(started // HALF_HOUR)), terms)

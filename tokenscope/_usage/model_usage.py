@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import NamedTuple
 
 from tokenscope._usage.keys import UsageKey
@@ -29,7 +30,7 @@ class ModelUsage(NamedTuple):
             calls=usage.calls,
             cached_calls=usage.cached_calls,
             saved_tokens=usage.total_tokens,
-            saved_cost=usage.cost,
+            saved_cost=usage.cost or Decimal(0),
         )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from decimal import Context, Decimal, localcontext
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache, lru_cache
 from numbers import Real
 from typing import Any, Final
 
-from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.keys import Terms, UsageKey
+from tokenscope._usage.price_dates import PriceDates, moment_as_datetime, settled, use_table
 from tokenscope._usage.price_tiers import tier_edges
 from tokenscope._usage.usage import Counts, Usage
 
@@ -76,18 +78,26 @@ def priced(key: UsageKey, counts: Counts) -> Usage:
     """Return what the calls of one key spent, with its cost where that was not told."""
     if key.source in ("provider", "none"):
         return Usage.from_counts(counts)
-    cost = price(key.model, counts, key.tier)
+    cost = price(key.model, counts, key.tier, key.moment, key.terms)
     if cost is None:
-        return Usage(**counts._replace(cost=Decimal(0))._asdict(), unpriced_calls=counts.calls)
+        return replace(Usage.from_counts(counts), cost=None, unpriced_calls=counts.calls or 1)
     return Usage.from_counts(counts._replace(cost=cost))
 
 
-def repriced(model: str, key: UsageKey, usage: Usage) -> Usage:
-    """Return the usage of one key as though another model had been called, at its price in the table, whatever was told."""
+def settle(key: UsageKey) -> UsageKey:
+    """Return a key without what its price does not depend on, as far as the table of prices is loaded."""
+    if key.source in ("provider", "none") or not (key.moment or key.terms):
+        return key
+    terms = tuple(each for each in key.terms if each in _terms_of(key.model))
+    return key._replace(moment=settled(key.model, key.moment), terms=terms)
+
+
+def repriced(key: UsageKey, usage: Usage) -> Usage:
+    """Return a usage with the cost that it has by another key than its own."""
     if key.source == "none":
         return usage
-    cost = price(model, usage, key.tier)
-    return replace(usage, cost=cost or Decimal(0), unpriced_calls=usage.calls if cost is None else 0)
+    cost = price(key.model, usage, key.tier, key.moment)
+    return replace(usage, cost=cost, unpriced_calls=usage.calls or 1 if cost is None else 0)
 
 
 def check_priced(model: object) -> None:
@@ -110,19 +120,15 @@ def check_priced(model: object) -> None:
 
 def known_models() -> list[str]:
     """Return the names, `provider/model`, of those whose price was set by hand or is in the table."""
-    from genai_prices.data_snapshot import get_snapshot
-
-    return list(_custom) + [
-        f"{provider.id}/{model.id}" for provider in get_snapshot().providers for model in provider.models
-    ]
+    return list(_custom) + [f"{provider.id}/{model.id}" for provider in _table().providers for model in provider.models]
 
 
-def price(model: str, usage: Usage | Counts, tier: int) -> Decimal | None:
-    """Return what calls of one model, whose prompts are of one price tier, cost together in dollars; None if unknown."""
+def price(model: str, usage: Usage | Counts, tier: int, moment: str = "", terms: Terms = ()) -> Decimal | None:
+    """Return what calls of one model, whose price depends on the same, cost together in dollars; None if unknown."""
     custom = _custom.get(model)
     if custom is not None:
         return _by_hand(custom, usage)
-    rates = _rates(model, tier)
+    rates = _rates(model, tier, moment, terms)
     if rates is None:
         return None
     per_call, rate_of = rates
@@ -157,6 +163,7 @@ def _total(parts: Iterable[tuple[Decimal, int]]) -> Decimal:
 _PARTS: Final = {
     "cache_read_tokens": ("input_tokens", "cache_read_tokens"),
     "cache_write_tokens": ("input_tokens", "cache_write_tokens"),
+    "cache_write_1h_tokens": ("cache_write_tokens", "cache_write_1h_tokens"),
     "input_audio_tokens": ("input_tokens", "input_audio_tokens"),
     "reasoning_tokens": ("output_tokens", "output_reasoning_tokens"),
     "output_audio_tokens": ("output_tokens", "output_audio_tokens"),
@@ -165,45 +172,134 @@ _PARTS: Final = {
 
 
 @lru_cache(maxsize=4_096)
-def _rates(model: str, tier: int) -> tuple[Decimal, dict[str, Decimal]] | None:
+def _rates(model: str, tier: int, moment: str, terms: Terms) -> tuple[Decimal, dict[str, Decimal]] | None:
     """Return the price of a call itself and of one token of each kind, found by asking genai-prices about single changes.
 
     A part's rate is what a token of it costs more, or less, than a plain one of its whole.
     """
     with localcontext(_ARITHMETIC):
-        return _ask_for_rates(model, tier)
+        return _ask_for_rates(model, tier, moment, terms)
 
 
-def _ask_for_rates(model: str, tier: int) -> tuple[Decimal, dict[str, Decimal]] | None:
+def _ask_for_rates(model: str, tier: int, moment: str, terms: Terms) -> tuple[Decimal, dict[str, Decimal]] | None:
     edges = tier_edges()
     length = edges[tier] if tier < len(edges) else edges[-1] + 1
+
+    def ask(**counts: int) -> Decimal | None:
+        return calc_price(model, counts, moment, terms)
+
     asked = {
-        "per_call": _ask(model, input_tokens=0, output_tokens=0),
-        "input_tokens": _ask(model, input_tokens=length, output_tokens=0),
-        "output_tokens": _ask(model, input_tokens=length, output_tokens=length),
+        "per_call": ask(input_tokens=0, output_tokens=0),
+        "input_tokens": ask(input_tokens=length, output_tokens=0),
+        "output_tokens": ask(input_tokens=length, output_tokens=length),
     }
     for ours, (whole, theirs) in _PARTS.items():
-        counts = {"input_tokens": length, "output_tokens": length if whole == "output_tokens" else 0, theirs: length}
-        asked[ours] = _ask(model, **counts)
+        outputs = length if whole == "output_tokens" else 0
+        asked[ours] = ask(**{"input_tokens": length, "output_tokens": outputs, whole: length, theirs: length})
     costs = {name: cost for name, cost in asked.items() if cost is not None}
     if len(costs) < len(asked):
         return None
-    per_call, plain, written = costs["per_call"], costs["input_tokens"], costs["output_tokens"]
-    rates = {"input_tokens": (plain - per_call) / length, "output_tokens": (written - plain) / length}
+    per_call = costs["per_call"]
+    rates = {"input_tokens": (costs["input_tokens"] - per_call) / length}
+    rates["output_tokens"] = (costs["output_tokens"] - costs["input_tokens"]) / length
     for ours, (whole, _) in _PARTS.items():
-        rates[ours] = (costs[ours] - (written if whole == "output_tokens" else plain)) / length
+        rates[ours] = (costs[ours] - costs[whole]) / length
     return per_call, rates
 
 
-def _ask(model: str, **counts: int) -> Decimal | None:
+def calc_price(model: str, counts: dict[str, Any], moment: str = "", terms: Terms = ()) -> Decimal | None:
+    """Return what genai-prices says that one call costs, by its own names of the counts; None if it does not know."""
+    found = _calculation(model, counts, moment, terms)
+    return None if found is None else Decimal(found.total_price)
+
+
+def _calculation(model: str, counts: dict[str, Any], moment: str, terms: Terms) -> Any:
     from genai_prices import Usage as TheirUsage
-    from genai_prices import calc_price
 
     provider, name = split(model)
+    made = moment_as_datetime(moment) if moment else None
     try:
-        return Decimal(calc_price(TheirUsage(**counts), name, provider_id=provider).total_price)
+        return _table().calc(TheirUsage(**counts), name, provider, None, made, dict(terms) or None)
     except (LookupError, ValueError):
         return None
+
+
+def known_rates(key: UsageKey) -> tuple[bool, dict[str, Decimal]] | None:
+    """Return whether a price was set by hand, and what a million tokens of each kind cost; None if that is not known.
+
+    A part of the tokens that costs the same as its whole is left out.
+    """
+    custom = _custom.get(key.model)
+    if custom is not None:
+        return True, {f"{name}_tokens": rate for name, rate in custom.items()}
+    found = _rates(key.model, key.tier, key.moment, key.terms)
+    if found is None:
+        return None
+    per_call, differences = found
+    rates = {"calls": per_call} if per_call else {}
+    for part in ("input_tokens", "output_tokens"):
+        rates[part] = differences[part]
+    for part, (whole, _) in _PARTS.items():
+        if differences[part]:
+            rates[part] = _ARITHMETIC.add(rates.get(whole, differences["input_tokens"]), differences[part])
+    return False, {part: _ARITHMETIC.normalize(_ARITHMETIC.multiply(rate, _MILLION)) for part, rate in rates.items()}
+
+
+def tier_start(key: UsageKey) -> int:
+    """Return how many tokens the prompts of a key's price tier exceed, as the table of prices says; 0 for the lowest."""
+    if not key.tier:
+        return 0
+    shortest = tier_edges()[key.tier - 1]
+    found = _calculation(key.model, {"input_tokens": shortest + 1, "output_tokens": 1}, key.moment, key.terms)
+    rates = vars(found.model_price).values() if found is not None else ()
+    starts = (tier.start for rate in rates for tier in getattr(rate, "tiers", None) or ())
+    return max((start for start in starts if start <= shortest), default=0)
+
+
+@cache
+def table_version() -> str:
+    """Return the version of genai-prices."""
+    from importlib.metadata import version
+
+    return version("genai-prices")
+
+
+def _table() -> Any:
+    from genai_prices.data_snapshot import get_snapshot
+
+    use_table(_dates_of)
+    return get_snapshot()
+
+
+@cache
+def _conditions(model: str) -> tuple[list[Any], Terms]:
+    """Return on which dates and times, and on which terms, the table makes the price of a model depend."""
+    provider, name = split(model)
+    try:
+        _, info = _table().find_provider_model(name.lower(), None, provider, None)
+    except (LookupError, ValueError):
+        return [], ()
+    variants = info.price_variants or ()
+    prices = info.prices if isinstance(info.prices, list) else ()
+    constraints = [each.constraint for each in (*prices, *variants) if each.constraint is not None]
+    return constraints, tuple(term for each in variants for term in each.when.items())
+
+
+def _terms_of(model: str) -> Terms:
+    return _conditions(model)[1]
+
+
+@lru_cache(maxsize=4_096)
+def _dates_of(model: str) -> PriceDates:
+    constraints = _conditions(model)[0]
+    dates = {each.start_date.isoformat() for each in constraints if hasattr(each, "start_date")}
+    times = [(each.start_time, each.end_time) for each in constraints if hasattr(each, "start_time")]
+    clock = {
+        datetime.combine(date(2000, 1, 1), edge if edge.tzinfo else edge.replace(tzinfo=UTC)).astimezone(UTC)
+        for pair in times
+        for edge in pair
+    }
+    return PriceDates(tuple(sorted(dates)), tuple(sorted(f"{edge:%H:%M}" for edge in clock)))
 
 
 def split(model: str) -> tuple[str | None, str]:

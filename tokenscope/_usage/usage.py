@@ -21,6 +21,7 @@ class Counts(NamedTuple):
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
@@ -40,13 +41,13 @@ class CountsSum:
 
     def __init__(self) -> None:
         self.calls = self.cached_calls = self.failed_calls = self.input_tokens = self.output_tokens = 0
-        self.cache_read_tokens = self.cache_write_tokens = self.reasoning_tokens = 0
+        self.cache_read_tokens = self.cache_write_tokens = self.cache_write_1h_tokens = self.reasoning_tokens = 0
         self.input_audio_tokens = self.output_audio_tokens = 0
         self.cost = Decimal(0)
 
     def add(self, counts: Counts) -> None:
         """Add counts. Most of them are zero, and cost least if they are left out."""
-        calls, cached, failed, spent, answered, read, written, reasoning, audio_in, audio_out, cost = counts
+        calls, cached, failed, spent, answered, read, written, written_1h, reasoning, audio_in, audio_out, cost = counts
         self.calls += calls
         self.input_tokens += spent
         self.output_tokens += answered
@@ -58,6 +59,8 @@ class CountsSum:
             self.cache_read_tokens += read
         if written:
             self.cache_write_tokens += written
+        if written_1h:
+            self.cache_write_1h_tokens += written_1h
         if reasoning:
             self.reasoning_tokens += reasoning
         if audio_in:
@@ -131,11 +134,12 @@ class Usage:
         output_tokens: Completion tokens.
         cache_read_tokens: Input tokens that the provider read from its prompt cache.
         cache_write_tokens: Input tokens that the provider wrote to its prompt cache.
+        cache_write_1h_tokens: Those of them that are kept for an hour, which costs more (Anthropic, Bedrock).
         reasoning_tokens: Output tokens spent on reasoning.
         input_audio_tokens: Input tokens that are audio.
         output_audio_tokens: Output tokens that are audio.
-        cost: What the priced calls cost, in dollars.
-        unpriced_calls: Calls that spent tokens at an unknown price; `cost` is then a lower bound.
+        cost: What the priced calls cost, in dollars; None where calls spent tokens, and no call has a known price.
+        unpriced_calls: Calls that spent tokens at an unknown price; the cost, if there is one, is then a lower bound.
         saved_tokens: Tokens that cached calls would have spent, where DSPy's cache still tells; part of nothing else.
         saved_cost: What those would have cost, in dollars, where their price is known.
 
@@ -156,10 +160,11 @@ class Usage:
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
-    cost: Decimal = Decimal(0)
+    cost: Decimal | None = Decimal(0)
     unpriced_calls: int = 0
     saved_tokens: int = 0
     saved_cost: Decimal = Decimal(0)
@@ -168,10 +173,14 @@ class Usage:
         """Check every count, and turn integer-like values (numpy's) into int."""
         for name, value in zip(FIELDS, values_of(self), strict=True):
             if name in MONEY:
-                if value or type(value) is not Decimal:
+                if (value or type(value) is not Decimal) and not (
+                    value is None and name == "cost" and self.unpriced_calls
+                ):
                     object.__setattr__(self, name, check_money(name, value))
             elif type(value) is not int or value < 0:
                 object.__setattr__(self, name, check_count(name, value))
+        if not self.cost and 0 < self.unpriced_calls >= self.calls:
+            object.__setattr__(self, "cost", None)
 
     @property
     def total_tokens(self) -> int:
@@ -182,7 +191,8 @@ class Usage:
         """Add up, field by field."""
         if not isinstance(other, Usage):
             return NotImplemented
-        return Usage(**dict(zip(FIELDS, map(operator.add, values_of(self), values_of(other)), strict=True)))
+        sums = {name: getattr(self, name) + getattr(other, name) for name in FIELDS if name != "cost"}
+        return Usage(cost=_sum_of_costs(self, other), **sums)
 
     def __radd__(self, other: object) -> Usage:
         """Let `sum(usages)` start from 0."""
@@ -199,19 +209,28 @@ class Usage:
 
     @property
     def known_cost(self) -> Decimal | None:
-        """The cost in dollars, or None where calls spent tokens and the price of none of them is known."""
-        return None if self.unpriced_calls and not self.cost else self.cost
+        """The same as `cost`, which was never None in version 0.1."""
+        return self.cost
 
     def to_dict(self) -> dict[str, int | float | None]:
-        """Return the counts by name, `total_tokens` among them, for JSON; `cost` is None where no price is known."""
+        """Return the counts by name, for JSON, and `total_tokens`; without `cache_write_1h_tokens` if there are none."""
         result: dict[str, int | float | None] = {}
         for name, value in zip(FIELDS, values_of(self), strict=True):
-            result[name] = float(value) if name in MONEY else value
+            result[name] = float(value) if name in MONEY and value is not None else value
             if name == "output_tokens":
                 result["total_tokens"] = self.total_tokens
-        if self.known_cost is None:
-            result["cost"] = None
+        if not self.cache_write_1h_tokens:
+            del result["cache_write_1h_tokens"]
         return result
+
+
+def _sum_of_costs(a: Usage, b: Usage) -> Decimal | None:
+    """Return the cost of both, which is known if that of one is, and that one spent anything."""
+    if a.cost is None:
+        return b.cost if b.cost or b.total_tokens else None
+    if b.cost is None:
+        return a.cost if a.cost or a.total_tokens else None
+    return a.cost + b.cost
 
 
 MONEY: Final = frozenset({"cost", "saved_cost"})
@@ -240,6 +259,7 @@ def check_parts(usage: Usage | Counts) -> None:
     prompt_cached = usage.cache_read_tokens + usage.cache_write_tokens
     if (
         prompt_cached <= usage.input_tokens
+        and usage.cache_write_1h_tokens <= usage.cache_write_tokens
         and usage.input_audio_tokens <= usage.input_tokens
         and usage.reasoning_tokens <= usage.output_tokens
         and usage.output_audio_tokens <= usage.output_tokens
@@ -247,6 +267,7 @@ def check_parts(usage: Usage | Counts) -> None:
         return
     parts = (
         ("cache_read_tokens + cache_write_tokens", prompt_cached, "input_tokens"),
+        ("cache_write_1h_tokens", usage.cache_write_1h_tokens, "cache_write_tokens"),
         ("input_audio_tokens", usage.input_audio_tokens, "input_tokens"),
         ("reasoning_tokens", usage.reasoning_tokens, "output_tokens"),
         ("output_audio_tokens", usage.output_audio_tokens, "output_tokens"),
@@ -256,8 +277,3 @@ def check_parts(usage: Usage | Counts) -> None:
         f"{part} ({value:,}) is part of {whole}, which is only {getattr(usage, whole):,}: "
         f"{whole} counts everything, cached and reasoning tokens included"
     )
-
-
-def counts_of(usage: Usage) -> Counts:
-    """Return what a usage counts, without what prices add to it."""
-    return Counts(*values_of(usage)[: len(Counts._fields)])

@@ -18,7 +18,7 @@ def check_growth(diff: Comparison, limit: Decimal) -> tuple[bool, str]:
     grown: list[str] = []
     if growth := _growth_above(limit, before.total_tokens, after.total_tokens):
         grown.append(f"total tokens grew {growth} ({before.total_tokens:,} -> {after.total_tokens:,})")
-    if total.cost is not None and (growth := _growth_above(limit, before.cost, after.cost)):
+    if total.cost is not None and (growth := _growth_above(limit, before.cost or 0, after.cost or 0)):
         grown.append(f"total cost grew {growth} ({money(before)} -> {money(after)})")
     messages = [f"{' and '.join(grown)}, more than {limit}%"] if grown else []
     if total.cost is None:

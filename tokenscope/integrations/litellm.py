@@ -51,7 +51,7 @@ class _Embedding:
         if error is None:
             mark_counted(self.response)
         counts = read_counts(self._model, entry, calls=1, failed_calls=int(error is not None))
-        key = key_of(self._model, counts)
+        key = key_of(self._model, counts, self._started)
         seconds = time.perf_counter() - self._since
         call = Call(path_of(self._scope), key, counts, self._started, seconds, error, None)
         append(EndedCall(self._scope, call, reserved=self._reserved))

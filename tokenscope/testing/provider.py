@@ -169,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         number = int(body.get("n") or 1)
         usage = usage_of(prompt, text, number)
         reported = _reported(usage, "prompt", "completion")
-        common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]}
+        common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]} | _service(body)
         provider.charge(tag, usage, garbled=garbled)
         if not body.get("stream"):
             message = {"role": "assistant", "content": text}
@@ -191,6 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         usage = usage_of(prompt, text, 1)
         self.server.provider.charge(tag, usage, garbled=garbled)
         common = {"id": "resp-loopback", "object": "response", "created_at": int(time.time()), "model": body["model"]}
+        common |= _service(body)
         tools = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
         content = [{"type": "output_text", "text": text, "annotations": []}]
         message = {"id": "msg-loopback", "type": "message", "role": "assistant", "content": content}
@@ -233,6 +234,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name in http.server
         """Print nothing."""
+
+
+def _service(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the service tier in which a request is answered: the one that it asks for."""
+    return {"service_tier": body["service_tier"]} if "service_tier" in body else {}
 
 
 def _reported(usage: Usage, prompt: str, answer: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _facts(total: Usage, samples: int | None) -> Iterator[tuple[str, str]]:
     yield "Total Calls", f"{total.calls:,}" + (f" ({', '.join(details)})" if details else "")
     yield "Total Cost", money(total)
     if samples is not None:
-        each = _EXACT.divide(total.cost, Decimal(samples))
+        each = _EXACT.divide(total.cost or 0, Decimal(samples))
         yield "Average Cost Per Sample", money(total, each)
     if total.saved_tokens:
         worth = f", worth {dollars(total.saved_cost)}" if total.saved_cost else ""

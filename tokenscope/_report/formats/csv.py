@@ -21,7 +21,8 @@ from tokenscope._report.formats.text import number, printable
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import FIELDS, Usage
 
-_HEAD: Final = ("path", "kind", "entries", "seconds", *FIELDS, "subtree_tokens", "subtree_cost")
+_COUNTS: Final = tuple(name for name in FIELDS if name != "cache_write_1h_tokens")  # the columns of version 0.1
+_HEAD: Final = ("path", "kind", "entries", "seconds", *_COUNTS, "subtree_tokens", "subtree_cost")
 _FORMULAS: Final = re.compile(r"""(^|;)(?=[ "]*[=+\-@\t\r＝＋－＠])""")  # noqa: RUF001 - Excel takes the wide ones for the others
 """Where a formula would begin, also in a sheet that splits lines at semicolons. No cell has a tab in it."""
 
@@ -45,8 +46,8 @@ def _text(text: str) -> str:
 
 def _counts(usage: Usage) -> list[str]:
     dollars = {"cost": _cost(usage), "saved_cost": number(usage.saved_cost)}
-    return [dollars[name] if name in dollars else str(getattr(usage, name)) for name in FIELDS]
+    return [dollars[name] if name in dollars else str(getattr(usage, name)) for name in _COUNTS]
 
 
 def _cost(usage: Usage) -> str:
-    return "" if usage.known_cost is None else number(usage.known_cost)
+    return "" if usage.cost is None else number(usage.cost)

@@ -12,11 +12,13 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from importlib.resources import files
 from string import Template
 from typing import Any, Final
 
 from tokenscope._report.formats.order import self_line
+from tokenscope._report.formats.prices import HEADS, NOTE, price_rows
 from tokenscope._report.formats.text import (
     NOTHING_YET,
     counts,
@@ -57,7 +59,7 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
     usage = tree.usage
     by_model = snapshot.by_model()
     note = unpriced(by_model)
-    if note and usage.known_cost is not None:
+    if note and usage.cost is not None:
         note += " A cost with ≥ is what the priced calls cost: a lower bound."
     saved = [f"{dollars(usage.saved_cost)} saved by DSPy's cache"] if usage.saved_cost else []
     facts = [
@@ -77,7 +79,13 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
         "modules": list(_breakdown(snapshot.by_module(), usage)),
         "models": list(_breakdown(by_model, usage)),
         "notes": note,
+        **_prices(snapshot),
     }
+
+
+def _prices(snapshot: Snapshot) -> dict[str, Any]:
+    rows = price_rows(snapshot.prices())
+    return {"prices": [HEADS, *rows], "priceNote": NOTE} if rows else {}
 
 
 def _nodes(tree: Node) -> Iterator[list[Any]]:
@@ -110,7 +118,7 @@ def _cells(usage: Usage) -> list[str]:
 
 def _shares(usage: Usage, total: Usage) -> list[float]:
     """Return the shares of tokens, cost and calls; an unknown cost sorts below 0."""
-    cost = -1.0 if usage.known_cost is None else _short(share(usage.cost, total.cost))
+    cost = -1.0 if usage.cost is None else _short(share(usage.cost, total.cost or Decimal(0)))
     return [_short(share(usage.total_tokens, total.total_tokens)), cost, _short(share(usage.calls, total.calls))]
 
 

@@ -1,15 +1,18 @@
 """The `json` format, number 1: totals for scripts at the top level, and the rows, from which the report loads again.
 
     {"format": 1, "generator": "tokenscope 0.1.0", "scoped": true,
-     "summary": {...}, "by_module": {...}, "by_model": {...},
+     "summary": {...}, "by_module": {...}, "by_model": {...}, "prices": [...],
      "rows": [{"parent": null, "kind": "scope", "name": "pipeline", "entries": 1, "nanoseconds": 52000,
                "tallies": [{"model": "openai/gpt-5-mini", "calls": 1, "input_tokens": 10, "output_tokens": 2}]}, ...]}
 
 A row's `parent` is the index of the row above it, which comes before it. Counts that are 0 are left out. `tallies` has a sum of
-calls for each model, and for each group of calls that are priced together:
+calls for each model, and for each group of calls that are priced together (their `cost`
+is left out, too, if they are `unpriced_calls` of which no price was known):
 
 - `prompts_over`: each prompt had more tokens than that. (Some models cost more for long prompts.)
 - `own_price`: the cost is the one that the provider reported.
+- `priced_as_of`: since when the price of these calls has held, in UTC: a date, or a date and a time of day.
+- `terms`: which service was bought, if not the usual one: `{"service_tier": "flex"}`.
 - `cached`: DSPy's cache answered, so the counts were saved and not spent.
 - `wasted`: why calls were wasted: `failed_parses`, `provider_errors`, .... The other sums count these calls, too.
 """
@@ -24,10 +27,12 @@ from typing import Any, Final, NoReturn, TypeVar
 from tokenscope._report.rows import Row, RowInput
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import WASTE_REASONS, PriceSource, UsageKey
+from tokenscope._usage.keys import WASTE_REASONS, PriceSource, Terms, UsageKey
 from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.price_dates import moment_as_datetime
+from tokenscope._usage.price_list import SOURCES, Price, merged
 from tokenscope._usage.price_tiers import tier_edges, tier_of
-from tokenscope._usage.usage import FIELDS, MONEY, Usage, check_count, values_of
+from tokenscope._usage.usage import FIELDS, MONEY, Usage, check_count, check_money, values_of
 from tokenscope._usage.warnings import ReportFormatError
 from tokenscope._version import __version__
 
@@ -72,7 +77,13 @@ def _lines(name: str, values: Iterable[str]) -> Iterator[str]:
 
 def _head(snapshot: Snapshot) -> dict[str, Any]:
     head = {"format": FORMAT, "generator": f"tokenscope {__version__}", "scoped": snapshot.scoped}
-    return head | snapshot.statistics()
+    prices = {"prices": [_price(price) for price in snapshot.prices()]} if snapshot.prices() else {}
+    return head | snapshot.statistics() | prices
+
+
+def _price(price: Price) -> dict[str, Any]:
+    values = {name: value for name, value in price._asdict().items() if value}
+    return values | {"rates": {name: str(rate) for name, rate in price.rates.items()}}
 
 
 def _row(row: Row) -> dict[str, Any]:
@@ -92,11 +103,13 @@ def _tally(key: UsageKey, usage: Usage) -> dict[str, Any]:
         "prompts_over": tier_edges()[key.tier - 1] if key.tier else 0,
         "own_price": key.source == "provider",
         "cached": key.source == "cache",
+        "priced_as_of": key.moment,
+        "terms": dict(key.terms),
     }
     values = {
         name: str(value) if name in MONEY else value  # dollars as text: exact
         for name, value in zip(FIELDS, values_of(usage), strict=True)
-        if value
+        if value or (name == "cost" and value is not None and usage.unpriced_calls)
     }
     return {"model": key.model} | {name: value for name, value in marks.items() if value} | values
 
@@ -120,7 +133,36 @@ def parse(text: str, where: str = "<string>") -> Snapshot:
         )
     if not isinstance(data.get("rows"), list) or not isinstance(data.get("scoped"), bool):
         raise ReportFormatError(f"{where}: the report is incomplete: it lacks 'rows' or 'scoped'")
-    return Snapshot.from_rows(_rows(data["rows"], where), scoped=data["scoped"])
+    prices = _prices(data.get("prices", []), where)
+    return Snapshot.from_rows(_rows(data["rows"], where), scoped=data["scoped"], prices=prices)
+
+
+def _prices(prices: Any, where: str) -> tuple[Price, ...]:
+    try:
+        return merged(_parsed_price(each) for each in _checked("prices", prices, list))
+    except KeyError as error:
+        raise ReportFormatError(f"{where}: a price of the report lacks {error}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ReportFormatError(f"{where}: a price of the report is damaged: {error}") from None
+
+
+def _parsed_price(price: Any) -> Price:
+    model, source, version, since = (
+        _checked(name, price[name] if name in ("model", "source") else price.get(name, ""), str)
+        for name in ("model", "source", "version", "since")
+    )
+    if source not in SOURCES:
+        raise ValueError(f"'source' must be one of {', '.join(SOURCES)}, not {source!r}")
+    rates = {_checked("rates", name, str): _rate(value) for name, value in price.get("rates", {}).items()}
+    return Price(model, check_count("tier", price.get("tier", 0)), source, version, since, dict(_terms(price)), rates)
+
+
+def _rate(value: object) -> Decimal:
+    return check_money("a rate", _dollars("a rate", value))
+
+
+def _terms(values: Any) -> Terms:
+    return tuple(sorted((name, _checked(name, term, str)) for name, term in values.pop("terms", {}).items()))
 
 
 def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
@@ -150,6 +192,7 @@ def _model_usage(tally: object) -> ModelUsage:
     model = _checked("model", values.pop("model"), str)
     tier = tier_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
     own_price, cached = (_checked(name, values.pop(name, False), bool) for name in ("own_price", "cached"))
+    moment, terms = _moment(values.pop("priced_as_of", "")), _terms(values)
     why = values.pop("wasted", None)
     if why is not None and (why not in WASTE_REASONS or cached):
         reasons = ", ".join(WASTE_REASONS)
@@ -157,10 +200,21 @@ def _model_usage(tally: object) -> ModelUsage:
     if unknown := set(values) - set(FIELDS):
         raise ValueError(f"unknown counts {sorted(unknown)}")
     counts: dict[str, Any] = {name: _dollars(name, value) if name in MONEY else value for name, value in values.items()}
+    if counts.get("unpriced_calls"):
+        counts.setdefault("cost", None)
     usage = Usage(**counts)
     told: PriceSource = "cache" if cached else "table" if usage.total_tokens else "none"
     source = "provider" if own_price else told
-    return ModelUsage(UsageKey(model, 0 if source == "none" else tier, source, why), usage)
+    if source in ("none", "provider"):
+        moment, terms = "", ()
+    return ModelUsage(UsageKey(model, 0 if source == "none" else tier, source, why, moment, terms), usage)
+
+
+def _moment(value: object) -> str:
+    moment = _checked("priced_as_of", value, str)
+    if moment:
+        moment_as_datetime(moment)
+    return moment
 
 
 def _dollars(name: str, value: object) -> Decimal:

@@ -34,7 +34,7 @@ def render(snapshot: Snapshot) -> str:
         return f"<div>{NOTHING_YET.capitalize()}.</div>"
     tree = snapshot.tree()
     usage = tree.usage
-    cost = [] if usage.known_cost is None else [f"<b>{money(usage)}</b>"]
+    cost = [] if usage.cost is None else [f"<b>{money(usage)}</b>"]
     head = [f"<b>{usage.total_tokens:,} tokens</b>", *cost, plural(usage.calls, "call")]
     note = unpriced(tree.by_model, lambda name: escape(printable(name)))
     foot = f'<div style="opacity:.7">{note}</div>' if note else ""

@@ -10,7 +10,7 @@ from tokenscope._usage.usage import ZERO, Usage
 
 _KEYS: Final[dict[str, Callable[[Usage, float, tuple[str, ...]], Any]]] = {
     "tokens": lambda usage, _seconds, _name: -usage.total_tokens,
-    "cost": lambda usage, _seconds, _name: (usage.known_cost is None, -usage.cost),  # unknown costs come last
+    "cost": lambda usage, _seconds, _name: (usage.cost is None, -(usage.cost or 0)),  # unknown costs come last
     "calls": lambda usage, _seconds, _name: -usage.calls,
     "time": lambda _usage, seconds, _name: -seconds,
     "name": lambda _usage, _seconds, name: name,

@@ -221,6 +221,13 @@
     }
   }
 
+  function prices([heads, ...rows]) {
+    const cells = (kind, row) => make("tr", {}, ...row.map((text) => make(kind, kind === "th" ? { scope: "col" } : { title: text }, text)));
+    const table = make("table", {}, make("thead", {}, cells("th", heads)), make("tbody", {}, ...rows.map((row) => cells("td", row))));
+    at("prices").append(table, make("p", {}, data.priceNote));
+    at("prices").hidden = false;
+  }
+
   const KEYS = {
     ArrowDown: (node, place) => select(state.drawn[place + 1]),
     ArrowUp: (node, place) => select(state.drawn[place - 1]),
@@ -293,6 +300,7 @@
   tree.append(head(), body);
   breakdown("modules", "Module", data.modules);
   breakdown("models", "Model", data.models);
+  if (data.prices) prices(data.prices);
   listen();
   unfoldCostliest();
   sortBy("tokens", false);

@@ -45,7 +45,7 @@ def money(usage: Usage, part: Decimal | None = None) -> str:
 
     A lower bound is rounded down, so that it stays one.
     """
-    if usage.known_cost is None:
+    if usage.cost is None:
         return UNKNOWN
     amount = usage.cost if part is None else part
     return AT_LEAST + dollars(amount, ROUND_FLOOR) if usage.unpriced_calls else dollars(amount)

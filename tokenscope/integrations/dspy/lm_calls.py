@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 from weakref import WeakSet
@@ -27,9 +27,8 @@ from tokenscope._scopes.process import STATE, Counted
 from tokenscope._scopes.recording import path_of
 from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._usage.calls import Call
-from tokenscope._usage.keys import UsageKey, key_of, usage_key
-from tokenscope._usage.price_tiers import tier_of
-from tokenscope._usage.usage import Counts, sum_counts
+from tokenscope._usage.keys import Terms, UsageKey, key_of
+from tokenscope._usage.usage import ZERO_COUNTS, Counts, sum_counts
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations import usage_watchers
 from tokenscope.integrations.dspy.nested_calls import (
@@ -41,6 +40,7 @@ from tokenscope.integrations.dspy.nested_calls import (
     spent_in_requests,
 )
 from tokenscope.integrations.dspy.optimizers import phase_of_call
+from tokenscope.integrations.dspy.service import read_service
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -77,6 +77,10 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     requests: Sequence[Request] = ()
     saved: Any = None
     """The usage of a cached answer, if the cache still has it."""
+    terms: Terms = ()
+    """Which service was bought, if not the usual one."""
+    kept_for_an_hour: Mapping[int, int] = {}
+    """How many tokens of each response the provider keeps for an hour in its cache."""
 
     def __init__(
         self, lm: Any, outer_call: Any, scope: Counted, overrides: Any, replaced: Any, *, reserved: bool
@@ -186,8 +190,10 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         else:
             self.refused = stop_in(error) is not None
             self.error = type(error).__name__
-        if not self.entries and self.answer is not None:
-            self._read_answer()
+        if self.answer is not None:
+            read_service(self, self.answer)
+            if not self.entries:
+                self._read_answer()
         if self.is_nested:
             self._finish_nested(result)
         else:
@@ -214,7 +220,9 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             entry = entries[0]  # nearly always: there is nothing to add up
             counts = read_counts(self.model, entry, 1, failed)
             is_told = (type(entry) is not dict or "cost" in entry) and _are_free(entries)
-            key = key_of(self.model, counts, cost_is_told=is_told)
+            if self.kept_for_an_hour:
+                counts = self._with_lifetimes(counts)
+            key = key_of(self.model, counts, self.started, self.terms, cost_is_told=is_told)
         elif self.refused and not entries:
             self._release()  # the LM that it asked was kept from it
             return None
@@ -228,10 +236,16 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         cached = self.cache_hit and not failed and not counts.tokens and not entries
         if cached and self.saved:
             counts = read_counts(self.model, self.saved)
-            key = usage_key(self.model, tier_of(counts.input_tokens), "cache")
+            key = key_of(self.model, counts._replace(cost=ZERO_COUNTS.cost), self.started, self.terms, saved=True)
         else:
-            key = key_of(self.model, counts, cost_is_told=_are_free(entries))
+            if self.kept_for_an_hour:
+                counts = self._with_lifetimes(counts)
+            key = key_of(self.model, counts, self.started, self.terms, cost_is_told=_are_free(entries))
         return key, counts._replace(calls=1, cached_calls=int(cached), failed_calls=failed)
+
+    def _with_lifetimes(self, counts: Counts) -> Counts:
+        kept = min(sum(self.kept_for_an_hour.values()), counts.cache_write_tokens)
+        return counts._replace(cache_write_1h_tokens=kept)
 
     def _call(self, key: UsageKey, counts: Counts) -> Call:
         scope = self.scope

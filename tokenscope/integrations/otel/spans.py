@@ -168,7 +168,7 @@ def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
         scope or STATE.root,
         reading.model,
         reading.counts._replace(calls=1, failed_calls=int(failed)),
-        started=noted.started / 1e9,
+        noted.started / 1e9,
         seconds=max(0, (noted.ended or 0) - noted.started) / 1e9,
         error=_error(span) if failed else None,
         metadata={

@@ -1,0 +1,42 @@
+"""Which service an LM call has bought: the response tells the tier and the speed, and how long the provider caches the prompt."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from tokenscope._providers.openai_usage import getter, parse_count
+from tokenscope._providers.terms import terms_of
+from tokenscope._scopes.lm_calls import lm_call_in_progress
+from tokenscope._usage.warnings import internal_error
+
+
+def note_service(wrapped: Any, switch: list[bool]) -> Any:
+    """`usage_dict`, which DSPy calls with each response: what it returns does not tell the service."""
+
+    @functools.wraps(wrapped)
+    def usage_dict(response: Any, *args: Any, **kwargs: Any) -> Any:
+        raw = getattr(response, "provider_data", None)
+        if raw and switch:
+            call = lm_call_in_progress()
+            if call is not None:
+                read_service(call, raw)
+        return wrapped(response, *args, **kwargs)
+
+    return usage_dict
+
+
+def read_service(call: Any, response: Any) -> None:
+    """Note which service the response of a call tells of, as the provider or LiteLLM has sent it."""
+    try:
+        get = getter(response)
+        usage = get("usage", "usageMetadata")
+        call.terms = terms_of(response, usage)
+        lifetimes = getter(usage)("cache_creation")
+        if lifetimes is not None:
+            tokens = getter(lifetimes)("ephemeral_1h_input_tokens")
+            # DSPy may look at one response twice, and one call may have several.
+            kept = call.__dict__.setdefault("kept_for_an_hour", {})
+            kept[id(response)] = parse_count("ephemeral_1h_input_tokens", tokens, call.model)
+    except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
+        internal_error("reading which service was bought")
