@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tokenscope._tracker.record import Record
     from tokenscope._tracker.sinks import JSONLSink
     from tokenscope._tracker.tracker import TokenTracker, get_tracker
+    from tokenscope._usage.price_list import Price
     from tokenscope._usage.prices import set_price
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Diff",
     "JSONLSink",
     "Node",
+    "Price",
     "Record",
     "Report",
     "ReportFormatError",
@@ -96,6 +98,7 @@ _LAZY = {
     "Diff": "_report.report",
     "JSONLSink": "_tracker.sinks",
     "Node": "_report.tree",
+    "Price": "_usage.price_list",
     "Record": "_tracker.record",
     "Report": "_report.report",
     "Shipment": "_processes.shipment",

@@ -41,7 +41,7 @@ def budget_of(item: pytest.Item) -> Budget | None:
 def excess(budget: Budget, spent: Usage) -> str:
     """Return which limits are exceeded and by how much, or an empty string."""
     found: list[str] = []
-    for name, value in (("tokens", spent.total_tokens), ("calls", spent.calls), ("cost", spent.cost)):
+    for name, value in (("tokens", spent.total_tokens), ("calls", spent.calls), ("cost", spent.cost or 0)):
         limit = getattr(budget, name)
         if limit is not None and value > limit:
             bound = AT_LEAST if name == "cost" and spent.unpriced_calls else ""

@@ -126,7 +126,7 @@ class _Export:
             paths.append((*(paths[row.parent] if row.parent >= 0 else ()), row.frame))
             for model, usage in row.models:
                 plain = self._sets.of(paths[-1], model)[0]
-                sums[tuple(plain.items())] += getattr(usage, field)
+                sums[tuple(plain.items())] += getattr(usage, field) or 0
         return [Observation(float(value), dict(items)) for items, value in sums.items() if value]
 
     def stop(self) -> None:
