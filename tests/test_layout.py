@@ -26,6 +26,7 @@ PUBLIC = [
     "Diff",
     "JSONLSink",
     "Node",
+    "Price",
     "Record",
     "Report",
     "ReportFormatError",

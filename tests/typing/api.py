@@ -20,6 +20,7 @@ from tokenscope import (
     Diff,
     JSONLSink,
     Node,
+    Price,
     Record,
     Report,
     ReportFormatError,
@@ -497,6 +498,7 @@ def a_diff(older: Report, newer: Report) -> None:
 
 
 def a_waste(report: Report) -> None:
+    assert_type(report.prices(), tuple[Price, ...])
     assert_type(report.waste().total, Waste)
     for module, waste in report.waste().items():
         assert_type(module, str)
