@@ -13,7 +13,9 @@ from types import ModuleType
 from typing import Final
 
 from tokenscope._report.formats.json import line as line_of
+from tokenscope._scopes.process import STATE
 from tokenscope._tracker.record import Record
+from tokenscope._usage.prices import load_table
 from tokenscope._usage.warnings import warn_once
 
 fcntl: ModuleType | None
@@ -58,6 +60,8 @@ class JSONLSink:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        with STATE.loading:
+            load_table()  # records have costs, and no call should wait for that
         self.path = Path(path)
         self._absolute = os.path.abspath(path)  # the program may change its directory
         self._closed = False

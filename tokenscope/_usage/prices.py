@@ -264,6 +264,11 @@ def table_version() -> str:
     return version("genai-prices")
 
 
+def load_table() -> None:
+    """Load the table of prices now, which is else done when a price is first looked up."""
+    _table()
+
+
 def _table() -> Any:
     from genai_prices.data_snapshot import get_snapshot
 
