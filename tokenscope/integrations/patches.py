@@ -6,12 +6,13 @@ name is missing, that patch is left out with one warning, and the host program g
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
 from tokenscope._usage.warnings import internal_error, warn_once
@@ -164,7 +165,6 @@ def _around(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
     if not inspect.isfunction(wrapped):
         wrapped = _unbound(wrapped)
 
-    @functools.wraps(wrapped)
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         entry = hook(self, args, kwargs) if switch else None
         if entry is None:
@@ -177,7 +177,6 @@ def _around(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
         entry.finish(None, result)
         return result
 
-    @functools.wraps(wrapped)
     async def acall(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         entry = hook(self, args, kwargs) if switch else None
         if entry is None:
@@ -190,7 +189,22 @@ def _around(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
         entry.finish(None, result)
         return result
 
-    return acall if inspect.iscoroutinefunction(wrapped) else call
+    return stand_in(acall if inspect.iscoroutinefunction(wrapped) else call, wrapped)
+
+
+def stand_in(function: Any, wrapped: Any) -> Any:
+    """Return a function that does what `function` does, and passes as the one that it stands for.
+
+    It has the other's name and signature. Its frames belong to the other's module, since DSPy warns the nearest caller that is
+    not DSPy's own code: else Python would not show a DeprecationWarning to the script that it is about.
+    """
+    variables = {**function.__globals__, "__name__": getattr(wrapped, "__module__", None) or __name__}
+    found = FunctionType(function.__code__, variables, closure=function.__closure__)
+    functools.update_wrapper(found, wrapped)
+    if not hasattr(wrapped, "__wrapped__"):
+        with contextlib.suppress(Exception):  # a method without a signature
+            found.__signature__ = inspect.signature(wrapped)  # type: ignore[attr-defined]  # what getfullargspec reads
+    return found
 
 
 def _unbound(wrapped: Any) -> Any:
@@ -200,23 +214,22 @@ def _unbound(wrapped: Any) -> Any:
         async def acall(self: Any, /, *args: Any, **kwargs: Any) -> Any:
             return await wrapped.__get__(self)(*args, **kwargs)
 
-        return functools.wraps(wrapped)(acall)
+        return stand_in(acall, wrapped)
 
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         return wrapped.__get__(self)(*args, **kwargs)
 
-    return functools.wraps(wrapped)(call)
+    return stand_in(call, wrapped)
 
 
 def _replace(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
     """Replace a method by a function of the same kind that calls the hook."""
 
-    @functools.wraps(wrapped)
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         bound = wrapped.__get__(self)
         return hook(bound, self, args, kwargs) if switch else bound(*args, **kwargs)
 
-    return call
+    return stand_in(call, wrapped)
 
 
 def _proxy(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
@@ -229,7 +242,8 @@ def _proxy(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
 
 def _make(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
     """Replace a method by the function that the hook makes."""
-    return hook(wrapped if inspect.isfunction(wrapped) else _unbound(wrapped), switch)
+    method = wrapped if inspect.isfunction(wrapped) else _unbound(wrapped)
+    return stand_in(hook(method, switch), method)
 
 
 _STYLES: Final[dict[str, Callable[..., Any]]] = {"around": _around, "replace": _replace, "make": _make, "proxy": _proxy}

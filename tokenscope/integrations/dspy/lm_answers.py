@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -15,7 +14,6 @@ from tokenscope.integrations.dspy.lm_calls import UnparsedAnswer, answered_call
 def keep_answer(wrapped: Any, switch: list[bool]) -> Any:
     """`BaseLM._process_lm_response` and what it calls: keep what the LM has returned until its call ends."""
 
-    @functools.wraps(wrapped)
     def process(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         call = current_lm_call.get()
         if call is not None and not call.ended and args and switch:
@@ -28,7 +26,6 @@ def keep_answer(wrapped: Any, switch: list[bool]) -> Any:
 def parse_answer(wrapped: Any, switch: list[bool]) -> Any:
     """`Adapter._call_postprocess`: if the adapter cannot parse an LM's answer, the call was wasted."""
 
-    @functools.wraps(wrapped)
     def call_postprocess(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         call = answered_call.get()
         if call is None or call.is_parsed or not switch:
@@ -50,7 +47,6 @@ _first_step: Final[ContextVar[list[Any] | None]] = ContextVar("tokenscope_first_
 def note_first_step(wrapped: Any, switch: list[bool]) -> Any:
     """`TwoStepAdapter._create_extractor_signature`: what the LM has answered last is about to be parsed by another LM."""
 
-    @functools.wraps(wrapped)
     def create_extractor_signature(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         answers = _first_step.get()
         if answers is not None and switch:
@@ -63,7 +59,6 @@ def note_first_step(wrapped: Any, switch: list[bool]) -> Any:
 def parse_in_two_steps(wrapped: Any, switch: list[bool]) -> Any:
     """`TwoStepAdapter.acall`, which parses by itself: if the second step fails, both LM calls were wasted."""
 
-    @functools.wraps(wrapped)
     async def acall(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         answers: list[Any] = []
         token = _first_step.set(answers)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._scopes.wrapping import ScopeSpec, wrap
 from tokenscope._usage.calls import Frame
+from tokenscope.integrations.patches import stand_in
 
 _BOOTSTRAP: Final = Frame("phase", "bootstrap")
 _EVALUATE: Final = Frame("phase", "evaluate")
@@ -82,7 +83,7 @@ def _adopt(optimizer: Any) -> None:
 @functools.lru_cache(maxsize=256)
 def _in_scope(method: Any, frame: Frame) -> Any:
     """Return what runs a method of DSPy's in a scope; the same again, when patches are undone and applied again."""
-    ours = wrap(method, ScopeSpec((frame,)))
+    ours = stand_in(wrap(method, ScopeSpec((frame,))), method)
     setattr(ours, _ADOPTED, True)
     return ours
 
