@@ -197,7 +197,8 @@ def open_scope(
     Args:
         kind: The class of the scope.
         frames: Its levels, below those of the active scope.
-        opened_by: The `token_scope`, specification or DSPy module that opens it.
+        opened_by: The `token_scope` or specification that opens it, or a weak reference to the DSPy module: until the scope's
+            end is counted, it must not keep what a program has forgotten.
         budget: How much may be spent in it.
         frame: The frame of the generator whose `with` statement opens it.
 

@@ -20,6 +20,7 @@ class _Run(NamedTuple):
 
     scope: Scope
     result: Any
+    is_advice: bool
 
 
 class Attempts:
@@ -33,7 +34,7 @@ class Attempts:
     def wants(self, module: Any, kwargs: dict[str, Any]) -> bool:
         """Whether a module that is called is an attempt, or advises on the next one."""
         trying = self._trying
-        if _is_advice(module):
+        if is_advice(module):
             return True
         if isinstance(trying, ProgramOfThought):
             return any(module is getattr(trying, name, None) for name in ("code_generate", "code_regenerate"))
@@ -44,9 +45,9 @@ class Attempts:
             and all(value is self._inputs[name] for name, value in kwargs.items())
         )
 
-    def note(self, scope: Scope, result: Any) -> None:
+    def note(self, scope: Scope, result: Any, *, is_advice: bool) -> None:
         """Note that such a module has run in a scope."""
-        self._runs.append(_Run(scope, result))
+        self._runs.append(_Run(scope, result, is_advice))
 
     def conclude(self, result: Any) -> None:
         """Mark as wasted what was spent for another result than this one."""
@@ -54,15 +55,15 @@ class Attempts:
         for run in self._runs:
             if run is not kept:
                 mark_all_wasted(run.scope, "retries")
-        self._runs, self._inputs = [], {}
+        self._trying, self._runs, self._inputs = None, [], {}
 
     def _kept(self, result: Any) -> _Run | None:
         """Return the attempt whose result is the module's own; else, if that was changed or there is none, the last one."""
-        attempts = [run for run in self._runs if not _is_advice(run.scope.opened_by)]
+        attempts = [run for run in self._runs if not run.is_advice]
         returned = [run for run in attempts if run.result is result and result is not None]
         return next(reversed(returned or attempts), None)
 
 
-def _is_advice(module: Any) -> bool:
+def is_advice(module: Any) -> bool:
     """Whether a module is the one that tells `Refine` what to do better next time."""
     return getattr(module, "signature", None) is OfferFeedback

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
+from weakref import ref
 
 from dspy.predict.predict import Predict
 from dspy.primitives.module import Module
@@ -27,7 +28,8 @@ def module_name(module: Any, scope: Counted | None) -> str | None:
     that module.
     """
     while isinstance(scope, Scope):
-        around = scope.opened_by
+        opened_by = scope.opened_by
+        around = opened_by() if type(opened_by) is ref else None
         if isinstance(around, Module):
             name = _attribute(around, module)
             if name is not None:

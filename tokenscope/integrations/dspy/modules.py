@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from typing import Any, Final
+from weakref import ref
 
 from dspy.dsp.utils.settings import thread_local_overrides
 
@@ -13,7 +14,7 @@ from tokenscope._scopes.process import STATE
 from tokenscope._scopes.scope import Scope, open_scope, refer_to
 from tokenscope._usage.calls import MAX_NAMES, Frame
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations.dspy.attempts import TRYING, Attempts
+from tokenscope.integrations.dspy.attempts import TRYING, Attempts, is_advice
 from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs, set_settings_outside
 from tokenscope.integrations.dspy.module_names import module_name
 from tokenscope.integrations.dspy.optimizers import phase_of
@@ -33,11 +34,12 @@ class TryingScope(Scope):
 class _Entry:
     """One call of a module after which there is more to do than to leave its scope."""
 
-    __slots__ = ("_attempts_around", "_scope", "_settings_token")
+    __slots__ = ("_attempts_around", "_is_advice", "_scope", "_settings_token")
 
-    def __init__(self, scope: Scope, attempts_around: Attempts | None, settings_token: Any) -> None:
+    def __init__(self, scope: Scope, attempts_around: Attempts | None, settings_token: Any, *, is_advice: bool) -> None:
         self._scope = scope
         self._attempts_around = attempts_around
+        self._is_advice = is_advice
         self._settings_token = settings_token
 
     def finish(self, error: BaseException | None, result: Any) -> None:
@@ -51,7 +53,7 @@ class _Entry:
             if isinstance(self._scope, TryingScope):
                 self._scope.attempts.conclude(result)
             if self._attempts_around is not None:
-                self._attempts_around.note(self._scope, result)
+                self._attempts_around.note(self._scope, result, is_advice=self._is_advice)
         except Exception:  # noqa: BLE001
             internal_error("reading what attempts have spent")
 
@@ -77,8 +79,8 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
     # Not isinstance: DSPy's modules have a `__getattribute__` in Python, which that would call three times.
     makes_attempts = not TRYING.isdisjoint(type(module).__mro__)
     if not is_inside_call and type(around) is not TryingScope and not makes_attempts:
-        return open_scope(Scope, frames, module)  # nearly always
-    scope = open_scope(TryingScope if makes_attempts else Scope, frames, module)
+        return open_scope(Scope, frames, ref(module))  # nearly always
+    scope = open_scope(TryingScope if makes_attempts else Scope, frames, ref(module))
     return _entry(scope, module, kwargs, around, set_settings_outside(inside) if is_inside_call else None)
 
 
@@ -90,7 +92,7 @@ def _entry(scope: Scope, module: Any, kwargs: Kwargs, around: Any, settings_toke
         refer_to(scope)  # its counts are read when all attempts are made
         if around.attempts.wants(module, kwargs):
             attempts_around = around.attempts
-    return _Entry(scope, attempts_around, settings_token)
+    return _Entry(scope, attempts_around, settings_token, is_advice=attempts_around is not None and is_advice(module))
 
 
 @functools.lru_cache(maxsize=MAX_NAMES)
@@ -100,9 +102,9 @@ def _frames(name: str) -> tuple[Frame, ...]:
 
 def call_tool(tool: Any, args: Args, kwargs: Kwargs) -> Scope:
     """`Tool.__call__`, `.acall`: a scope by the tool's name."""
-    return open_scope(Scope, (Frame("tool", str(tool.name or "Tool")),), tool)
+    return open_scope(Scope, (Frame("tool", str(tool.name or "Tool")),))
 
 
 def call_evaluate(evaluate: Any, args: Args, kwargs: Kwargs) -> Scope:
     """`Evaluate.__call__`: a scope by its class's name."""
-    return open_scope(Scope, (Frame("evaluate", type(evaluate).__name__),), evaluate)
+    return open_scope(Scope, (Frame("evaluate", type(evaluate).__name__),))
