@@ -14,8 +14,10 @@ from tokenscope._scopes.context import CapturedScope, active, entered
 from tokenscope._scopes.enforcement import stop_in
 from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
 from tokenscope._scopes.process import STATE
+from tokenscope.integrations import patches
 
 _generator_scopes: Final = STATE.generator_scopes
+_OUR_FILES: Final = (__file__, patches.__file__)
 
 
 def run_in(captured: CapturedScope, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -48,10 +50,13 @@ def start_thread(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dic
     if not is_new or (scope is None and not STATE.root.budgets and lm_call_in_progress() is None):
         return wrapped(*args, **kwargs)
     captured, runner, own_run = CapturedScope(scope), _runner(), vars(instance).get("run")
+    ours: Any = None
 
     def put_back() -> None:
-        if vars(instance).get("run") is not ours:
-            return  # another tool has wrapped ours since
+        nonlocal ours
+        mine, ours = ours, None  # or it would hold itself, and the thread, until a garbage collection
+        if mine is None or vars(instance).get("run") is not mine:
+            return  # done, or another tool has wrapped ours since
         if own_run is None:
             del vars(instance)["run"]
         else:
@@ -117,5 +122,11 @@ def create_task(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict
     """`loop.create_task`: a task that a generator's body creates takes along the scope of the generator."""
     top = entered.get()
     if (not _generator_scopes and (top is None or top.detour is None)) or kwargs.get("context") is not None:
-        return wrapped(*args, **kwargs)
-    return run_in(CapturedScope.capture(), wrapped, *args, **kwargs)
+        task = wrapped(*args, **kwargs)
+    else:
+        task = run_in(CapturedScope.capture(), wrapped, *args, **kwargs)
+    created_at = getattr(task, "_source_traceback", None)
+    if isinstance(created_at, list):  # in debug mode, where asyncio says of each task where it was created
+        while created_at and created_at[-1].filename in _OUR_FILES:
+            del created_at[-1]
+    return task
