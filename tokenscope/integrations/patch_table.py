@@ -52,7 +52,6 @@ PATCHES: Final = (
         "dspy.clients.base_lm", "BaseLM._process_completion", f"{_DSPY}.lm_answers:keep_answer", "make", optional=True
     ),
     Patch("dspy.clients.base_lm", "BaseLM._process_response", f"{_DSPY}.lm_answers:keep_answer", "make", optional=True),
-    Patch("dspy.clients.call_result", "usage_dict", f"{_DSPY}.service:note_service", "make", optional=True),
     Patch("dspy.clients.execution", "usage_dict", f"{_DSPY}.service:note_service", "make", optional=True),
     Patch("dspy.clients.lm", "LM.forward", f"{_DSPY}.forward:forward"),
     Patch("dspy.clients.lm", "LM.aforward", f"{_DSPY}.forward:forward"),

@@ -25,7 +25,7 @@ _NAMED: Final = 10  # how many new and vanished tests are named; further ones ar
 def packed(total: Usage, tokens: int) -> dict[str, Any]:
     """Return a test's numbers in a form that pytest-xdist can send: all its runs together, and the last run's tokens."""
     usage = asdict(total)
-    return {"tokens": tokens, "usage": usage | {name: str(usage[name]) for name in MONEY}}
+    return {"tokens": tokens, "usage": usage | {name: str(usage[name]) for name in MONEY if usage[name] is not None}}
 
 
 @dataclass
@@ -56,7 +56,10 @@ class Summary:
             return
         test = self.tests[getattr(report, "worker_id", ""), report.nodeid]
         test.tokens = numbers["tokens"]
-        usage: dict[str, Any] = {**numbers["usage"], **{name: Decimal(numbers["usage"][name]) for name in MONEY}}
+        usage: dict[str, Any] = {
+            name: Decimal(value) if name in MONEY and value is not None else value
+            for name, value in numbers["usage"].items()
+        }
         test.usage = Usage(**usage)
         if report.when != "teardown":
             test.finished = report.when == "call" and (report.passed or hasattr(report, "wasxfail"))
