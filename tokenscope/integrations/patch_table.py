@@ -62,6 +62,17 @@ PATCHES: Final = (
     Patch("dspy.primitives.module", "Module.acall", f"{_DSPY}.modules:call_module"),
     Patch("dspy.adapters.types.tool", "Tool.__call__", f"{_DSPY}.modules:call_tool"),
     Patch("dspy.adapters.types.tool", "Tool.acall", f"{_DSPY}.modules:call_tool"),
+    Patch(
+        "dspy.predict.rlm", "RLM._prepare_execution_tools", f"{_DSPY}.sandboxes:prepare_tools", "replace", optional=True
+    ),
+    Patch(
+        "dspy.predict.flex.bridge",
+        "BridgeRuntime._tool_callables",
+        f"{_DSPY}.sandboxes:flex_tools",
+        "replace",
+        optional=True,
+    ),
+    Patch("dspy.primitives.facade", "FacadeInvocation.call", f"{_DSPY}.sandboxes:call_sub_agent", optional=True),
     Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_DSPY}.modules:call_evaluate"),
     Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_DSPY}.parallel:execute", "replace"),
     Patch("dspy.adapters.base", "Adapter._call_postprocess", f"{_DSPY}.lm_answers:parse_answer", "make"),

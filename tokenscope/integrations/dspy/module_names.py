@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
+import weakref
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
-from weakref import ref
+from types import FrameType
+from typing import Any, Final
 
 from dspy.predict.predict import Predict
 from dspy.primitives.module import Module
 
 from tokenscope._scopes.process import Counted
 from tokenscope._scopes.scope import Scope
+from tokenscope._usage.calls import MAX_NAMES
 
 _OWN_STATE = frozenset({"history", "callbacks", "lm", "demos", "traces", "train", "signature"})
 _MOST = 1_000  # things that are looked at, and in one collection
 _Way = tuple[Any, str]  # how a thing is reached: the way to what holds it, and the last step
+_RLM: Final = "dspy.predict.rlm"  # whose predictors are steps, each with a bill of its own
+_READS_LOCALS: Final = frozenset({"locals", "vars", "dir", "eval", "exec"})
+_names_by_owner: Final[dict[int, tuple[weakref.ref[Any], str | None]]] = {}
+"""The names of modules that no active module holds, by identity; None for those that have no other name than their class's."""
+_fields: Final[dict[str, str]] = {}
+"""The fields of the first signature of each name."""
+
+
+class CalledAs:
+    """What opens a scope in which a module is called by a name that only its caller knows."""
+
+    __slots__ = ("module", "name")
+
+    def __init__(self, module: Any, name: str) -> None:
+        self.module = module
+        self.name = name
 
 
 def module_name(module: Any, scope: Counted | None) -> str | None:
@@ -24,19 +44,24 @@ def module_name(module: Any, scope: Counted | None) -> str | None:
 
     The first module is its class name. One below is the attribute that holds it (`planner`, `steps[0]`, `tools['search']`),
     looked for in the nearest module that is active, then in those around it. One that no attribute holds is its class name,
-    a bare Predict with its signature. A bare Predict inside one of DSPy's own modules (ChainOfThought, ReAct) is a detail of
-    that module.
+    a bare Predict with its signature; but `Pipeline.draft` if it is held by another object, together with a module that would
+    have the same name. A bare Predict inside one of DSPy's own modules (ChainOfThought, ReAct) is a detail of that module,
+    except in an RLM.
     """
     while isinstance(scope, Scope):
         opened_by = scope.opened_by
-        around = opened_by() if type(opened_by) is ref else None
+        around = opened_by() if type(opened_by) is weakref.ref else None
         if isinstance(around, Module):
             name = _attribute(around, module)
             if name is not None:
-                is_detail = type(module) is Predict and type(around).__module__.partition(".")[0] == "dspy"
+                source = type(around).__module__
+                is_detail = type(module) is Predict and source.partition(".")[0] == "dspy" and source != _RLM
                 return None if is_detail else name
+        elif type(around) is CalledAs and around.module is module:
+            return around.name
         scope = scope.above
-    return _class_name(module)
+    known = _names_by_owner.get(id(module))
+    return (_name_by_owner(module) if known is None else known[1]) or _class_name(module)
 
 
 def _class_name(module: Any) -> str:
@@ -50,7 +75,12 @@ def _class_name(module: Any) -> str:
 @functools.lru_cache(maxsize=1_000)
 def _predict_name(signature: Any) -> str:
     own_name = getattr(signature, "__name__", "StringSignature")
-    return f"Predict({signature.signature if own_name == 'StringSignature' else own_name})"
+    fields = str(getattr(signature, "signature", ""))
+    if own_name == "StringSignature":
+        return f"Predict({fields})"
+    if len(_fields) < MAX_NAMES:
+        _fields.setdefault(own_name, fields)
+    return f"Predict({own_name})" if _fields.get(own_name, fields) == fields else f"Predict({own_name}: {fields})"
 
 
 def _attribute(around: Any, module: Any) -> str | None:
@@ -62,20 +92,26 @@ def _attribute(around: Any, module: Any) -> str | None:
     for name, value in attributes.items():  # nearly always: self.planner(...)
         if value is module:
             return name
-    seen = {id(around)}
+    for way, value in _stored(attributes):
+        if value is module:
+            return _spelled(way)
+    return None
+
+
+def _stored(attributes: dict[str, Any], *, in_modules: bool = True) -> Iterator[tuple[_Way, Any]]:
+    """Yield what is stored in attributes, in collections there, and in modules, each with the way to it; the nearest first."""
+    seen: set[int] = set()
     level: list[tuple[_Way, Any]] = [
         ((None, name), each) for name, each in attributes.items() if name not in _OWN_STATE
     ]
     while level and len(seen) < _MOST:
         below: list[tuple[_Way, Any]] = []
         for way, value in level:
-            if value is module:
-                return _spelled(way)
-            if id(value) not in seen:
+            yield way, value
+            if id(value) not in seen and (in_modules or Module not in type(value).__mro__):
                 seen.add(id(value))
                 below.extend(_inside(way, value))
         level = below
-    return None
 
 
 def _inside(way: _Way, value: Any) -> Iterator[tuple[_Way, Any]]:
@@ -101,3 +137,56 @@ def _spelled(way: _Way) -> str:
         link, step = link
         spelled = step + spelled
     return spelled
+
+
+# -- modules of plain objects -------------------------------------------------------------------------------------------
+
+
+def _name_by_owner(module: Any) -> str | None:
+    """Return `Pipeline.draft` for a module that its caller's `self` holds, if only that tells it from another one there.
+
+    Looked for once for each module, where it is first called.
+    """
+    owner = _calling_object()
+    class_name, way, has_twin = _class_name(module), None, False
+    for each, value in _stored(_attributes(owner), in_modules=False):
+        if value is module:
+            way = way or each
+        elif type(value) is type(module) and not has_twin:
+            has_twin = _class_name(value) == class_name
+    name = None if way is None or not has_twin else f"{type(owner).__name__}.{_spelled(way)}"
+    key = id(module)
+    _names_by_owner[key] = weakref.ref(module, lambda _: _names_by_owner.pop(key, None)), name
+    return name
+
+
+def _attributes(owner: Any) -> dict[str, Any]:
+    try:
+        own = object.__getattribute__(owner, "__dict__")  # without code of the object's own
+    except AttributeError:
+        return {}
+    return {**vars(type(owner)), **own}
+
+
+def _calling_object() -> Any:
+    """Return the `self` of the function that calls a module, or None."""
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        code = frame.f_code
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in ("dspy", "tokenscope"):
+            if code.co_flags & inspect.CO_OPTIMIZED and "self" in (*code.co_varnames[:1], *code.co_freevars):
+                return _self_in(frame)
+            if not code.co_name.startswith("<"):  # else it is a comprehension or a lambda in the function
+                return None
+        frame = frame.f_back
+    return None
+
+
+def _self_in(frame: FrameType) -> Any:
+    if not _READS_LOCALS.isdisjoint(frame.f_code.co_names):
+        return None  # before Python 3.13, the function would see what it has got from `locals()` change
+    variables = frame.f_locals
+    owner = variables.get("self")
+    if type(variables) is dict and sys.getrefcount(variables) <= 3:  # no debugger has it, either
+        variables.clear()  # it is a copy, which would keep alive what the function holds now
+    return owner
