@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenscope._usage.usage import Usage
 
-Answer = Callable[[str, str], "str | None"]
+Answer = Callable[[str, str], Any]
 """Given a field's name and the whole prompt, returns the field's value, or None for a made-up one."""
 
 

@@ -38,7 +38,8 @@ class LoopbackProvider:
     """An OpenAI-compatible server on 127.0.0.1: chat completions, responses, embeddings, streams, errors.
 
     Args:
-        answer: Given a field's name and the prompt, returns the field's value, or None for a made-up one.
+        answer: Given a field's name and the prompt, returns the field's value, or None for a made-up one. It is also asked for
+            `tool_calls` if a request offers tools: a list of `{"name": ..., "args": {...}}`, or None to answer in text.
         latency: The least number of seconds that a call takes.
 
     Example:
@@ -121,6 +122,12 @@ class LoopbackProvider:
             self._failed.add(tag)
         return int(status[:3])
 
+    def tool_calls(self, body: dict[str, Any], prompt: str) -> list[dict[str, Any]]:
+        """Return the tools to call in answer to a request, in OpenAI's format; none if it is to be answered in text."""
+        calls = self._answer("tool_calls", prompt) if body.get("tools") else None
+        functions = [{"name": call["name"], "arguments": json.dumps(call["args"])} for call in calls or ()]
+        return [{"id": f"call_{n}", "type": "function", "function": each} for n, each in enumerate(functions)]
+
     def reply(self, prompt: str, last: str, tag: str) -> tuple[str, bool]:
         """Return the text of an answer, and whether it is one that no adapter can parse."""
         garble = instruction("(garble(?: once)?)", prompt)
@@ -165,14 +172,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: dict[str, Any], prompt: str, last: str, tag: str) -> None:
         provider = self.server.provider
-        text, garbled = provider.reply(prompt, last, tag)
+        calls = provider.tool_calls(body, prompt)
+        text, garbled = (json.dumps(calls), False) if calls else provider.reply(prompt, last, tag)
         number = int(body.get("n") or 1)
         usage = usage_of(prompt, text, number)
         reported = _reported(usage, "prompt", "completion")
         common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]} | _service(body)
         provider.charge(tag, usage, garbled=garbled)
         if not body.get("stream"):
-            message = {"role": "assistant", "content": text}
+            message: dict[str, Any] = {"role": "assistant", "content": text}
+            if calls:
+                message = {"role": "assistant", "content": None, "tool_calls": calls}
             choices = [{"index": i, "finish_reason": "stop", "message": message} for i in range(number)]
             self._json({**common, "object": "chat.completion", "choices": choices, "usage": reported})
             return
