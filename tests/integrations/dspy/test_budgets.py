@@ -568,3 +568,32 @@ def test_a_task_that_goes_on(lm: dspy.LM, provider: LoopbackProvider) -> None:
 
     asyncio.run(main())
     assert 2 == provider.total.calls
+
+
+def test_threads_that_outlive_a_block_within_its_budget() -> None:
+    """A budget holds on for threads that are still running when its block ends: they are counted, and stopped at the limit."""
+    go = threading.Event()
+    answers: list[Any] = []
+
+    def work(lm: Any) -> None:
+        lm("<<hold>>")
+        go.wait(60)
+        for n in range(10):
+            answers.append(lm(f"{n}?"))
+
+    with HoldingProvider() as provider:
+        lm = provider.lm()
+        with token_scope("run", budget=Budget(calls=LIMIT)) as scope:
+            threads = [threading.Thread(target=work, args=(lm,)) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+                provider.asked.acquire()
+        assert (0, False) == (scope.usage.calls, scope.budget_exceeded)
+        provider.go.set()
+        go.set()
+        for thread in threads:
+            thread.join()
+        lm("outside")
+        assert LIMIT == scope.usage.calls == provider.total.calls - 1
+        assert LIMIT - len(threads) == len(answers)
+        assert scope.budget_exceeded
