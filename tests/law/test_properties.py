@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -212,11 +212,16 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             if usage_watchers.watchers:
                 usage_watchers.notify(self.model, usage)
 
-    def count(self) -> Call | None:
-        """Return the call as its entries tell it, or None if it spent nothing. Called when the event log is drained."""
-        entries = self.entries
-        failed = 0 if self.error is None else 1
-        if len(entries) == 1:
+    def count(self, summed: tuple[UsageKey, Counts] | None = None) -> Call | None:
+        """Return the call as its entries tell it, or None if it spent nothing. Called when the event log is drained.
+
+        `summed`: what it spent, if that is known already.
+        """
+        entries, error, scope = self.entries, self.error, self.scope
+        failed = 0 if error is None else 1
+        if summed is not None:
+            key, counts = summed
+        elif len(entries) == 1:
             entry = entries[0]  # nearly always: there is nothing to add up
             counts = read_counts(self.model, entry, 1, failed)
             is_told = (type(entry) is not dict or "cost" in entry) and _are_free(entries)
@@ -228,7 +233,13 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             return None
         else:
             key, counts = self._add_up(sum_counts(read_counts(self.model, entry) for entry in entries), failed)
-        return self._call(key, counts)
+        path = scope.path
+        if path.parent is None:
+            path = path_of(scope)
+        call: Call = _new_tuple(Call, (path, key, counts, self.started, self.nanoseconds / 1e9, error, None))
+        if error is None:
+            self.counted = ((scope, call),)
+        return call
 
     def _add_up(self, counts: Counts, failed: int) -> tuple[UsageKey, Counts]:
         """Return the key and the counts of one call that spent so much, in however many requests."""
@@ -246,17 +257,6 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     def _with_lifetimes(self, counts: Counts) -> Counts:
         kept = min(sum(self.kept_for_an_hour.values()), counts.cache_write_tokens)
         return counts._replace(cache_write_1h_tokens=kept)
-
-    def _call(self, key: UsageKey, counts: Counts) -> Call:
-        scope = self.scope
-        path = scope.path
-        if path.parent is None:
-            path = path_of(scope)
-        error = self.error
-        call: Call = _new_tuple(Call, (path, key, counts, self.started, self.nanoseconds / 1e9, error, None))
-        if error is None:
-            self.counted = ((scope, call),)
-        return call
 
     def _release(self) -> None:
         if self.reserved:
@@ -293,7 +293,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             self.counted = tuple(counted for each in inner for counted in each.counted)
             self._release()
         else:
-            call = self._call(*self._add_up(counts, 0 if self.error is None else 1))
+            call = self.count(self._add_up(counts, 0 if self.error is None else 1))
             if inner and code is not None and any(counts) and not is_own:
                 _spenders.add(code)
         outer = self.outer_call

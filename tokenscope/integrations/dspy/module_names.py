@@ -35,7 +35,7 @@ class CalledAs:
     __slots__ = ("module", "name")
 
     def __init__(self, module: Any, name: str) -> None:
-        self.module = module
+        self.module = weakref.ref(module)
         self.name = name
 
 
@@ -50,14 +50,14 @@ def module_name(module: Any, scope: Counted | None) -> str | None:
     """
     while isinstance(scope, Scope):
         opened_by = scope.opened_by
-        around = opened_by() if type(opened_by) is weakref.ref else None
+        around = opened_by() if type(opened_by) is weakref.ref else opened_by
         if isinstance(around, Module):
             name = _attribute(around, module)
             if name is not None:
                 source = type(around).__module__
                 is_detail = type(module) is Predict and source.partition(".")[0] == "dspy" and source != _RLM
                 return None if is_detail else name
-        elif type(around) is CalledAs and around.module is module:
+        elif type(around) is CalledAs and around.module() is module:
             return around.name
         scope = scope.above
     known = _names_by_owner.get(id(module))
