@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenscope import token_scope
 from tokenscope._scopes.event_log import observe, unobserve
-from tokenscope._usage.calls import MAX_NAMES, ROOT, Call, Frame, ScopePath
+from tokenscope._usage.calls import MAX_NAMES, MAX_PATHS, ROOT, Call, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.usage import Counts
 
@@ -40,6 +40,45 @@ def test_children_are_bounded():
     last = Frame("scope", str(MAX_NAMES + 1))
     assert top.child(last) is not top.child(last)
     assert list(top.child(last)) == list(top.child(last))
+
+
+def kept_below(top: ScopePath) -> int:
+    """Return how many paths a path keeps, at all levels."""
+    paths = [top]
+    for path in paths:
+        paths.extend(path.children.values())
+    return len(paths) - 1
+
+
+def test_paths_are_bounded_in_all():
+    """A tree keeps at most MAX_PATHS paths, however they spread over its levels. Further ones are new objects each time."""
+    top = ScopePath(None, A)
+    for number in range(MAX_PATHS + 1_000):
+        path = top.child(Frame("scope", str(number % 100))).child(Frame("scope", str(number // 100))).child(B)
+
+    assert MAX_PATHS == kept_below(top)
+    assert ("99", "509", "b") == path.names
+    assert top.child(Frame("scope", "99")) is path.parent.parent
+    assert top.child(A) is not top.child(A)
+
+
+def test_a_new_tree():
+    """A path that forgets its children keeps new ones, and the old ones stay valid."""
+    top = ScopePath(None, A)
+    old = top.child(B)
+    for number in range(MAX_PATHS):
+        old.child(Frame("scope", str(number % MAX_NAMES))).child(Frame("scope", str(number)))
+    top.forget_children()
+
+    assert ["a", "b", "a"] == [each.frame.name for each in (top, old, old.child(A))]
+    assert top.child(B) is top.child(B) is not old
+
+
+def test_equal_frames_are_shared():
+    """Paths with equal frames have one object for them."""
+    top = ScopePath(None, A)
+
+    assert top.child(Frame("scope", "same")).frame is top.child(A).child(Frame("scope", "same")).frame
 
 
 def test_observers_get_each_call():

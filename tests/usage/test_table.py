@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tokenscope._usage.calls import MAX_NAMES, OTHER, Frame, ScopePath
+from tokenscope._usage import table as tables
+from tokenscope._usage.calls import MAX_NAMES, MAX_PATHS, OTHER, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.table import UsageTable
+from tokenscope._usage.table import UsageRow, UsageTable
 from tokenscope._usage.usage import Counts
 from tokenscope._usage.warnings import TokenScopeWarning, forget_warnings
 
@@ -17,6 +18,11 @@ ONE = Counts(calls=1, input_tokens=1)
 
 
 TOP = ScopePath(None, Frame("root", ""))
+
+
+@pytest.fixture(autouse=True)
+def _no_paths():
+    TOP.forget_children()
 
 
 def path(*frames: Frame) -> ScopePath:
@@ -77,6 +83,196 @@ def test_names_beyond_the_limit():
     assert {KEY: Counts(calls=5, input_tokens=5)} == counts_at(table.row(path(A, OTHER, B)))
     assert {KEY: Counts(calls=2, input_tokens=2)} == counts_at(table.row(path(A, Frame("scope", "7"), B)))
     assert ["a"] == [level.frame.name for level in table.overflowed]
+
+
+def names(*parts: object) -> ScopePath:
+    """Return a path of scopes with these names, which is kept if there is room."""
+    made = TOP
+    for part in parts:
+        made = made.child(Frame("scope", str(part)))
+    return made
+
+
+def tokens_by_name(table: UsageTable) -> dict[str, int]:
+    """Return the tokens of each row that has any, by its names."""
+    return {
+        "/".join(path.names): sum(spent.input_tokens for spent in row.counts.values())
+        for path, row in table.rows.items()
+        if row.counts
+    }
+
+
+@pytest.fixture
+def ten_paths(monkeypatch):
+    """Let a table have 10 paths, and 3 rows `(other)` beside them."""
+    monkeypatch.setattr(tables, "MAX_PATHS", 10)
+    monkeypatch.setattr(tables, "MAX_NAMES", 3)
+
+
+@pytest.mark.parametrize("make", [names, lambda *parts: path(*(Frame("scope", str(part)) for part in parts))])
+def test_paths_beyond_the_limit(ten_paths, make):
+    """What has no row when a table is full is counted as `(other)`, at the level where its first new name begins."""
+    table = UsageTable(TOP)
+    for top in "ab":
+        for number in range(3):
+            table.add(make(top, number), KEY, ONE)
+    table.add(make("a", 0, "deep"), KEY, ONE)
+    table.add(make("a", 0, "deep", "full"), KEY, ONE)
+    assert 10 + 1 == len(table.rows)
+    assert not table.overflowed
+    for _ in range(2):
+        table.add(make("a", 0, "deep", "full", "new", "below"), KEY, ONE)
+        table.add(make("a", 1, "new"), KEY, ONE)
+        table.add(make("a", 1, "newer"), KEY, ONE)
+        table.add(make("c", 1), KEY, ONE)
+        table.add(make("b", 2), KEY, ONE)
+
+    assert {
+        "a/0": 1,
+        "a/1": 1,
+        "a/2": 1,
+        "b/0": 1,
+        "b/1": 1,
+        "b/2": 3,
+        "a/0/deep": 1,
+        "a/0/deep/full": 1,
+        "a/0/deep/full/(other)": 2,
+        "a/1/(other)": 4,
+        "(other)": 2,
+    } == tokens_by_name(table)
+    assert [None] == list(table.overflowed)
+
+
+def test_rows_of_others_are_bounded_too(ten_paths):
+    """If many levels of a full table get new names, these are counted as `(other)` further up."""
+    table = UsageTable(TOP)
+    for top in "abc":
+        for number in range(3):
+            table.add(names(top, number), KEY, ONE)
+    for _ in range(2):
+        for top in "abc":
+            for number in range(3):
+                table.add(names(top, number, "new"), KEY, ONE)
+
+    assert {
+        "a/0": 1,
+        "a/1": 1,
+        "a/2": 1,
+        "b/0": 1,
+        "b/1": 1,
+        "b/2": 1,
+        "c/0": 1,
+        "c/(other)": 8,
+        "a/0/(other)": 2,
+        "a/1/(other)": 2,
+        "(other)": 8,
+    } == tokens_by_name(table)
+
+
+def test_entries_beyond_the_limit(ten_paths):
+    """Entries and times of paths without a row of their own are counted at `(other)`."""
+    table = UsageTable(TOP)
+    for number in range(10):
+        table.row(names(number % 3, number))
+    table.add_entries(names("new", "inner"), names("new"), 2, 5)
+    table.add_entries(names("new"), TOP, 1, 7)
+
+    assert (3, 12) == (table.row(names("(other)")).entries, table.row(names("anything")).nanoseconds)
+
+
+def test_a_warning_about_all_paths(ten_paths):
+    """The warning about too many paths says what to do. It comes once."""
+    forget_warnings()
+    table = UsageTable(TOP)
+    for number in range(20):
+        table.row(names(number % 3, number % 9, number))
+
+    with pytest.warns(
+        TokenScopeWarning,
+        match=r"more than 10 distinct paths of names: the tokens of further .* names, .*attributes: token_",
+    ) as caught:
+        table.warn_of_overflow()
+        table.warn_of_overflow()
+    assert 1 == len([each for each in caught if "paths" in str(each.message)])
+
+
+def test_the_limit_of_paths():
+    """A table holds 50,000 paths."""
+    table = UsageTable(TOP)
+    for number in range(60_000):
+        table.add(names(number % 250, number), KEY, ONE)
+
+    assert 50_000 == MAX_PATHS == len([path for path in table.rows if OTHER not in path]) - 1
+    assert 60_000 == sum(tokens_by_name(table).values())
+
+
+def test_a_frozen_table_changes_no_more():
+    """The rows of a frozen table stay as they are. What is added later is in the table, and copies only the rows it changes."""
+    table = UsageTable(TOP)
+    for number in range(100):
+        table.add(names("a", number), KEY, ONE)
+    frozen = table.freeze()
+    table.add(names("a", 7), KEY, ONE)
+    table.add(names("a", "new"), KEY, ONE)
+    table.add_entries(names("a"), TOP, 1, 3)
+
+    assert {KEY: ONE} == counts_at(frozen[names("a", 7)])
+    assert (100, 0) == (frozen[names("a")].width, frozen[names("a")].entries)
+    assert names("a", "new") not in frozen
+    assert {KEY: Counts(calls=2, input_tokens=2)} == counts_at(table.rows[names("a", 7)])
+    assert (101, 1) == (table.rows[names("a")].width, table.rows[names("a")].entries)
+    assert {names("a", 7), names("a", "new"), names("a")} == {
+        path for path, row in table.freeze().items() if row is not frozen.get(path)
+    }
+
+
+def test_copies_of_a_table_are_independent():
+    """What is added to a table is not in its copy, and the other way around."""
+    table = UsageTable(TOP)
+    table.add(names("a"), KEY, ONE)
+    copy = table.copy()
+    copy.add(names("a"), KEY, ONE)
+    table.add(names("b"), KEY, ONE)
+
+    assert {"a": 2} == tokens_by_name(copy)
+    assert {"a": 1, "b": 1} == tokens_by_name(table)
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_an_interrupt_where_a_row_is_made(monkeypatch, at):
+    """If an interrupt keeps a row from being made, it is made the next time."""
+    made: list[UsageRow] = []
+    begin = UsageRow.__init__
+
+    def interrupted(row: UsageRow) -> None:
+        made.append(row)
+        if len(made) == at:
+            raise KeyboardInterrupt
+        begin(row)
+
+    table = UsageTable(TOP)
+    monkeypatch.setattr(UsageRow, "__init__", interrupted)
+    for _ in range(3):
+        for each in (names("a", "b"), path(A, B, A), path(B, B)):
+            try:
+                table.add(each, KEY, ONE)
+            except KeyboardInterrupt:
+                table.add(each, KEY, ONE)
+
+    assert {"a/b": 3, "a/b/a": 3, "b/b": 3} == tokens_by_name(table)
+
+
+def test_names_that_are_kept_later():
+    """A path object that replaces an earlier one of the same names has the same row."""
+    top = ScopePath(None, Frame("root", ""))
+    table = UsageTable(top)
+    before = top.child(A)
+    top.forget_children()
+    table.add(before, KEY, ONE)
+    table.add(top.child(A), KEY, ONE)
+
+    assert table.row(before) is table.row(top.child(A))
+    assert 2 == len(table.rows)
 
 
 def test_entries_of_each_level():

@@ -141,7 +141,7 @@ class _Batch:
         while here is not None:
             if here.ended is None or here.is_referenced:
                 table = here.table or _open_table(here)
-                row = table.rows.get(path) or table.row(path)
+                row = table.changing.get(path) or table.row(path)
                 (row.counts.get(key) or row.sum_of(key)).add(counts)
             here = here.above
 
@@ -164,23 +164,23 @@ def add_table(scope: Counted, table: UsageTable) -> None:
 
 
 def collect(scope: Counted) -> UsageTable:
-    """Return a copy of what was counted in a scope until now, entries and times of scopes that are still open included."""
+    """Return what was counted in a scope until now, entries and times of scopes that are still open included.
+
+    The lock is taken to freeze the table, which is quick. Others count on while its rows are read.
+    """
     drain()
+    is_free = not _lock._is_owned()
     with _lock:
-        found = UsageTable(scope.path)
-        if scope.table is not None:
-            found.merge(scope.table)
-        if scope.above is not None:
-            found.add_entries(scope.path, scope.above.path, 1, elapsed(scope))
-        for inner in _open_inside(scope):
-            if inner.above is not None and inner.path.depth - scope.path.depth <= _DEEP:  # pragma: no branch
-                found.add_entries(inner.path, inner.above.path, 1, elapsed(inner))
+        found = _copy(scope, is_free)
+        entries = _open_entries(scope)
+    for path, above, nanoseconds in entries:
+        found.add_entries(path, above, 1, nanoseconds)
     warn_of_overflow()
     return found
 
 
 def warn_of_overflow() -> None:
-    """Warn of levels that have too many names."""
+    """Warn of too many names."""
     table = STATE.root.table
     if table is not None and table.overflowed and not _lock._is_owned():
         table.warn_of_overflow()
@@ -189,10 +189,10 @@ def warn_of_overflow() -> None:
 def counted_in(scope: Counted) -> list[tuple[UsageKey, Counts]]:
     """Return the counts of a scope, those of all paths: what `collect` holds, without its rows."""
     drain()
+    is_free = not _lock._is_owned()
     with _lock:
-        # A collection may finalise what counts into the table meanwhile: no dictionary is read while objects are made.
-        rows = [] if scope.table is None else list(scope.table.rows.values())
-        return [(key, row.counts[key].counts()) for row in rows for key in list(row.counts)]
+        found = _copy(scope, is_free)
+    return [(key, spent.counts()) for row in found.rows.values() for key, spent in row.counts.items()]
 
 
 def elapsed(scope: Any) -> int:
@@ -204,20 +204,27 @@ def elapsed(scope: Any) -> int:
 def clear() -> None:
     """Forget what was counted in the process so far, and its records. Scopes that are open keep what they hold."""
     drain()
+    before = STATE.root.table  # a large one is not destroyed while the lock is taken
     with _lock:
         STATE.root.table = UsageTable(ROOT)
         STATE.open_scopes.clear()
         STATE.records.clear()
+        ROOT.forget_children()
+    del before
 
 
 def hand_over(root: ScopeRoot) -> UsageTable:
     """Return what was counted below a root until now, and forget it. What a task's root still gets is the process's."""
     with _lock:
-        found = collect(root)
-        root.table = UsageTable(root.path)
+        drain()
+        entries = _open_entries(root)
+        found, root.table = root.table or UsageTable(root.path), UsageTable(root.path)
         if root is not STATE.root:
             root.above = STATE.root
+    for path, above, nanoseconds in entries:
+        found.add_entries(path, above, 1, nanoseconds)
     drain()  # for the notices, which wait while the lock is taken
+    warn_of_overflow()
     return found
 
 
@@ -306,7 +313,7 @@ def _count_entries(path: Any, above: Counted, entries: int, nanoseconds: int) ->
         if here.ended is None or here.is_referenced:
             table = here.table or _open_table(here)
             if single:
-                row = table.rows.get(path) or table.row(path)
+                row = table.changing.get(path) or table.row(path)
                 row.entries += entries
                 row.nanoseconds += nanoseconds
             else:
@@ -337,6 +344,22 @@ def _open_table(scope: Counted) -> UsageTable:
         if scope.ended is not None:  # pragma: no cover - left in another thread just now, as one without a table
             STATE.open_scopes.pop(scope, None)
     return table
+
+
+def _copy(scope: Counted, is_free: bool) -> UsageTable:
+    """Return a copy of a scope's table. `is_free`: this thread is not in the midst of a change, in which no row may be frozen."""
+    found = UsageTable(scope.path)
+    if scope.table is not None:
+        if is_free:
+            return scope.table.copy()
+        found.merge(scope.table)
+    return found
+
+
+def _open_entries(scope: Counted) -> list[tuple[ScopePath, ScopePath, int]]:
+    """Return the path of a scope and of each open one inside it, the path above, and the nanoseconds until now."""
+    entered = [each for each in _open_inside(scope) if each.path.depth - scope.path.depth <= _DEEP]
+    return [(each.path, each.above.path, elapsed(each)) for each in (scope, *entered) if each.above is not None]
 
 
 def _open_inside(scope: Counted) -> list[Counted]:

@@ -130,3 +130,6 @@ def record(
         if len(path.children) >= MAX_NAMES:  # a level has many names: if too many, the warning is to name this line
             drain()
             warn_of_overflow()
+    table = STATE.root.table
+    if table is not None and table.overflowed:
+        warn_of_overflow()

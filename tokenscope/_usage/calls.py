@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from tokenscope._usage.keys import UsageKey
@@ -10,6 +12,8 @@ from tokenscope._usage.usage import Counts
 
 MAX_NAMES: Final = 2_000
 """How many distinct names one level holds (OpenTelemetry's limit for a metric's attribute sets); the rest is `(other)`."""
+MAX_PATHS: Final = 50_000
+"""How many paths a process holds in all; the rest is `(other)`."""
 
 
 class Frame(NamedTuple):
@@ -22,6 +26,12 @@ class Frame(NamedTuple):
 
     kind: str
     name: str
+
+
+@lru_cache(maxsize=MAX_NAMES)
+def _shared(frame: Frame) -> Frame:
+    """Return the first one of equal frames: large trees repeat names."""
+    return frame
 
 
 def check_name(what: str, name: object) -> str:
@@ -45,27 +55,35 @@ def model_name(model: object, provider: object) -> str:
 class ScopePath:
     """Frames from the top level down, as a chain: a child costs the same at any depth.
 
-    Paths are compared by identity, which costs nothing. `child` returns the same object again while a level has few names;
-    beyond that, tables of counts compare the names (`UsageTable.row`).
+    Paths are compared by identity, which costs nothing. `child` returns the same object again while a level has few names, and
+    the tree few paths; beyond that, tables of counts compare the names (`UsageTable.row`).
     """
 
-    __slots__ = ("children", "depth", "frame", "is_compile", "parent")
+    __slots__ = ("_numbers", "children", "depth", "frame", "is_compile", "parent")
 
-    def __init__(self, parent: ScopePath | None, frame: Frame) -> None:
+    def __init__(self, parent: ScopePath | None, frame: Frame, numbers: Iterator[int] | None = None) -> None:
         self.parent = parent
         self.frame = frame
         self.is_compile = frame.kind == "compile"  # asked at each call; a named tuple's attributes are slow
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.children: dict[Frame, ScopePath] = {}
+        self._numbers = itertools.count() if numbers is None else numbers
+        """Numbers the paths that the whole tree keeps."""
 
     def child(self, frame: Frame) -> ScopePath:
         """Return the path one level further down."""
         found = self.children.get(frame)
         if found is None:
-            found = ScopePath(self, frame)
-            if len(self.children) < MAX_NAMES:
-                found = self.children.setdefault(frame, found)
+            if len(self.children) < MAX_NAMES and next(self._numbers) < MAX_PATHS:
+                frame = _shared(frame)
+                return self.children.setdefault(frame, ScopePath(self, frame, self._numbers))
+            found = ScopePath(self, frame)  # not kept
         return found
+
+    def forget_children(self) -> None:
+        """Begin a new tree below this path. Paths of the old one stay valid."""
+        self.children.clear()
+        self._numbers = itertools.count()
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the frames from the top level down."""

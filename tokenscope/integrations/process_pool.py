@@ -20,7 +20,8 @@ from tokenscope._processes.worker_scope import PackedRows, WorkerScope, bring_ho
 from tokenscope._scopes.context import CapturedScope, active
 from tokenscope._scopes.event_log import hand_over
 from tokenscope._scopes.process import STATE, Counted
-from tokenscope._usage.calls import ROOT, Frame, ScopePath
+from tokenscope._usage.calls import ROOT, Frame
+from tokenscope._usage.table import UsageTable
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.threads import run_in
 
@@ -69,16 +70,12 @@ def run(task: tuple[int, *tuple[Frame, ...]], function: Any, /, *args: Any, **kw
 
 def _pack_others() -> PackedRows:
     """Return what this worker has counted in no task since the last one: in its initializer, or in threads left behind."""
-    table = hand_over(STATE.root)
-    spending: set[ScopePath] = set()
-    for path, row in table.rows.items():
-        row.entries = row.nanoseconds = 0  # of scopes that a fork has inherited, which the parent counts
-        here = path
-        while row.counts and here not in spending:
-            spending.add(here)
-            here = here.parent or ROOT
-    for path in table.rows.keys() - spending:
-        del table.rows[path]
+    table = UsageTable(ROOT)
+    for path, row in hand_over(STATE.root).rows.items():
+        for key, spent in row.counts.items():
+            table.add(
+                path, key, spent.counts()
+            )  # without entries: those of scopes that a fork has inherited are the parent's
     return pack(table, ROOT)
 
 
