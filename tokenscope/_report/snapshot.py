@@ -55,18 +55,18 @@ class Snapshot:
         for path, row in table.rows.items():
             missing: list[ScopePath] = []
             here = path
-            while here not in builders:
+            while (builder := builders.get(here)) is None:
                 missing.append(here)
                 assert here.parent is not None
                 here = here.parent
-            builder = builders[here]
             for step in reversed(missing):
-                builder = builders[step] = builder.children[step.frame]
+                builder = builders[step] = builder.child(step.frame)
             builder.entries += row.entries
             builder.nanoseconds += row.nanoseconds
             for key, spent in row.counts.items():
                 usage = price(key, spent.counts())
                 builder.add(keys.get(key) or keys.setdefault(key, settle(key)), usage)
+        builders.clear()
         top.prune()
         rows = top.freeze()
         prices = prices_of(dict.fromkeys(keys.values())) if price is priced else ()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import chain
+from operator import add
 from typing import TypeVar
 
 from tokenscope._report.rows import Row
@@ -66,13 +68,12 @@ def breakdown_of(parts: Iterable[tuple[str, Usage]]) -> Breakdown:
 
 def tree_of(rows: Sequence[Row], *, scoped: bool) -> Node:
     """Return the tree of a report's rows: a scope's own node, or a nameless root above the top level of a process."""
-    below: list[list[Node]] = [[] for _ in rows]
     top: list[Node] = []
+    below: dict[int, list[Node]] = {-1: top}
     for index in range(len(rows) - 1, -1, -1):
         row = rows[index]
-        node = _node(row.frame, row.models, row.entries, row.nanoseconds / 1e9, below[index])
-        below[index] = []
-        (below[row.parent] if row.parent >= 0 else top).append(node)
+        node = _node(row.frame, row.models, row.entries, row.nanoseconds / 1e9, below.pop(index, ()))
+        below.setdefault(row.parent, []).append(node)
     if scoped and len(top) == 1:
         return top[0]
     return _node(Frame("root", ""), (), 1, sum(node.seconds for node in top), top)
@@ -112,18 +113,37 @@ def find(tree: Node, path: str) -> Node:
     raise KeyError(no_such(rest, [child.name for child in node.children], path.removesuffix(rest).rstrip("/")))
 
 
-def _node(frame: Frame, own: Sequence[tuple[str, Usage]], entries: int, seconds: float, children: list[Node]) -> Node:
-    by_model = breakdown_of(chain(own, *(child.by_model.items() for child in children)))
+def _node(
+    frame: Frame, own: Sequence[tuple[str, Usage]], entries: int, seconds: float, children: Sequence[Node]
+) -> Node:
+    # Most nodes of a large tree spend nothing themselves and have one node below, or the other way around.
+    spending = [child for child in children if child.by_model]
+    by_model: Mapping[str, Usage]
+    if len(spending) == 1 and not own:
+        by_model, usage = spending[0].by_model, spending[0].usage
+    elif len(own) == 1 and not spending:
+        by_model, usage = Breakdown(own), own[0][1]
+    else:
+        by_model = breakdown_of(chain(own, *(child.by_model.items() for child in spending)))
+        usage = _sum(by_model.values())
     return Node(
         name=frame.name,
         kind=frame.kind,
-        usage=sum(by_model.values(), ZERO),
-        own=sum((usage for _, usage in own), ZERO),
+        usage=usage,
+        own=_sum([each for _, each in own]) if spending else usage,
         by_model=by_model,
         entries=entries,
         seconds=seconds,
-        children=tuple(sorted(children, key=lambda node: (-node.usage.total_tokens, node.name, node.kind))),
+        children=tuple(sorted(children, key=_costliest_first) if len(children) > 1 else children),
     )
+
+
+def _costliest_first(node: Node) -> tuple[int, str, str]:
+    return -node.usage.total_tokens, node.name, node.kind
+
+
+def _sum(usages: Iterable[Usage]) -> Usage:
+    return reduce(add, usages or (ZERO,))
 
 
 def no_such(name: str, names: Iterable[str], where: str = "") -> str:

@@ -46,10 +46,15 @@ class Columns:
 
     def fit(self, row: Sequence[str]) -> list[str]:
         """Return the cells of a row, each as wide as its column. Those of columns that are left out are empty."""
-        return [
-            set_cell_size(cell, width) if column.align_left else " " * (width - cell_len(cell)) + cell if width else ""
-            for cell, width, column in zip(row, self._widths, self._columns, strict=True)
-        ]
+        fitted: list[str] = []
+        for cell, width, column in zip(row, self._widths, self._columns, strict=True):
+            if not width:
+                fitted.append("")
+            elif column.align_left:
+                fitted.append(set_cell_size(cell, width))
+            else:
+                fitted.append(cell.rjust(width if cell.isascii() else width + len(cell) - cell_len(cell)))
+        return fitted
 
     def styled(self, row: Sequence[str], styles: Sequence[str]) -> Line:
         """Return the cells of a row, each after a gap and with its style, without the columns that are left out."""
@@ -59,15 +64,19 @@ class Columns:
 def _width(column: Column, cells: Sequence[str]) -> int:
     if column.blanks is not None and all(cell in column.blanks for cell in cells):
         return 0
-    return max(map(cell_len, (column.head, *cells)))
+    texts = {column.head, *cells}
+    return max(map(len if all(map(str.isascii, texts)) else cell_len, texts))
 
 
 class ScopeColumn:
     """The first column of a tree: guides and names."""
 
     def __init__(self, guides: Iterable[str], names: Sequence[str]) -> None:
-        self._lines = list(zip(guides, names, strict=True))
-        self.width = max(len(_SCOPE), *(cell_len(guide) + cell_len(name) for guide, name in self._lines))
+        self._lines = [
+            (each, name, len(name) if name.isascii() else cell_len(name))
+            for each, name in zip(guides, names, strict=True)
+        ]
+        self.width = max(len(_SCOPE), *[len(guide) + width for guide, _, width in self._lines])
 
     @property
     def head(self) -> str:
@@ -80,10 +89,14 @@ class ScopeColumn:
 
     def lines(self, styles: Iterable[str], *, ascii_only: bool) -> Iterator[Line]:
         """Yield the guide and the name of each row, cut to the width, the name in its style."""
-        for (guide, name), style in zip(self._lines, styles, strict=True):
-            room = max(self.width - cell_len(guide), min(4, cell_len(name)))
-            cut = shortened(name, room, "..." if ascii_only else "…")
-            yield [(set_cell_size(guide, self.width - room), "dim"), (set_cell_size(cut, room), style)]
+        dots = "..." if ascii_only else "…"
+        for (guide, name, width), style in zip(self._lines, styles, strict=True):
+            room = self.width - len(guide)
+            if width <= room:
+                yield [(guide, "dim"), (name + " " * (room - width), style)]
+                continue
+            room = max(room, min(4, width))
+            yield [(guide[: self.width - room], "dim"), (set_cell_size(shortened(name, room, dots), room), style)]
 
 
 def shortened(name: str, width: int, dots: str = "…") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from tokenscope._report.tree import Node, rooted, walk
@@ -29,7 +29,9 @@ def _key(sort: str) -> Callable[[Usage, float, tuple[str, ...]], Any]:
     return _KEYS[sort]
 
 
-def _children(node: Node, sort: str) -> list[Node]:
+def _children(node: Node, sort: str) -> Sequence[Node]:
+    if sort == "tokens":  # as they are
+        return node.children
     key = _key(sort)
     return sorted(node.children, key=lambda node: key(node.usage, node.seconds, (node.name, node.kind)))
 
@@ -59,7 +61,7 @@ def stacks(tree: Node, sort: str = "tokens") -> Iterator[list[Node]]:
     recursion) is one node, `(deeper)`, which has the sum. The list changes with the next step.
     """
 
-    def below(depth: int, node: Node) -> list[Node]:
+    def below(depth: int, node: Node) -> Sequence[Node]:
         children = _children(node, sort)
         return [_deeper(children)] if depth + 1 == DEEPEST and children else children
 
@@ -70,7 +72,7 @@ def stacks(tree: Node, sort: str = "tokens") -> Iterator[list[Node]]:
         yield stack
 
 
-def _deeper(nodes: list[Node]) -> Node:
+def _deeper(nodes: Sequence[Node]) -> Node:
     usage = sum((node.usage for node in nodes), ZERO)
     entries, seconds = sum(node.entries for node in nodes), sum(node.seconds for node in nodes)
     return Node("(deeper)", "other", usage, usage, {}, entries, seconds, ())

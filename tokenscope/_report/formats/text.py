@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
+from functools import lru_cache, partial
 from typing import Final, TypeVar
 
 from tokenscope._report.snapshot import Snapshot
@@ -51,13 +52,17 @@ def money(usage: Usage, part: Decimal | None = None) -> str:
     return AT_LEAST + dollars(amount, ROUND_FLOOR) if usage.unpriced_calls else dollars(amount)
 
 
+_two_digits: Final = lru_cache(partial(Context, 2))
+"""Returns a context that rounds to two digits, given how."""
+
+
 def dollars(amount: Decimal, rounding: str = ROUND_HALF_UP) -> str:
     """Return an amount of money."""
     size = amount.adjusted()
     if amount and not -9 < size < 30:  # written out, it would fill the page
         return f"${amount:.1e}"
     if size < 0:
-        amount = Context(prec=2, rounding=rounding).plus(amount)
+        amount = _two_digits(rounding).plus(amount)
     last_digit = Decimal(1).scaleb(min(-2, amount.adjusted() - 1) if amount else -2)
     return f"${amount.quantize(last_digit, rounding, _EXACT):,f}"
 

@@ -12,7 +12,7 @@ In a narrow terminal the bars go first, then the names are cut. Numbers are neve
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from tokenscope._report.formats.columns import GAP, Column, Columns, ScopeColumn, guides
@@ -31,6 +31,7 @@ from tokenscope._report.formats.text import (
     unpriced,
 )
 from tokenscope._report.snapshot import Snapshot
+from tokenscope._report.tree import Node
 
 _COLUMNS: Final = (
     *map(Column, ("calls", "input", "output", "total")),
@@ -71,7 +72,11 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
         yield [(NOTHING_YET, "dim")]
         return
     tree = snapshot.tree()
-    depths, nodes = zip(*lines(tree, sort), strict=True)
+    depths: list[int] = []
+    nodes: list[Node] = []
+    for depth, node in lines(tree, sort):
+        depths.append(depth)
+        nodes.append(node)
     rows = [
         (*counts(node.usage), money(node.usage) if node.usage.calls else "", duration(node.seconds)) for node in nodes
     ]
@@ -85,12 +90,13 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
     heads.insert(_SHARE_AT, (GAP + "share".ljust(bar + _PERCENT), "bold"))
     yield [(scopes.head, "bold"), *heads]
     styles = [_STYLES.get(node.kind, "") for node in nodes]
+    total = tree.usage.total_tokens
     for node, style, row, scope in zip(nodes, styles, rows, scopes.lines(styles, ascii_only=ascii_only), strict=True):
         faint = "dim" if style == "dim" else ""
-        part = share(node.usage.total_tokens, tree.usage.total_tokens)
-        numbers = columns.styled(row, [faint] * (len(row) - 1) + ["dim"])
-        numbers[_SHARE_AT:_SHARE_AT] = [(GAP + _bar(part, bar, ascii_only), "green"), (f"{part:>{_PERCENT}.0%}", faint)]
-        yield [*scope, *numbers]
+        part = share(node.usage.total_tokens, total)
+        numbers = columns.styled(row, (*[faint] * (len(row) - 1), "dim"))
+        drawn = (GAP + _bar(round(part * bar * 8), bar, ascii_only), "green"), (f"{part:>{_PERCENT}.0%}", faint)
+        yield [*scope, *numbers[:_SHARE_AT], *drawn, *numbers[_SHARE_AT:]]
     footer = [summary(tree.usage), *details(tree.usage, *_DETAILS)]
     if tree.usage.saved_tokens:
         footer.append(f"{tree.usage.saved_tokens:,} tokens saved by it")
@@ -99,8 +105,8 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
         yield [(note, "dim")]
 
 
-def _bar(part: float, width: int, ascii_only: bool) -> str:
-    eighths = round(part * width * 8)
+@lru_cache
+def _bar(eighths: int, width: int, ascii_only: bool) -> str:
     if ascii_only:
         return ("#" * (eighths // 8)).ljust(width)
     full, rest = divmod(eighths, 8)
