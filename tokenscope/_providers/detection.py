@@ -23,7 +23,7 @@ class ResponseSource(NamedTuple):
     usage_format: UsageFormat | None  # None: OpenAI's
     usage: Any  # None: the response has none
     model: str  # for `read_counts`: with its provider if LiteLLM has read the usage, without it otherwise
-    terms: Terms = ()  # which service was bought
+    terms: Terms = ()  # which service was used
 
 
 def source_of(response: Any, provider: str | None, model: str | None, sender: str | None = None) -> ResponseSource:

@@ -56,7 +56,7 @@ class ReportedCall(NamedTuple):
 def extract(usage_format: UsageFormat, usage: Any, name: str, started: float, terms: Terms) -> list[ReportedCall]:
     """Return the calls that usage reports, one for each model; none if it has no counts.
 
-    `name` is the response's model, `started` the time of the call in seconds since 1970, `terms` the service that was bought.
+    `name` is the response's model, `started` the time of the call in seconds since 1970, `terms` the service that was used.
     """
     values = plain(usage, name)
 

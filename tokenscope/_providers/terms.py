@@ -1,4 +1,4 @@
-"""What a response tells of the service that was bought, and its price depends on: service tier, speed, batch processing."""
+"""What a response tells of the service that was used, and its price depends on: service tier, speed, batch processing."""
 
 from __future__ import annotations
 

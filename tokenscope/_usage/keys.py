@@ -21,7 +21,7 @@ WasteReason = Literal["failed_parses", "provider_errors", "retries", "stragglers
 """Why what calls spent was wasted."""
 
 Terms = tuple[tuple[str, str], ...]
-"""What a response tells of the service that was bought, and its price depends on: `(("service_tier", "flex"),)`."""
+"""What a response tells of the service that was used, and its price depends on: `(("service_tier", "flex"),)`."""
 
 WASTE_REASONS: Final[tuple[WasteReason, ...]] = get_args(WasteReason)
 _SOURCES: Final[tuple[PriceSource, ...]] = ("provider", "cache", "none", "table")
@@ -36,7 +36,7 @@ class UsageKey(NamedTuple):
         source: Where the price comes from.
         wasted: Why what the calls spent was wasted. Such counts repeat what other keys hold already, and no total holds them.
         moment: As of when the calls are priced (see `price_dates.moment_of`); empty if that makes no difference.
-        terms: Which service was bought, if not the usual one.
+        terms: Which service was used, if not the usual one.
     """
 
     model: str

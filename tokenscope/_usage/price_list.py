@@ -25,7 +25,7 @@ class Price(NamedTuple):
         source: `provider`, if the provider or the caller told the cost of each call; `set_price`; or `genai-prices`.
         version: The version of genai-prices.
         since: From when on the price holds: a UTC date, or date and time of day; empty if it has never changed.
-        terms: Which service was bought, if not the usual one: `{"service_tier": "flex"}`.
+        terms: Which service was used, if not the usual one: `{"service_tier": "flex"}`.
         rates: Dollars per million tokens, by kind; `calls` per million calls. Kinds that cost the same as other input or output
             are left out. Empty if the provider told the cost.
     """

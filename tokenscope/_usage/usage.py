@@ -191,7 +191,7 @@ class Usage:
         """Add up, field by field."""
         if not isinstance(other, Usage):
             return NotImplemented
-        sums = {name: getattr(self, name) + getattr(other, name) for name in FIELDS if name != "cost"}
+        sums = dict(zip(_SUMMED, map(operator.add, _summed_values(self), _summed_values(other)), strict=True))
         return Usage(cost=_sum_of_costs(self, other), **sums)
 
     def __radd__(self, other: object) -> Usage:
@@ -238,6 +238,8 @@ MONEY: Final = frozenset({"cost", "saved_cost"})
 FIELDS: Final = tuple(field.name for field in fields(Usage))
 values_of = operator.attrgetter(*FIELDS)
 """The values of a usage's fields, in order."""
+_SUMMED: Final = tuple(name for name in FIELDS if name != "cost")
+_summed_values: Final = operator.attrgetter(*_SUMMED)
 TOKENS: Final = FIELDS[FIELDS.index("input_tokens") : FIELDS.index("cost")]
 """The fields that are tokens."""
 ZERO: Final = Usage()

@@ -12,7 +12,7 @@ is left out, too, if they are `unpriced_calls` of which no price was known):
 - `prompts_over`: each prompt had more tokens than that. (Some models cost more for long prompts.)
 - `own_price`: the cost is the one that the provider reported.
 - `priced_as_of`: since when the price of these calls has held, in UTC: a date, or a date and a time of day.
-- `terms`: which service was bought, if not the usual one: `{"service_tier": "flex"}`.
+- `terms`: which service was used, if not the usual one: `{"service_tier": "flex"}`.
 - `cached`: DSPy's cache answered, so the counts were saved and not spent.
 - `wasted`: why calls were wasted: `failed_parses`, `provider_errors`, .... The other sums count these calls, too.
 """

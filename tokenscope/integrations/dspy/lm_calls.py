@@ -78,7 +78,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     saved: Any = None
     """The usage of a cached answer, if the cache still has it."""
     terms: Terms = ()
-    """Which service was bought, if not the usual one."""
+    """Which service was used, if not the usual one."""
     kept_for_an_hour: Mapping[int, int] = {}
     """How many tokens of each response the provider keeps for an hour in its cache."""
 

@@ -1,4 +1,4 @@
-"""Which service an LM call has bought: the response tells the tier and the speed, and how long the provider caches the prompt."""
+"""Which service an LM call has used: the response tells the tier and the speed, and how long the provider caches the prompt."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ def read_service(call: Any, response: Any) -> None:
             kept = call.__dict__.setdefault("kept_for_an_hour", {})
             kept[id(response)] = parse_count("ephemeral_1h_input_tokens", tokens, call.model)
     except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
-        internal_error("reading which service was bought")
+        internal_error("reading which service was used")
