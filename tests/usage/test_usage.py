@@ -8,6 +8,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from support.spending import python
 
 from tokenscope import Usage
 from tokenscope._usage.usage import FIELDS, ZERO, ZERO_COUNTS, Counts, check_count, sum_counts, values_of
@@ -225,3 +226,17 @@ def test_no_cost_without_a_reason():
     assert UNKNOWN.to_dict()["cost"] is None
     with pytest.raises(TypeError, match="cost must be a Decimal"):
         Usage(calls=1, cost=None)
+
+
+def test_counting_makes_no_decimal_context():
+    """Importing, counting and draining leave Python's decimal context to the program, whose tasks may each have their own."""
+    code = """
+import contextvars
+import tokenscope
+from tokenscope._scopes.event_log import drain
+with tokenscope.token_scope("a"):
+    tokenscope.record_tokens("m", "o", "gpt-4o-mini", "openai", 1, 2)
+    drain()
+print([each.name for each in contextvars.copy_context() if each.name == "decimal_context"])
+"""
+    assert "[]\n" == python(code)

@@ -11,14 +11,14 @@ from decimal import Decimal
 from typing import Any, Final
 
 from tokenscope._scopes.event_log import warn_later
-from tokenscope._usage.usage import ZERO_COUNTS, Counts
+from tokenscope._usage.usage import NO_DOLLARS, ZERO_COUNTS, Counts
 
 Get = Callable[..., Any]
 """Returns the first of some keys or attributes whose value is not None."""
 
 MOST: Final = 2**53
 """No call spends more tokens or dollars than this: JSON's numbers are exact up to here."""
-_TICKS_PER_DOLLAR: Final = Decimal(10_000_000_000)
+_TICKS_PER_DOLLAR: Final = 10_000_000_000
 """xAI reports costs in ticks."""
 _GOOGLE_PREFIXES: Final = ("gemini/", "vertex_ai/", "vertex/", "vertex-express/")
 """How DSPy and LiteLLM name models that they ask through Google's own API. Other Gemini models use OpenAI's format."""
@@ -169,7 +169,7 @@ def reported_cost(entry: Any) -> Decimal | None:
     cost = get("cost")
     if cost is None:
         ticks = get("cost_in_usd_ticks")
-        return None if ticks is None else (_dollars(ticks) or Decimal(0)) / _TICKS_PER_DOLLAR or None
+        return None if ticks is None else (_dollars(ticks) or NO_DOLLARS) / _TICKS_PER_DOLLAR or None
     if not isinstance(cost, int | float):
         return _dollars(getter(cost)("total_cost")) or None  # Perplexity
     dollars = _dollars(cost)
@@ -178,7 +178,7 @@ def reported_cost(entry: Any) -> Decimal | None:
         return dollars or None
     if get("is_byok") is True:  # OpenRouter with a key of one's own: its fee, and the price of the provider behind it
         upstream = _dollars(getter(details)("upstream_inference_cost"))
-        return None if upstream is None else (dollars or Decimal(0)) + upstream
+        return None if upstream is None else (dollars or NO_DOLLARS) + upstream
     return dollars  # if OpenRouter reports 0, the call was free
 
 

@@ -11,7 +11,6 @@ The budgets that hold in a scope are `scope.budgets`, its own first, the program
 from __future__ import annotations
 
 import warnings
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenscope._scopes.budget import LIMITS, Budget, BudgetExceeded, amount
@@ -19,7 +18,7 @@ from tokenscope._scopes.event_log import collect, counted_in, drain, warn_later
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.prices import priced
-from tokenscope._usage.usage import Counts
+from tokenscope._usage.usage import NO_DOLLARS, Counts
 from tokenscope._usage.warnings import TokenScopeWarning, host_level
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class BudgetAccount:
         self.scope = scope
         self.name = name
         self.tokens = 0
-        self.cost = Decimal(0)
+        self.cost = NO_DOLLARS
         self.calls = 0  # those in flight included
         self.stopped = False  # whether it has kept anything from being done
         self.warned = False

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import NamedTuple
 
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.usage import ZERO, Usage
+from tokenscope._usage.usage import NO_DOLLARS, ZERO, Usage
 
 
 class ModelUsage(NamedTuple):
@@ -30,7 +29,7 @@ class ModelUsage(NamedTuple):
             calls=usage.calls,
             cached_calls=usage.cached_calls,
             saved_tokens=usage.total_tokens,
-            saved_cost=usage.cost or Decimal(0),
+            saved_cost=usage.cost or NO_DOLLARS,
         )
 
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 from tokenscope._usage.keys import Terms, UsageKey
 from tokenscope._usage.price_dates import PriceDates, moment_as_datetime, settled, use_table
 from tokenscope._usage.price_tiers import tier_edges
-from tokenscope._usage.usage import Counts, Usage
+from tokenscope._usage.usage import NO_DOLLARS, Counts, Usage
 
-_MILLION: Final = Decimal(1_000_000)
+_MILLION: Final = 1_000_000
 _ARITHMETIC: Final = Context(prec=50)
 """Used by name, for its methods: to enter a context sets a ContextVar, which a finaliser in Python 3.11 may not do safely."""
 _PROVIDERS: Final = {
@@ -146,7 +146,7 @@ def _by_hand(prices: dict[str, Decimal], usage: Usage | Counts) -> Decimal:
             (prices.get("cache_write", whole), written),
         ]
     )
-    return _ARITHMETIC.normalize(_ARITHMETIC.divide(cost, _MILLION)) or Decimal(0)
+    return _ARITHMETIC.normalize(_ARITHMETIC.divide(cost, _MILLION)) or NO_DOLLARS
 
 
 def _total(parts: Iterable[tuple[Decimal, int]]) -> Decimal:
@@ -154,10 +154,10 @@ def _total(parts: Iterable[tuple[Decimal, int]]) -> Decimal:
 
     Another program's file may hold more cached tokens than prompts had. That is no reason for a price below 0.
     """
-    total = Decimal(0)
+    total = NO_DOLLARS
     for rate, count in parts:
         total = _ARITHMETIC.add(total, _ARITHMETIC.multiply(rate, count))
-    return _ARITHMETIC.normalize(total) if total > 0 else Decimal(0)
+    return _ARITHMETIC.normalize(total) if total > 0 else NO_DOLLARS
 
 
 _PARTS: Final = {

@@ -10,6 +10,11 @@ from decimal import Context, Decimal
 from functools import reduce
 from typing import Final, NamedTuple
 
+_CONTEXT: Final = Context(prec=50)
+"""Used by name. `Decimal(0)`, and sums by `+`, make a context of their own for the program's tasks to share, in a ContextVar; and
+a finaliser in Python 3.11 may not set one of these while another is set."""
+NO_DOLLARS: Final = _CONTEXT.create_decimal(0)
+
 
 class Counts(NamedTuple):
     """What one call spent, or a sum of calls: the fields of a `Usage` that are counted, before anybody asks for prices."""
@@ -25,7 +30,7 @@ class Counts(NamedTuple):
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
-    cost: Decimal = Decimal(0)
+    cost: Decimal = NO_DOLLARS
     """Dollars, where the provider or the caller told them."""
 
     @property
@@ -43,7 +48,7 @@ class CountsSum:
         self.calls = self.cached_calls = self.failed_calls = self.input_tokens = self.output_tokens = 0
         self.cache_read_tokens = self.cache_write_tokens = self.cache_write_1h_tokens = self.reasoning_tokens = 0
         self.input_audio_tokens = self.output_audio_tokens = 0
-        self.cost = Decimal(0)
+        self.cost = NO_DOLLARS
 
     def add(self, counts: Counts) -> None:
         """Add counts. Most of them are zero, and cost least if they are left out."""
@@ -76,8 +81,7 @@ class CountsSum:
 
 
 _values_of_sum: Final = operator.attrgetter(*Counts._fields)
-_ADD: Final = Context(prec=50).add
-"""Decimal's own `+` may set a ContextVar, and a finaliser in Python 3.11 may not do that while another is set."""
+_ADD: Final = _CONTEXT.add
 
 
 def check_count(name: str, value: object) -> int:
@@ -164,10 +168,10 @@ class Usage:
     reasoning_tokens: int = 0
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
-    cost: Decimal | None = Decimal(0)
+    cost: Decimal | None = NO_DOLLARS
     unpriced_calls: int = 0
     saved_tokens: int = 0
-    saved_cost: Decimal = Decimal(0)
+    saved_cost: Decimal = NO_DOLLARS
 
     def __post_init__(self) -> None:
         """Check every count, and turn integer-like values (numpy's) into int."""
