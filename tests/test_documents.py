@@ -90,7 +90,7 @@ def run_script(code: str) -> str:
 def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python blocks of each page run in order, like a session, and print the output shown below them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tokenscope._usage.prices._custom", {})
+    monkeypatch.setattr("tokenscope._usage.custom_prices._custom", {})
     monkeypatch.setattr(dspy, "cache", dspy.cache)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
     before = dspy.settings.lm

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from tokenscope._tracker.record import Record
     from tokenscope._tracker.sinks import JSONLSink
     from tokenscope._tracker.tracker import TokenTracker, get_tracker
+    from tokenscope._usage.custom_prices import set_price
     from tokenscope._usage.price_list import Price
-    from tokenscope._usage.prices import set_price
 
 __all__ = [
     "Breakdown",
@@ -108,7 +108,7 @@ _LAZY = {
     "receive": "_processes.shipment",
     "record_response": "_providers.responses",
     "record_stream": "_providers.streams",
-    "set_price": "_usage.prices",
+    "set_price": "_usage.custom_prices",
     "ship": "_processes.shipment",
 }
 

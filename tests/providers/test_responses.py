@@ -24,7 +24,7 @@ from support.spending import python
 
 import tokenscope
 from tokenscope import Report, Usage, record_response, set_price, token_scope
-from tokenscope._usage.prices import forget_prices
+from tokenscope._usage.custom_prices import forget_prices
 from tokenscope._usage.usage import check_parts
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning

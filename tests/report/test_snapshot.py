@@ -20,7 +20,7 @@ from support.spending import count
 from tokenscope import Report, Usage, get_tracker, record_tokens, set_price, token_scope
 from tokenscope._report.formats import FORMATS
 from tokenscope._report.snapshot import cut, pivot
-from tokenscope._usage.prices import forget_prices
+from tokenscope._usage.custom_prices import forget_prices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

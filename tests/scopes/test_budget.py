@@ -31,8 +31,8 @@ from tokenscope._scopes.event_log import EndedCall, append
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import path_of
 from tokenscope._usage.calls import Call
+from tokenscope._usage.custom_prices import forget_prices
 from tokenscope._usage.keys import UsageKey, key_of
-from tokenscope._usage.prices import forget_prices
 from tokenscope._usage.usage import Counts
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning

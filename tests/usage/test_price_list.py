@@ -7,7 +7,8 @@ from decimal import Decimal
 import pytest
 
 from tokenscope import Price, Report, record_response, record_tokens, report, set_price, token_scope
-from tokenscope._usage.prices import forget_prices, table_version
+from tokenscope._usage.custom_prices import forget_prices
+from tokenscope._usage.prices import table_version
 from tokenscope.errors import ReportFormatError
 
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenscope import Usage, record_tokens, token_scope
+from tokenscope._usage.custom_prices import forget_prices, set_price
 from tokenscope._usage.price_tiers import tier_edges, tier_of
-from tokenscope._usage.prices import forget_prices, price, set_price, split
+from tokenscope._usage.prices import price, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,10 @@ from genai_prices import Usage as TheirUsage
 from genai_prices.data_snapshot import get_snapshot
 
 from tokenscope._providers.openai_usage import MOST, parse_count
+from tokenscope._usage.custom_prices import custom_price
 from tokenscope._usage.keys import Terms
 from tokenscope._usage.price_dates import HALF_HOUR, moment_of
-from tokenscope._usage.prices import calc_price, has_custom_price
+from tokenscope._usage.prices import calc_price
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts
 
 
@@ -138,7 +139,9 @@ def _reported_call(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> 
 
 def _exact_cost(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> Decimal | None:
     """Return the cost of a call that used something `Counts` has no count of: searches, images."""
-    if has_custom_price(name) or all(part in _PRICED_BY_COUNTS for part, value in vars(theirs).items() if value):
+    if custom_price(name) is not None or all(
+        part in _PRICED_BY_COUNTS for part, value in vars(theirs).items() if value
+    ):
         return None
     return calc_price(name, vars(theirs), moment, terms)
 

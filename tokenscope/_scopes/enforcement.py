@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tokenscope._scopes.budget import LIMITS, Budget, BudgetExceeded, amount
 from tokenscope._scopes.event_log import collect, counted_in, drain, warn_later
 from tokenscope._scopes.process import STATE, Counted
+from tokenscope._usage.custom_prices import custom_names
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.prices import priced
 from tokenscope._usage.usage import NO_DOLLARS, Counts
@@ -54,6 +55,8 @@ class BudgetAccount:
         self.calls = 0  # those in flight included
         self.stopped = False  # whether it has kept anything from being done
         self.warned = False
+        if budget.cost is not None:
+            custom_names()  # a file of prices is read now: calls are charged while the lock is taken
 
     def charge(self, key: UsageKey, counts: Counts, *, reserved: bool) -> None:
         """Add a call that has ended; `reserved` says that it was taken as a call before it began."""

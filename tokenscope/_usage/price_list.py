@@ -13,7 +13,7 @@ from tokenscope._usage.prices import known_rates, table_version, tier_start
 BY_HAND: Final = "set_price"
 TABLE: Final = "genai-prices"
 SOURCES: Final = ("provider", BY_HAND, TABLE)
-"""Where a price comes from: the provider or the caller told the cost; the program set the price; or the price table."""
+"""Where a price comes from: the provider or the caller told the cost; the price was set; or the price table."""
 
 
 class Price(NamedTuple):
@@ -22,7 +22,8 @@ class Price(NamedTuple):
     Args:
         model: `provider/model`, as the caller named it.
         tier: It holds for prompts with more tokens than that; 0 if there is no shorter tier.
-        source: `provider`, if the provider or the caller told the cost of each call; `set_price`; or `genai-prices`.
+        source: `provider`, if the provider or the caller told the cost of each call; `set_price`, also if a team's file
+            set it; or `genai-prices`.
         version: The version of genai-prices.
         since: From when on the price holds: a UTC date, or date and time of day; empty if it has never changed.
         terms: Which service was used, if not the usual one: `{"service_tier": "flex"}`.

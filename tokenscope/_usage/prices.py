@@ -1,4 +1,4 @@
-"""What tokens cost, in dollars: genai-prices' table, and prices set by hand. The only file that names genai-prices."""
+"""What tokens cost, in dollars: by prices that were set, or by genai-prices' table. The only file that names genai-prices."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, date, datetime
 from decimal import Context, Decimal, localcontext
 from difflib import get_close_matches
 from functools import cache, lru_cache
-from numbers import Real
 from typing import Any, Final
 
+from tokenscope._usage.custom_prices import Rates, custom_names, custom_price, name_at_provider
 from tokenscope._usage.keys import Terms, UsageKey
 from tokenscope._usage.price_dates import PriceDates, moment_as_datetime, settled, use_table
 from tokenscope._usage.price_tiers import tier_edges
@@ -26,52 +26,6 @@ _PROVIDERS: Final = {
     "chatgpt": "openai",
 }
 """Providers that litellm calls otherwise than genai-prices does."""
-
-_custom: dict[str, dict[str, Decimal]] = {}  # needs no lock, which a forked child could find held: each step is one
-
-
-def set_price(
-    model: str,
-    *,
-    input: float | Decimal,  # noqa: A002 - the usual word
-    output: float | Decimal,
-    cache_read: float | Decimal | None = None,
-    cache_write: float | Decimal | None = None,
-) -> None:
-    """Set the price of a model, for reports of this process; it wins over the price table.
-
-    Args:
-        model: The model as reports name it: `provider/model`.
-        input: Dollars per million input tokens.
-        output: Dollars per million output tokens.
-        cache_read: Dollars per million input tokens read from the provider's cache; like other input where left out.
-        cache_write: Dollars per million input tokens written to the provider's cache; like other input where left out.
-
-    Raises:
-        TypeError: a price is no number, or the model no str.
-        ValueError: a price is negative, infinite or NaN, or the model's name empty.
-
-    Example:
-        >>> from tokenscope import set_price
-        >>> set_price("ollama/llama3.3", input=0, output=0)
-    """
-    if not isinstance(model, str):
-        raise TypeError(f"model must be a str, not {type(model).__name__} {model!r}")
-    if not model.strip():
-        raise ValueError(f"model must not be empty, but is {model!r}")
-    given = {"input": input, "output": output, "cache_read": cache_read, "cache_write": cache_write}
-    prices = {name: _dollars(name, value) for name, value in given.items() if value is not None}
-    _custom[model] = prices
-
-
-def has_custom_price(model: str) -> bool:
-    """Return whether the price of a model was set by hand."""
-    return model in _custom
-
-
-def forget_prices() -> None:
-    """Forget the prices that were set by hand."""
-    _custom.clear()
 
 
 def priced(key: UsageKey, counts: Counts) -> Usage:
@@ -120,12 +74,14 @@ def check_priced(model: object) -> None:
 
 def known_models() -> list[str]:
     """Return the names, `provider/model`, of those whose price was set by hand or is in the table."""
-    return list(_custom) + [f"{provider.id}/{model.id}" for provider in _table().providers for model in provider.models]
+    return custom_names() + [
+        f"{provider.id}/{model.id}" for provider in _table().providers for model in provider.models
+    ]
 
 
 def price(model: str, usage: Usage | Counts, tier: int, moment: str = "", terms: Terms = ()) -> Decimal | None:
     """Return what calls of one model, whose price depends on the same, cost together in dollars; None if unknown."""
-    custom = _custom.get(model)
+    custom = custom_price(model)
     if custom is not None:
         return _by_hand(custom, usage)
     rates = _rates(model, tier, moment, terms)
@@ -135,7 +91,7 @@ def price(model: str, usage: Usage | Counts, tier: int, moment: str = "", terms:
     return _total([(per_call, usage.calls), *((rate, getattr(usage, part)) for part, rate in rate_of.items())])
 
 
-def _by_hand(prices: dict[str, Decimal], usage: Usage | Counts) -> Decimal:
+def _by_hand(prices: Rates, usage: Usage | Counts) -> Decimal:
     read, written = usage.cache_read_tokens, usage.cache_write_tokens
     whole = prices["input"]
     cost = _total(
@@ -229,7 +185,7 @@ def known_rates(key: UsageKey) -> tuple[bool, dict[str, Decimal]] | None:
 
     A part of the tokens that costs the same as its whole is left out.
     """
-    custom = _custom.get(key.model)
+    custom = custom_price(key.model)
     if custom is not None:
         return True, {f"{name}_tokens": rate for name, rate in custom.items()}
     found = _rates(key.model, key.tier, key.moment, key.terms)
@@ -265,8 +221,9 @@ def table_version() -> str:
 
 
 def load_table() -> None:
-    """Load the table of prices now, which is else done when a price is first looked up."""
+    """Load the table of prices now, and the file of those that are set, which is else done when a price is first looked up."""
     _table()
+    custom_names()
 
 
 def _table() -> Any:
@@ -314,18 +271,5 @@ def split(model: str) -> tuple[str | None, str]:
         >>> split("openrouter/anthropic/claude-3.5-haiku"), split("gpt-5-mini")
         (('openrouter', 'anthropic/claude-3.5-haiku'), (None, 'gpt-5-mini'))
     """
-    provider, slash, name = model.partition("/")
-    if not slash:
-        return None, model
-    if provider == "bedrock":
-        name = name.removeprefix("converse/").removeprefix("invoke/")
-    return _PROVIDERS.get(provider, provider), name
-
-
-def _dollars(name: str, value: Any) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
-        raise TypeError(f"{name} must be dollars per million tokens, a number, not {type(value).__name__} {value!r}")
-    dollars = Decimal(str(value))
-    if not dollars.is_finite() or dollars < 0:
-        raise ValueError(f"{name} must be dollars per million tokens, 0 or more, but is {value!r}")
-    return dollars
+    provider, slash, _ = model.partition("/")
+    return _PROVIDERS.get(provider, provider) if slash else None, name_at_provider(model)

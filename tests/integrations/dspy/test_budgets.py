@@ -16,7 +16,7 @@ from support.dspy_ways import WAYS, Answer, Router, aask, ask, examples, metric,
 
 from tokenscope import Budget, BudgetExceeded, current_scope, set_price, token_scope, track_tokens
 from tokenscope._scopes.enforcement import BudgetStop
-from tokenscope._usage.prices import forget_prices
+from tokenscope._usage.custom_prices import forget_prices
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 from tokenscope.testing import LoopbackProvider
