@@ -15,6 +15,7 @@ from tokenscope._report.rows import Row, RowBuilder, RowInput
 from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, tree_of
 from tokenscope._report.waste import Wastes, waste_by_module
 from tokenscope._usage.calls import Frame, ScopePath
+from tokenscope._usage.custom_prices import custom_names, custom_price, unused_names
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.price_dates import moment_now
@@ -33,11 +34,19 @@ class Snapshot:
     rows: tuple[Row, ...] = ()
     scoped: bool = True  # whether it begins at one scope, or at the top level of a process
     _prices: tuple[Price, ...] = field(default=(), compare=False)  # what its costs were reckoned with
+    unused_prices: tuple[str, ...] = field(default=(), compare=False)  # names that prices are set for, and no call has
 
     @classmethod
-    def from_rows(cls, inputs: Iterable[RowInput | Row], *, scoped: bool, prices: tuple[Price, ...] = ()) -> Self:
+    def from_rows(
+        cls,
+        inputs: Iterable[RowInput | Row],
+        *,
+        scoped: bool,
+        prices: tuple[Price, ...] = (),
+        unused_prices: tuple[str, ...] = (),
+    ) -> Self:
         """Build a snapshot of rows in any order, each after its parent."""
-        return cls(RowBuilder().add_rows(inputs).freeze(), scoped, prices)
+        return cls(RowBuilder().add_rows(inputs).freeze(), scoped, prices, unused_prices)
 
     @classmethod
     def from_table(
@@ -69,8 +78,11 @@ class Snapshot:
         builders.clear()
         top.prune()
         rows = top.freeze()
-        prices = prices_of(dict.fromkeys(keys.values())) if price is priced else ()
-        return cls(rows, scoped or not rows, prices)
+        scoped = scoped or not rows
+        if price is not priced:
+            return cls(rows, scoped)
+        unused = unused_names(custom_names(), {key.model for key in keys})
+        return cls(rows, scoped, prices_of(dict.fromkeys(keys.values())), unused)
 
     # -- totals ---------------------------------------------------------------------------------------------------------
 
@@ -172,7 +184,10 @@ class Snapshot:
         if not isinstance(other, Snapshot):
             return NotImplemented
         rows = RowBuilder().add_rows(self.rows).add_rows(other.rows).freeze()
-        return type(self)(rows, self.scoped and other.scoped, merged([*self._prices, *other._prices]))
+        unused = self.unused_prices + other.unused_prices
+        if unused:
+            unused = unused_names(unused, {model for row in rows for model, _ in row.models})
+        return type(self)(rows, self.scoped and other.scoped, merged([*self._prices, *other._prices]), unused)
 
     def __radd__(self, other: object) -> Self:
         """Let `sum(reports)` start from 0."""
@@ -257,7 +272,7 @@ def pivot(snapshot: S, by: str) -> S:
         inputs = [RowInput(-1, Frame(kind, name), 0, 0, row.usages) for row, name in _named(snapshot.rows, by)]
     else:
         raise ValueError(f"there is no breakdown by {by!r}; there are model, {', '.join(_NAMES)}")
-    return snapshot.from_rows(inputs, scoped=not inputs, prices=snapshot.prices())
+    return _view(snapshot, inputs, scoped=not inputs)
 
 
 def cut(snapshot: S, depth: int) -> S:
@@ -272,4 +287,28 @@ def cut(snapshot: S, depth: int) -> S:
             last = row
         inputs.append(row if last is row else RowInput(last.parent, last.frame, 0, 0, row.usages))
         kept.append((level + 1, last))
-    return snapshot.from_rows(inputs, scoped=snapshot.scoped, prices=snapshot.prices())
+    return _view(snapshot, inputs, scoped=snapshot.scoped)
+
+
+def with_missing_costs(snapshot: S) -> S:
+    """Return a snapshot in which calls without a known cost have the prices that are set here. Other costs stay."""
+    names = custom_names()
+    if not names:
+        return snapshot
+    inputs = [row._replace(usages=tuple(map(_with_cost, row.usages))) for row in snapshot.rows]
+    keys = {each.key for row in snapshot.rows for each in row.usages if _lacks_cost(each)}
+    prices = merged([*snapshot.prices(), *prices_of(keys)])
+    unused = unused_names(names, {model for row in snapshot.rows for model, _ in row.models})
+    return snapshot.from_rows(inputs, scoped=snapshot.scoped, prices=prices, unused_prices=unused)
+
+
+def _lacks_cost(each: ModelUsage) -> bool:
+    return each.usage.cost is None and custom_price(each.key.model) is not None
+
+
+def _with_cost(each: ModelUsage) -> ModelUsage:
+    return ModelUsage(each.key, repriced(each.key, each.usage)) if _lacks_cost(each) else each
+
+
+def _view(snapshot: S, inputs: Iterable[RowInput | Row], *, scoped: bool) -> S:
+    return snapshot.from_rows(inputs, scoped=scoped, prices=snapshot.prices(), unused_prices=snapshot.unused_prices)

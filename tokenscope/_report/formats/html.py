@@ -25,6 +25,7 @@ from tokenscope._report.formats.text import (
     details,
     dollars,
     duration,
+    misnamed,
     money,
     printable,
     share,
@@ -61,6 +62,7 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
     note = unpriced(by_model)
     if note and usage.cost is not None:
         note += " A cost with ≥ is what the priced calls cost: a lower bound."
+    notes = filter(None, (note, misnamed(snapshot.unused_prices, by_model)))
     saved = [f"{dollars(usage.saved_cost)} saved by DSPy's cache"] if usage.saved_cost else []
     facts = [
         ("tokens", f"{usage.total_tokens:,}"),
@@ -78,7 +80,7 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
         "nodes": list(_nodes(tree)),
         "modules": list(_breakdown(snapshot.by_module(), usage)),
         "models": list(_breakdown(by_model, usage)),
-        "notes": note,
+        "notes": " ".join(notes),
         **_prices(snapshot),
     }
 

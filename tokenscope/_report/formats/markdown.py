@@ -16,7 +16,17 @@ from typing import Final
 from tokenscope._report.formats.columns import DEEPEST_GUIDE
 from tokenscope._report.formats.order import breakdown, lines
 from tokenscope._report.formats.prices import HEADS, NOTE, TITLE, price_rows
-from tokenscope._report.formats.text import NOTHING_YET, counts, duration, money, printable, share, summary, unpriced
+from tokenscope._report.formats.text import (
+    NOTHING_YET,
+    counts,
+    duration,
+    misnamed,
+    money,
+    printable,
+    share,
+    summary,
+    unpriced,
+)
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import Usage
 
@@ -37,7 +47,8 @@ def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
     for name, usages in (("module", snapshot.by_module()), ("model", by_model)):
         rows = ((code(each), *_cells(usage, total)) for each, usage in breakdown(usages, sort))
         blocks += [f"### By {name}", table((name.capitalize(), *_NUMBERS), rows)]
-    return document(*blocks, unpriced(by_model, code), _prices(snapshot))
+    notes = unpriced(by_model, code), misnamed(snapshot.unused_prices, by_model, code)
+    return document(*blocks, *notes, _prices(snapshot))
 
 
 def _prices(snapshot: Snapshot) -> str:

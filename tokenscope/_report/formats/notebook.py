@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Final
 
-from tokenscope._report.formats.text import NOTHING_YET, duration, money, plural, printable, share, unpriced
+from tokenscope._report.formats.text import NOTHING_YET, duration, misnamed, money, plural, printable, share, unpriced
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._report.tree import Node, rooted
 from tokenscope._usage.usage import Usage
@@ -36,9 +36,14 @@ def render(snapshot: Snapshot) -> str:
     usage = tree.usage
     cost = [] if usage.cost is None else [f"<b>{money(usage)}</b>"]
     head = [f"<b>{usage.total_tokens:,} tokens</b>", *cost, plural(usage.calls, "call")]
-    note = unpriced(tree.by_model, lambda name: escape(printable(name)))
+    notes = unpriced(tree.by_model, _name), misnamed(snapshot.unused_prices, tree.by_model, _name)
+    note = " ".join(filter(None, notes))
     foot = f'<div style="opacity:.7">{note}</div>' if note else ""
     return f'<div style="{_FRAME}"><div>{" · ".join(head)}</div>{"".join(_rows(tree))}{foot}</div>'
+
+
+def _name(name: str) -> str:
+    return escape(printable(name))
 
 
 def _rows(tree: Node) -> Iterator[str]:
@@ -85,4 +90,4 @@ def _row(node: Node, total: Usage) -> str:
         (duration(node.seconds), 4.5, 0.7),
     ]
     shown = "".join(f'<span style="{_CELL.format(width, faint)}">{text}</span>' for text, width, faint in cells)
-    return f'<bdi>{escape(printable(node.name))}</bdi><span style="{_CELLS}">{shown}</span>'
+    return f'<bdi>{_name(node.name)}</bdi><span style="{_CELLS}">{shown}</span>'

@@ -6,12 +6,14 @@ if all of them are. A time is 900ms, 1.2s or 1m15s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
 from functools import lru_cache, partial
+from itertools import islice
 from typing import Final, TypeVar
 
 from tokenscope._report.snapshot import Snapshot
+from tokenscope._usage.custom_prices import nearest
 from tokenscope._usage.usage import Usage
 
 UNKNOWN: Final = "\N{EN DASH}"
@@ -20,6 +22,7 @@ NOTHING_YET: Final = "nothing was counted yet"
 _EXACT: Final = Context(prec=60)
 _LONGEST_MESSAGE: Final = 300  # characters of an exception's message
 _MOST_MODELS: Final = 10
+_MOST_NAMES: Final = 3
 N = TypeVar("N", int, float, Decimal)
 
 
@@ -132,6 +135,21 @@ def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printa
     calls = sum(usage.unpriced_calls for usage in by_model.values())
     more = f" and {len(names) - _MOST_MODELS:,} more" if len(names) > _MOST_MODELS else ""
     return f"No price is known for {plural(calls, 'call')} of {', '.join(names[:_MOST_MODELS])}{more}."
+
+
+def misnamed(unused_prices: Iterable[str], by_model: Mapping[str, Usage], write: Callable[[str], str] = repr) -> str:
+    """Return a sentence for each name that a price was set for, and no call has, if it is near to a model without a price."""
+    models = [model for model, usage in by_model.items() if usage.unpriced_calls]
+    sentences = (unused_price(name, models, write) for name in unused_prices if models)
+    return " ".join(islice(filter(None, sentences), _MOST_NAMES))
+
+
+def unused_price(name: str, models: Iterable[str], write: Callable[[str], str] = repr) -> str:
+    """Return a sentence about a name that a price was set for, and the models that may be meant; empty if there are none."""
+    near = nearest(name, models)
+    if not near:
+        return ""
+    return f"A price is set for {write(name)}, but no call here has that name; did you mean {' or '.join(map(write, near))}?"
 
 
 def waste_line(snapshot: Snapshot) -> str:

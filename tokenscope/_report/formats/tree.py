@@ -24,6 +24,7 @@ from tokenscope._report.formats.text import (
     counts,
     details,
     duration,
+    misnamed,
     money,
     printable,
     share,
@@ -101,7 +102,7 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
     if tree.usage.saved_tokens:
         footer.append(f"{tree.usage.saved_tokens:,} tokens saved by it")
     yield [("; ".join(footer), "dim")]
-    if note := unpriced(tree.by_model):
+    for note in filter(None, (unpriced(tree.by_model), misnamed(snapshot.unused_prices, tree.by_model))):
         yield [(note, "dim")]
 
 
