@@ -16,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 import tokenscope
-from tokenscope import record_tokens
+from tokenscope import record_tokens, set_price
+from tokenscope._usage.custom_prices import forget_prices
 from tokenscope.cli import main
 from tokenscope.cli.doctor.checks import Finding, compared
-from tokenscope.cli.doctor.models import trial
+from tokenscope.cli.doctor.models import prices, trial
 from tokenscope.cli.doctor.report import as_json, as_text, examine, failed
 from tokenscope.integrations.patches import PATCHES
 
@@ -189,6 +190,44 @@ def test_where_uninstrumented():
         tokenscope.instrument()
     assert ["tokenscope.uninstrument() was called: what DSPy spends is not counted"] == problems(findings)
     assert failed(findings)
+
+
+def test_prices_that_are_set(monkeypatch, tmp_path):
+    """The checks list how many prices are set, and each name that neither a counted call nor a checked model has."""
+    file = tmp_path / "prices.toml"
+    file.write_text('[used]\ninput = 1\noutput = 1\n["p/checkd"]\ninput = 1\noutput = 1\n', "utf-8")
+    monkeypatch.setenv("TOKENSCOPE_PRICES", str(file))
+    forget_prices()
+    try:
+        set_price("gone", input=1, output=1)
+        record_tokens("m", "o", "used", "vllm", 1, 1)
+        findings = [(mark, text) for about, mark, text in examine(["openai/checked"]) if about == "prices"]
+    finally:
+        forget_prices()
+    (_, unknown), *about_prices, (_, table) = findings
+    assert unknown.startswith("no price is known of 'openai/checked'")
+    assert [
+        ("ok", f"prices are set for 3 names (TOKENSCOPE_PRICES is {file})"),
+        ("note", "A price is set for 'p/checkd', but no call here has that name; did you mean 'openai/checked'?"),
+        (
+            "note",
+            "prices are set for 'gone', but no call has such a name here; name the models of your program to compare them",
+        ),
+    ] == about_prices
+    assert table == dict(prices([]))["ok"]
+
+
+def test_prices_of_a_file_by_the_command(tmp_path):
+    """`--prices` checks the names in a file against the models that are named."""
+    file = tmp_path / "prices.toml"
+    file.write_text("[my-lama]\ninput = 1\noutput = 1\n", "utf-8")
+    said = doctor_here("--prices", str(file), "ollama/my-llama").stdout
+    assert "A price is set for 'my-lama', but no call here has that name; did you mean 'ollama/my-llama'?" in said
+    file.write_text("[my-llama]\ninput = 1\noutput = 4\n", "utf-8")
+    said = doctor_here("--prices", str(file), "ollama/my-llama").stdout
+    assert "ollama/my-llama: $1.00 for a million input tokens, $4.00 for output" in said
+    assert "prices are set for 1 name (TOKENSCOPE_PRICES is " in said
+    assert "such a name" not in said
 
 
 def test_a_patch_that_is_covered(monkeypatch):

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ import click
 from tokenscope._report.files import write_whole
 from tokenscope._report.formats import format_of
 from tokenscope._report.formats.text import printable
+from tokenscope._usage.custom_prices import PRICES_VARIABLE, load_prices
 from tokenscope._usage.warnings import ReportFormatError, TokenScopeWarning
 
 if TYPE_CHECKING:
@@ -87,10 +89,31 @@ def _amount(text: str, number: str, expected: str) -> Decimal:
     return amount
 
 
+def use_prices(context: click.Context, _: click.Parameter, file: str | None) -> None:
+    """Use the prices in a file as those of TOKENSCOPE_PRICES: during a command, or during the program that `run` runs."""
+    if file is None or context.resilient_parsing:
+        return
+    try:
+        path = load_prices(file)
+    except (OSError, ValueError) as error:
+        raise CommandError(printable(str(error))) from None
+    if context.info_name != "run":  # the report of a program is made later, when its process ends
+        context.call_on_close(partial(_set_variable, os.environ.get(PRICES_VARIABLE)))
+    _set_variable(path)
+
+
+def _set_variable(value: str | None) -> None:
+    if value is None:
+        del os.environ[PRICES_VARIABLE]
+    else:
+        os.environ[PRICES_VARIABLE] = value
+
+
 def read(files: Sequence[str]) -> Report:
-    """Return the sum of the reports in files; `-` is standard input."""
+    """Return the sum of the reports in files, with the prices that are set for calls without one; `-` is standard input."""
     from tokenscope._report.reading import read_file, read_stream
     from tokenscope._report.report import Report
+    from tokenscope._report.snapshot import with_missing_costs
 
     if files.count(STANDARD) > 1:
         raise click.UsageError("Only one FILE can be '-', standard input.")
@@ -101,7 +124,8 @@ def read(files: Sequence[str]) -> Report:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", TokenScopeWarning)
-                total += read_stream(sys.stdin.buffer, "<stdin>") if file == STANDARD else read_file(file)
+                found = read_stream(sys.stdin.buffer, "<stdin>") if file == STANDARD else read_file(file)
+                total += with_missing_costs(found)
         except ReportFormatError as error:
             raise CommandError(printable(str(error))) from error
         except OSError as error:

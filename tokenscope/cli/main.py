@@ -15,8 +15,9 @@ import click
 
 from tokenscope._report.formats import FORMATS
 from tokenscope._report.formats.order import SORTABLE, SORTS
+from tokenscope._usage.custom_prices import PRICES_VARIABLE
 from tokenscope._version import __version__
-from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, percent, read, write
+from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, percent, read, use_prices, write
 
 F = TypeVar("F", bound=Callable[..., None])
 BREAKDOWNS: Final = ("module", "model", "predictor", "operation")
@@ -34,6 +35,22 @@ def _output(help_text: str, **settings: Any) -> Callable[[F], F]:
 def _format(formats: Iterable[str], default: str) -> Callable[[F], F]:
     help_text = f"The format. Default: the format of -o's suffix, or else {default}."
     return click.option("--format", "form", type=click.Choice(list(formats)), help=help_text)
+
+
+def _prices(help_text: str) -> Callable[[F], F]:
+    return click.option(
+        "--prices",
+        type=click.Path(),
+        metavar="FILE",
+        envvar=PRICES_VARIABLE,
+        show_envvar=True,
+        expose_value=False,
+        callback=use_prices,
+        help=help_text,
+    )
+
+
+_missing_prices: Final = _prices("A TOML file of prices, for calls without a known price.")
 
 
 @click.group(
@@ -83,6 +100,7 @@ Examples:
 @click.option("--by", type=click.Choice(BREAKDOWNS), help="Show a flat list with one row per name instead of the tree.")
 @click.option("--depth", type=_NUMBER, metavar="N", help="Show N levels. Deeper levels are added to the last one.")
 @click.option("--sort", type=click.Choice(SORTS), help="The order of siblings. Default: tokens.")
+@_missing_prices
 @_output("Write to a file, in the format of its suffix.")
 def show(
     files: tuple[str, ...], form: str | None, by: str | None, depth: int | None, sort: str | None, output: str | None
@@ -133,6 +151,7 @@ is 1 if total tokens or total cost grew by more than that. Costs are not compare
 @click.argument("new", type=_FILE)
 @click.option("--fail-above", type=percent, metavar="PERCENT", help="Exit with status 1 if the totals grew by more.")
 @_format(("text", "markdown", "json"), "text")
+@_missing_prices
 @_output("Write to a file: .txt, .md or .json.")
 def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, output: str | None) -> None:
     """Show what grew and what shrank from one report to another.
@@ -170,6 +189,7 @@ Examples:
 )
 @_files
 @click.option("--records", is_flag=True, help="Keep the records of single calls, too.")
+@_missing_prices
 @_output("The file to write: .json or -.", required=True)
 def merge(files: tuple[str, ...], records: bool, output: str) -> None:
     """Add up reports and files of records, and write one report.
@@ -197,6 +217,7 @@ Examples:
 @_files
 @click.option("--samples", type=_NUMBER, metavar="N", help="The number of samples that the run made.")
 @_format(("text", "markdown"), "text")
+@_missing_prices
 @_output("Write to a file: .md or .txt.")
 def analyze(files: tuple[str, ...], samples: int | None, form: str | None, output: str | None) -> None:
     """Sum up what a run spent, per sample, module and model.
@@ -215,6 +236,7 @@ def analyze(files: tuple[str, ...], samples: int | None, form: str | None, outpu
     metavar="NAME",
     help="Call a real model, named as dspy.LM takes it ('openai/gpt-5-mini'), with your key from the environment.",
 )
+@_prices("A TOML file of prices.")
 def demo(model: str | None) -> None:
     """Run a real DSPy agent, and show the tree of what it spent.
 
@@ -228,7 +250,7 @@ def demo(model: str | None) -> None:
 
 @main.command(
     context_settings={"allow_interspersed_args": False},
-    options_metavar="[-o FILE] [--live] [--max-tokens N] [--max-cost USD] [--max-calls N]",
+    options_metavar="[-o FILE] [--live] [--max-tokens N] [--max-cost USD] [--max-calls N] [--prices FILE]",
     epilog="""\b
 Examples:
   tokenscope run agent.py --question "Why?"          options after the script are the script's
@@ -251,6 +273,7 @@ call, whatever exceptions it catches. Calls in flight may exceed the budget's to
 @click.option(
     "--max-calls", "calls", type=_LIMIT, metavar="N", help="End the program before it makes more than N LM calls."
 )
+@_prices("A TOML file of prices, for the program and those that it starts.")
 @click.option("-m", "module", is_flag=True, help="Run a module, as python -m does.")
 @click.argument("program", nargs=-1, required=True, type=click.Path(), metavar="(SCRIPT | -m MODULE) [ARGS]...")
 def run(output: str | None, live: bool, module: bool, program: tuple[str, ...], **limits: Any) -> None:
@@ -273,6 +296,7 @@ Examples:
 Exit status: 0, or 1 if there is a problem. A note is not a problem."""
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
+@_prices("A TOML file of prices to check.")
 @click.option(
     "--format", "form", type=click.Choice(("text", "json")), default="text", help="The format. Default: text."
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenscope import Usage, token_scope
-from tokenscope._report.formats.text import dollars, one_line, plural
+from tokenscope._report.formats.text import dollars, one_line, plural, unused_price
 from tokenscope._scopes.process import DISABLED
 from tokenscope.cli.console import quiet
 from tokenscope.cli.doctor.checks import LITELLM, NATIVE, NOTE, OK, PROBLEM, load
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MILLION: Final = 1_000_000
 _TIMEOUT: Final = 30  # seconds, for a call on loopback
+_MOST_NAMES: Final = 10
 _PROMPT: Final = "Is this counted?"
 
 
@@ -74,8 +75,9 @@ def name_of(model: Any) -> str:
     return model if isinstance(model, str) else str(getattr(model, "model", None) or type(model).__name__)
 
 
-def prices(models: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the price of each model, and where prices come from."""
+def prices(models: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the price of each model, where prices come from, and which of those that are set no model has."""
+    from tokenscope._usage.custom_prices import custom_names
     from tokenscope._usage.prices import check_priced, known_models, price
 
     for model in models:
@@ -87,7 +89,32 @@ def prices(models: Iterable[str]) -> Iterator[tuple[str, str]]:
         rates = [price(model, usage, 0) for usage in (Usage(input_tokens=_MILLION), Usage(output_tokens=_MILLION))]
         read, written = (dollars(rate) if rate is not None else "?" for rate in rates)
         yield OK, f"{model}: {read} for a million input tokens, {written} for output"
-    yield OK, f"genai-prices {metadata.version('genai-prices')}, {len(known_models()):,} models; nothing is fetched"
+    yield from _custom_prices(models)
+    listed = len(known_models()) - len(custom_names())
+    yield OK, f"genai-prices {metadata.version('genai-prices')}, {listed:,} models; nothing is fetched"
+
+
+def _custom_prices(models: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the names that a price is set for and that are neither those of some models nor of models that were called."""
+    from tokenscope import report
+    from tokenscope._usage.custom_prices import PRICES_VARIABLE, custom_names, unused_names
+
+    names = custom_names()
+    if names:
+        file = os.environ.get(PRICES_VARIABLE)
+        where = f" ({PRICES_VARIABLE} is {file})" if file else ""
+        yield OK, f"prices are set for {plural(len(names), 'name')}{where}"
+    known = {*models, *report().by_model()}
+    others = []
+    for name in unused_names(names, known):
+        if note := unused_price(name, sorted(known)):
+            yield NOTE, note
+        else:
+            others.append(repr(name))
+    if others:
+        more = f" and {len(others) - _MOST_NAMES:,} more" if len(others) > _MOST_NAMES else ""
+        unused = f"prices are set for {', '.join(others[:_MOST_NAMES])}{more}"
+        yield NOTE, f"{unused}, but no call has such a name here; name the models of your program to compare them"
 
 
 def cache() -> tuple[str, str]:
