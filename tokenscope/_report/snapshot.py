@@ -55,9 +55,10 @@ class Snapshot:
         above: ScopePath,
         *,
         scoped: bool,
-        price: Callable[[UsageKey, Counts], Usage] = priced,
+        price: Callable[[UsageKey, Counts], Usage] | None = None,
     ) -> Self:
-        """Build a snapshot of counts at paths below the path `above`, priced by a function."""
+        """Build a snapshot of counts at paths below the path `above`, at their prices, or priced by a function."""
+        cost_of = price or priced
         keys: dict[UsageKey, UsageKey] = {}
         top = RowBuilder()
         builders = {above: top}
@@ -73,13 +74,13 @@ class Snapshot:
             builder.entries += row.entries
             builder.nanoseconds += row.nanoseconds
             for key, spent in row.counts.items():
-                usage = price(key, spent.counts())
+                usage = cost_of(key, spent.counts())
                 builder.add(keys.get(key) or keys.setdefault(key, settle(key)), usage)
         builders.clear()
         top.prune()
         rows = top.freeze()
         scoped = scoped or not rows
-        if price is not priced:
+        if price is not None:
             return cls(rows, scoped)
         unused = unused_names(custom_names(), {key.model for key in keys})
         return cls(rows, scoped, prices_of(dict.fromkeys(keys.values())), unused)
