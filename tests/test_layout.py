@@ -42,6 +42,7 @@ PUBLIC = [
     "get_tracker",
     "instrument",
     "receive",
+    "record_cost",
     "record_response",
     "record_stream",
     "record_tokens",

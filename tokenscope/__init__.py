@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenscope._scopes.budget import Budget, BudgetExceeded
 from tokenscope._scopes.process import DISABLED
-from tokenscope._scopes.recording import record_tokens
+from tokenscope._scopes.recording import record_cost, record_tokens
 from tokenscope._scopes.scope import Scope, current_scope
 from tokenscope._scopes.token_scope import token_scope
 from tokenscope._scopes.track_tokens import track_tokens
@@ -66,6 +66,7 @@ __all__ = [
     "get_tracker",
     "instrument",
     "receive",
+    "record_cost",
     "record_response",
     "record_stream",
     "record_tokens",

@@ -54,6 +54,14 @@ def test_nothing_counted(tmp_path):
     assert 0 == total(tmp_path)
 
 
+def test_an_amount_alone(tmp_path):
+    """A program that made no call but paid an amount has a report."""
+    code = "import tokenscope\ntokenscope.record_cost('search', 'web', 0.25)"
+    done = run("-o", "r.json", program(tmp_path, code), cwd=tmp_path)
+    assert HEAD.match(done.told)
+    assert 0.25 == float(Report.load(tmp_path / "r.json").total.cost)
+
+
 def test_disabled(tmp_path):
     """If tokenscope is disabled, the program runs, one line says so, and no empty report is written."""
     file = spender(tmp_path, "spend(1)\nprint(1)\nraise SystemExit(3)")

@@ -123,6 +123,17 @@ def test_tokens_by_test(run):
     result.stdout.fnmatch_lines(["*total of 10 tests, 1 of them without a call"])
 
 
+def test_a_test_that_pays(run):
+    """A test that made no call but paid an amount is in the table."""
+    result = run(
+        "from tokenscope import record_cost\ndef test_it(): record_cost('search', 'web', 0.25)\ndef test_idle(): pass\n",
+        "--tokens",
+    )
+
+    assert {"test_it": 0, "total": 0} == table(result)
+    result.stdout.fnmatch_lines([" *$0.25 *::test_it", "*total of 2 tests, 1 of them without a call"])
+
+
 def test_the_ten_costliest(run):
     """If more than ten tests spend tokens, all are listed by name, and the ten costliest again."""
     result = run(

@@ -38,6 +38,7 @@ from tokenscope import (
     receive,
     record_response,
     record_stream,
+    record_cost,
     record_tokens,
     report,
     set_price,
@@ -314,7 +315,7 @@ class Callable_:
 
 assert_type(track_tokens(Callable_())("text"), int)
 
-# -- carry, current_scope, record_tokens --------------------------------------------------------------------------------------
+# -- carry, current_scope, record_tokens, record_cost -------------------------------------------------------------------------
 
 same_type(boxed_plain, Box(carry(plain)))
 same_type(boxed_coroutine, Box(carry(coroutine)))
@@ -339,6 +340,9 @@ record_tokens(
     input_audio_tokens=4,
     output_audio_tokens=5,
 )
+record_cost("module", "operation", 0.001)
+record_cost("module", "operation", Decimal("0.001"), {"query": 7})
+record_cost(module="module", operation="operation", cost=1, metadata={"query": 7})
 
 # -- record_response ---------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from tokenscope import (
     carry,
     current_scope,
     instrument,
+    record_cost,
     record_tokens,
     report,
     token_scope,
@@ -117,6 +118,9 @@ record_tokens("module", "operation", "gpt-5-mini", "openai", 1.5, 20)  # type: i
 record_tokens("module", "operation", None, "openai", 10, 20)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, "batch")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, cached_tokens=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+record_cost("module", "operation")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+record_cost("module", "operation", "0.001")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+record_cost("module", 0.001)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
 record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, {}, 3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 # -- Usage and Report

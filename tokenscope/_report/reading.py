@@ -109,7 +109,7 @@ _decode: Final[Callable[[str], Any]] = json.JSONDecoder().decode
 _ERRORS: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what a damaged record raises
 _LARGEST_INTEGER: Final = 2**64 - 1  # of those that orjson reads as integers
 _DISSIMILAR: Final = frozenset(
-    {"error", "cached", "saved", "terms", "cache_write_1h_tokens", "input_audio_tokens", "output_audio_tokens"}
+    {"calls", "error", "cached", "saved", "terms", "cache_write_1h_tokens", "input_audio_tokens", "output_audio_tokens"}
 )
 """What few records have, and is not added up in groups."""
 
@@ -215,7 +215,7 @@ class _Records:
             cost = saved.get("cost")
         spent: Callable[..., Any] = get if saved is None else saved.get
         tokens = [check_count(name, spent(name, 0)) for name in TOKENS]
-        counts = Counts._make((1, int(cached), int(error is not None), *tokens, ZERO_COUNTS.cost))
+        counts = Counts._make((int(get("calls") != 0), int(cached), int(error is not None), *tokens, ZERO_COUNTS.cost))
         source = get("price_source", "provider")
         is_reckoned = cost is not None and source in (BY_HAND, TABLE)
         is_told = cost is not None and source == "provider"

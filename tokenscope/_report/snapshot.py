@@ -16,7 +16,7 @@ from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, tree_of
 from tokenscope._report.waste import Wastes, waste_by_module
 from tokenscope._usage.calls import Frame, ScopePath
 from tokenscope._usage.custom_prices import custom_names, custom_price, unused_names
-from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.keys import NO_MODEL, UsageKey
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.price_dates import moment_now
 from tokenscope._usage.price_list import Price, merged, prices_of
@@ -105,7 +105,7 @@ class Snapshot:
         return self._partition("operation")
 
     def by_model(self) -> Breakdown:
-        """Partition the total by `provider/model`, as the caller named it."""
+        """Partition the total by `provider/model`, as the caller named it; amounts of `record_cost` are under `(no model)`."""
         return breakdown_of(part for row in self.rows for part in row.models)
 
     def predictors(self) -> Breakdown:
@@ -204,8 +204,8 @@ class Snapshot:
         """Return what the same calls would cost today if one model, another or the same, answered all of them.
 
         A report's own costs are as of when its calls were made. Each call is priced by itself, so tiers for long prompts are
-        kept. Costs that providers reported are left out. Tokens stay as they were counted. Another model's tokenizer would count
-        slightly differently, and its answers differ.
+        kept. Costs that providers reported are left out; amounts of `record_cost` stay. Tokens stay as they were counted.
+        Another model's tokenizer would count slightly differently, and its answers differ.
 
         Args:
             model: The other model, `provider/model`, as `dspy.LM` names it.
@@ -237,6 +237,8 @@ def _numbers(usage: Usage) -> dict[str, Any]:
 
 
 def _reprice(each: ModelUsage, model: str) -> ModelUsage:
+    if each.key.model == NO_MODEL:
+        return each
     source = "table" if each.key.source == "provider" else each.key.source
     key = each.key._replace(model=model, source=source, moment=moment_now(model), terms=())
     return ModelUsage(key, repriced(key, each.usage))

@@ -1,4 +1,4 @@
-"""Recording one model call: what `record_tokens` does, and everything else that counts a call by itself."""
+"""Recording by hand: what `record_tokens` and `record_cost` do, and everything else that counts a call by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenscope._scopes.event_log import EndedCall, append, drain, warn_of_overf
 from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
-from tokenscope._usage.keys import Terms, key_of
+from tokenscope._usage.keys import NO_MODEL, Terms, key_of
 from tokenscope._usage.usage import ZERO_COUNTS, Counts, check_count, check_money, check_parts
 
 
@@ -62,13 +62,9 @@ def record_tokens(
         >>> scope.usage.total_tokens
         1200
     """
-    frames = (
-        Frame("module", check_name("the module of record_tokens", module)),
-        Frame("operation", check_name("the operation of record_tokens", operation)),
-    )
+    frames = _frames("record_tokens", module, operation)
     name = model_name(model, provider)
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__} {metadata!r}")
+    kept = _checked_metadata(metadata)
     counts = Counts(
         1,  # call, neither cached nor failed
         0,
@@ -81,7 +77,7 @@ def record_tokens(
         check_count("reasoning_tokens", reasoning_tokens),
         check_count("input_audio_tokens", input_audio_tokens),
         check_count("output_audio_tokens", output_audio_tokens),
-        ZERO_COUNTS.cost if cost is None else check_money("cost", Decimal(str(cost)) if type(cost) is float else cost),
+        ZERO_COUNTS.cost if cost is None else _dollars(cost),
     )
     check_parts(counts)
     outer_call = lm_call_in_progress()
@@ -94,8 +90,53 @@ def record_tokens(
         time.time(),
         cost_is_told=cost is not None,
         frames=frames,
-        metadata=None if metadata is None else dict(metadata),
+        metadata=kept,
     )
+
+
+def record_cost(module: str, operation: str, cost: Decimal | float, metadata: Mapping[str, Any] | None = None) -> None:
+    """Count an amount of dollars that no model call cost, such as a search API's, in the current scope.
+
+    It is added to the cost of all scopes around it and to their budgets, but it is no call and has no tokens. `Report.by_model`
+    has it under `(no model)`.
+
+    Args:
+        module: The upper level in the tree.
+        operation: The level below it.
+        cost: The amount, in dollars.
+        metadata: Anything to keep with the record.
+
+    Raises:
+        TypeError: a name is no str, or the cost is no number.
+        ValueError: a name is empty, or the cost is negative, infinite or NaN.
+
+    Example:
+        >>> from tokenscope import record_cost, token_scope
+        >>> with token_scope("research") as scope:
+        ...     record_cost("search", "web", cost=0.001)
+        >>> scope.usage.cost, scope.usage.calls
+        (Decimal('0.001'), 0)
+    """
+    frames, counts = _frames("record_cost", module, operation), Counts(cost=_dollars(cost))
+    kept = _checked_metadata(metadata)
+    record(active() or STATE.root, NO_MODEL, counts, time.time(), cost_is_told=True, frames=frames, metadata=kept)
+
+
+def _frames(what: str, module: object, operation: object) -> tuple[Frame, Frame]:
+    return (
+        Frame("module", check_name(f"the module of {what}", module)),
+        Frame("operation", check_name(f"the operation of {what}", operation)),
+    )
+
+
+def _checked_metadata(metadata: object) -> dict[str, Any] | None:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping, not {type(metadata).__name__} {metadata!r}")
+    return None if metadata is None else dict(metadata)
+
+
+def _dollars(cost: object) -> Decimal:
+    return check_money("cost", Decimal(str(float(cost))) if isinstance(cost, float) else cost)
 
 
 def path_of(scope: Counted, frames: tuple[Frame, ...] = ()) -> ScopePath:
@@ -121,7 +162,10 @@ def record(
     error: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Note one call that has ended, to be counted in a scope. `cost_is_told`: its cost is known, and is looked up nowhere."""
+    """Note one call that has ended, or a plain amount, to be counted in a scope.
+
+    `cost_is_told`: its cost is known, and is looked up nowhere.
+    """
     key = key_of(model, counts, started, terms, cost_is_told=cost_is_told)
     path = path_of(scope, frames)
     append(EndedCall(scope, Call(path, key, counts, started, seconds, error, metadata)))

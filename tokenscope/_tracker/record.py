@@ -1,4 +1,4 @@
-"""Record: one counted call as scripts read it, an object and a mapping, and as JSON holds it."""
+"""Record: one counted call, or a plain amount, as scripts read it, an object and a mapping, and as JSON holds it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Record(Mapping[str, Any]):
 
     @property
     def model(self) -> str:
-        """The model's name, without the provider."""
+        """The model's name, without the provider; `(no model)` for an amount of `record_cost`."""
         return self._call.key.model.split("/", 1)[-1]
 
     @property
@@ -150,6 +150,8 @@ class Record(Mapping[str, Any]):
         source = None if usage.cost is None and not self.cached else price_source(call.key)
         if source is not None:
             found["price_source"] = source
+        if not call.counts.calls:
+            found["calls"] = 0
         if call.key.terms:
             found["terms"] = dict(call.key.terms)
         found.update({name: value for name in _OPTIONAL if (value := getattr(usage, name))})

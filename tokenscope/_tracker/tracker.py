@@ -15,7 +15,7 @@ from tokenscope._report.snapshot import pivot
 from tokenscope._scopes.enforcement import report_of
 from tokenscope._scopes.event_log import clear, keep_records, observe, records, unobserve, warn_later
 from tokenscope._scopes.process import STATE
-from tokenscope._scopes.recording import record_tokens
+from tokenscope._scopes.recording import record_cost, record_tokens
 from tokenscope._tracker.record import Record
 from tokenscope._usage.calls import Call
 
@@ -55,6 +55,7 @@ class TokenTracker:
     # -- counting -------------------------------------------------------------------------------------------------------
 
     record = staticmethod(record_tokens)
+    record_cost = staticmethod(record_cost)
 
     def reset(self) -> None:
         """Forget all counts and records. Scopes that are open keep what was counted in them."""

@@ -19,7 +19,7 @@ MAX_PATHS: Final = 50_000
 class Frame(NamedTuple):
     """One level of the tree.
 
-    The kinds: `scope` (a `token_scope`), `module` and `operation` (from `track_tokens` and `record_tokens`), `dspy` (a
+    The kinds: `scope` (a `token_scope`), `module` and `operation` (from `track_tokens` and `record_…`), `dspy` (a
     DSPy module), `tool`, `evaluate`, `compile` (DSPy's), `phase` (of an optimizer), `none` (no scope was active)
     and `other` (too many names).
     """

@@ -23,6 +23,8 @@ WasteReason = Literal["failed_parses", "provider_errors", "retries", "stragglers
 Terms = tuple[tuple[str, str], ...]
 """What a response tells of the service that was used, and its price depends on: `(("service_tier", "flex"),)`."""
 
+NO_MODEL: Final = "(no model)"
+"""The name, among those of models, of amounts that no model call cost."""
 WASTE_REASONS: Final[tuple[WasteReason, ...]] = get_args(WasteReason)
 _SOURCES: Final[tuple[PriceSource, ...]] = ("provider", "cache", "none", "table")
 
@@ -31,7 +33,7 @@ class UsageKey(NamedTuple):
     """What calls are added up by.
 
     Args:
-        model: `provider/model`, as the caller named it.
+        model: `provider/model`, as the caller named it; `NO_MODEL` for plain amounts.
         tier: The price tier: the interval that the length of each prompt lies in, counted from 0.
         source: Where the price comes from.
         wasted: Why what the calls spent was wasted. Such counts repeat what other keys hold already, and no total holds them.

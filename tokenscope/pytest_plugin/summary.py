@@ -120,7 +120,7 @@ class Summary:
         spent = [
             (f"{nodeid} [{worker}]" if runs[nodeid] > 1 else nodeid, test.usage)
             for (worker, nodeid), test in self.tests.items()
-            if test.usage.calls
+            if test.usage
         ]
         costliest = sorted(spent, key=lambda each: (-each[1].total_tokens, each[0]))[:_COSTLIEST]
         all_shown = len(spent) <= _COSTLIEST

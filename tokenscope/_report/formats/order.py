@@ -49,7 +49,7 @@ def lines(tree: Node, sort: str) -> Iterator[tuple[int, Node]]:
 
 def self_line(node: Node) -> list[Node]:
     """Return a line `[self]` for what a scope spent itself, if something was spent below it, too."""
-    if node.own.calls and any(child.usage.calls for child in node.children):
+    if node.own and any(child.usage for child in node.children):
         return [Node("[self]", "self", node.own, node.own, {}, 0, 0.0, ())]
     return []
 

@@ -41,7 +41,7 @@ def render(snapshot: Snapshot) -> str:
         "$schema": "https://www.speedscope.app/file-format-schema.json",
         "name": names[0] if len(names) == 1 else "tokenscope",
         "exporter": f"tokenscope {__version__}",
-        "activeProfileIndex": 0,
+        "activeProfileIndex": int(bool(costs) and not tokens),
         "shared": {"frames": [{"name": name} for name in frames]},
         "profiles": profiles,
     }

@@ -79,7 +79,7 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
         depths.append(depth)
         nodes.append(node)
     rows = [
-        (*counts(node.usage), money(node.usage) if node.usage.calls else "", duration(node.seconds)) for node in nodes
+        (*counts(node.usage), money(node.usage) if node.usage else "", duration(node.seconds)) for node in nodes
     ]
     columns = Columns(_COLUMNS, rows)
     scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), [printable(node.name) for node in nodes])

@@ -123,7 +123,7 @@ class ExitReport:
 
         try:
             report = take_report()
-            spent = bool(report.total.calls)
+            spent = bool(report.total)
         except Exception as error:  # noqa: BLE001 - no fault of ours may change how the program ends
             return [f"tokenscope run: the report cannot be made: {one_line(error)}"]
         if not spent and not self.began:
