@@ -111,7 +111,7 @@ class _Batch:
         self.counts: list[Counts] = []
 
     def add(self, scope: Any, call: Call, *, reserved: bool) -> None:
-        path, key, counts, _, _, error, _ = call
+        path, key, counts, _, _, error, _, _ = call
         here = scope
         while here.ended is not None and not here.is_referenced:  # a module's, left and forgotten
             here = here.above

@@ -161,6 +161,7 @@ def record(
     seconds: float = 0.0,
     error: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    is_embedding: bool = False,
 ) -> None:
     """Note one call that has ended, or a plain amount, to be counted in a scope.
 
@@ -168,7 +169,7 @@ def record(
     """
     key = key_of(model, counts, started, terms, cost_is_told=cost_is_told)
     path = path_of(scope, frames)
-    append(EndedCall(scope, Call(path, key, counts, started, seconds, error, metadata)))
+    append(EndedCall(scope, Call(path, key, counts, started, seconds, error, metadata, is_embedding)))
     for _ in frames:
         path = path.parent or path
         if len(path.children) >= MAX_NAMES:  # a level has many names: if too many, the warning is to name this line

@@ -118,6 +118,7 @@ class Call(NamedTuple):
     seconds: float
     error: str | None  # the name of the exception that ended it, if one did
     metadata: Mapping[str, Any] | None  # what the caller attached to it
+    is_embedding: bool = False
 
 
 _ENDINGS: Final = frozenset(

@@ -53,7 +53,7 @@ class _Embedding:
         counts = read_counts(self._model, entry, calls=1, failed_calls=int(error is not None))
         key = key_of(self._model, counts, self._started)
         seconds = time.perf_counter() - self._since
-        call = Call(path_of(self._scope), key, counts, self._started, seconds, error, None)
+        call = Call(path_of(self._scope), key, counts, self._started, seconds, error, None, is_embedding=True)
         append(EndedCall(self._scope, call, reserved=self._reserved))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from integrations.otel.test_instrumentors import OPENAI, Instruments
+from integrations.otel.test_instrumentors import OPENAI as NEWEST
+from integrations.otel.test_instrumentors import Instruments
 from support.dspy_support import tokens
 
 from tokenscope import token_scope
@@ -14,6 +15,7 @@ from tokenscope.testing import LoopbackProvider
 pytest_plugins = ["support.otel_support"]
 pytestmark = pytest.mark.slow
 
+OPENAI = {**NEWEST, "opentelemetry": "opentelemetry.instrumentation.openai_v2:OpenAIInstrumentor"}
 LANGCHAIN = {
     "openinference": "openinference.instrumentation.langchain:LangChainInstrumentor",
     "traceloop": "opentelemetry.instrumentation.langchain:LangchainInstrumentor",

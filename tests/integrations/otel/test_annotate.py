@@ -12,6 +12,8 @@ from opentelemetry import trace
 from support.dspy_support import ENGINES
 from support.otel_support import usage
 
+from tokenscope import token_scope
+from tokenscope.integrations import usage_watchers as watchers
 from tokenscope.integrations.otel import annotate_spans
 from tokenscope.testing import LoopbackProvider
 
@@ -168,3 +170,67 @@ def test_mlflow(provider, tmp_path, monkeypatch, isolated):
 
     assert (bill.input_tokens, bill.output_tokens) == (told["input_tokens"], told["output_tokens"])
     assert bill.total_tokens == trace_.info.token_usage["total_tokens"], json.dumps(trace_.info.token_usage)
+
+
+@pytest.fixture
+def with_costs(annotated, monkeypatch):
+    """Annotate with the newest names."""
+    annotated()
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental")
+    stop = annotate_spans()
+    yield stop
+    stop()
+
+
+def costs(tracing, name="mine"):
+    """Return the amount, currency and source of a span's cost."""
+    attributes = tracing.attributes(name)
+    return tuple(attributes.get(f"gen_ai.usage.cost.{part}") for part in ("amount", "currency", "source"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_costs(tracing, provider, with_costs, engine):
+    """With OpenTelemetry's opt-in, a span has what its calls cost together, from the table of prices."""
+    lm = lm_on(provider, engine)
+    with token_scope("work") as scope, tracing.tracer().start_as_current_span("mine"):
+        lm("Why?")
+        lm("Why not?")
+
+    assert (pytest.approx(float(scope.usage.cost)), "USD", "local") == costs(tracing)
+    with_costs()
+    with tracing.tracer().start_as_current_span("after"):
+        lm("Why?")
+    assert not any(name.startswith("gen_ai.usage") for name in tracing.attributes("after"))
+
+
+def test_costs_that_the_provider_tells(tracing, provider, with_costs):
+    """A cost that the provider told has the source `provider`; with a reckoned one beside it, the sum is `local`."""
+
+    def report(told):
+        watchers.notify("openai/gpt-4o-mini", {"prompt_tokens": 1_000_000, "completion_tokens": 0, **told})
+
+    with tracing.tracer().start_as_current_span("mine"):
+        report({"cost": 0.25})
+    with tracing.tracer().start_as_current_span("both"):
+        report({"cost": 0.25})
+        report({})
+
+    assert (0.25, "USD", "provider") == costs(tracing)
+    assert (pytest.approx(0.4), "USD", "local") == costs(tracing, "both")
+
+
+def test_unknown_costs(tracing, provider, with_costs):
+    """A span with a call whose price is not known gets no cost; nor does one without the opt-in."""
+    with tracing.tracer().start_as_current_span("mine"):
+        watchers.notify("no-such-model", {"prompt_tokens": 9, "completion_tokens": 0})
+
+    assert (None, None, None) == costs(tracing)
+    assert 9 == tracing.attributes("mine")["gen_ai.usage.input_tokens"]
+
+
+def test_no_costs_by_default(tracing, provider):
+    """Without the opt-in, spans get no cost."""
+    with tracing.tracer().start_as_current_span("mine"):
+        provider.lm()("Why?")
+
+    assert (None, None, None) == costs(tracing)

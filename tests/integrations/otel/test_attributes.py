@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -212,3 +214,39 @@ def test_names_come_back(provider):
 def test_model_calls(expected, attributes):
     """`is_model_call` recognises the span of a model call even if the span has no usage."""
     assert expected is is_model_call(attributes)
+
+
+@pytest.mark.parametrize("name", ["openai.response.service_tier", "gen_ai.openai.response.service_tier"])
+def test_service_tier(name):
+    """The service tier of OpenAI's response is what the price depends on. The usual one is not told."""
+    flex, usual = ({"gen_ai.usage.input_tokens": 9, name: tier} for tier in ("flex", "default"))
+
+    assert ((("service_tier", "flex"),), ()) == (read(flex, "").terms, read(usual, "").terms)
+
+
+COSTS = {
+    "gen_ai.usage.input_tokens": 9,
+    "gen_ai.usage.cost.amount": 0.25,
+    "gen_ai.usage.cost.currency": "USD",
+    "gen_ai.usage.cost.source": "provider",
+}
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({}, "0.25"),
+        ({"gen_ai.usage.cost.amount": 0}, "0"),
+        ({"gen_ai.usage.cost.source": "local"}, None),
+        ({"gen_ai.usage.cost.currency": "EUR"}, None),
+        ({"gen_ai.usage.cost.amount": -1.0}, None),
+        ({"gen_ai.usage.cost.amount": math.nan}, None),
+        ({"gen_ai.usage.cost.amount": "0.25"}, None),
+        ({"gen_ai.usage.cost.amount": True}, None),
+    ],
+)
+def test_costs(other, told):
+    """A cost in dollars that the provider told is taken. What an instrumentor has reckoned is not."""
+    reading = read({**COSTS, **other}, "")
+
+    assert (told is not None, Decimal(told or 0)) == (reading.cost_is_told, reading.counts.cost)

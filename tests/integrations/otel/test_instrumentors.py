@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 OPENAI = {
     "openinference": "openinference.instrumentation.openai:OpenAIInstrumentor",
-    "opentelemetry": "opentelemetry.instrumentation.openai_v2:OpenAIInstrumentor",
+    "opentelemetry": "opentelemetry.instrumentation.genai.openai:OpenAIInstrumentor",
 }
 ANTHROPIC = {
     "openinference": "openinference.instrumentation.anthropic:AnthropicInstrumentor",
@@ -40,6 +40,7 @@ ANTHROPIC = {
 }
 LITELLM = "openinference.instrumentation.litellm:LiteLLMInstrumentor"
 DSPY = "openinference.instrumentation.dspy:DSPyInstrumentor"
+OTEL_DSPY = "opentelemetry.instrumentation.genai.dspy:DSPyInstrumentor"
 
 
 class Instruments:
@@ -235,11 +236,12 @@ def test_litellm(instruments, provider, others):
     assert {"openai/gpt-4o-mini", "openai/text-embedding-3-small"} == set(tokenscope.report().by_model())
 
 
+@pytest.mark.parametrize("others", [(DSPY,), (OTEL_DSPY,), (OTEL_DSPY, DSPY)], ids=["openinference", "otel", "both"])
 @pytest.mark.parametrize("annotated", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_everything_instrumented_at_once(instruments, provider, engine, annotated):
+def test_everything_instrumented_at_once(instruments, provider, engine, annotated, others):
     """If DSPy, litellm and OpenAI's SDK are all instrumented, each DSPy call is still counted once, as billed."""
-    instruments.add(DSPY, LITELLM, *OPENAI.values())
+    instruments.add(*others, LITELLM, *OPENAI.values())
     stop = annotate_spans() if annotated else lambda: None
     lm = provider.lm(**({"engine": "litellm"} if len(ENGINES) > 1 and engine == "litellm" else {}))
     scopes = {}
@@ -266,6 +268,34 @@ def test_everything_instrumented_at_once(instruments, provider, engine, annotate
 
     assert_billed(provider, {tag: scope.usage for tag, scope in scopes.items()})
     assert (0, failed.calls) == (failed.total_tokens, failed.failed_calls)
+
+
+def test_opentelemetrys_own_spans_of_dspy(instruments, provider, tracing):
+    """OpenTelemetry's instrumentor of DSPy writes what tokenscope counts on its spans: of LM calls, of an agent and its tools."""
+    instruments.add(OTEL_DSPY)
+
+    def search(query: str) -> str:
+        """Search the web."""
+        with token_scope("inside"):
+            provider.lm()("Why? <<bill agent>>")
+        return query
+
+    scopes = {}
+    with dspy.context(lm=provider.lm()):
+        with token_scope("lm") as scopes["lm"]:
+            dspy.Predict("question -> answer")(question="Why? <<bill lm>> <<cached 3>>")
+        with token_scope("agent") as scopes["agent"]:
+            dspy.ReAct("question -> answer", tools=[search], max_iters=2)(question="Why? <<bill agent>>")
+            dspy.Tool(search)(query="Why?")
+        with token_scope("embed") as scopes["embed"]:
+            dspy.Embedder("openai/text-embedding-3-small", api_base=provider.url, api_key="x", caching=False)(
+                ["Hello <<bill embed>>"]
+            )
+    told = [span.attributes["gen_ai.usage.input_tokens"] for span in tracing.ended if span.name.startswith("chat ")]
+
+    assert_billed(provider, {tag: scope.usage for tag, scope in scopes.items()})
+    assert {"chat", "execute_tool", "invoke_agent"} <= {span.name.split(" ")[0] for span in tracing.ended}
+    assert sum(told) == scopes["lm"].usage.input_tokens + scopes["agent"].usage.input_tokens
 
 
 def test_litellm_logs_late(instruments, provider, tracing):
@@ -299,7 +329,7 @@ def test_litellm_logs_late(instruments, provider, tracing):
 
 FIRST = """
 import dspy
-from openinference.instrumentation.dspy import DSPyInstrumentor
+from INSTRUMENTOR import DSPyInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 DSPyInstrumentor().instrument(tracer_provider=TracerProvider())
 import asyncio, tokenscope
@@ -316,21 +346,28 @@ assert 0 == scope.usage.calls
 """
 
 
-def test_an_instrumentor_that_came_first():
+@pytest.mark.parametrize("name", [DSPY, OTEL_DSPY], ids=["openinference", "otel"])
+def test_an_instrumentor_that_came_first(name):
     """DSPy's calls are counted even if an instrumentor wrapped DSPy before tokenscope was imported."""
-    pytest.importorskip("openinference.instrumentation.dspy")
-    result = subprocess.run([sys.executable, "-c", FIRST], check=False, capture_output=True, text=True)
+    module = name.partition(":")[0]
+    pytest.importorskip(module)
+    program = FIRST.replace("INSTRUMENTOR", module)
+    result = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
 
     assert 0 == result.returncode, result.stderr
 
 
-def test_undoing_what_an_instrumentor_has_wrapped(instruments, provider):
-    """Our patches inside an instrumentor's wrappers count nothing after `uninstrument`, and once after `instrument`."""
-    instruments.add(DSPY)
+@pytest.mark.parametrize(("name", "told"), [(DSPY, 0), (OTEL_DSPY, 1)], ids=["openinference", "otel"])
+def test_undoing_what_an_instrumentor_has_wrapped(instruments, provider, name, told):
+    """Our patches inside an instrumentor's wrappers count nothing after `uninstrument`, and once after `instrument`.
+
+    What the instrumentor's own span tells is counted then, by the span processor.
+    """
+    instruments.add(name)
     tokenscope.uninstrument()
     with token_scope("without") as scope:
         provider.lm()("Why?")
-    assert 0 == scope.usage.calls
+    assert told == scope.usage.calls
 
     tokenscope.instrument()
     with token_scope("with") as scope:

@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from support.dspy_support import ENGINES
 
 import tokenscope
-from tokenscope import record_tokens, set_price, token_scope, track_tokens
+from tokenscope import record_cost, record_tokens, set_price, token_scope, track_tokens
 from tokenscope.integrations.otel import export_metrics
 from tokenscope.integrations.otel import metrics as otel_metrics
 from tokenscope.testing import LoopbackProvider
@@ -34,12 +34,24 @@ class Metrics:
         found = self.reader.get_metrics_data()
         return [
             (dict(point.attributes), point)
-            for resource in (found.resource_metrics if found else [])
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
+            for metric in self.of(found)
             if metric.name == name
             for point in metric.data.data_points
         ]
+
+    @staticmethod
+    def of(found):
+        return [
+            metric
+            for resource in (found.resource_metrics if found else [])
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
+
+    def all(self):
+        """Return the names of all metrics that have points, with their units and the classes of their data."""
+        metrics = self.of(self.reader.get_metrics_data())
+        return {metric.name: (metric.unit, type(metric.data).__name__) for metric in metrics}
 
     def tokens(self, *, kind=None, scope=None, module=None):
         """Return the sum of the tokens that have these attributes. None matches any value."""
@@ -58,6 +70,16 @@ def metrics():
     found.stop()
     found.provider.shutdown()
     assert [] == otel_metrics._exports
+
+
+@pytest.fixture
+def latest(monkeypatch):
+    """Metrics by the newest names."""
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http, gen_ai_latest_experimental")
+    found = Metrics()
+    yield found
+    found.stop()
+    found.provider.shutdown()
 
 
 def record(operation="page", model="mistral-ocr", input_tokens=90, output_tokens=30, module="ocr"):
@@ -208,3 +230,127 @@ def test_the_global_provider():
     stop()
 
     assert [] == otel_metrics._exports
+
+
+# -- amounts, and the newest names --------------------------------------------------------------------------------------
+
+INFERENCE = "gen_ai.client.inference"
+EMBEDDINGS = "gen_ai.client.embeddings"
+
+
+@pytest.mark.parametrize("names", ["metrics", "latest"])
+def test_amounts(names, request):
+    """An amount of `record_cost` is a cost of its scope. It is no call of a model."""
+    found = request.getfixturevalue(names)
+    with token_scope("research"):
+        record_cost("search", "web", 0.25)
+    costs = found.points("tokenscope.cost")
+
+    assert ({"tokenscope.scope": "research/search/web", "tokenscope.module": "search"}, 0.25) in [
+        (attributes, point.value) for attributes, point in costs
+    ]
+    assert {"tokenscope.cost"} == {name for name in found.all() if name != "tokenscope.unpriced_calls"}
+
+
+def test_the_newest_names(latest):
+    """With OpenTelemetry's opt-in, counters, histograms and durations have the newest names, and the old ones are gone."""
+    with token_scope("ingest"):
+        for _ in range(2):
+            record_tokens(
+                "ocr",
+                "page",
+                "mistral-ocr",
+                "mistral",
+                90,
+                30,
+                cache_read_tokens=60,
+                cache_write_tokens=20,
+                reasoning_tokens=9,
+            )
+    mine = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "mistral_ai",
+        "gen_ai.request.model": "mistral-ocr",
+        "tokenscope.scope": "ingest/ocr/page",
+        "tokenscope.module": "ocr",
+    }
+    counted = {
+        "input_tokens": 180,
+        "output_tokens": 60,
+        "cache_read.input_tokens": 120,
+        "cache_write.input_tokens": 40,
+        "reasoning.output_tokens": 18,
+    }
+
+    for name, value in counted.items():
+        ((attributes, point),) = latest.points(f"{INFERENCE}.usage.{name}")
+        assert ({**mine, "gen_ai.token.modality": "unknown"}, value) == (attributes, point.value)
+    for name, value in {"input_tokens": 180, "output_tokens": 60}.items():
+        ((attributes, point),) = latest.points(f"{INFERENCE}.operation.{name}")
+        assert (mine, 2, value) == (attributes, point.count, point.sum)
+        assert tuple(4**power for power in range(14)) == tuple(point.explicit_bounds)
+    units = {name: kind for name, kind in latest.all().items() if name.startswith("gen_ai")}
+    assert {("{token}", "Sum"), ("{token}", "Histogram")} == set(units.values())
+    assert not {TOKENS, SECONDS} & set(units)
+
+
+def test_the_old_names_are_the_default(metrics, monkeypatch):
+    """Without the opt-in, also if it comes later or names something else, the metrics have the old names."""
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental")
+    record()
+
+    assert {TOKENS} == {name for name in metrics.all() if name.startswith("gen_ai")}
+
+
+def test_failures_by_the_newest_names(latest):
+    """A failed call counts 0 tokens, and its duration has the type of its error."""
+    with LoopbackProvider() as provider:
+        lm = provider.lm()
+        lm("Why?")
+        with pytest.raises(Exception, match="500"):
+            lm("<<fail 500>>")
+        bill = provider.total
+    used = latest.points(f"{INFERENCE}.usage.input_tokens")
+    inputs = [
+        (attributes.get("error.type") is None, p.count, p.sum)
+        for attributes, p in latest.points(f"{INFERENCE}.operation.input_tokens")
+    ]
+    durations = [
+        (attributes.get("error.type") is None, point.count)
+        for attributes, point in latest.points(f"{INFERENCE}.duration")
+    ]
+
+    assert [bill.input_tokens] == [point.value for _, point in used]
+    assert [(False, 1, 0), (True, 1, bill.input_tokens)] == sorted(inputs)
+    assert [(False, 1), (True, 1)] == sorted(durations)
+
+
+def test_embeddings_by_the_newest_names(metrics, latest):
+    """Embeddings have metrics of their own, and are no inference. By the old names they are calls like others."""
+    litellm = pytest.importorskip("litellm")
+    settings = {"model": "openai/text-embedding-3-small", "api_key": "x"}
+    with LoopbackProvider() as provider:
+        litellm.embedding(**settings, input=["Hello"], api_base=provider.url)
+        asyncio.run(litellm.aembedding(**settings, input=["Hello"], api_base=provider.url))
+        bill = provider.total
+    ((attributes, point),) = latest.points(f"{EMBEDDINGS}.operation.input_tokens")
+    ((_, seconds),) = latest.points(f"{EMBEDDINGS}.duration")
+
+    assert (2, bill.input_tokens) == (point.count, point.sum)
+    assert ("embeddings", "openai") == (attributes["gen_ai.operation.name"], attributes["gen_ai.provider.name"])
+    assert (2, 0.01) == (seconds.count, seconds.explicit_bounds[0])
+    assert not any(name.startswith(INFERENCE) for name in latest.all())
+    assert bill.input_tokens == metrics.tokens(kind="input")
+    for attributes, _ in latest.points("tokenscope.cost"):
+        assert "gen_ai.operation.name" not in attributes
+
+
+def test_the_newest_names_are_bounded(latest, monkeypatch):
+    """The newest metrics have no more attribute sets either, and cached answers are left out."""
+    monkeypatch.setattr(otel_metrics, "_MOST", 10)
+    for number in range(50):
+        with token_scope(f"user {number}"):
+            record()
+    points = latest.points(f"{INFERENCE}.usage.input_tokens")
+
+    assert (11, 50 * 90) == (len(points), sum(point.value for _, point in points))

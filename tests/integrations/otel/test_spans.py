@@ -371,3 +371,22 @@ def test_without_the_sdk():
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
 
     assert 'pip install "dspy-tokenscope[otel]"' in result.stderr
+
+
+def test_service_and_cost_of_a_span(tracing):
+    """A span's call is priced by the service tier that it tells, or costs what the provider told."""
+    tier = {"gen_ai.request.model": "gpt-5-mini", "openai.response.service_tier": "flex"}
+    told = {"amount": 0.25, "currency": "USD", "source": "provider"}
+    scopes = {}
+    for name, attributes in {
+        "usual": {"gen_ai.request.model": "gpt-5-mini"},
+        "flex": tier,
+        "told": {f"gen_ai.usage.cost.{key}": value for key, value in told.items()},
+    }.items():
+        with token_scope(name) as scopes[name]:
+            tracing.tracer().start_span("chat", attributes={**usage(900_000, 0), **attributes}).end()
+    costs = {name: float(scope.usage.cost) for name, scope in scopes.items()}
+
+    assert costs["usual"] == pytest.approx(2 * costs["flex"])
+    assert 0.25 == costs["told"]
+    assert "provider" == get_tracker().records[-1]["price_source"]

@@ -236,7 +236,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         path = scope.path
         if path.parent is None:
             path = path_of(scope)
-        call: Call = _new_tuple(Call, (path, key, counts, self.started, self.nanoseconds / 1e9, error, None))
+        call: Call = _new_tuple(Call, (path, key, counts, self.started, self.nanoseconds / 1e9, error, None, False))
         if error is None:
             self.counted = ((scope, call),)
         return call

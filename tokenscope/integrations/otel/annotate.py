@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -14,11 +15,23 @@ from typing import Any, Final
 
 from opentelemetry import trace
 
-from tokenscope._providers.openai_usage import read_counts
+from tokenscope._providers.openai_usage import read_counts, reported_cost
+from tokenscope._providers.terms import terms_of
+from tokenscope._scopes.process import STATE
+from tokenscope._usage.keys import key_of
+from tokenscope._usage.prices import load_table, priced
 from tokenscope._usage.usage import Usage
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations.otel.attributes import GENAI, MLFLOW, MLFLOW_USAGE, OPENINFERENCE, request_attributes
-from tokenscope.integrations.usage_watchers import unwatch, watch
+from tokenscope.integrations.otel.attributes import (
+    COST,
+    GENAI,
+    MLFLOW,
+    MLFLOW_USAGE,
+    OPENINFERENCE,
+    request_attributes,
+    wants_latest,
+)
+from tokenscope.integrations.usage_watchers import Watcher, unwatch, watch
 
 _lock: Final = threading.RLock()
 _WHOLE: Final = ("input_tokens", "output_tokens")
@@ -26,6 +39,8 @@ _USAGE_PREFIXES: Final = ("gen_ai.usage.", "llm.token_count.", "llm.usage.", "ml
 """How attributes begin on spans that report usage already. MLflow's spans have an attribute of their own."""
 _written: Final[weakref.WeakKeyDictionary[Any, Usage]] = weakref.WeakKeyDictionary()
 """The usage that was written on a span so far: some calls report usage more than once, and a span may contain several calls."""
+_reckoned: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+"""Spans with costs that come from the table of prices: no provider has told them."""
 
 
 def annotate_spans() -> Callable[[], None]:
@@ -33,6 +48,9 @@ def annotate_spans() -> Callable[[], None]:
 
     This is the span of OpenInference's instrumentor for DSPy (which Phoenix, Langfuse and Logfire use), MLflow's span, or one of
     your own. A span that reports usage already is left as it is.
+
+    If the environment variable `OTEL_SEMCONV_STABILITY_OPT_IN` contains `gen_ai_latest_experimental` now, spans also get
+    `gen_ai.usage.cost.amount`, `.currency` and `.source`, if the price is known.
 
     Returns:
         A function that stops the writing.
@@ -42,16 +60,30 @@ def annotate_spans() -> Callable[[], None]:
         >>> stop = annotate_spans()
         >>> stop()
     """
-    watch(_annotate)
-    return partial(unwatch, _annotate)
+    watcher: Watcher = _annotate
+    if wants_latest():
+        with STATE.loading:
+            load_table()  # no call should wait for that
+        watcher = _annotate_with_costs
+    watch(watcher)
+    return partial(unwatch, watcher)
 
 
-def _annotate(model: str, entry: Any) -> None:
+def _annotate_with_costs(model: str, entry: Any) -> None:
+    _annotate(model, entry, with_costs=True)
+
+
+def _annotate(model: str, entry: Any, *, with_costs: bool = False) -> None:
     try:
-        spent = Usage.from_counts(read_counts(model, entry))
+        counts = read_counts(model, entry)
+        is_told = reported_cost(entry) is not None
+        key = key_of(model, counts, time.time(), terms_of(None, entry), cost_is_told=is_told)
+        spent = priced(key, counts) if with_costs else Usage.from_counts(counts)
         span = trace.get_current_span()
         if span.is_recording():
             _write(span, model, spent)
+            if with_costs:
+                _write_cost(span, is_told=is_told)
         active = getattr(sys.modules.get("mlflow"), "get_current_active_span", None)
         if active is not None and (current := active()) is not None:  # not always OpenTelemetry's
             _write_mlflow(current, spent)
@@ -73,6 +105,17 @@ def _write(span: Any, model: str, spent: Usage) -> None:
             values = _named(whole, GENAI, (*_WHOLE, "cache_read_tokens", "cache_write_tokens", "reasoning_tokens"))
         missing = {name: value for name, value in request_attributes(model).items() if name not in attributes}
         span.set_attributes({**values, **missing})
+
+
+def _write_cost(span: Any, *, is_told: bool) -> None:
+    with _lock:
+        if not is_told:
+            _reckoned.add(span)
+        whole = _written.get(span)
+        if whole is None or whole.cost is None or whole.unpriced_calls:
+            return  # a part of the cost would look like all of it
+        source = "local" if span in _reckoned else "provider"
+        span.set_attributes({f"{COST}amount": float(whole.cost), f"{COST}currency": "USD", f"{COST}source": source})
 
 
 def _write_mlflow(span: Any, spent: Usage) -> None:

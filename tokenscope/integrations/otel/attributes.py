@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from tokenscope._providers.openai_usage import getter, parse_count, read_counts
+from tokenscope._providers.terms import terms_of
+from tokenscope._usage.keys import Terms
 from tokenscope._usage.usage import Counts
 
 Attributes = Mapping[str, Any]
@@ -59,6 +62,10 @@ MLFLOW: Final[Convention] = {
     "cache_write_tokens": ("cache_creation_input_tokens",),
 }
 MLFLOW_USAGE: Final = "mlflow.chat.tokenUsage"
+OPERATION: Final = "gen_ai.operation.name"
+COST: Final = "gen_ai.usage.cost."
+"""How the attributes of a call's cost begin: `amount`, `currency`, and `source`, which is `provider` or `local`."""
+_TIER: Final = ("openai.response.service_tier", "gen_ai.openai.response.service_tier")
 
 _MODEL: Final = (
     "gen_ai.request.model",
@@ -105,7 +112,14 @@ _WITHOUT_CACHE: Final = ("opentelemetry.instrumentation.botocore", "opentelemetr
 """Instrumentors whose input tokens are Bedrock's own, which exclude tokens read from and written to its cache (as the sources of
 opentelemetry-instrumentation-botocore 0.66b2 and opentelemetry-instrumentation-bedrock 0.62.4 show)."""
 
-_MODEL_CALLS: Final = {"chat", "completion", "text_completion", "generate_content", "embeddings", "embedding"}
+_EMBEDDINGS: Final = {"embeddings", "embedding"}
+_MODEL_CALLS: Final = {"chat", "completion", "text_completion", "generate_content", *_EMBEDDINGS}
+
+
+def wants_latest() -> bool:
+    """Return whether the environment asks for the newest names of the GenAI conventions, as OpenTelemetry has it."""
+    names = os.environ.get("OTEL_SEMCONV_STABILITY_OPT_IN", "").split(",")
+    return "gen_ai_latest_experimental" in map(str.strip, names)
 
 
 class Reading(NamedTuple):
@@ -113,6 +127,8 @@ class Reading(NamedTuple):
 
     model: str  # as reports name it, with its provider if that is known
     counts: Counts  # without calls
+    terms: Terms = ()  # which service answered, if not the usual one
+    cost_is_told: bool = False  # by the provider
 
 
 def read(attributes: Attributes, instrumentor: str) -> Reading | None:
@@ -138,7 +154,18 @@ def read(attributes: Attributes, instrumentor: str) -> Reading | None:
             "audio_tokens": found.get("output_audio_tokens"),
         },
     }
-    return Reading(model, read_counts(model, entry))
+    cost = _told_cost(attributes)
+    if cost is not None:
+        entry["cost"] = cost
+    tier = getter(attributes)(*_TIER)
+    return Reading(model, read_counts(model, entry), terms_of({"service_tier": tier}, {}), cost is not None)
+
+
+def _told_cost(attributes: Attributes) -> Any:
+    """Return the cost in dollars that the provider told. What others have reckoned is left to the table of prices."""
+    is_told = attributes.get(f"{COST}source") == "provider" and attributes.get(f"{COST}currency") == "USD"
+    amount: Any = attributes.get(f"{COST}amount") if is_told else None
+    return amount if type(amount) in (int, float) and amount >= 0 else None
 
 
 def _reported(attributes: Attributes) -> dict[str, Any] | None:
@@ -176,10 +203,16 @@ def _name(value: Any) -> str | None:
 
 def is_model_call(attributes: Attributes) -> bool:
     """Return whether a span is that of one model call. Spans of failed calls report no usage."""
-    kind = getter(attributes)("gen_ai.operation.name", "llm.request.type")
+    kind = getter(attributes)(OPERATION, "llm.request.type")
     if isinstance(kind, str):
         return kind in _MODEL_CALLS
     return attributes.get("openinference.span.kind") in ("LLM", "EMBEDDING")
+
+
+def is_embedding(attributes: Attributes) -> bool:
+    """Return whether a span is that of an embedding request."""
+    kind = getter(attributes)(OPERATION, "llm.request.type")
+    return kind in _EMBEDDINGS if isinstance(kind, str) else attributes.get("openinference.span.kind") == "EMBEDDING"
 
 
 def report_name(provider: str | None, model: str) -> str:

@@ -22,7 +22,7 @@ from tokenscope._scopes.process import DISABLED, STATE, Counted
 from tokenscope._scopes.recording import record
 from tokenscope._usage.usage import ZERO_COUNTS
 from tokenscope._usage.warnings import internal_error
-from tokenscope.integrations.otel.attributes import Reading, is_model_call, model_of, read
+from tokenscope.integrations.otel.attributes import Reading, is_embedding, is_model_call, model_of, read
 from tokenscope.integrations.usage_watchers import inside_counted_call, watch
 
 _REMEMBERED: Final = 2_048
@@ -169,6 +169,9 @@ def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
         reading.model,
         reading.counts._replace(calls=1, failed_calls=int(failed)),
         noted.started / 1e9,
+        reading.terms,
+        cost_is_told=reading.cost_is_told,
+        is_embedding=is_embedding(attributes),
         seconds=max(0, (noted.ended or 0) - noted.started) / 1e9,
         error=_error(span) if failed else None,
         metadata={
