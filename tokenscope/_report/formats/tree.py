@@ -78,9 +78,7 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
     for depth, node in lines(tree, sort):
         depths.append(depth)
         nodes.append(node)
-    rows = [
-        (*counts(node.usage), money(node.usage) if node.usage else "", duration(node.seconds)) for node in nodes
-    ]
+    rows = [(*counts(node.usage), money(node.usage) if node.usage else "", duration(node.seconds)) for node in nodes]
     columns = Columns(_COLUMNS, rows)
     scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), [printable(node.name) for node in nodes])
     room = width - columns.width - len(GAP) - _PERCENT
