@@ -121,17 +121,8 @@ class Call(NamedTuple):
     is_embedding: bool = False
 
 
-_ENDINGS: Final = frozenset(
-    {
-        "CancelledError",
-        "KeyboardInterrupt",
-        "SystemExit",
-        "GeneratorExit",
-        "BudgetStop",
-        "Stop",
-    }  # the last one is 0.1's
-)
-"""Exceptions that end a call because the program is to end, or no longer wants its answer."""
+_ENDINGS: Final = {"CancelledError", "KeyboardInterrupt", "SystemExit", "GeneratorExit", "BudgetStop", "Stop"}
+"""Exceptions that end a call because the program is to end, or no longer wants its answer. `Stop` is version 0.1's."""
 
 
 def is_failure(error: str) -> bool:

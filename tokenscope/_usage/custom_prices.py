@@ -74,12 +74,9 @@ def forget_prices() -> None:
 
 def custom_price(model: str) -> Rates | None:
     """Return the price that was set for a model, or for all models of its name; None if there is none."""
-    for prices in _all_prices():
-        if prices:
-            found = prices.get(model) or prices.get(_shared_name(model))
-            if found is not None:
-                return found
-    return None
+    names = (model, _shared_name(model))
+    found = (prices.get(name) for prices in _all_prices() for name in names)
+    return next(filter(None, found), None)
 
 
 def custom_names() -> list[str]:
@@ -103,12 +100,7 @@ def nearest(name: str, models: Iterable[str]) -> list[str]:
 
 
 def name_at_provider(model: str) -> str:
-    """Return a model's name without its provider, and without the routes that litellm has to Bedrock.
-
-    Example:
-        >>> name_at_provider("openrouter/anthropic/claude-3.5-haiku"), name_at_provider("gpt-5-mini")
-        ('anthropic/claude-3.5-haiku', 'gpt-5-mini')
-    """
+    """Return a model's name without its provider, and without the routes that litellm has to Bedrock."""
     provider, slash, name = model.partition("/")
     if not slash:
         return model
@@ -144,11 +136,9 @@ def _prices_in(path: str) -> dict[str, Rates]:
 
 
 def load_prices(path: str) -> str:
-    """Read a file of prices, to look them up when TOKENSCOPE_PRICES names it. Return its absolute path.
+    """Read a file of prices, to look them up when TOKENSCOPE_PRICES names it, and return its absolute path.
 
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no TOML, or a price is wrong. The message names the file, the model and what is wrong.
+    An OSError or ValueError names the file, the model and what is wrong.
     """
     absolute = os.path.abspath(path)
     _files[absolute] = _read(path)

@@ -44,10 +44,17 @@ def moment_of(model: str, half_hour: int) -> str:
     Empty where the price never changes; a date, `2026-10-12`; or a date and a time, `2026-10-12T16:30`, both in UTC.
     """
     made = datetime.fromtimestamp(half_hour * HALF_HOUR, UTC)
-    date = made.date().isoformat()
-    if _table:
-        return _first_moment(_table[0](model), date, f"{made:%H:%M}")
-    return f"{date}T{made:%H:%M}" if _PEAK_HOURS in model.lower() else date
+    date, clock = made.date().isoformat(), f"{made:%H:%M}"
+    if not _table:
+        return f"{date}T{clock}" if _PEAK_HOURS in model.lower() else date
+    changes = _table[0](model)
+    if not any(changes):
+        return ""
+    first_date = max((each for each in changes.dates if each <= date), default="1970-01-01")
+    if not changes.times:
+        return first_date
+    first_time = max((each for each in changes.times if each <= clock), default="00:00")
+    return f"{first_date}T{first_time}"
 
 
 def moment_now(model: str) -> str:
@@ -59,8 +66,7 @@ def settled(model: str, moment: str) -> str:
     """Return a moment, noted before the table of prices was loaded, as `moment_of` returns it now."""
     if not moment or not _table:
         return moment
-    made = moment_as_datetime(moment)
-    return _first_moment(_table[0](model), made.date().isoformat(), f"{made:%H:%M}")
+    return moment_of(model, int(moment_as_datetime(moment).timestamp() // HALF_HOUR))
 
 
 def earlier_moments(model: str, moment: str) -> list[str]:
@@ -75,13 +81,3 @@ def earlier_moments(model: str, moment: str) -> list[str]:
 def moment_as_datetime(moment: str) -> datetime:
     """Return a moment of a key as a datetime, in UTC."""
     return datetime.fromisoformat(moment).replace(tzinfo=UTC)
-
-
-def _first_moment(changes: PriceDates, date: str, clock: str) -> str:
-    if not any(changes):
-        return ""
-    first_date = max((each for each in changes.dates if each <= date), default="1970-01-01")
-    if not changes.times:
-        return first_date
-    first_time = max((each for each in changes.times if each <= clock), default="00:00")
-    return f"{first_date}T{first_time}"

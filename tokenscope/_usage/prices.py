@@ -42,7 +42,8 @@ def settle(key: UsageKey) -> UsageKey:
     """Return a key without what its price does not depend on, as far as the table of prices is loaded."""
     if key.source in ("provider", "none") or not (key.moment or key.terms):
         return key
-    terms = tuple(each for each in key.terms if each in _terms_of(key.model))
+    known_terms = _conditions(key.model)[1]
+    terms = tuple(each for each in key.terms if each in known_terms)
     return key._replace(moment=settled(key.model, key.moment), terms=terms)
 
 
@@ -55,12 +56,7 @@ def repriced(key: UsageKey, usage: Usage) -> Usage:
 
 
 def check_priced(model: object) -> None:
-    """Raise for a model without a known price.
-
-    Raises:
-        TypeError: the model is no str.
-        ValueError: no price is known; the message shows the nearest models that have one.
-    """
+    """Raise a ValueError for a model without a known price. It shows the nearest models that have one."""
     if not isinstance(model, str):
         raise TypeError(f"model must be a str, not {type(model).__name__} {model!r}")
     if price(model, Usage(calls=1, input_tokens=1), 0) is None:
@@ -106,10 +102,7 @@ def _by_hand(prices: Rates, usage: Usage | Counts) -> Decimal:
 
 
 def _total(parts: Iterable[tuple[Decimal, int]]) -> Decimal:
-    """Add up rates times counts, without the zeros that arithmetic leaves behind a sum.
-
-    Another program's file may hold more cached tokens than prompts had. That is no reason for a price below 0.
-    """
+    """Add up rates times counts; at least 0, even if another program's file holds more cached tokens than prompts had."""
     total = NO_DOLLARS
     for rate, count in parts:
         total = _ARITHMETIC.add(total, _ARITHMETIC.multiply(rate, count))
@@ -133,34 +126,27 @@ def _rates(model: str, tier: int, moment: str, terms: Terms) -> tuple[Decimal, d
 
     A part's rate is what a token of it costs more, or less, than a plain one of its whole.
     """
-    with localcontext(_ARITHMETIC):
-        return _ask_for_rates(model, tier, moment, terms)
-
-
-def _ask_for_rates(model: str, tier: int, moment: str, terms: Terms) -> tuple[Decimal, dict[str, Decimal]] | None:
     edges = tier_edges()
     length = edges[tier] if tier < len(edges) else edges[-1] + 1
-
-    def ask(**counts: int) -> Decimal | None:
-        return calc_price(model, counts, moment, terms)
-
-    asked = {
-        "per_call": ask(input_tokens=0, output_tokens=0),
-        "input_tokens": ask(input_tokens=length, output_tokens=0),
-        "output_tokens": ask(input_tokens=length, output_tokens=length),
+    questions = {
+        "per_call": {"input_tokens": 0, "output_tokens": 0},
+        "input_tokens": {"input_tokens": length, "output_tokens": 0},
+        "output_tokens": {"input_tokens": length, "output_tokens": length},
     }
     for ours, (whole, theirs) in _PARTS.items():
         outputs = length if whole == "output_tokens" else 0
-        asked[ours] = ask(**{"input_tokens": length, "output_tokens": outputs, whole: length, theirs: length})
-    costs = {name: cost for name, cost in asked.items() if cost is not None}
-    if len(costs) < len(asked):
-        return None
-    per_call = costs["per_call"]
-    rates = {"input_tokens": (costs["input_tokens"] - per_call) / length}
-    rates["output_tokens"] = (costs["output_tokens"] - costs["input_tokens"]) / length
-    for ours, (whole, _) in _PARTS.items():
-        rates[ours] = (costs[ours] - costs[whole]) / length
-    return per_call, rates
+        questions[ours] = {"input_tokens": length, "output_tokens": outputs, whole: length, theirs: length}
+    with localcontext(_ARITHMETIC):
+        costs: dict[str, Decimal] = {}
+        for name, counts in questions.items():
+            cost = calc_price(model, counts, moment, terms)
+            if cost is None:
+                return None
+            costs[name] = cost
+        wholes = {"input_tokens": "per_call", "output_tokens": "input_tokens"}
+        wholes.update((ours, whole) for ours, (whole, _) in _PARTS.items())
+        rates = {name: (costs[name] - costs[whole]) / length for name, whole in wholes.items()}
+    return costs["per_call"], rates
 
 
 def calc_price(model: str, counts: dict[str, Any], moment: str = "", terms: Terms = ()) -> Decimal | None:
@@ -181,10 +167,7 @@ def _calculation(model: str, counts: dict[str, Any], moment: str, terms: Terms) 
 
 
 def known_rates(key: UsageKey) -> tuple[bool, dict[str, Decimal]] | None:
-    """Return whether a price was set by hand, and what a million tokens of each kind cost; None if that is not known.
-
-    A part of the tokens that costs the same as its whole is left out.
-    """
+    """Return whether a price was set by hand, and a million tokens' price by kind, less parts that cost as their whole does."""
     custom = custom_price(key.model)
     if custom is not None:
         return True, {f"{name}_tokens": rate for name, rate in custom.items()}
@@ -247,10 +230,6 @@ def _conditions(model: str) -> tuple[list[Any], Terms]:
     return constraints, tuple(term for each in variants for term in each.when.items())
 
 
-def _terms_of(model: str) -> Terms:
-    return _conditions(model)[1]
-
-
 @lru_cache(maxsize=4_096)
 def _dates_of(model: str) -> PriceDates:
     constraints = _conditions(model)[0]
@@ -265,11 +244,6 @@ def _dates_of(model: str) -> PriceDates:
 
 
 def split(model: str) -> tuple[str | None, str]:
-    """Split a model's name, as DSPy, litellm and OpenRouter write it, into provider and model.
-
-    Example:
-        >>> split("openrouter/anthropic/claude-3.5-haiku"), split("gpt-5-mini")
-        (('openrouter', 'anthropic/claude-3.5-haiku'), (None, 'gpt-5-mini'))
-    """
+    """Split a model's name, as DSPy, litellm and OpenRouter write it, into provider and model; without one, None."""
     provider, slash, _ = model.partition("/")
     return _PROVIDERS.get(provider, provider) if slash else None, name_at_provider(model)

@@ -93,8 +93,7 @@ class UsageTable:
                 break
             missing.append(here)
             here = here.parent
-        while missing:
-            step = missing.pop()
+        for step in reversed(missing):
             is_kept = here.children.get(step.frame) is step
             if is_kept and not self._renamed and row.width < MAX_NAMES and self._size < MAX_PATHS:  # nearly always
                 here = step
@@ -123,9 +122,8 @@ class UsageTable:
             return self._below(here, OTHER) or self._add_below(here, row, here.child(OTHER))
         below = here.children.get(step.frame)
         if below is None:
-            below = self._renamed.setdefault(
-                (here, step.frame), step if step.parent is here else here.child(step.frame)
-            )
+            own = step if step.parent is here else here.child(step.frame)
+            below = self._renamed.setdefault((here, step.frame), own)
         row.width += 1
         self._size += 1
         self.changing.setdefault(below, UsageRow())

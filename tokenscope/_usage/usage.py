@@ -85,12 +85,7 @@ _ADD: Final = _CONTEXT.add
 
 
 def check_count(name: str, value: object) -> int:
-    """Return `value` as a plain int, or raise for what cannot be a number of tokens.
-
-    Raises:
-        TypeError: `value` is a bool, a string, or no number at all.
-        ValueError: `value` is negative, fractional, infinite or NaN.
-    """
+    """Return `value` as a plain int, or raise a TypeError or ValueError for what cannot be a number of tokens."""
     if type(value) is int and value >= 0:
         return value
     if isinstance(value, bool) or not (isinstance(value, float) or hasattr(type(value), "__index__")):
@@ -109,12 +104,7 @@ _DIGITS: Final = 1_000
 
 
 def check_money(name: str, value: object) -> Decimal:
-    """Return `value` as a Decimal, or raise for what cannot be an amount of dollars.
-
-    Raises:
-        TypeError: `value` is neither a Decimal nor an int.
-        ValueError: `value` is negative, infinite or NaN.
-    """
+    """Return `value` as a Decimal, or raise a TypeError or ValueError for what cannot be an amount of dollars."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int):
         raise TypeError(f"{name} must be a Decimal, in dollars, not {type(value).__name__} {value!r}")
     money = Decimal(value)
@@ -257,29 +247,17 @@ def sum_counts(several: Iterable[Counts]) -> Counts:
 
 
 def check_parts(usage: Usage | Counts) -> None:
-    """Raise where a part of the tokens is larger than their whole.
-
-    Raises:
-        ValueError: naming the part and the whole.
-    """
-    prompt_cached = usage.cache_read_tokens + usage.cache_write_tokens
-    if (
-        prompt_cached <= usage.input_tokens
-        and usage.cache_write_1h_tokens <= usage.cache_write_tokens
-        and usage.input_audio_tokens <= usage.input_tokens
-        and usage.reasoning_tokens <= usage.output_tokens
-        and usage.output_audio_tokens <= usage.output_tokens
-    ):
-        return
+    """Raise a ValueError where a part of the tokens is larger than their whole. It names both."""
     parts = (
-        ("cache_read_tokens + cache_write_tokens", prompt_cached, "input_tokens"),
+        ("cache_read_tokens + cache_write_tokens", usage.cache_read_tokens + usage.cache_write_tokens, "input_tokens"),
         ("cache_write_1h_tokens", usage.cache_write_1h_tokens, "cache_write_tokens"),
         ("input_audio_tokens", usage.input_audio_tokens, "input_tokens"),
         ("reasoning_tokens", usage.reasoning_tokens, "output_tokens"),
         ("output_audio_tokens", usage.output_audio_tokens, "output_tokens"),
     )
-    part, value, whole = next(each for each in parts if each[1] > getattr(usage, each[2]))
-    raise ValueError(
-        f"{part} ({value:,}) is part of {whole}, which is only {getattr(usage, whole):,}: "
-        f"{whole} counts everything, cached and reasoning tokens included"
-    )
+    for part, value, whole in parts:
+        if value > getattr(usage, whole):
+            raise ValueError(
+                f"{part} ({value:,}) is part of {whole}, which is only {getattr(usage, whole):,}: "
+                f"{whole} counts everything, cached and reasoning tokens included"
+            )
