@@ -13,7 +13,7 @@ from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
 from tokenscope._usage.keys import NO_MODEL, Terms, key_of
-from tokenscope._usage.usage import ZERO_COUNTS, Counts, check_count, check_money, check_parts
+from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, check_count, check_money, check_parts
 
 
 def record_tokens(
@@ -65,33 +65,16 @@ def record_tokens(
     frames = _frames("record_tokens", module, operation)
     name = model_name(model, provider)
     kept = _checked_metadata(metadata)
-    counts = Counts(
-        1,  # call, neither cached nor failed
-        0,
-        0,
-        check_count("input_tokens", input_tokens),
-        check_count("output_tokens", output_tokens),
-        check_count("cache_read_tokens", cache_read_tokens),
-        check_count("cache_write_tokens", cache_write_tokens),
-        check_count("cache_write_1h_tokens", cache_write_1h_tokens),
-        check_count("reasoning_tokens", reasoning_tokens),
-        check_count("input_audio_tokens", input_audio_tokens),
-        check_count("output_audio_tokens", output_audio_tokens),
-        ZERO_COUNTS.cost if cost is None else _dollars(cost),
-    )
+    given = (input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens)
+    tokens = map(check_count, TOKENS, (*given, reasoning_tokens, input_audio_tokens, output_audio_tokens))
+    dollars = ZERO_COUNTS.cost if cost is None else _dollars(cost)
+    counts = Counts._make((1, 0, 0, *tokens, dollars))  # 1 call, neither cached nor failed
     check_parts(counts)
     outer_call = lm_call_in_progress()
     if outer_call is not None:
         note_inner_usage(outer_call, counts)
-    record(
-        active() or STATE.root,
-        name,
-        counts,
-        time.time(),
-        cost_is_told=cost is not None,
-        frames=frames,
-        metadata=kept,
-    )
+    is_told = cost is not None
+    record(active() or STATE.root, name, counts, time.time(), cost_is_told=is_told, frames=frames, metadata=kept)
 
 
 def record_cost(module: str, operation: str, cost: Decimal | float, metadata: Mapping[str, Any] | None = None) -> None:
@@ -163,10 +146,7 @@ def record(
     metadata: Mapping[str, Any] | None = None,
     is_embedding: bool = False,
 ) -> None:
-    """Note one call that has ended, or a plain amount, to be counted in a scope.
-
-    `cost_is_told`: its cost is known, and is looked up nowhere.
-    """
+    """Note one call that has ended, or a plain amount, to be counted in a scope."""
     key = key_of(model, counts, started, terms, cost_is_told=cost_is_told)
     path = path_of(scope, frames)
     append(EndedCall(scope, Call(path, key, counts, started, seconds, error, metadata, is_embedding)))
