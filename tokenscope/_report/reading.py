@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from tokenscope._report.formats.json import parse
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath, check_name, is_failure, model_name
-from tokenscope._usage.keys import UsageKey, key_of, usage_key
+from tokenscope._usage.keys import key_of, usage_key
 from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.price_list import BY_HAND, TABLE
 from tokenscope._usage.price_tiers import tier_of
@@ -115,8 +115,7 @@ _DISSIMILAR: Final = frozenset(
 
 
 def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
-    table, reckoned = UsageTable(ROOT), UsageTable(ROOT)
-    records = _Records(table, reckoned)
+    records = _Records()
     for number, line in enumerate(lines, 1):
         try:
             records.add_line(line)
@@ -130,14 +129,12 @@ def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
             problem = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged: {error}"
             raise ReportFormatError(f"{where}: line {number:,} {problem}; it begins {_shown(line)}") from None
     records.finish()
-    for each in (table, reckoned):
+    for each in (records.table, records.reckoned):
         each.warn_of_overflow()
-    costs_known = Snapshot.from_table(reckoned, ROOT, scoped=False, price=_with_known_cost)
-    return Snapshot.from_table(table, ROOT, scoped=False) + costs_known
-
-
-def _with_known_cost(_: UsageKey, counts: Counts) -> Usage:
-    return Usage.from_counts(counts)
+    costs_known = Snapshot.from_table(
+        records.reckoned, ROOT, scoped=False, price=lambda _, counts: Usage.from_counts(counts)
+    )
+    return Snapshot.from_table(records.table, ROOT, scoped=False) + costs_known
 
 
 class _Group(NamedTuple):
@@ -155,9 +152,9 @@ class _Records:
     with prices when the records were written are added up as they are.
     """
 
-    def __init__(self, table: UsageTable, reckoned: UsageTable) -> None:
-        self._table = table
-        self._reckoned = reckoned
+    def __init__(self) -> None:
+        self.table = UsageTable(ROOT)
+        self.reckoned = UsageTable(ROOT)
         self._parse = _parser()
         self._groups: dict[tuple[str, str, str | None], _Group] = {}
         self._paths: dict[tuple[tuple[str, ...], ...], ScopePath] = {}
@@ -223,12 +220,11 @@ class _Records:
         key = key_of(model, counts, _started(record), terms, cost_is_told=is_told, saved=saved is not None)
         if cost is not None:
             counts = counts._replace(cost=_dollars(cost))
-        failed = error is not None and is_failure(error)
 
         path = self._path(frames)
-        table = self._reckoned if is_reckoned else self._table
+        table = self.reckoned if is_reckoned else self.table
         table.add(path, key, counts)
-        if failed:
+        if error is not None and is_failure(error):
             table.add(path, key._replace(wasted="provider_errors"), counts)
         scope = get("scope") or get("module")
         if isinstance(scope, str) and len(self._groups) < _MOST_PATHS:
@@ -239,7 +235,7 @@ class _Records:
         """Add the sums of similar records to the table."""
         for group in self._groups.values():
             for (tier, moment, is_reckoned), found in group.sums.items():
-                table = self._reckoned if is_reckoned else self._table
+                table = self.reckoned if is_reckoned else self.table
                 table.add(group.path, usage_key(group.model, tier, "table", moment), found.counts())
 
     def _path(self, frames: list[list[str]]) -> ScopePath:

@@ -6,7 +6,7 @@ A snapshot draws, saves and loads nothing: it knows no format. `Report` is the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, Self, TypeVar
 
@@ -221,10 +221,9 @@ class Snapshot:
             (Decimal('2.5'), Decimal('0.15'))
         """
         check_priced(model)
-        rows = (row._replace(usages=tuple(_reprice(each, model) for each in row.usages)) for row in self.rows)
-        repriced_report = self.from_rows(rows, scoped=self.scoped)
-        keys = {each.key: None for row in repriced_report.rows for each in row.usages}
-        return replace(repriced_report, _prices=prices_of(keys))
+        rows = [row._replace(usages=tuple(_reprice(each, model) for each in row.usages)) for row in self.rows]
+        keys = {each.key for row in rows for each in row.usages}
+        return self.from_rows(rows, scoped=self.scoped, prices=prices_of(keys))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"

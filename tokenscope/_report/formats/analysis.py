@@ -42,10 +42,7 @@ def render(snapshot: Snapshot, samples: int | None = None, format: str = "text")
 
 
 def shares(parts: list[int]) -> list[str]:
-    """Return each part's share of the sum, in percent with one decimal, such that they add up to 100.0.
-
-    All shares are rounded down, and the parts that lost most by it get the rest.
-    """
+    """Return each part's share of the sum, rounded down to a tenth of a percent; those that lost most by it get the rest."""
     whole = sum(parts)
     if not whole:
         return ["0.0%" for _ in parts]

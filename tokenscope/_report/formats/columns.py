@@ -105,10 +105,7 @@ def shortened(name: str, width: int, dots: str = "…") -> str:
 
 
 def guides(depths: Sequence[int], *, ascii_only: bool) -> Iterator[str]:
-    """Yield the guides of a tree's rows: lines from the levels above, and a corner for the last of siblings.
-
-    Rows have their depth, parents before children. The top level has depth 0 and no guides.
-    """
+    """Yield the guides of a tree's rows, parents before children: none at depth 0, and a corner for the last of siblings."""
     tee, corner, bar = ("|- ", "`- ", "|  ") if ascii_only else ("├─ ", "└─ ", "│  ")
     lasts: list[bool] = []
     later = [-1]  # ascending: the depths at which a sibling comes later

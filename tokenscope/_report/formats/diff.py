@@ -103,16 +103,12 @@ def headline(diff: Comparison) -> str:
 
 
 def _by(change: str, growth: float | None) -> str:
-    details = [change, _signed_percent(growth) if growth else ""]
+    details = [change, f"{growth:+,.1f}%" if growth else ""]
     return f" ({', '.join(filter(None, details))})" if any(details) else ""
 
 
 def _signed(count: int) -> str:
     return f"{count:+,}" if count else "0"
-
-
-def _signed_percent(growth: float) -> str:
-    return f"{growth:+,.1f}%"
 
 
 def _signed_dollars(amount: Decimal) -> str:
@@ -134,7 +130,8 @@ def _draw(diff: Comparison, width: int, ascii_only: bool) -> Iterator[Line]:
     yield [(scopes.head, "bold"), *columns.styled(columns.heads, ["bold"] * len(_COLUMNS))]
     name_styles = [_STYLES[change.status] for change in diff.changes]
     for change, row, scope in zip(diff.changes, rows, scopes.lines(name_styles, ascii_only=ascii_only), strict=True):
-        colour = _colour(change)
+        more = change.tokens or change.cost or change.calls
+        colour = "red" if more > 0 else "green" if more < 0 else ""
         yield [*scope, *columns.styled(row, ("", "", colour, colour, "", colour))]
     yield [(headline(diff), "dim")]
     if note := _unpriced(diff):
@@ -147,15 +144,10 @@ def _cells(change: Change) -> tuple[str, ...]:
         f"{change.before.total_tokens:,}",
         f"{change.after.total_tokens:,}",
         _signed(change.tokens),
-        change.status if change.status != "changed" else _signed_percent(growth) if growth else "",
+        change.status if change.status != "changed" else f"{growth:+,.1f}%" if growth else "",
         _signed(change.calls),
         UNKNOWN if change.cost is None else _signed_dollars(change.cost),
     )
-
-
-def _colour(change: Change) -> str:
-    more = change.tokens or change.cost or change.calls
-    return "red" if more > 0 else "green" if more < 0 else ""
 
 
 def _unpriced(diff: Comparison, write: Callable[[str], str] = printable) -> str:

@@ -63,6 +63,7 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
     if note and usage.cost is not None:
         note += " A cost with ≥ is what the priced calls cost: a lower bound."
     notes = filter(None, (note, misnamed(snapshot.unused_prices, by_model)))
+    prices = price_rows(snapshot.prices())
     saved = [f"{dollars(usage.saved_cost)} saved by DSPy's cache"] if usage.saved_cost else []
     facts = [
         ("tokens", f"{usage.total_tokens:,}"),
@@ -81,13 +82,8 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
         "modules": list(_breakdown(snapshot.by_module(), usage)),
         "models": list(_breakdown(by_model, usage)),
         "notes": " ".join(notes),
-        **_prices(snapshot),
+        **({"prices": [HEADS, *prices], "priceNote": NOTE} if prices else {}),
     }
-
-
-def _prices(snapshot: Snapshot) -> dict[str, Any]:
-    rows = price_rows(snapshot.prices())
-    return {"prices": [HEADS, *rows], "priceNote": NOTE} if rows else {}
 
 
 def _nodes(tree: Node) -> Iterator[list[Any]]:

@@ -68,10 +68,8 @@ def line(record: dict[str, Any]) -> str:
 
 def _lines(name: str, values: Iterable[str]) -> Iterator[str]:
     yield f',\n "{name}": ['
-    comma = "\n  "
-    for value in values:
-        yield comma + value
-        comma = ",\n  "
+    for index, value in enumerate(values):
+        yield (",\n  " if index else "\n  ") + value
     yield "\n ]"
 
 
@@ -153,12 +151,11 @@ def _parsed_price(price: Any) -> Price:
     )
     if source not in SOURCES:
         raise ValueError(f"'source' must be one of {', '.join(SOURCES)}, not {source!r}")
-    rates = {_checked("rates", name, str): _rate(value) for name, value in price.get("rates", {}).items()}
+    rates = {
+        _checked("rates", name, str): check_money("a rate", _dollars("a rate", value))
+        for name, value in price.get("rates", {}).items()
+    }
     return Price(model, check_count("tier", price.get("tier", 0)), source, version, since, dict(_terms(price)), rates)
-
-
-def _rate(value: object) -> Decimal:
-    return check_money("a rate", _dollars("a rate", value))
 
 
 def _terms(values: Any) -> Terms:
@@ -192,7 +189,9 @@ def _model_usage(tally: object) -> ModelUsage:
     model = _checked("model", values.pop("model"), str)
     tier = tier_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
     own_price, cached = (_checked(name, values.pop(name, False), bool) for name in ("own_price", "cached"))
-    moment, terms = _moment(values.pop("priced_as_of", "")), _terms(values)
+    moment, terms = _checked("priced_as_of", values.pop("priced_as_of", ""), str), _terms(values)
+    if moment:
+        moment_as_datetime(moment)  # raises if it is none
     why = values.pop("wasted", None)
     if why is not None and (why not in WASTE_REASONS or cached):
         reasons = ", ".join(WASTE_REASONS)
@@ -208,13 +207,6 @@ def _model_usage(tally: object) -> ModelUsage:
     if source in ("none", "provider"):
         moment, terms = "", ()
     return ModelUsage(UsageKey(model, 0 if source == "none" else tier, source, why, moment, terms), usage)
-
-
-def _moment(value: object) -> str:
-    moment = _checked("priced_as_of", value, str)
-    if moment:
-        moment_as_datetime(moment)
-    return moment
 
 
 def _dollars(name: str, value: object) -> Decimal:

@@ -45,10 +45,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def money(usage: Usage, part: Decimal | None = None) -> str:
-    """Return what a usage cost, or a part of it: rounded to cents, or to two digits if it is less than a dollar.
-
-    A lower bound is rounded down, so that it stays one.
-    """
+    """Return what a usage cost, or a part of it, as `dollars` does. A lower bound is rounded down, so that it stays one."""
     if usage.cost is None:
         return UNKNOWN
     amount = usage.cost if part is None else part
@@ -60,7 +57,7 @@ _two_digits: Final = lru_cache(partial(Context, 2))
 
 
 def dollars(amount: Decimal, rounding: str = ROUND_HALF_UP) -> str:
-    """Return an amount of money."""
+    """Return an amount of money: rounded to cents, or to two digits if it is less than a dollar."""
     size = amount.adjusted()
     if amount and not -9 < size < 30:  # written out, it would fill the page
         return f"${amount:.1e}"

@@ -32,7 +32,6 @@ from tokenscope._report.formats.text import (
     unpriced,
 )
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Node
 
 _COLUMNS: Final = (
     *map(Column, ("calls", "input", "output", "total")),
@@ -44,16 +43,11 @@ _BAR: Final = 10
 _PERCENT: Final = 5
 _DETAILS: Final = ("cached_calls", "failed_calls", "cache_read_tokens", "reasoning_tokens")
 _STYLES: Final = {
-    "scope": "bold",
-    "module": "bold",
-    "root": "bold",
+    **dict.fromkeys(("scope", "module", "root"), "bold"),
+    **dict.fromkeys(("evaluate", "compile", "phase"), "yellow"),
+    **dict.fromkeys(("none", "other"), "red"),
     "dspy": "cyan",
     "tool": "magenta",
-    "evaluate": "yellow",
-    "compile": "yellow",
-    "phase": "yellow",
-    "none": "red",
-    "other": "red",
     "self": "dim",
 }
 
@@ -73,11 +67,8 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
         yield [(NOTHING_YET, "dim")]
         return
     tree = snapshot.tree()
-    depths: list[int] = []
-    nodes: list[Node] = []
-    for depth, node in lines(tree, sort):
-        depths.append(depth)
-        nodes.append(node)
+    drawn = list(lines(tree, sort))
+    depths, nodes = [depth for depth, _ in drawn], [node for _, node in drawn]
     rows = [(*counts(node.usage), money(node.usage) if node.usage else "", duration(node.seconds)) for node in nodes]
     columns = Columns(_COLUMNS, rows)
     scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), [printable(node.name) for node in nodes])
@@ -94,8 +85,8 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
         faint = "dim" if style == "dim" else ""
         part = share(node.usage.total_tokens, total)
         numbers = columns.styled(row, (*[faint] * (len(row) - 1), "dim"))
-        drawn = (GAP + _bar(round(part * bar * 8), bar, ascii_only), "green"), (f"{part:>{_PERCENT}.0%}", faint)
-        yield [*scope, *numbers[:_SHARE_AT], *drawn, *numbers[_SHARE_AT:]]
+        bars = (GAP + _bar(round(part * bar * 8), bar, ascii_only), "green"), (f"{part:>{_PERCENT}.0%}", faint)
+        yield [*scope, *numbers[:_SHARE_AT], *bars, *numbers[_SHARE_AT:]]
     footer = [summary(tree.usage), *details(tree.usage, *_DETAILS)]
     if tree.usage.saved_tokens:
         footer.append(f"{tree.usage.saved_tokens:,} tokens saved by it")
