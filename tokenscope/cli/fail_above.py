@@ -9,10 +9,7 @@ from tokenscope._report.formats.text import money
 
 
 def check_growth(diff: Comparison, limit: Decimal) -> tuple[bool, str]:
-    """Return whether total tokens or total cost grew by more than a percentage. Exactly this much passes.
-
-    The message says what grew by how much, and what could not be compared. It is empty if there is nothing to report.
-    """
+    """Return whether total tokens or total cost grew by more than a percentage, and a message, empty if all is well."""
     total = diff.total
     before, after = total.before, total.after
     grown: list[str] = []
@@ -28,10 +25,7 @@ def check_growth(diff: Comparison, limit: Decimal) -> tuple[bool, str]:
 
 
 def _growth_above(limit: Decimal, old: Amount, new: Amount) -> str:
-    """Return by how much an amount grew, with enough digits to show that this is above the limit; empty if it is not.
-
-    Growth from zero is above any percentage.
-    """
+    """Return by how much an amount grew, with enough digits to show that this is above the limit; empty if it is not."""
     if EXACT.multiply(EXACT.subtract(Decimal(new), Decimal(old)), 100) <= EXACT.multiply(Decimal(old), limit):
         return ""
     growth = percent(old, new)

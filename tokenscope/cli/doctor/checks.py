@@ -146,10 +146,8 @@ def others(engines: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield a finding for all other code that watches or changes the LM calls of a program that uses some engines."""
     active = _active_instrumentors()
     if LITELLM in engines and "litellm" in active and active.keys() & {"openai", "openai-v2"}:
-        both = (
-            "litellm and openai are both instrumented: litellm calls OpenAI's SDK, so each call is in the spans of both"
-        )
-        yield PROBLEM, f"{both}. The sum of the spans counts it twice; tokenscope counts it once"
+        both = "litellm and openai are both instrumented: litellm calls OpenAI's SDK, so each call is in the spans of"
+        yield PROBLEM, f"{both} both. The sum of the spans counts it twice; tokenscope counts it once"
     nothing = "that adds nothing to what is counted"
     installed = {f"{name} {each.version}" for each in metadata.distributions() if (name := _name(each)) in _WATCHERS}
     if installed:
@@ -170,10 +168,8 @@ def others(engines: Collection[str]) -> Iterator[tuple[str, str]]:
         if own and not kind.__module__.startswith("dspy."):
             text = f"{kind.__module__}.{kind.__qualname__} has its own {' and '.join(own)}"
             yield NOTE, f"{text}: its calls are counted if it calls super() or another LM"
-    yield (
-        NOTE,
-        "no check sees a call to a provider's SDK or to litellm.completion without DSPy: record_response counts it",
-    )
+    unseen = "no check sees a call to a provider's SDK or to litellm.completion without DSPy"
+    yield NOTE, f"{unseen}: record_response counts it"
     unseen = "no check sees a response of DSPy that is taken from lm.history and given to record_response"
     yield NOTE, f"{unseen}: it is counted twice"
 

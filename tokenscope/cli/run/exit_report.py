@@ -30,12 +30,7 @@ _NOTHING = "tokenscope run: nothing was counted: DSPy made no LM call, and the p
 
 
 class ExitReport:
-    """The report at the end of a program's process.
-
-    Raises:
-        ValueError: no format has the file's suffix.
-        OSError: the file cannot be written.
-    """
+    """The report at the end of a program's process. A file that cannot be written raises a ValueError or an OSError."""
 
     def __init__(self, output: str | None, *, live: bool, budget: Budget | None) -> None:
         self._output = output

@@ -77,11 +77,7 @@ def _run_to_its_end(
 
 
 def _program_at(path: str) -> Callable[[str, ModuleType], None]:
-    """Return a function that runs the script, folder or zip file at a path.
-
-    Raises:
-        OSError: it cannot be read; in Python's words.
-    """
+    """Return a function that runs the script, folder or zip file at a path, or raise an OSError in Python's words."""
     whole = os.path.join(os.getcwd(), path)
     if pkgutil.get_importer(whole) is not None:
         return _folder
