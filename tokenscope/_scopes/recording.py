@@ -66,7 +66,7 @@ def record_tokens(
     name = model_name(model, provider)
     kept = _checked_metadata(metadata)
     given = (input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens)
-    tokens = map(check_count, TOKENS, (*given, reasoning_tokens, input_audio_tokens, output_audio_tokens))
+    tokens = [*map(check_count, TOKENS, (*given, reasoning_tokens, input_audio_tokens, output_audio_tokens))]
     dollars = ZERO_COUNTS.cost if cost is None else _dollars(cost)
     counts = Counts._make((1, 0, 0, *tokens, dollars))  # 1 call, neither cached nor failed
     check_parts(counts)
