@@ -32,6 +32,8 @@ def cost_of(bill, tier):
 @pytest.mark.parametrize("tier", RATES)
 def test_service_tiers(tier, model_type, engine):
     """A call costs what its service tier costs, also if it is asynchronous; tokens are those of the bill."""
+    if model_type == "responses" and DSPY < (3, 1):
+        pytest.skip("DSPy 3.0 does not ask OpenAI's Responses API")
     more = {} if tier is None else {"service_tier": tier}
     if DSPY >= (3, 4):
         more["engine"] = "auto" if engine == "native" else engine
