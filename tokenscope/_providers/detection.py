@@ -86,7 +86,7 @@ def _model(response: Any, get: Get) -> str | None:
     return UNKNOWN_MODEL if any(map(has_field, fields)) else None
 
 
-_SDKS: Final = {
+_SDKS: Final = {  # packages that responses' classes are from, and the provider's name if the package shows it
     "anthropic": "anthropic",
     "cohere": "cohere",
     "google": "gemini",
@@ -98,7 +98,6 @@ _SDKS: Final = {
     "litellm": None,
     "openai": None,
 }
-"""Packages that responses' classes are from, and the provider's name if the package shows it."""
 
 _IN_USAGE: Final = {
     "cost_details": "openrouter",

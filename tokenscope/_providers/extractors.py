@@ -35,7 +35,7 @@ COHERE: Final = UsageFormat("cohere")
 GOOGLE: Final = UsageFormat("google", "usageMetadata")
 PERPLEXITY: Final = UsageFormat("perplexity")
 
-_PRICED_BY_COUNTS: Final = {
+_PRICED_BY_COUNTS: Final = {  # genai-prices' counts that `Counts` has too, or that cost the same as one it has
     *TOKENS,
     "output_reasoning_tokens",
     "input_text_tokens",
@@ -43,7 +43,6 @@ _PRICED_BY_COUNTS: Final = {
     "cache_text_read_tokens",
     "cache_write_5m_tokens",
 }
-"""genai-prices' counts that `Counts` has too, or that cost the same as one it has."""
 
 
 class ReportedCall(NamedTuple):
@@ -146,7 +145,7 @@ def _exact_cost(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> Dec
     return calc_price(name, vars(theirs), moment, terms)
 
 
-_VENDORS: Final = {
+_VENDORS: Final = {  # providers that serve models of their own: genai-prices' names, and the names in LiteLLM and DSPy
     "anthropic": "anthropic",
     "cohere": "cohere",
     "deepseek": "deepseek",
@@ -157,7 +156,6 @@ _VENDORS: Final = {
     "voyageai": "voyage",
     "x-ai": "xai",
 }
-"""Providers that serve models of their own: genai-prices' names, and the names in LiteLLM and DSPy."""
 
 
 def vendor_of(model: str) -> str | None:

@@ -13,13 +13,10 @@ from typing import Any, Final
 from tokenscope._scopes.event_log import warn_later
 from tokenscope._usage.usage import NO_DOLLARS, ZERO_COUNTS, Counts
 
-Get = Callable[..., Any]
-"""Returns the first of some keys or attributes whose value is not None."""
+Get = Callable[..., Any]  # returns the first of some keys or attributes whose value is not None
 
-MOST: Final = 2**53
-"""No call spends more tokens or dollars than this: JSON's numbers are exact up to here."""
-_TICKS_PER_DOLLAR: Final = 10_000_000_000
-"""xAI reports costs in ticks."""
+MOST: Final = 2**53  # no call spends more tokens or dollars than this: JSON's numbers are exact up to here
+_TICKS_PER_DOLLAR: Final = 10_000_000_000  # xAI reports costs in ticks
 _GOOGLE_PREFIXES: Final = ("gemini/", "vertex_ai/", "vertex/", "vertex-express/")
 """How DSPy and LiteLLM name models that they ask through Google's own API. Other Gemini models use OpenAI's format."""
 
@@ -30,10 +27,9 @@ _CACHE_READ: Final = (
     "num_cached_tokens",  # Mistral
     "cached_prompt_text_tokens",  # xAI's SDK
 )
-_BESIDE_DETAILS: Final = frozenset(
+_BESIDE_DETAILS: Final = frozenset(  # parts that may stand beside the details; most entries have none of them
     {*_CACHE_READ, "cache_creation_input_tokens", "cache_creation", "reasoning_tokens", "cost", "cost_in_usd_ticks"}
 )
-"""Parts that may stand beside the details; most entries have none of them."""
 
 _NOTHING_CACHED: Final[dict[str, Any]] = {"cached_tokens": 0}
 _NO_REASONING: Final[dict[str, Any]] = {"reasoning_tokens": 0}

@@ -217,8 +217,7 @@ class StreamMeter:
         self._usage = StreamUsage()
         self._started = time.time()
         self._since = time.perf_counter_ns()
-        self.accumulating: Any = None
-        """A stream that adds up its own pieces, if they pass without being read here."""
+        self.accumulating: Any = None  # a stream that adds up its own pieces, if they pass without being read here
 
     def __enter__(self) -> None:
         pass
@@ -302,7 +301,7 @@ class StreamMeter:
 # -- usage -----------------------------------------------------------------------------------------------------------------
 
 _USAGE: Final = ("usage_metadata", "usageMetadata", "usage")
-_ENVELOPES: Final = (
+_ENVELOPES: Final = (  # where a piece has its usage if not in a field of its own
     "response",  # OpenAI's Responses
     "message",  # Anthropic's first event, and the last event of its stream object
     "chunk",  # OpenAI's stream object
@@ -311,7 +310,6 @@ _ENVELOPES: Final = (
     "delta",  # Cohere
     "x_groq",
 )
-"""Where a piece has its usage if not in a field of its own."""
 
 _FIRST_PIECE: Final = {"prompt_filter_results": "azure", "messageStart": "bedrock"}
 """Fields of a stream's first piece that show its provider."""
@@ -325,8 +323,7 @@ class StreamUsage:
         self._reporting: Any = None  # the last piece that reported usage
         self._named: Any = None  # a piece that names the model, for streams that end without usage
         self._changes: Any = None  # what Anthropic's message has reported since it began
-        self.sender: str | None = None
-        """The provider, if the first piece shows it: the piece with the usage may not."""
+        self.sender: str | None = None  # the provider, if the first piece shows it: the piece with the usage may not
 
     def add(self, piece: Any) -> None:
         """Read a piece. Usage is cumulative: the last one counts."""

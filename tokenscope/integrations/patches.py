@@ -30,11 +30,10 @@ class _Applied(NamedTuple):
 
 
 _INHERITED: Final = object()
-_PATCHES_OF: Final = {
+_PATCHES_OF: Final = {  # the patches of each module whose import is waited for
     module: tuple(patch for patch in PATCHES if patch.module == module)
     for module in dict.fromkeys(["dspy", *(patch.module for patch in PATCHES), OPTIMIZERS])
 }
-"""The patches of each module whose import is waited for."""
 
 
 class _Registry:

@@ -60,27 +60,24 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     # Only some calls have these of their own.
     cache_hit = False
-    counted: tuple[tuple[Counted, Call], ...] = ()
-    """This call, when it is counted, or those whose answers it only relayed."""
-    answer: Any = None
-    """What the LM has returned, until the call ends."""
-    inner_calls: Sequence[InnerCall] = ()
-    """The LM calls that have ended inside this one: an LM may ask another."""
-    is_nested = False
-    """Whether it is inside another call, or others may be inside of it."""
-    error: str | None = None
-    """The name of the exception with which it has failed."""
+    counted: tuple[
+        tuple[Counted, Call], ...
+    ] = ()  # this call, when it is counted, or those whose answers it only relayed
+    answer: Any = None  # what the LM has returned, until the call ends
+    inner_calls: Sequence[InnerCall] = ()  # the LM calls that have ended inside this one: an LM may ask another
+    is_nested = False  # whether it is inside another call, or others may be inside of it
+    error: str | None = None  # the name of the exception with which it has failed
     own_data: Any = None
     refused = False
-    recorded: Sequence[Counts] = ()
-    """What the program has recorded by hand inside this call: the LM may report the same."""
+    recorded: Sequence[
+        Counts
+    ] = ()  # what the program has recorded by hand inside this call: the LM may report the same
     requests: Sequence[Request] = ()
-    saved: Any = None
-    """The usage of a cached answer, if the cache still has it."""
-    terms: Terms = ()
-    """Which service was used, if not the usual one."""
-    kept_for_an_hour: Mapping[int, int] = {}
-    """How many tokens of each response the provider keeps for an hour in its cache."""
+    saved: Any = None  # the usage of a cached answer, if the cache still has it
+    terms: Terms = ()  # which service was used, if not the usual one
+    kept_for_an_hour: Mapping[
+        int, int
+    ] = {}  # how many tokens of each response the provider keeps for an hour in its cache
 
     def __init__(
         self, lm: Any, outer_call: Any, scope: Counted, overrides: Any, replaced: Any, *, reserved: bool

@@ -25,8 +25,7 @@ _RLM: Final = "dspy.predict.rlm"  # whose predictors are steps, each with a bill
 _READS_LOCALS: Final = frozenset({"locals", "vars", "dir", "eval", "exec"})
 _names_by_owner: Final[dict[int, tuple[weakref.ref[Any], str | None]]] = {}
 """The names of modules that no active module holds, by identity; None for those that have no other name than their class's."""
-_fields: Final[dict[str, str]] = {}
-"""The fields of the first signature of each name."""
+_fields: Final[dict[str, str]] = {}  # the fields of the first signature of each name
 
 
 class CalledAs:

@@ -26,18 +26,15 @@ class InnerCall(NamedTuple):
 
     counts: Counts
     evidence: Sequence[Any]
-    is_tracked: bool
-    """Whether code inside the other call tracks what is spent there."""
+    is_tracked: bool  # whether code inside the other call tracks what is spent there
     counted: tuple[tuple[Counted, Call], ...]
 
 
 class Request(NamedTuple):
     """A call of `LM.forward` inside an LM call."""
 
-    usage: Any
-    """Its usage; None if the cache answered; a `Counts` once it is read."""
-    evidence: Sequence[Any] = ()
-    """Empty if it is the LM's own: then the answer is made of it."""
+    usage: Any  # its usage; None if the cache answered; a `Counts` once it is read
+    evidence: Sequence[Any] = ()  # empty if it is the LM's own: then the answer is made of it
 
 
 def evidence(found: Iterable[Any]) -> list[Any]:

@@ -21,14 +21,13 @@ from tokenscope.integrations.patches import stand_in
 _BOOTSTRAP: Final = Frame("phase", "bootstrap")
 _EVALUATE: Final = Frame("phase", "evaluate")
 _PROPOSE: Final = Frame("phase", "propose")
-_PHASES: Final = {
+_PHASES: Final = {  # methods of optimizers, and the phases that they are
     "_bootstrap": _BOOTSTRAP,  # BootstrapFewShot: a teacher makes demonstrations
     "_bootstrap_fewshot_examples": _BOOTSTRAP,  # MIPROv2
     "_propose_instructions": _PROPOSE,  # MIPROv2: its prompt model writes instructions
     "_optimize_prompt_parameters": Frame("phase", "search"),  # MIPROv2: candidates are evaluated
     "induce_natural_language_rules": _PROPOSE,  # InferRules
 }
-"""Methods of optimizers, and the phases that they are."""
 _WRAPPED: Final = frozenset({"compile", *_PHASES})
 _OTHERWISE: Final = {"GEPA": Frame("phase", "reflect"), "COPRO": _PROPOSE}
 """The phase of an optimizer in `compile` itself, whatever runs there."""
@@ -37,8 +36,7 @@ _RUNS: Final = {"SIMBA": _EVALUATE, "AvatarOptimizer": _EVALUATE}
 _PROPOSERS: Final = ("dspy.teleprompt.", "dspy.propose.")
 """Where DSPy keeps the programs and signatures that write instructions."""
 
-_ADOPTED: Final = "__tokenscope_adopted__"
-"""Marks methods that are wrapped."""
+_ADOPTED: Final = "__tokenscope_adopted__"  # marks methods that are wrapped
 
 
 def adopt_optimizers(module: ModuleType) -> Callable[[], None]:

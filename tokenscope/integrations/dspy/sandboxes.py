@@ -13,8 +13,7 @@ from tokenscope.integrations.dspy.module_names import CalledAs
 
 _SUB_QUERY: Final = Frame("dspy", "llm_query")
 _SUB_QUERIES: Final = ("llm_query", "llm_query_batched")
-_UNNAMED: Final = "_dspy_anon_"
-"""How DSPy names sub-agents that the code has put into no attribute."""
+_UNNAMED: Final = "_dspy_anon_"  # how DSPy names sub-agents that the code has put into no attribute
 
 
 def prepare_tools(wrapped: Any, rlm: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -67,7 +67,7 @@ COST: Final = "gen_ai.usage.cost."
 """How the attributes of a call's cost begin: `amount`, `currency`, and `source`, which is `provider` or `local`."""
 _TIER: Final = ("openai.response.service_tier", "gen_ai.openai.response.service_tier")
 
-_MODEL: Final = (
+_MODEL: Final = (  # the model that was asked for comes before the model that answered, as in DSPy's own calls
     "gen_ai.request.model",
     "gen_ai.response.model",
     "llm.model_name",
@@ -76,10 +76,9 @@ _MODEL: Final = (
     "llm.request.model",
     "mlflow.llm.model",
 )
-"""The model that was asked for comes before the model that answered, as in DSPy's own calls."""
 _PROVIDER: Final = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system", "mlflow.llm.provider")
 
-_OTEL_NAMES: Final = {
+_OTEL_NAMES: Final = {  # providers' names in reports, and OpenTelemetry's current names if they differ
     "azure": "azure.ai.openai",
     "azure_ai": "azure.ai.inference",
     "bedrock": "aws.bedrock",
@@ -90,7 +89,6 @@ _OTEL_NAMES: Final = {
     "watsonx": "ibm.watsonx.ai",
     "xai": "x_ai",
 }
-"""Providers' names in reports, and OpenTelemetry's current names if they differ."""
 
 _REPORT_NAMES: Final = {
     **{theirs: ours for ours, theirs in _OTEL_NAMES.items()},

@@ -27,25 +27,22 @@ from tokenscope.integrations.otel.attributes import OPERATION, request_attribute
 _MOST: Final = 990
 """How many attribute sets there are at most. With two types of tokens each, they stay below OpenTelemetry's limit of 2,000."""
 _MOST_ERRORS: Final = 50
-_DEPTH: Final = 8
-"""How many levels of a path an attribute has at most."""
+_DEPTH: Final = 8  # how many levels of a path an attribute has at most
 
 _TOKENS: Final = "{token}"
 _BUCKETS: Final = {_TOKENS: [4**power for power in range(14)], "s": [0.01 * 2**power for power in range(14)]}
 """The boundaries of a histogram's buckets, by its unit."""
-_USAGE: Final = {
+_USAGE: Final = {  # the newest names of counters, the fields of usage that they count, and descriptions
     "input_tokens": ("input_tokens", "Input tokens, cached ones included"),
     "output_tokens": ("output_tokens", "Output tokens, reasoning included"),
     "cache_read.input_tokens": ("cache_read_tokens", "Input tokens read from the provider's cache"),
     "cache_write.input_tokens": ("cache_write_tokens", "Input tokens written to the provider's cache"),
     "reasoning.output_tokens": ("reasoning_tokens", "Output tokens spent on reasoning"),
 }
-"""The newest names of counters, the fields of usage that they count, and descriptions."""
-_COUNTERS: Final = (
+_COUNTERS: Final = (  # fields of usage, units and descriptions
     ("cost", "{USD}", "What the priced calls of the process cost"),
     ("unpriced_calls", "{call}", "Calls of the process that spent tokens of models without a known price"),
 )
-"""Fields of usage, units and descriptions."""
 
 Attributes = dict[str, str]
 

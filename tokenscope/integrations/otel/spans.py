@@ -25,13 +25,9 @@ from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.otel.attributes import Reading, is_embedding, is_model_call, model_of, read
 from tokenscope.integrations.usage_watchers import inside_counted_call, watch
 
-_REMEMBERED: Final = 2_048
-"""How many spans that have ended are remembered, for spans that start below them later."""
+_REMEMBERED: Final = 2_048  # how many spans that have ended are remembered, for spans that start below them later
 
-_NONE: Final = 0
-_CALL: Final = 1
-_TOKENS: Final = 2
-"""How much is counted: nothing, a call without tokens, tokens."""
+_NONE, _CALL, _TOKENS = range(3)  # how much is counted: nothing, a call without tokens, tokens
 
 _Key = tuple[int, int]
 
