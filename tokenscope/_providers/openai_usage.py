@@ -54,26 +54,13 @@ def read_counts(model: str, entry: Any, calls: int = 0, failed_calls: int = 0) -
                 type(prompt) is type(completion) is dict
                 and len(prompt) == len(completion) == 1
                 and type(input_tokens) is type(output_tokens) is int
-                and type(cache_read := prompt["cached_tokens"]) is int
+                and type(cached := prompt["cached_tokens"]) is int
                 and type(reasoning := completion["reasoning_tokens"]) is int
-                and 0 <= cache_read <= input_tokens
+                and 0 <= cached <= input_tokens
                 and 0 <= reasoning <= output_tokens
                 and input_tokens + output_tokens == entry["total_tokens"] <= MOST
             ):
-                values = (
-                    calls,
-                    0,
-                    failed_calls,
-                    input_tokens,
-                    output_tokens,
-                    cache_read,
-                    0,
-                    0,
-                    reasoning,
-                    0,
-                    0,
-                    _NO_COST,
-                )
+                values = (calls, 0, failed_calls, input_tokens, output_tokens, cached, 0, 0, reasoning, 0, 0, _NO_COST)
                 plain: Counts = _new_tuple(Counts, values)
                 return plain
         except (KeyError, TypeError):

@@ -32,6 +32,10 @@ _TWO_STEP: Final = "dspy.adapters.two_step_adapter"
 _THREADS: Final = f"{_OURS}.threads"
 _DSPY: Final = f"{_OURS}.dspy"
 _GEPA: Final = "dspy.teleprompt.gepa.gepa_utils"
+_FLEX: Final = "dspy.predict.flex.bridge"
+_BASE_LM: Final = "dspy.clients.base_lm"
+_SANDBOXES: Final = f"{_DSPY}.sandboxes"
+_KEEP_ANSWER: Final = f"{_DSPY}.lm_answers:keep_answer"
 
 PATCHES: Final = (
     Patch("threading", "Thread.start", f"{_THREADS}:start_thread", "replace"),
@@ -42,16 +46,14 @@ PATCHES: Final = (
     Patch("asyncio.base_events", "BaseEventLoop.create_task", f"{_THREADS}:create_task", "replace"),
     Patch("uvloop", "Loop.create_task", f"{_THREADS}:create_task", "replace"),
     Patch("anyio.to_thread", "run_sync", f"{_THREADS}:run_sync", "proxy"),
-    Patch("dspy.clients.base_lm", "BaseLM.__call__", f"{_DSPY}.lm_calls:call_lm"),
-    Patch("dspy.clients.base_lm", "BaseLM.acall", f"{_DSPY}.lm_calls:call_lm"),
+    Patch(_BASE_LM, "BaseLM.__call__", f"{_DSPY}.lm_calls:call_lm"),
+    Patch(_BASE_LM, "BaseLM.acall", f"{_DSPY}.lm_calls:call_lm"),
     # Instrumentors that came first have wrapped BaseLM's original in LM, where a patch of BaseLM is passed by.
     Patch("dspy.clients.lm", "LM.__call__", f"{_DSPY}.lm_calls:call_lm", inherited=True),
     Patch("dspy.clients.lm", "LM.acall", f"{_DSPY}.lm_calls:call_lm", inherited=True),
-    Patch("dspy.clients.base_lm", "BaseLM._process_lm_response", f"{_DSPY}.lm_answers:keep_answer", "make"),
-    Patch(
-        "dspy.clients.base_lm", "BaseLM._process_completion", f"{_DSPY}.lm_answers:keep_answer", "make", optional=True
-    ),
-    Patch("dspy.clients.base_lm", "BaseLM._process_response", f"{_DSPY}.lm_answers:keep_answer", "make", optional=True),
+    Patch(_BASE_LM, "BaseLM._process_lm_response", _KEEP_ANSWER, "make"),
+    Patch(_BASE_LM, "BaseLM._process_completion", _KEEP_ANSWER, "make", optional=True),
+    Patch(_BASE_LM, "BaseLM._process_response", _KEEP_ANSWER, "make", optional=True),
     Patch("dspy.clients.execution", "usage_dict", f"{_DSPY}.service:note_service", "make", optional=True),
     Patch("dspy.clients.lm", "LM.forward", f"{_DSPY}.forward:forward"),
     Patch("dspy.clients.lm", "LM.aforward", f"{_DSPY}.forward:forward"),
@@ -62,17 +64,9 @@ PATCHES: Final = (
     Patch("dspy.primitives.module", "Module.acall", f"{_DSPY}.modules:call_module"),
     Patch("dspy.adapters.types.tool", "Tool.__call__", f"{_DSPY}.modules:call_tool"),
     Patch("dspy.adapters.types.tool", "Tool.acall", f"{_DSPY}.modules:call_tool"),
-    Patch(
-        "dspy.predict.rlm", "RLM._prepare_execution_tools", f"{_DSPY}.sandboxes:prepare_tools", "replace", optional=True
-    ),
-    Patch(
-        "dspy.predict.flex.bridge",
-        "BridgeRuntime._tool_callables",
-        f"{_DSPY}.sandboxes:flex_tools",
-        "replace",
-        optional=True,
-    ),
-    Patch("dspy.primitives.facade", "FacadeInvocation.call", f"{_DSPY}.sandboxes:call_sub_agent", optional=True),
+    Patch("dspy.predict.rlm", "RLM._prepare_execution_tools", f"{_SANDBOXES}:prepare_tools", "replace", optional=True),
+    Patch(_FLEX, "BridgeRuntime._tool_callables", f"{_SANDBOXES}:flex_tools", "replace", optional=True),
+    Patch("dspy.primitives.facade", "FacadeInvocation.call", f"{_SANDBOXES}:call_sub_agent", optional=True),
     Patch("dspy.evaluate.evaluate", "Evaluate.__call__", f"{_DSPY}.modules:call_evaluate"),
     Patch("dspy.utils.parallelizer", "ParallelExecutor.execute", f"{_DSPY}.parallel:execute", "replace"),
     Patch("dspy.adapters.base", "Adapter._call_postprocess", f"{_DSPY}.lm_answers:parse_answer", "make"),

@@ -73,9 +73,8 @@ def _pack_others() -> PackedRows:
     table = UsageTable(ROOT)
     for path, row in hand_over(STATE.root).rows.items():
         for key, spent in row.counts.items():
-            table.add(
-                path, key, spent.counts()
-            )  # without entries: those of scopes that a fork has inherited are the parent's
+            # Without entries: those of scopes that a fork has inherited are the parent's.
+            table.add(path, key, spent.counts())
     return pack(table, ROOT)
 
 

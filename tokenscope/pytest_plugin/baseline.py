@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tokenscope._report.files import write_whole
 
@@ -13,12 +13,11 @@ _FORMAT: Final = 1
 _TESTS: Final = "tokens_by_test"
 
 
-class Baseline:
+class Baseline(NamedTuple):
     """The tokens each test spent when the file was written."""
 
-    def __init__(self, path: Path, tokens: Mapping[str, int]) -> None:
-        self.path = path
-        self.tokens = tokens
+    path: Path
+    tokens: Mapping[str, int]
 
     @classmethod
     def read(cls, path: Path, *, new: bool = False) -> Baseline:

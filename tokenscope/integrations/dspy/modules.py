@@ -36,11 +36,18 @@ class _Entry:
 
     __slots__ = ("_attempts_around", "_is_advice", "_scope", "_settings_token")
 
-    def __init__(self, scope: Scope, attempts_around: Attempts | None, settings_token: Any, *, is_advice: bool) -> None:
+    def __init__(self, scope: Scope, module: Any, kwargs: Kwargs, around: Any, settings_token: Any) -> None:
         self._scope = scope
-        self._attempts_around = attempts_around
-        self._is_advice = is_advice
+        self._attempts_around: Attempts | None = None
+        self._is_advice = False
         self._settings_token = settings_token
+        if isinstance(scope, TryingScope):
+            scope.attempts = Attempts(module, kwargs)
+        if type(around) is TryingScope:
+            refer_to(scope)  # its counts are read when all attempts are made
+            if around.attempts.wants(module, kwargs):
+                self._attempts_around = around.attempts
+                self._is_advice = is_advice(module)
 
     def finish(self, error: BaseException | None, result: Any) -> None:
         """Leave the scope, and note the result if it is an attempt at another one, or if there were attempts at it."""
@@ -81,18 +88,7 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
     if not is_inside_call and type(around) is not TryingScope and not makes_attempts:
         return open_scope(Scope, frames, ref(module))  # nearly always
     scope = open_scope(TryingScope if makes_attempts else Scope, frames, ref(module))
-    return _entry(scope, module, kwargs, around, set_settings_outside(inside) if is_inside_call else None)
-
-
-def _entry(scope: Scope, module: Any, kwargs: Kwargs, around: Any, settings_token: Any) -> _Entry:
-    if isinstance(scope, TryingScope):
-        scope.attempts = Attempts(module, kwargs)
-    attempts_around: Attempts | None = None
-    if type(around) is TryingScope:
-        refer_to(scope)  # its counts are read when all attempts are made
-        if around.attempts.wants(module, kwargs):
-            attempts_around = around.attempts
-    return _Entry(scope, attempts_around, settings_token, is_advice=attempts_around is not None and is_advice(module))
+    return _Entry(scope, module, kwargs, around, set_settings_outside(inside) if is_inside_call else None)
 
 
 @functools.lru_cache(maxsize=MAX_NAMES)

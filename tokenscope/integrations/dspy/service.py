@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from tokenscope._providers.openai_usage import getter, parse_count
@@ -14,13 +13,11 @@ from tokenscope._usage.warnings import internal_error
 def note_service(wrapped: Any, switch: list[bool]) -> Any:
     """`usage_dict`, which DSPy calls with each response: what it returns does not tell the service."""
 
-    @functools.wraps(wrapped)
     def usage_dict(response: Any, *args: Any, **kwargs: Any) -> Any:
         raw = getattr(response, "provider_data", None)
-        if raw and switch:
-            call = lm_call_in_progress()
-            if call is not None:
-                read_service(call, raw)
+        call = lm_call_in_progress() if raw and switch else None
+        if call is not None:
+            read_service(call, raw)
         return wrapped(response, *args, **kwargs)
 
     return usage_dict

@@ -69,10 +69,6 @@ def annotate_spans() -> Callable[[], None]:
     return partial(unwatch, watcher)
 
 
-def _annotate_with_costs(model: str, entry: Any) -> None:
-    _annotate(model, entry, with_costs=True)
-
-
 def _annotate(model: str, entry: Any, *, with_costs: bool = False) -> None:
     try:
         counts = read_counts(model, entry)
@@ -89,6 +85,9 @@ def _annotate(model: str, entry: Any, *, with_costs: bool = False) -> None:
             _write_mlflow(current, spent)
     except Exception:  # noqa: BLE001 - a span's own methods must not break the host program
         internal_error("annotating a span")
+
+
+_annotate_with_costs: Final = partial(_annotate, with_costs=True)
 
 
 def _write(span: Any, model: str, spent: Usage) -> None:

@@ -39,10 +39,6 @@ _USAGE: Final = {  # the newest names of counters, the fields of usage that they
     "cache_write.input_tokens": ("cache_write_tokens", "Input tokens written to the provider's cache"),
     "reasoning.output_tokens": ("reasoning_tokens", "Output tokens spent on reasoning"),
 }
-_COUNTERS: Final = (  # fields of usage, units and descriptions
-    ("cost", "{USD}", "What the priced calls of the process cost"),
-    ("unpriced_calls", "{call}", "Calls of the process that spent tokens of models without a known price"),
-)
 
 Attributes = dict[str, str]
 
@@ -86,7 +82,8 @@ class _AttributeSets:
         return name
 
 
-def _histogram(meter: Meter, name: str, unit: str, description: str) -> Histogram:
+def _histogram(meter: Meter, name: str, description: str) -> Histogram:
+    unit = "s" if name.endswith("duration") else _TOKENS
     return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=_BUCKETS[unit])
 
 
@@ -95,10 +92,8 @@ class _Instruments:
 
     def __init__(self, meter: Meter) -> None:
         self.sets = _AttributeSets({"gen_ai.token.type": "input"}, {"gen_ai.token.type": "output"})
-        self._tokens = _histogram(
-            meter, "gen_ai.client.token.usage", _TOKENS, "Input and output tokens of each model call"
-        )
-        self._seconds = _histogram(meter, "gen_ai.client.operation.duration", "s", "How long each model call took")
+        self._tokens = _histogram(meter, "gen_ai.client.token.usage", "Input and output tokens of each model call")
+        self._seconds = _histogram(meter, "gen_ai.client.operation.duration", "How long each model call took")
 
     def record(self, call: Call) -> None:
         """Record one call."""
@@ -122,19 +117,13 @@ class _LatestInstruments:
             for name, (field, description) in _USAGE.items()
         ]
         inference, embeddings = "gen_ai.client.inference", "gen_ai.client.embeddings"
-        self._input = _histogram(
-            meter, f"{inference}.operation.input_tokens", _TOKENS, "Input tokens of each model call"
-        )
-        self._output = _histogram(
-            meter, f"{inference}.operation.output_tokens", _TOKENS, "Output tokens of each model call"
-        )
-        self._seconds = _histogram(meter, f"{inference}.duration", "s", "How long each model call took")
+        self._input = _histogram(meter, f"{inference}.operation.input_tokens", "Input tokens of each model call")
+        self._output = _histogram(meter, f"{inference}.operation.output_tokens", "Output tokens of each model call")
+        self._seconds = _histogram(meter, f"{inference}.duration", "How long each model call took")
         self._embedded = _histogram(
-            meter, f"{embeddings}.operation.input_tokens", _TOKENS, "Input tokens of each embedding request"
+            meter, f"{embeddings}.operation.input_tokens", "Input tokens of each embedding request"
         )
-        self._embedding_seconds = _histogram(
-            meter, f"{embeddings}.duration", "s", "How long each embedding request took"
-        )
+        self._embedding_seconds = _histogram(meter, f"{embeddings}.duration", "How long each embedding request took")
 
     def record(self, call: Call) -> None:
         """Record one call. The tokens of one that reports none, as failed ones do, are recorded as 0."""
@@ -162,9 +151,11 @@ class _Export:
         meter = provider.get_meter("tokenscope", __version__)
         self._is_latest = wants_latest()
         self._instruments = _LatestInstruments(meter) if self._is_latest else _Instruments(meter)
-        for field, unit, description in _COUNTERS:
-            observe_field = partial(self._observe, field)
-            meter.create_observable_counter(f"tokenscope.{field}", [observe_field], unit=unit, description=description)
+        for field, unit, description in (
+            ("cost", "{USD}", "What the priced calls of the process cost"),
+            ("unpriced_calls", "{call}", "Calls of the process that spent tokens of models without a known price"),
+        ):
+            meter.create_observable_counter(f"tokenscope.{field}", [partial(self._observe, field)], unit, description)
 
     def record(self, call: Call) -> None:
         """Record one call, unless DSPy's cache answered it. A plain amount is none."""
