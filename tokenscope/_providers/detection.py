@@ -37,7 +37,8 @@ def source_of(response: Any, provider: str | None, model: str | None, sender: st
     answered = model if model is not None else _model(response, get)
     if answered is None:
         return ResponseSource(None, usage_format, usage, "")
-    sdk = _sdk(type(response))
+    packages = (str(base.__module__).partition(".")[0] for base in type(response).__mro__)
+    sdk = next((package for package in packages if package in _SDKS), None)
     if provider is not None:
         name = model_name(answered, provider)
     elif model is not None and "/" in model and not model.startswith("arn:"):
@@ -107,11 +108,6 @@ _IN_USAGE: Final = {
     "prompt_cache_hit_tokens": "deepseek",
 }
 _IN_RESPONSE: Final = {"x_groq": "groq", "prompt_filter_results": "azure"}
-
-
-def _sdk(kind: type) -> str | None:
-    packages = (str(base.__module__).partition(".")[0] for base in kind.__mro__)
-    return next((package for package in packages if package in _SDKS), None)
 
 
 def _sender(response: Any, sdk: str | None, usage_format: UsageFormat | None, usage: Any) -> str | None:

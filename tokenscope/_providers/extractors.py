@@ -54,10 +54,7 @@ class ReportedCall(NamedTuple):
 
 
 def extract(usage_format: UsageFormat, usage: Any, name: str, started: float, terms: Terms) -> list[ReportedCall]:
-    """Return the calls that usage reports, one for each model; none if it has no counts.
-
-    `name` is the response's model, `started` the time of the call in seconds since 1970, `terms` the service that was used.
-    """
+    """Return the calls that usage reports, one for each model (`name` is the response's); none if it has no counts."""
     values = plain(usage, name)
 
     def reported_call(theirs: TheirUsage, name: str) -> ReportedCall:
@@ -138,9 +135,8 @@ def _reported_call(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> 
 
 def _exact_cost(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> Decimal | None:
     """Return the cost of a call that used something `Counts` has no count of: searches, images."""
-    if custom_price(name) is not None or all(
-        part in _PRICED_BY_COUNTS for part, value in vars(theirs).items() if value
-    ):
+    counts_tell_all = all(part in _PRICED_BY_COUNTS for part, value in vars(theirs).items() if value)
+    if counts_tell_all or custom_price(name) is not None:
         return None
     return calc_price(name, vars(theirs), moment, terms)
 

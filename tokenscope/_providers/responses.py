@@ -76,7 +76,7 @@ def record_response(response: T, *, provider: str | None = None, model: str | No
         )
     try:
         scope = active() or STATE.root
-        count_response(source, scope, lm_call_in_progress(), kind="response", started=time.time())
+        count_response(source, scope, lm_call_in_progress(), "response", time.time(), seconds=0, error=None)
     except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
         internal_error("reading a response")
     return response
@@ -98,14 +98,7 @@ def check_arguments(wanted: str, shape: str, value: object, provider: object, mo
 
 
 def count_response(
-    source: ResponseSource,
-    scope: Counted,
-    outer_call: Any,
-    *,
-    kind: str,
-    started: float,
-    seconds: float = 0.0,
-    error: str | None = None,
+    source: ResponseSource, scope: Counted, outer: Any, kind: str, started: float, seconds: float, error: str | None
 ) -> None:
     """Count a response or a stream (its `kind`): one call, and one more for each other model that took part in it."""
     name = source.name
@@ -123,7 +116,7 @@ def count_response(
     if error is not None:
         calls[0] = calls[0]._replace(counts=calls[0].counts._replace(failed_calls=1))
     for model, counts, cost_is_told in calls:
-        note_inner_usage(outer_call, counts)
+        note_inner_usage(outer, counts)
         terms = source.terms
         record(scope, model, counts, started, terms, cost_is_told=cost_is_told, seconds=seconds, error=error)
 

@@ -96,8 +96,6 @@ def _is_stream(kind: type) -> bool:
     )
 
 
-# -- stand-ins -------------------------------------------------------------------------------------------------------------
-
 _Base: Any = getattr(wrapt, "BaseObjectProxy", wrapt.ObjectProxy)
 """wrapt 2 has a proxy that does not look iterable if the stream is not."""
 
@@ -202,9 +200,6 @@ def _class_with(base: Any, names: frozenset[str]) -> Any:
     return new_class(base.__name__, (base,), exec_body=lambda body: body.update(methods))
 
 
-# -- meter -----------------------------------------------------------------------------------------------------------------
-
-
 class StreamMeter:
     """Reads the pieces of one stream, and counts its call once. As a context manager, it is around taking one piece."""
 
@@ -285,20 +280,10 @@ class StreamMeter:
             source = source_of(response, self._provider, self._model, sender)
             if source.name is None:
                 source = source_of(response, self._provider, UNKNOWN_MODEL, sender)
-            count_response(
-                source,
-                self._scope,
-                self._outer_call,
-                kind="stream",
-                started=self._started,
-                seconds=self._seconds,
-                error=self._error,
-            )
+            count_response(source, self._scope, self._outer_call, "stream", self._started, self._seconds, self._error)
         except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
             internal_error("counting a stream")
 
-
-# -- usage -----------------------------------------------------------------------------------------------------------------
 
 _USAGE: Final = ("usage_metadata", "usageMetadata", "usage")
 _ENVELOPES: Final = (  # where a piece has its usage if not in a field of its own
