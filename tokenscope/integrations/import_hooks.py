@@ -24,7 +24,6 @@ class _Notifier:
         self._hook = hook
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code as the real loader does, then call the hook."""
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
@@ -40,9 +39,7 @@ class _Finder:
     def __init__(self) -> None:
         self.hooks: dict[str, Hook] = {}
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
         """Let the other finders find a module that is waited for, and stand between it and its loader."""
         hook = self.hooks.pop(fullname, None)
         if hook is None:

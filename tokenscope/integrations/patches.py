@@ -106,7 +106,8 @@ def _on_import(module: ModuleType) -> None:
     if not _registry.is_active or not isinstance(module, ModuleType):
         return  # None or a mock may stand in for a module that is not there
     name = module.__name__
-    if name.startswith("dspy.") and _is_importing("dspy") and "dspy" not in _registry.complete:
+    is_importing = getattr(getattr(sys.modules.get("dspy"), "__spec__", None), "_initializing", False)
+    if name.startswith("dspy.") and is_importing and "dspy" not in _registry.complete:
         return  # DSPy's modules are patched when all of it is there: the hooks import from it
     try:
         if name == "dspy" and name not in _registry.complete:
@@ -123,17 +124,10 @@ def _on_import(module: ModuleType) -> None:
         internal_error(f"patching {name}")
 
 
-def _is_importing(name: str) -> bool:
-    """Whether a module's code is running for the first time."""
-    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
-
-
 def _apply(patch: Patch, module: ModuleType) -> None:
-    owner: Any = module
     *path, attribute = patch.name.split(".")
     try:
-        for step in path:
-            owner = getattr(owner, step)
+        owner: Any = functools.reduce(getattr, path, module)
         getattr(owner, attribute)
     except AttributeError:
         if not patch.optional:

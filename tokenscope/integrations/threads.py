@@ -110,12 +110,11 @@ async def run_sync(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: d
     """`anyio.to_thread.run_sync`: the thread of a generator's body runs in the scope of the generator."""
     if not _generator_scopes:
         return await wrapped(*args, **kwargs)
-    captured = CapturedScope.capture()
-    token = captured.attach()
+    token = CapturedScope.capture().attach()
     try:
         return await wrapped(*args, **kwargs)
     finally:
-        captured.detach(token)
+        CapturedScope.detach(token)
 
 
 def create_task(wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

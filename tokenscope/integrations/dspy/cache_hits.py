@@ -12,14 +12,13 @@ from tokenscope.integrations.dspy.lm_calls import Args, Kwargs
 def get_cached(wrapped: Any, cache: Any, args: Args, kwargs: Kwargs) -> Any:
     """`Cache.get`: tell a cache hit from a call whose provider reports no usage."""
     found = wrapped(*args, **kwargs)
-    if found is not None:
-        call = lm_call_in_progress()
-        if call is not None:
-            call.cache_hit = True
-            try:
-                call.saved = _usage_of_hit(cache, found, args, kwargs)
-            except Exception:  # noqa: BLE001
-                internal_error("reading what a cache hit saved")
+    call = None if found is None else lm_call_in_progress()
+    if call is not None:
+        call.cache_hit = True
+        try:
+            call.saved = _usage_of_hit(cache, found, args, kwargs)
+        except Exception:  # noqa: BLE001
+            internal_error("reading what a cache hit saved")
     return found
 
 

@@ -57,8 +57,7 @@ class _Request:
 
 def _count_late(call: CallTracker, usage: Any) -> None:
     try:
-        counts = read_counts(call.model, usage)._replace(calls=1)
-        record(call.scope, call.model, counts, call.started)
+        record(call.scope, call.model, read_counts(call.model, usage, calls=1), call.started)
     except Exception:  # noqa: BLE001
         internal_error("counting a request that outlived its LM call")
 

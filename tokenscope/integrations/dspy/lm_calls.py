@@ -79,15 +79,13 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         int, int
     ] = {}  # how many tokens of each response the provider keeps for an hour in its cache
 
-    def __init__(
-        self, lm: Any, outer_call: Any, scope: Counted, overrides: Any, replaced: Any, *, reserved: bool
-    ) -> None:
+    def __init__(self, lm: Any, outer: Any, scope: Counted, overrides: Any, replaced: Any, *, reserved: bool) -> None:
         self.wrapped_tracker: Any = replaced
-        self.outer_call: CallTracker | None = outer_call
+        self.outer_call: CallTracker | None = outer
         if replaced is not None and isinstance(replaced, CallTracker):
             # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
             self.wrapped_tracker = replaced.wrapped_tracker
-            self.outer_call = outer_call or replaced
+            self.outer_call = outer or replaced
         if self.outer_call is not None:
             self.is_nested = True
         self.is_parsed = False  # whether an adapter has begun to parse the answer
@@ -167,8 +165,6 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             internal_error("reading what a request has spent")
             return None
 
-    # -- the call -------------------------------------------------------------------------------------------------------
-
     def finish(self, error: BaseException | None, result: Any) -> None:
         """Restore the settings, and leave the call to be counted."""
         self.ended = True
@@ -210,10 +206,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
                 usage_watchers.notify(self.model, usage)
 
     def count(self, summed: tuple[UsageKey, Counts] | None = None) -> Call | None:
-        """Return the call as its entries tell it, or None if it spent nothing. Called when the event log is drained.
-
-        `summed`: what it spent, if that is known already.
-        """
+        """Return the call as its entries (or `summed`) tell it; None if it spent nothing. Called when the log is drained."""
         entries, error, scope = self.entries, self.error, self.scope
         failed = 0 if error is None else 1
         if summed is not None:
@@ -230,9 +223,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             return None
         else:
             key, counts = self._add_up(sum_counts(read_counts(self.model, entry) for entry in entries), failed)
-        path = scope.path
-        if path.parent is None:
-            path = path_of(scope)
+        path = path_of(scope) if scope.path.parent is None else scope.path
         call: Call = _new_tuple(Call, (path, key, counts, self.started, self.nanoseconds / 1e9, error, None, False))
         if error is None:
             self.counted = ((scope, call),)
@@ -258,8 +249,6 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     def _release(self) -> None:
         if self.reserved:
             release(self.scope)
-
-    # -- LM calls inside LM calls ---------------------------------------------------------------------------------------
 
     def _finish_nested(self, result: Any) -> None:
         """Count a call that is inside another one, or has others inside, at once: while all that they return is there."""
@@ -373,9 +362,7 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
     outer: Any = current_lm_call.get()
     if outer is not None and outer.ended:
         outer = None
-    reserved = False
-    if scope.budgets:
-        reserved = reserve(scope, _lender(outer))
+    reserved = reserve(scope, _lender(outer)) if scope.budgets else False
     try:
         overrides = thread_local_overrides.get()
         # As `settings.usage_tracker`, without its look-up in Python.

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 from itertools import islice
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dspy.predict.predict import Predict
 from dspy.primitives.module import Module
@@ -28,14 +28,11 @@ _names_by_owner: Final[dict[int, tuple[weakref.ref[Any], str | None]]] = {}
 _fields: Final[dict[str, str]] = {}  # the fields of the first signature of each name
 
 
-class CalledAs:
+class CalledAs(NamedTuple):
     """What opens a scope in which a module is called by a name that only its caller knows."""
 
-    __slots__ = ("module", "name")
-
-    def __init__(self, module: Any, name: str) -> None:
-        self.module = weakref.ref(module)
-        self.name = name
+    module: weakref.ref[Any]
+    name: str
 
 
 def module_name(module: Any, scope: Counted | None) -> str | None:
@@ -91,10 +88,7 @@ def _attribute(around: Any, module: Any) -> str | None:
     for name, value in attributes.items():  # nearly always: self.planner(...)
         if value is module:
             return name
-    for way, value in _stored(attributes):
-        if value is module:
-            return _spelled(way)
-    return None
+    return next((_spelled(way) for way, value in _stored(attributes) if value is module), None)
 
 
 def _stored(attributes: dict[str, Any], *, in_modules: bool = True) -> Iterator[tuple[_Way, Any]]:
@@ -136,9 +130,6 @@ def _spelled(way: _Way) -> str:
         link, step = link
         spelled = step + spelled
     return spelled
-
-
-# -- modules of plain objects -------------------------------------------------------------------------------------------
 
 
 def _name_by_owner(module: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from weakref import ref
 
 from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._scopes.wrapping import ScopeSpec, wrap
@@ -49,7 +50,7 @@ def call_sub_agent(invocation: Any, args: Args, kwargs: Kwargs) -> Scope | None:
     try:
         name = kwargs["handle"] if "handle" in kwargs else args[0]
         agent = invocation._predictors.get(name)  # noqa: SLF001 - they are held nowhere else
-        called_as = None if agent is None or name.startswith(_UNNAMED) else CalledAs(agent, name)
+        called_as = None if agent is None or name.startswith(_UNNAMED) else CalledAs(ref(agent), name)
     except Exception:  # noqa: BLE001
         internal_error("naming a sub-agent")
         return None

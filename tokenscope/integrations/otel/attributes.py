@@ -142,7 +142,9 @@ def read(attributes: Attributes, instrumentor: str) -> Reading | None:
     if cached > 0 and (exceeds_input or instrumentor.startswith(_WITHOUT_CACHE)):
         cached = sum(parse_count(name, value, model) for name, value in details.items())
         input_tokens, total_tokens = parse_count("prompt_tokens", input_tokens, model) + cached, None
+    cost = _told_cost(attributes)
     entry = {
+        "cost": cost,
         "prompt_tokens": input_tokens,
         "completion_tokens": found.get("output_tokens"),
         "total_tokens": total_tokens,
@@ -152,9 +154,6 @@ def read(attributes: Attributes, instrumentor: str) -> Reading | None:
             "audio_tokens": found.get("output_audio_tokens"),
         },
     }
-    cost = _told_cost(attributes)
-    if cost is not None:
-        entry["cost"] = cost
     tier = getter(attributes)(*_TIER)
     return Reading(model, read_counts(model, entry), terms_of({"service_tier": tier}, {}), cost is not None)
 

@@ -96,7 +96,6 @@ class _Instruments:
         self._seconds = _histogram(meter, "gen_ai.client.operation.duration", "How long each model call took")
 
     def record(self, call: Call) -> None:
-        """Record one call."""
         counts = call.counts
         plain, input_, output = self.sets.of_path(call.path, call.key.model)
         if counts.input_tokens:
@@ -181,7 +180,6 @@ class _Export:
         return [Observation(float(value), dict(items)) for items, value in sums.items() if value]
 
     def stop(self) -> None:
-        """Record no more calls."""
         with _lock:
             self.stopped = True
             unobserve(self.observer)

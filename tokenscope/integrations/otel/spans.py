@@ -160,6 +160,7 @@ def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
     noted.counted = spent  # from now on, open spans below it are not counted in addition
     for above in noted.ancestors():
         above.below = max(above.below, spent)
+    trace_id, span_id = trace.format_trace_id(noted.key[0]), trace.format_span_id(noted.key[1])
     record(
         scope or STATE.root,
         reading.model,
@@ -170,11 +171,7 @@ def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
         is_embedding=is_embedding(attributes),
         seconds=max(0, (noted.ended or 0) - noted.started) / 1e9,
         error=_error(span) if failed else None,
-        metadata={
-            "span": span.name,
-            "trace_id": trace.format_trace_id(noted.key[0]),
-            "span_id": trace.format_span_id(noted.key[1]),
-        },
+        metadata={"span": span.name, "trace_id": trace_id, "span_id": span_id},
     )
 
 
