@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -41,31 +41,18 @@ def _percent(text: str) -> float:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("tokenscope", "tokens spent by tests (tokenscope)")
-    group.addoption(
-        "--tokens",
-        action="store_true",
-        dest="tokenscope_show",
-        help="Show how many tokens each test spent, the ten costliest tests and the total.",
-    )
-    group.addoption(
-        "--tokens-baseline",
-        metavar="FILE",
-        dest="tokenscope_baseline",
-        help="Compare each test's tokens with those in this file.",
-    )
-    group.addoption(
-        "--tokens-fail-on-increase",
-        metavar="PERCENT",
-        type=_percent,
-        dest="tokenscope_fail_on_increase",
-        help="Fail the session if a test spent over PERCENT percent more than in --tokens-baseline.",
-    )
-    group.addoption(
-        "--tokens-update",
-        action="store_true",
-        dest="tokenscope_update",
-        help="Write the tokens of passed tests to --tokens-baseline. Entries of other tests are kept.",
-    )
+
+    def add(flag: str, name: str, explanation: str, **settings: Any) -> None:
+        group.addoption(flag, dest=f"tokenscope_{name}", help=explanation, **settings)
+
+    show = "Show how many tokens each test spent, the ten costliest tests and the total."
+    compare = "Compare each test's tokens with those in this file."
+    fail = "Fail the session if a test spent over PERCENT percent more than in --tokens-baseline."
+    update = "Write the tokens of passed tests to --tokens-baseline. Entries of other tests are kept."
+    add("--tokens", "show", show, action="store_true")
+    add("--tokens-baseline", "baseline", compare, metavar="FILE")
+    add("--tokens-fail-on-increase", "fail_on_increase", fail, metavar="PERCENT", type=_percent)
+    add("--tokens-update", "update", update, action="store_true")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -132,8 +132,6 @@ class TestMeter:
                 return message
         return ""
 
-    # -- tests and fixtures that run in another Context -----------------------------------------------------------------
-
     @contextlib.contextmanager
     def _async_test_in_scope(self, item: pytest.Item) -> Generator[None]:
         """Run a coroutine test in its scope: the event loop of a session may run it in a Context older than the scope."""

@@ -98,8 +98,6 @@ class Summary:
         ]
         return sorted(found, key=lambda each: (each[1] - each[2], each[0]))
 
-    # -- the terminal ---------------------------------------------------------------------------------------------------
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         """Show the table and the comparison."""
         if config.option.collectonly:

@@ -102,8 +102,6 @@ class LoopbackProvider:
         self._server.server_close()
         self._thread.join()
 
-    # -- one request ----------------------------------------------------------------------------------------------------
-
     def charge(self, tag: str, usage: Usage, *, garbled: bool = False) -> None:
         """Add a call to the bill."""
         with self._lock:
@@ -180,9 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
         common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]} | _service(body)
         provider.charge(tag, usage, garbled=garbled)
         if not body.get("stream"):
-            message: dict[str, Any] = {"role": "assistant", "content": text}
-            if calls:
-                message = {"role": "assistant", "content": None, "tool_calls": calls}
+            said = {"content": None, "tool_calls": calls} if calls else {"content": text}
+            message = {"role": "assistant", **said}
             choices = [{"index": i, "finish_reason": "stop", "message": message} for i in range(number)]
             self._json({**common, "object": "chat.completion", "choices": choices, "usage": reported})
             return
