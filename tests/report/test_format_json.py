@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from support.reports import build, chain, loaded, made
 
-from tokenscope import Report, ReportFormatError, Usage
+from tokenscope import Report, ReportFormatError, Usage, record_tokens, token_scope
 from tokenscope._report.formats.json import render
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import UsageKey
@@ -180,6 +180,13 @@ WRONG = {
     **{f"cost {value!r}": (usage(cost=value), "'cost' must be text") for value in (1, 0.5, True, None)},
     **{f"cost {value!r}": (usage(cost=value), "damaged: cost must") for value in ("x", "", "-1", "NaN", "Infinity")},
     "unknown count": (usage(calls=1, euros=3), "unknown counts"),
+    "more 3": (changed(more=3), "'more' must be a list"),
+    "more for too many": (changed(more=[{}, {}, {}, {}, {}]), "damaged"),
+    "more of a tally 3": (changed(tallies=[{"model": "x"}], more=[3]), "a tally must be an object, not 3"),
+    "priced as of 3": (usage(priced_as_of=3), "'priced_as_of' must be text"),
+    "priced as of a word": (usage(priced_as_of="yesterday"), "damaged: Invalid isoformat string: 'yesterday'"),
+    "terms 3": (usage(terms=3), "row 1 of the report is damaged"),
+    "a term 3": (usage(terms={"service_tier": 3}), "'service_tier' must be text"),
     "NaN": (changed(entries=7).replace('"entries": 7', '"entries": NaN'), "NaN is no number of JSON"),
     **{f"wasted {value!r}": (usage(wasted=value), "damaged: 'wasted' must be one of failed") for value in ("x", 1, [])},
     "wasted and cached": (usage(wasted="retries", cached=True), "damaged: 'wasted' must be one of failed"),
@@ -207,6 +214,24 @@ def test_whatever_else_is_no_report(wrong, tmp_path):
     assert raised.value.__cause__ is None
     with pytest.raises(ReportFormatError, match="<string>"):
         loaded(text)
+
+
+def test_what_the_first_version_reads():
+    """Version 0.1 takes no counts of unknown names in a tally: what has been added since stands beside the tallies."""
+    with token_scope("run") as scope:
+        record_tokens("m", "o", "gpt-5-mini", "openai", 10_000, 5)
+        record_tokens("m", "o", "davinci-002", "openai", 10, 5)
+        record_tokens("m", "o", "claude-haiku-4-5", "anthropic", 90, 5, cache_write_tokens=9, cache_write_1h_tokens=3)
+    report = scope.report()
+    rows = json.loads(report.render("json"))["rows"]
+    assert {"model", "calls", "input_tokens", "output_tokens", "cost", "cache_write_tokens"} == {
+        name for row in rows for tally in row["tallies"] for name in tally
+    }
+    assert [{"priced_as_of", "cache_write_1h_tokens"}, set(), {"priced_as_of"}] == [
+        set(each) for each in rows[-1]["more"]
+    ]
+    assert all("more" not in row for row in rows[:-1])
+    assert report == loaded(report.render("json"))
 
 
 def test_truncated_files(tmp_path):

@@ -6,15 +6,20 @@
                "tallies": [{"model": "openai/gpt-5-mini", "calls": 1, "input_tokens": 10, "output_tokens": 2}]}, ...]}
 
 A row's `parent` is the index of the row above it, which comes before it. Counts that are 0 are left out. `tallies` has a sum of
-calls for each model, and for each group of calls that are priced together (their `cost`
-is left out, too, if they are `unpriced_calls` of which no price was known):
+calls for each model, and for each group of calls that are priced together (without a `cost`, if no
+price was known of them):
 
 - `prompts_over`: each prompt had more tokens than that. (Some models cost more for long prompts.)
 - `own_price`: the cost is the one that the provider reported.
-- `priced_as_of`: since when the price of these calls has held, in UTC: a date, or a date and a time of day.
-- `terms`: which service was used, if not the usual one: `{"service_tier": "flex"}`.
 - `cached`: DSPy's cache answered, so the counts were saved and not spent.
 - `wasted`: why calls were wasted: `failed_parses`, `provider_errors`, .... The other sums count these calls, too.
+
+Version 0.1 reads such files, too, and takes no counts of names that it does not know. So `more` of a row has, for each of its
+tallies, what 0.2 adds, if there is any:
+
+- `priced_as_of`: since when the price of these calls has held, in UTC: a date, or a date and a time of day.
+- `terms`: which service was used, if not the usual one: `{"service_tier": "flex"}`.
+- `cache_write_1h_tokens`
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ from tokenscope._version import __version__
 
 T = TypeVar("T")
 FORMAT: Final = 1  # 1: the first
+_MORE: Final = ("priced_as_of", "terms", "cache_write_1h_tokens")
 _LONGEST: Final = 10**300
 """More nanoseconds than a float can hold cannot be shown."""
 
@@ -85,13 +91,16 @@ def _price(price: Price) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
+    tallies = [_tally(key, usage) for key, usage in row.usages]
+    more = [{name: tally.pop(name) for name in _MORE if name in tally} for tally in tallies]
     return {
         "parent": row.parent if row.parent >= 0 else None,
         "kind": row.frame.kind,
         "name": row.frame.name,
         "entries": row.entries,
         "nanoseconds": row.nanoseconds,
-        "tallies": [_tally(key, usage) for key, usage in row.usages],
+        "tallies": tallies,
+        **({"more": more} if any(more) else {}),
     }
 
 
@@ -171,7 +180,9 @@ def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
             elif type(parent) is not int or not 0 <= parent < index:
                 raise ValueError(f"'parent' must be null or the index of an earlier row, not {parent!r}")  # noqa: TRY301
             frame = Frame(_checked("kind", row["kind"], str), _checked("name", row["name"], str))
-            usages = [_model_usage(each) for each in _checked("tallies", row["tallies"], list)]
+            tallies = _checked("tallies", row["tallies"], list)
+            more = _checked("more", row.get("more", [{}] * len(tallies)), list)
+            usages = [_model_usage(*each) for each in zip(tallies, more, strict=True)]
             entries, nanoseconds = (check_count(name, row[name]) for name in ("entries", "nanoseconds"))
             if nanoseconds > _LONGEST:
                 raise ValueError(f"'nanoseconds' must be at most {_LONGEST:.0e}")  # noqa: TRY301
@@ -182,10 +193,10 @@ def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
             raise ReportFormatError(f"{where}: row {index} of the report is damaged: {error}") from None
 
 
-def _model_usage(tally: object) -> ModelUsage:
-    if not isinstance(tally, dict):
-        raise TypeError(f"a tally must be an object, not {tally!r}")
-    values: dict[str, Any] = {**tally}
+def _model_usage(tally: object, more: object) -> ModelUsage:
+    if not isinstance(tally, dict) or not isinstance(more, dict):
+        raise TypeError(f"a tally must be an object, not {more if isinstance(tally, dict) else tally!r}")
+    values: dict[str, Any] = tally | more
     model = _checked("model", values.pop("model"), str)
     tier = tier_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
     own_price, cached = (_checked(name, values.pop(name, False), bool) for name in ("own_price", "cached"))
