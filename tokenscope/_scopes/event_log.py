@@ -61,11 +61,12 @@ def drain() -> None:
         outer = STATE.batch
         if outer is not None:  # a finaliser or a signal asks in the middle of draining
             outer.count_calls()
-        batch = STATE.batch = _Batch()
+        batch = _Batch()
         path: ScopePath | None = None
         above: Any = None
         entries = nanoseconds = 0
         try:
+            STATE.batch = batch
             while _log:
                 try:
                     event = _log.popleft()
