@@ -311,8 +311,9 @@ def test_a_budget_reads_the_file_when_its_scope_opens(team: Callable[[str], Path
 
 PROGRAM = """
 import os, sys
+loaded = "tomllib" in sys.modules  # by what measures coverage
 import tokenscope
-assert "tomllib" not in sys.modules
+assert loaded == ("tomllib" in sys.modules)
 os.chdir(sys.argv[1])
 tokenscope.record_tokens("m", "o", "my-llama", "ollama", 1_000_000, 0)
 print(tokenscope.report().total.cost)
