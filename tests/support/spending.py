@@ -38,7 +38,7 @@ def count(
 ) -> None:
     """Count a call in a scope, or in none. `saved`: a cache has answered it. `reserved`: budgets have reserved it."""
     counts = _counts_of(usage)
-    key = key_of(model, counts, time.time(), cost_is_told=cost_is_told)
+    key = key_of(model, counts, time.time(), source="provider" if cost_is_told else None)
     if saved is not None:  # the usage of the call whose answer is in the cache
         counts = _counts_of(saved)._replace(calls=usage.calls, cached_calls=usage.cached_calls)
         key = usage_key(model, tier_of(counts.input_tokens), "cache")

@@ -32,7 +32,7 @@ def test_short_prompts_are_one_tier(length, tier):
 )
 def test_where_a_price_comes_from(counts, is_told, key):
     """A call is priced by the table, unless its cost is told or it spent no tokens."""
-    assert key == key_of("m", counts, 0.0, cost_is_told=is_told)._replace(moment="")
+    assert key == key_of("m", counts, 0.0, source="provider" if is_told else None)._replace(moment="")
 
 
 def test_one_key_is_one_object():

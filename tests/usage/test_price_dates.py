@@ -137,3 +137,24 @@ def test_what_a_price_does_not_depend_on():
     assert UsageKey("openai/gpt-5-mini", 0, "table", None, "2026-10-14", (("service_tier", "flex"),)) == settle(key)
     assert key._replace(source="provider") == settle(key._replace(source="provider"))
     assert moment_of("openai/gpt-5-mini", 0) == "1970-01-01"
+
+
+def test_a_process_that_never_looks_at_a_cost():
+    """It loads the table when calls have been made at many moments, which would else be sums of their own for ever."""
+    code = """
+import sys, time
+from unittest.mock import patch
+from tokenscope import record_tokens
+from tokenscope._scopes.event_log import drain
+from tokenscope._scopes.process import STATE
+from tokenscope._usage.price_dates import MANY_MOMENTS
+def spend_for(days):
+    for day in range(days):
+        with patch("time.time", return_value=day * 86_400):
+            record_tokens("m", "o", "openai/gpt-5-mini", None, 1_000, 10)
+        drain()
+    return len({key for row in STATE.root.table.rows.values() for key in row.counts})
+print(spend_for(MANY_MOMENTS) == MANY_MOMENTS, "genai_prices" in sys.modules)
+print(spend_for(3 * MANY_MOMENTS) - MANY_MOMENTS, "genai_prices" in sys.modules)
+"""
+    assert "True False\n1 True\n" == python(code)

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from tokenscope import Price, Report, record_response, record_tokens, report, set_price, token_scope
+from tokenscope import Price, Report, get_tracker, record_response, record_tokens, report, set_price, token_scope
 from tokenscope._usage.custom_prices import forget_prices
 from tokenscope._usage.prices import table_version
 from tokenscope.errors import ReportFormatError
@@ -101,6 +101,24 @@ def test_shown_folded(priced_report):
         record_tokens("m", "o", "unheard-of", "unknown", 1_000, 500)
     assert "<details>" not in scope.report().render("markdown")
     assert '"Holds for"' not in scope.report().render("html")
+
+
+def test_calls_that_used_more_than_tokens(tmp_path):
+    """Of calls with searches, genai-prices reckons each alone: their price has no rates, and is not the provider's."""
+    usage = {"input_tokens": 1_000, "output_tokens": 10, "server_tool_use": {"web_search_requests": 2}}
+    with token_scope("run") as scope:
+        record_response({"type": "message", "model": "claude-sonnet-4-5", "usage": usage}, provider="anthropic")
+    found = scope.report()
+    price = Price("anthropic/claude-sonnet-4-5", 0, "genai-prices", table_version())
+    found.save(tmp_path / "report.json")
+    loaded = Report.load(tmp_path / "report.json")
+    assert found == loaded
+    assert (price,) == found.prices() == loaded.prices()
+    assert "calls that used more than tokens" in found.render("markdown")
+    assert "genai-prices" == dict(get_tracker().records[-1])["price_source"]
+    repriced = found.reprice("anthropic/claude-sonnet-4-5")
+    assert Decimal("0.02") == found.total.cost - repriced.total.cost
+    assert Decimal(3) == repriced.prices()[0].rates["input_tokens"]
 
 
 def test_records_have_costs(tmp_path):

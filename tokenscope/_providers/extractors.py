@@ -16,7 +16,7 @@ from genai_prices.data_snapshot import get_snapshot
 
 from tokenscope._providers.openai_usage import MOST, parse_count
 from tokenscope._usage.custom_prices import custom_price
-from tokenscope._usage.keys import Terms
+from tokenscope._usage.keys import PriceSource, Terms
 from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.prices import calc_price
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts
@@ -50,7 +50,7 @@ class ReportedCall(NamedTuple):
 
     name: str  # the model's, as reports name it
     counts: Counts
-    cost_is_told: bool = False
+    cost_source: PriceSource | None = None  # if the counts do not show it
 
 
 def extract(usage_format: UsageFormat, usage: Any, name: str, started: float, terms: Terms) -> list[ReportedCall]:
@@ -130,7 +130,7 @@ def _reported_call(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> 
         output_audio_tokens=min(count("output_audio"), output_tokens),
         cost=ZERO_COUNTS.cost if cost is None else cost,
     )
-    return ReportedCall(name, counts, cost is not None)
+    return ReportedCall(name, counts, None if cost is None else "call")
 
 
 def _exact_cost(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> Decimal | None:

@@ -19,6 +19,7 @@ from tokenscope._scopes.lm_calls import is_counted, lm_call_in_progress, note_in
 from tokenscope._scopes.process import DISABLED, STATE, Counted
 from tokenscope._scopes.recording import record
 from tokenscope._usage.calls import check_name
+from tokenscope._usage.keys import PriceSource
 from tokenscope._usage.usage import Counts
 from tokenscope._usage.warnings import internal_error
 
@@ -115,10 +116,10 @@ def count_response(
             )
     if error is not None:
         calls[0] = calls[0]._replace(counts=calls[0].counts._replace(failed_calls=1))
-    for model, counts, cost_is_told in calls:
+    for model, counts, cost_source in calls:
         note_inner_usage(outer, counts)
         terms = source.terms
-        record(scope, model, counts, started, terms, cost_is_told=cost_is_told, seconds=seconds, error=error)
+        record(scope, model, counts, started, terms, cost_source=cost_source, seconds=seconds, error=error)
 
 
 def _reported_calls(source: ResponseSource, name: str, started: float) -> list[ReportedCall]:
@@ -126,8 +127,9 @@ def _reported_calls(source: ResponseSource, name: str, started: float) -> list[R
     if usage is None:
         return []
     if source.usage_format is None:
-        return [ReportedCall(name, read_counts(source.model, usage, calls=1), reported_cost(usage) is not None)]
+        told: PriceSource | None = None if reported_cost(usage) is None else "provider"
+        return [ReportedCall(name, read_counts(source.model, usage, calls=1), told)]
     calls = extract(source.usage_format, usage, name, started, source.terms)
     if calls and source.usage_format is PERPLEXITY and (cost := reported_cost(usage)) is not None:
-        return [ReportedCall(name, calls[0].counts._replace(cost=cost), cost_is_told=True)]
+        return [ReportedCall(name, calls[0].counts._replace(cost=cost), cost_source="provider")]
     return calls

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from tokenscope._report.formats.json import parse
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath, check_name, is_failure, model_name
-from tokenscope._usage.keys import key_of, usage_key
+from tokenscope._usage.keys import PriceSource, key_of, usage_key
 from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.price_list import BY_HAND, TABLE
 from tokenscope._usage.price_tiers import tier_of
@@ -213,11 +213,11 @@ class _Records:
         spent: Callable[..., Any] = get if saved is None else saved.get
         tokens = [check_count(name, spent(name, 0)) for name in TOKENS]
         counts = Counts._make((int(get("calls") != 0), int(cached), int(error is not None), *tokens, ZERO_COUNTS.cost))
-        source = get("price_source", "provider")
-        is_reckoned = cost is not None and source in (BY_HAND, TABLE)
-        is_told = cost is not None and source == "provider"
+        told_by = None if cost is None else get("price_source", "provider")
+        is_reckoned = told_by in (BY_HAND, TABLE)
         terms = tuple(sorted(get("terms", {}).items()))
-        key = key_of(model, counts, _started(record), terms, cost_is_told=is_told, saved=saved is not None)
+        source: PriceSource | None = "cache" if saved is not None else "provider" if told_by == "provider" else None
+        key = key_of(model, counts, _started(record), terms, source=source)
         if cost is not None:
             counts = counts._replace(cost=_dollars(cost))
 

@@ -17,12 +17,12 @@ from tokenscope._report.waste import Wastes, waste_by_module
 from tokenscope._usage.calls import Frame, ScopePath
 from tokenscope._usage.custom_prices import custom_names, custom_price, unused_names
 from tokenscope._usage.keys import NO_MODEL, UsageKey
-from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.model_usage import ModelUsage, total
 from tokenscope._usage.price_dates import moment_now
 from tokenscope._usage.price_list import Price, merged, prices_of
 from tokenscope._usage.prices import check_priced, priced, repriced, settle
 from tokenscope._usage.table import UsageTable
-from tokenscope._usage.usage import ZERO, Counts, Usage
+from tokenscope._usage.usage import Counts, Usage
 
 S = TypeVar("S", bound="Snapshot")
 
@@ -90,7 +90,7 @@ class Snapshot:
     @property
     def total(self) -> Usage:
         """Everything that was spent."""
-        return sum((usage for row in self.rows for _, usage in row.models), ZERO)
+        return total(each for row in self.rows for each in row.usages)
 
     def by_module(self) -> Breakdown:
         """Partition the total by module.
@@ -238,7 +238,7 @@ def _numbers(usage: Usage) -> dict[str, Any]:
 def _reprice(each: ModelUsage, model: str) -> ModelUsage:
     if each.key.model == NO_MODEL:
         return each
-    source = "table" if each.key.source == "provider" else each.key.source
+    source = "table" if each.key.source in ("provider", "call") else each.key.source
     key = each.key._replace(model=model, source=source, moment=moment_now(model), terms=())
     return ModelUsage(key, repriced(key, each.usage))
 

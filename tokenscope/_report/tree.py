@@ -5,14 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import chain
-from operator import add
 from typing import TypeVar
 
 from tokenscope._report.rows import Row
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.usage import ZERO, Usage
+from tokenscope._usage.usage import ZERO, Usage, sum_usages
 
 T = TypeVar("T")
 
@@ -60,10 +58,11 @@ class Breakdown(dict[str, Usage]):
 
 def breakdown_of(parts: Iterable[tuple[str, Usage]]) -> Breakdown:
     """Add up usages by name, the costliest first; equal ones are in the order of their names."""
-    sums: dict[str, Usage] = {}
+    groups: dict[str, list[Usage]] = {}
     for name, usage in parts:
-        sums[name] = sums[name] + usage if name in sums else usage
-    return Breakdown(sorted(sums.items(), key=lambda item: (-item[1].total_tokens, item[0])))
+        groups.setdefault(name, []).append(usage)
+    sums = [(name, sum_usages(usages)) for name, usages in groups.items()]
+    return Breakdown(sorted(sums, key=lambda item: (-item[1].total_tokens, item[0])))
 
 
 def tree_of(rows: Sequence[Row], *, scoped: bool) -> Node:
@@ -125,12 +124,12 @@ def _node(
         by_model, usage = Breakdown(own), own[0][1]
     else:
         by_model = breakdown_of(chain(own, *(child.by_model.items() for child in spending)))
-        usage = _sum(by_model.values())
+        usage = sum_usages(by_model.values())
     return Node(
         name=frame.name,
         kind=frame.kind,
         usage=usage,
-        own=_sum([each for _, each in own]) if spending else usage,
+        own=sum_usages([each for _, each in own]) if spending else usage,
         by_model=by_model,
         entries=entries,
         seconds=seconds,
@@ -140,10 +139,6 @@ def _node(
 
 def _costliest_first(node: Node) -> tuple[int, str, str]:
     return -node.usage.total_tokens, node.name, node.kind
-
-
-def _sum(usages: Iterable[Usage]) -> Usage:
-    return reduce(add, usages or (ZERO,))
 
 
 def no_such(name: str, names: Iterable[str], where: str = "") -> str:

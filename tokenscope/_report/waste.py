@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from tokenscope._report.attribution import attributions
 from tokenscope._report.rows import Row
 from tokenscope._report.tree import no_such
-from tokenscope._usage.usage import ZERO, Usage
+from tokenscope._usage.usage import ZERO, Usage, sum_usages
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Waste:
     @property
     def total(self) -> Usage:
         """The waste of all reasons."""
-        return sum((usage for _, usage in self.reasons()), ZERO)
+        return sum_usages(usage for _, usage in self.reasons())
 
     def reasons(self) -> list[tuple[str, Usage]]:
         """Return each reason that occurred, with what was wasted for it."""
@@ -48,7 +48,7 @@ class Wastes(dict[str, Waste]):
     @property
     def total(self) -> Waste:
         """The waste of all modules."""
-        return Waste(*(sum((getattr(waste, field.name) for waste in self.values()), ZERO) for field in fields(Waste)))
+        return Waste(*(sum_usages(getattr(waste, field.name) for waste in self.values()) for field in fields(Waste)))
 
     def __missing__(self, name: object) -> Waste:
         raise KeyError(no_such(str(name), self))

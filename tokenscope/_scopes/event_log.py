@@ -23,6 +23,7 @@ from typing import Any, Final
 from tokenscope._scopes.process import MANY_EVENTS, STATE, Counted, Observer, ScopeRoot
 from tokenscope._usage.calls import ROOT, Call, ScopePath, is_failure
 from tokenscope._usage.keys import UsageKey, WasteReason
+from tokenscope._usage.price_dates import MANY_MOMENTS, noted_moments
 from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import Counts, sum_counts
 from tokenscope._usage.warnings import TokenScopeWarning, internal_error, warn_once
@@ -92,6 +93,8 @@ def drain() -> None:
             if entries and batch.process is STATE.name:
                 _count_entries(path, above, entries, nanoseconds)
             batch.count_calls()
+    if len(noted_moments) > MANY_MOMENTS:
+        outside_lock(_load_prices)
     if STATE.notices and not _lock._is_owned():
         _give_notice()
 
@@ -280,6 +283,17 @@ def _warn(key: str, message: str) -> None:
     except TokenScopeWarning as error:
         # Warnings are errors here. But this one is about a call that ended long ago: its caller is not to blame.
         print(f"tokenscope: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _load_prices() -> None:
+    noted_moments.clear()
+    try:
+        with STATE.loading:
+            from tokenscope._usage.prices import load_table
+
+            load_table()
+    except Exception:  # noqa: BLE001 - the host program has asked for no price
+        internal_error("loading the table of prices")
 
 
 def _give_notice() -> None:

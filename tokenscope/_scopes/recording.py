@@ -12,7 +12,7 @@ from tokenscope._scopes.event_log import EndedCall, append, drain, warn_of_overf
 from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
-from tokenscope._usage.keys import NO_MODEL, Terms, key_of
+from tokenscope._usage.keys import NO_MODEL, PriceSource, Terms, key_of
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, check_count, check_money, check_parts
 
 
@@ -73,8 +73,8 @@ def record_tokens(
     outer_call = lm_call_in_progress()
     if outer_call is not None:
         note_inner_usage(outer_call, counts)
-    is_told = cost is not None
-    record(active() or STATE.root, name, counts, time.time(), cost_is_told=is_told, frames=frames, metadata=kept)
+    source: PriceSource | None = None if cost is None else "provider"
+    record(active() or STATE.root, name, counts, time.time(), cost_source=source, frames=frames, metadata=kept)
 
 
 def record_cost(module: str, operation: str, cost: Decimal | float, metadata: Mapping[str, Any] | None = None) -> None:
@@ -102,7 +102,7 @@ def record_cost(module: str, operation: str, cost: Decimal | float, metadata: Ma
     """
     frames, counts = _frames("record_cost", module, operation), Counts(cost=_dollars(cost))
     kept = _checked_metadata(metadata)
-    record(active() or STATE.root, NO_MODEL, counts, time.time(), cost_is_told=True, frames=frames, metadata=kept)
+    record(active() or STATE.root, NO_MODEL, counts, time.time(), cost_source="provider", frames=frames, metadata=kept)
 
 
 def _frames(what: str, module: object, operation: object) -> tuple[Frame, Frame]:
@@ -139,7 +139,7 @@ def record(
     started: float,
     terms: Terms = (),
     *,
-    cost_is_told: bool = False,
+    cost_source: PriceSource | None = None,
     frames: tuple[Frame, ...] = (),
     seconds: float = 0.0,
     error: str | None = None,
@@ -147,7 +147,7 @@ def record(
     is_embedding: bool = False,
 ) -> None:
     """Note one call that has ended, or a plain amount, to be counted in a scope."""
-    key = key_of(model, counts, started, terms, cost_is_told=cost_is_told)
+    key = key_of(model, counts, started, terms, source=cost_source)
     path = path_of(scope, frames)
     append(EndedCall(scope, Call(path, key, counts, started, seconds, error, metadata, is_embedding)))
     for _ in frames:

@@ -74,9 +74,11 @@ def forget_prices() -> None:
 
 def custom_price(model: str) -> Rates | None:
     """Return the price that was set for a model, or for all models of its name; None if there is none."""
-    names = (model, _shared_name(model))
-    found = (prices.get(name) for prices in _all_prices() for name in names)
-    return next(filter(None, found), None)
+    for prices in _all_prices():
+        for name in (model, _shared_name(model)) if prices else ():
+            if name in prices:
+                return prices[name]
+    return None
 
 
 def custom_names() -> list[str]:

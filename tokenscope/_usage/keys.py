@@ -14,9 +14,10 @@ from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.price_tiers import SHORT_PROMPT, tier_of
 from tokenscope._usage.usage import Counts
 
-PriceSource = Literal["table", "provider", "cache", "none"]
-"""Where the price of calls comes from: the price table; the provider or the caller, who told the cost; DSPy's response cache,
-whose answers cost nothing, and whose counts tell what was saved; or nowhere, as they spent no tokens."""
+PriceSource = Literal["table", "provider", "call", "cache", "none"]
+"""Where the price of calls comes from: the price table; the provider or the caller, who told the cost; the price table, asked
+about each call alone, as it used more than tokens; DSPy's response cache, whose answers cost nothing, and whose counts tell what
+was saved; or nowhere, as they spent no tokens."""
 WasteReason = Literal["failed_parses", "provider_errors", "retries", "stragglers"]
 """Why what calls spent was wasted."""
 
@@ -26,7 +27,9 @@ Terms = tuple[tuple[str, str], ...]
 NO_MODEL: Final = "(no model)"
 """The name, among those of models, of amounts that no model call cost."""
 WASTE_REASONS: Final[tuple[WasteReason, ...]] = get_args(WasteReason)
-_SOURCES: Final[tuple[PriceSource, ...]] = ("provider", "cache", "none", "table")
+_SOURCES: Final[tuple[PriceSource, ...]] = ("provider", "call", "cache", "none", "table")
+COST_IS_KNOWN: Final = frozenset({"provider", "call", "none"})
+"""The sources of prices where the counts hold the cost already."""
 
 
 class UsageKey(NamedTuple):
@@ -63,7 +66,7 @@ def usage_key(model: str, tier: int, source: PriceSource, moment: str = "", term
 
 
 def key_of(
-    model: str, counts: Counts, started: float, terms: Terms = (), *, cost_is_told: bool = False, saved: bool = False
+    model: str, counts: Counts, started: float, terms: Terms = (), *, source: PriceSource | None = None
 ) -> UsageKey:
     """Return the key by which a call is added up.
 
@@ -72,13 +75,12 @@ def key_of(
         counts: What it spent.
         started: When it was made, in seconds since 1970.
         terms: Which service the response tells of.
-        cost_is_told: The cost is known, even if it is 0.
-        saved: DSPy's cache answered: the counts were saved.
+        source: Where the price comes from, if the counts do not show it.
     """
     length = counts.input_tokens
     tier = tier_of(length) if length >= SHORT_PROMPT else 0
-    if cost_is_told or counts.cost:
-        return usage_key(model, tier, "provider")
-    if not (length or counts.output_tokens or saved):
-        return usage_key(model, 0, "none")
-    return usage_key(model, tier, "cache" if saved else "table", moment_of(model, int(started // HALF_HOUR)), terms)
+    if source is None:
+        source = "provider" if counts.cost else "table" if length or counts.output_tokens else "none"
+    if source in COST_IS_KNOWN:
+        return usage_key(model, 0 if source == "none" else tier, source)
+    return usage_key(model, tier, source, moment_of(model, int(started // HALF_HOUR)), terms)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.usage import NO_DOLLARS, ZERO, Usage
+from tokenscope._usage.usage import NO_DOLLARS, ZERO, Usage, sum_usages
 
 
 class ModelUsage(NamedTuple):
@@ -35,14 +33,13 @@ class ModelUsage(NamedTuple):
 
 def by_model(usages: Iterable[ModelUsage]) -> tuple[tuple[str, Usage], ...]:
     """Add up what was spent by model, in the order of the models' names."""
-    found: dict[str, Usage] = {}
+    found: dict[str, list[Usage]] = {}
     for each in usages:
         if each.key.wasted is None:
-            model = each.key.model
-            found[model] = found[model] + each.spent if model in found else each.spent
-    return tuple(sorted(found.items()))
+            found.setdefault(each.key.model, []).append(each.spent)
+    return tuple(sorted((model, sum_usages(spent)) for model, spent in found.items()))
 
 
 def total(usages: Iterable[ModelUsage]) -> Usage:
     """Add up what was spent."""
-    return functools.reduce(operator.add, [each.spent for each in usages] or [ZERO])
+    return sum_usages(each.spent for each in usages)

@@ -2,7 +2,8 @@
 
 A key holds what the price depends on: the first moment from which on prices have been what they were when the call was made. So
 calls of one model have one key for as long as its price stays the same. Before the table of prices is loaded, which no call waits
-for, the key holds the day; and with peak hours, the half-hour.
+for, the key holds the day; and with peak hours, the half-hour. A process that runs for weeks and never looks at a cost loads the
+table after `MANY_MOMENTS` of these, or each would be a sum of its own for ever.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 
 HALF_HOUR: Final = 1_800
 """Seconds. Prices change at dates, in UTC, and peak hours begin and end at full and half hours."""
+MANY_MOMENTS: Final = 48
 _PEAK_HOURS: Final = "deepseek"
 """In the names of models whose price depends on the time of day."""
 
@@ -28,6 +30,8 @@ class PriceDates(NamedTuple):
 
 _table: list[Callable[[str], PriceDates]] = []
 """How to look up the dates of a model, when the table of prices is loaded."""
+noted_moments: Final[set[str]] = set()
+"""What keys have held so far, while the table of prices was not loaded."""
 
 
 def use_table(look_up: Callable[[str], PriceDates]) -> None:
@@ -35,6 +39,7 @@ def use_table(look_up: Callable[[str], PriceDates]) -> None:
     if not _table:
         _table.append(look_up)
         moment_of.cache_clear()
+        noted_moments.clear()
 
 
 @lru_cache(maxsize=16_384)
@@ -46,7 +51,9 @@ def moment_of(model: str, half_hour: int) -> str:
     made = datetime.fromtimestamp(half_hour * HALF_HOUR, UTC)
     date, clock = made.date().isoformat(), f"{made:%H:%M}"
     if not _table:
-        return f"{date}T{clock}" if _PEAK_HOURS in model.lower() else date
+        moment = f"{date}T{clock}" if _PEAK_HOURS in model.lower() else date
+        noted_moments.add(moment)
+        return moment
     changes = _table[0](model)
     if not any(changes):
         return ""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.keys import COST_IS_KNOWN, UsageKey
 from tokenscope._usage.price_dates import earlier_moments
 from tokenscope._usage.prices import known_rates, table_version, tier_start
 
@@ -28,7 +28,8 @@ class Price(NamedTuple):
         since: From when on the price holds: a UTC date, or date and time of day; empty if it has never changed.
         terms: Which service was used, if not the usual one: `{"service_tier": "flex"}`.
         rates: Dollars per million tokens, by kind; `calls` per million calls. Kinds that cost the same as other input or output
-            are left out. Empty if the provider told the cost.
+            are left out. Empty if each call has a cost of its own: the provider told it, or the call used more than tokens, such
+            as searches.
     """
 
     model: str
@@ -42,8 +43,8 @@ class Price(NamedTuple):
 
 def price_source(key: UsageKey) -> str | None:
     """Return where the price of one key comes from: one of `SOURCES`; `none`, if its calls cost nothing; None, if unknown."""
-    if key.source in ("provider", "none"):
-        return key.source
+    if key.source in COST_IS_KNOWN:
+        return TABLE if key.source == "call" else key.source
     found = known_rates(key)
     return None if found is None else BY_HAND if found[0] else TABLE
 
@@ -54,6 +55,8 @@ def price_of(key: UsageKey) -> Price | None:
         return None
     if key.source == "provider":
         return Price(key.model, 0, "provider")
+    if key.source == "call":
+        return Price(key.model, 0, TABLE, table_version())
     found = known_rates(key)
     if found is None:
         return None

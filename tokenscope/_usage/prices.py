@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from decimal import Context, Decimal, localcontext
+from decimal import Decimal, localcontext
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from typing import Any, Final
 
 from tokenscope._usage.custom_prices import Rates, custom_names, custom_price, name_at_provider
-from tokenscope._usage.keys import Terms, UsageKey
+from tokenscope._usage.keys import COST_IS_KNOWN, Terms, UsageKey
 from tokenscope._usage.price_dates import PriceDates, moment_as_datetime, settled, use_table
 from tokenscope._usage.price_tiers import tier_edges
-from tokenscope._usage.usage import NO_DOLLARS, Counts, Usage
+from tokenscope._usage.usage import ARITHMETIC, NO_DOLLARS, Counts, Usage
 
 _MILLION: Final = 1_000_000
-_ARITHMETIC: Final = Context(prec=50)
-"""Used by name, for its methods: to enter a context sets a ContextVar, which a finaliser in Python 3.11 may not do safely."""
 _PROVIDERS: Final = {
     "fireworks_ai": "fireworks",
     "bedrock_converse": "bedrock",
@@ -30,17 +28,17 @@ _PROVIDERS: Final = {
 
 def priced(key: UsageKey, counts: Counts) -> Usage:
     """Return what the calls of one key spent, with its cost where that was not told."""
-    if key.source in ("provider", "none"):
+    if key.source in COST_IS_KNOWN:
         return Usage.from_counts(counts)
     cost = price(key.model, counts, key.tier, key.moment, key.terms)
     if cost is None:
-        return replace(Usage.from_counts(counts), cost=None, unpriced_calls=counts.calls or 1)
+        return Usage.from_counts(counts, unpriced_calls=counts.calls or 1)
     return Usage.from_counts(counts._replace(cost=cost))
 
 
 def settle(key: UsageKey) -> UsageKey:
     """Return a key without what its price does not depend on, as far as the table of prices is loaded."""
-    if key.source in ("provider", "none") or not (key.moment or key.terms):
+    if key.source in COST_IS_KNOWN or not (key.moment or key.terms):
         return key
     known_terms = _conditions(key.model)[1]
     terms = tuple(each for each in key.terms if each in known_terms)
@@ -98,15 +96,16 @@ def _by_hand(prices: Rates, usage: Usage | Counts) -> Decimal:
             (prices.get("cache_write", whole), written),
         ]
     )
-    return _ARITHMETIC.normalize(_ARITHMETIC.divide(cost, _MILLION)) or NO_DOLLARS
+    return ARITHMETIC.normalize(ARITHMETIC.divide(cost, _MILLION)) or NO_DOLLARS
 
 
 def _total(parts: Iterable[tuple[Decimal, int]]) -> Decimal:
     """Add up rates times counts; at least 0, even if another program's file holds more cached tokens than prompts had."""
     total = NO_DOLLARS
     for rate, count in parts:
-        total = _ARITHMETIC.add(total, _ARITHMETIC.multiply(rate, count))
-    return _ARITHMETIC.normalize(total) if total > 0 else NO_DOLLARS
+        if count:
+            total = ARITHMETIC.add(total, ARITHMETIC.multiply(rate, count))
+    return ARITHMETIC.normalize(total) if total > 0 else NO_DOLLARS
 
 
 _PARTS: Final = {
@@ -136,7 +135,7 @@ def _rates(model: str, tier: int, moment: str, terms: Terms) -> tuple[Decimal, d
     for ours, (whole, theirs) in _PARTS.items():
         outputs = length if whole == "output_tokens" else 0
         questions[ours] = {"input_tokens": length, "output_tokens": outputs, whole: length, theirs: length}
-    with localcontext(_ARITHMETIC):
+    with localcontext(ARITHMETIC):
         costs: dict[str, Decimal] = {}
         for name, counts in questions.items():
             cost = calc_price(model, counts, moment, terms)
@@ -180,8 +179,8 @@ def known_rates(key: UsageKey) -> tuple[bool, dict[str, Decimal]] | None:
         rates[part] = differences[part]
     for part, (whole, _) in _PARTS.items():
         if differences[part]:
-            rates[part] = _ARITHMETIC.add(rates.get(whole, differences["input_tokens"]), differences[part])
-    return False, {part: _ARITHMETIC.normalize(_ARITHMETIC.multiply(rate, _MILLION)) for part, rate in rates.items()}
+            rates[part] = ARITHMETIC.add(rates.get(whole, differences["input_tokens"]), differences[part])
+    return False, {part: ARITHMETIC.normalize(ARITHMETIC.multiply(rate, _MILLION)) for part, rate in rates.items()}
 
 
 def tier_start(key: UsageKey) -> int:

@@ -56,12 +56,13 @@ def test_service_tiers(tier, model_type, engine):
     assert RATES[tier] == (price.rates["input_tokens"], price.rates["output_tokens"])
 
 
-@pytest.mark.skipif(DSPY < (3, 4), reason="DSPy asks Anthropic itself from 3.4 on")
-def test_an_hour_in_anthropics_cache():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_hour_in_anthropics_cache(engine):
     """What Anthropic keeps for an hour costs what it says."""
+    more = {"engine": "auto" if engine == "native" else engine} if DSPY >= (3, 4) else {}
     lifetimes = {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 10}
     with AnthropicServer(cache_creation=lifetimes, service_tier="standard", speed="standard") as server:
-        lm = dspy.LM("anthropic/claude-haiku-4-5", api_base=server.url, api_key="x", cache=False)
+        lm = dspy.LM("anthropic/claude-haiku-4-5", api_base=server.url, api_key="x", cache=False, **more)
         with token_scope("hour") as scope:
             lm("Why?")
     usage = scope.usage

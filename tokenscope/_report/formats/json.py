@@ -10,7 +10,7 @@ calls for each model, and for each group of calls that are priced together (with
 price was known of them):
 
 - `prompts_over`: each prompt had more tokens than that. (Some models cost more for long prompts.)
-- `own_price`: the cost is the one that the provider reported.
+- `own_price`: the cost of each call was known by itself, as the provider reported it.
 - `cached`: DSPy's cache answered, so the counts were saved and not spent.
 - `wasted`: why calls were wasted: `failed_parses`, `provider_errors`, .... The other sums count these calls, too.
 
@@ -19,6 +19,7 @@ tallies, what 0.2 adds, if there is any:
 
 - `priced_as_of`: since when the price of these calls has held, in UTC: a date, or a date and a time of day.
 - `terms`: which service was used, if not the usual one: `{"service_tier": "flex"}`.
+- `priced_by_call`: the price table gave the cost of each call, which used more than tokens, such as searches.
 - `cache_write_1h_tokens`
 """
 
@@ -32,7 +33,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from tokenscope._report.rows import Row, RowInput
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import WASTE_REASONS, PriceSource, Terms, UsageKey
+from tokenscope._usage.keys import COST_IS_KNOWN, WASTE_REASONS, PriceSource, Terms, UsageKey
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.price_dates import moment_as_datetime
 from tokenscope._usage.price_list import SOURCES, Price, merged
@@ -43,7 +44,7 @@ from tokenscope._version import __version__
 
 T = TypeVar("T")
 FORMAT: Final = 1  # 1: the first
-_MORE: Final = ("priced_as_of", "terms", "cache_write_1h_tokens")
+_MORE: Final = ("priced_as_of", "terms", "priced_by_call", "cache_write_1h_tokens")
 _LONGEST: Final = 10**300
 """More nanoseconds than a float can hold cannot be shown."""
 
@@ -108,10 +109,11 @@ def _tally(key: UsageKey, usage: Usage) -> dict[str, Any]:
     marks = {
         "wasted": key.wasted,
         "prompts_over": tier_edges()[key.tier - 1] if key.tier else 0,
-        "own_price": key.source == "provider",
+        "own_price": key.source in ("provider", "call"),
         "cached": key.source == "cache",
         "priced_as_of": key.moment,
         "terms": dict(key.terms),
+        "priced_by_call": key.source == "call",
     }
     values = {
         name: str(value) if name in MONEY else value  # dollars as text: exact
@@ -199,7 +201,9 @@ def _model_usage(tally: object, more: object) -> ModelUsage:
     values: dict[str, Any] = tally | more
     model = _checked("model", values.pop("model"), str)
     tier = tier_of(check_count("prompts_over", values.pop("prompts_over", 0)) + 1)
-    own_price, cached = (_checked(name, values.pop(name, False), bool) for name in ("own_price", "cached"))
+    own_price, by_call, cached = (
+        _checked(name, values.pop(name, False), bool) for name in ("own_price", "priced_by_call", "cached")
+    )
     moment, terms = _checked("priced_as_of", values.pop("priced_as_of", ""), str), _terms(values)
     if moment:
         moment_as_datetime(moment)  # raises if it is none
@@ -214,8 +218,8 @@ def _model_usage(tally: object, more: object) -> ModelUsage:
         counts.setdefault("cost", None)
     usage = Usage(**counts)
     told: PriceSource = "cache" if cached else "table" if usage.total_tokens else "none"
-    source = "provider" if own_price else told
-    if source in ("none", "provider"):
+    source: PriceSource = "call" if by_call else "provider" if own_price else told
+    if source in COST_IS_KNOWN:
         moment, terms = "", ()
     return ModelUsage(UsageKey(model, 0 if source == "none" else tier, source, why, moment, terms), usage)
 

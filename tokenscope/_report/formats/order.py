@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from tokenscope._report.tree import Node, rooted, walk
-from tokenscope._usage.usage import ZERO, Usage
+from tokenscope._usage.usage import Usage, sum_usages
 
 _KEYS: Final[dict[str, Callable[[Usage, float, tuple[str, ...]], Any]]] = {
     "tokens": lambda usage, _seconds, _name: -usage.total_tokens,
@@ -49,7 +49,7 @@ def lines(tree: Node, sort: str) -> Iterator[tuple[int, Node]]:
 
 def self_line(node: Node) -> list[Node]:
     """Return a line `[self]` for what a scope spent itself, if something was spent below it, too."""
-    if node.own and any(child.usage for child in node.children):
+    if node.children and node.own and any(child.usage for child in node.children):
         return [Node("[self]", "self", node.own, node.own, {}, 0, 0.0, ())]
     return []
 
@@ -73,6 +73,6 @@ def stacks(tree: Node, sort: str = "tokens") -> Iterator[list[Node]]:
 
 
 def _deeper(nodes: Sequence[Node]) -> Node:
-    usage = sum((node.usage for node in nodes), ZERO)
+    usage = sum_usages(node.usage for node in nodes)
     entries, seconds = sum(node.entries for node in nodes), sum(node.seconds for node in nodes)
     return Node("(deeper)", "other", usage, usage, {}, entries, seconds, ())

@@ -26,6 +26,8 @@ def _source(price: Price) -> str:
 
 
 def _validity(price: Price) -> str:
+    if price.source == TABLE and not price.rates:
+        return "calls that used more than tokens"
     conditions = [f"prompts over {price.tier:,} tokens"] if price.tier else []
     conditions += [f"{name.replace('_', ' ')} {value}" for name, value in price.terms.items()]
     return printable(", ".join(conditions))

@@ -23,7 +23,7 @@ class Drawing:
 
     def plain(self, width: int = WIDTH, *, ascii_only: bool = False) -> str:
         """Return the lines without their styles."""
-        return "\n".join("".join(text for text, _ in line).rstrip() for line in self._lines(width, ascii_only))
+        return "\n".join("".join([text for text, _ in line]).rstrip() for line in self._lines(width, ascii_only))
 
     def on(self, stream: TextIO | None) -> str:
         """Return what a stream can show: in its width, its colours and its encoding."""

@@ -217,7 +217,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             is_told = (type(entry) is not dict or "cost" in entry) and _are_free(entries)
             if self.kept_for_an_hour:
                 counts = self._with_lifetimes(counts)
-            key = key_of(self.model, counts, self.started, self.terms, cost_is_told=is_told)
+            key = key_of(self.model, counts, self.started, self.terms, source="provider" if is_told else None)
         elif self.refused and not entries:
             self._release()  # the LM that it asked was kept from it
             return None
@@ -235,11 +235,13 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         cached = self.cache_hit and not failed and not counts.tokens and not entries
         if cached and self.saved:
             counts = read_counts(self.model, self.saved)
-            key = key_of(self.model, counts._replace(cost=ZERO_COUNTS.cost), self.started, self.terms, saved=True)
+            key = key_of(self.model, counts._replace(cost=ZERO_COUNTS.cost), self.started, self.terms, source="cache")
         else:
             if self.kept_for_an_hour:
                 counts = self._with_lifetimes(counts)
-            key = key_of(self.model, counts, self.started, self.terms, cost_is_told=_are_free(entries))
+            key = key_of(
+                self.model, counts, self.started, self.terms, source="provider" if _are_free(entries) else None
+            )
         return key, counts._replace(calls=1, cached_calls=int(cached), failed_calls=failed)
 
     def _with_lifetimes(self, counts: Counts) -> Counts:

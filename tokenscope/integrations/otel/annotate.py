@@ -73,7 +73,7 @@ def _annotate(model: str, entry: Any, *, with_costs: bool = False) -> None:
     try:
         counts = read_counts(model, entry)
         is_told = reported_cost(entry) is not None
-        key = key_of(model, counts, time.time(), terms_of(None, entry), cost_is_told=is_told)
+        key = key_of(model, counts, time.time(), terms_of(None, entry), source="provider" if is_told else None)
         spent = priced(key, counts) if with_costs else Usage.from_counts(counts)
         span = trace.get_current_span()
         if span.is_recording():

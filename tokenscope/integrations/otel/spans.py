@@ -167,7 +167,7 @@ def _count(span: ReadableSpan, noted: _Noted, scope: Counted | None) -> None:
         reading.counts._replace(calls=1, failed_calls=int(failed)),
         noted.started / 1e9,
         reading.terms,
-        cost_is_told=reading.cost_is_told,
+        cost_source="provider" if reading.cost_is_told else None,
         is_embedding=is_embedding(attributes),
         seconds=max(0, (noted.ended or 0) - noted.started) / 1e9,
         error=_error(span) if failed else None,
