@@ -327,7 +327,7 @@ from concurrent.futures import ProcessPoolExecutor
 from support import tasks; import tokenscope
 from tokenscope import Budget, BudgetExceeded, receive, ship, token_scope
 from tokenscope._scopes.enforcement import limit_process
-purse = limit_process(Budget(tokens=10))
+account = limit_process(Budget(tokens=10))
 with token_scope("a") as a, ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
     error = pool.submit(tasks.overspend, 11).exception()
     print(type(error).__name__, error, a.usage.input_tokens)
@@ -335,7 +335,7 @@ try:
     receive(ship(tasks.overspend)(11))
 except BudgetExceeded as error:
     print(error)
-print(tokenscope.report().total.input_tokens, purse.tokens, sep="\\n")
+print(tokenscope.report().total.input_tokens, account.spent["tokens"], sep="\\n")
 """
     printed = python(code, PYTHONPATH=str(Path(__file__).parents[1])).splitlines()
     assert (

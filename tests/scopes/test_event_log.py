@@ -13,14 +13,16 @@ from support.spending import spend, spent
 import tokenscope
 from tokenscope import Budget, token_scope
 from tokenscope._scopes import enforcement
-from tokenscope._scopes.event_log import append, drain, observe, outside_lock, unobserve
+from tokenscope._scopes.event_log import Event, append, drain, observe, outside_lock, unobserve
 from tokenscope._scopes.process import MANY_EVENTS, STATE
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 
 
-class Event:
-    """A call that runs a function when it is counted."""
+class Running(Event):
+    """An event that runs a function when it is counted."""
+
+    found = None
 
     def __init__(self, function, *arguments):
         self._function = function
@@ -28,11 +30,15 @@ class Event:
 
     def count(self):
         self._function(*self._arguments)
+        self.found = ()
+
+    def put(self, batch):
+        pass
 
 
 def note(function, *arguments):
     """Append an event that calls the function when it is counted."""
-    append(Event(function, *arguments))
+    append(Running(function, *arguments))
 
 
 def test_counted_in_order():
@@ -219,19 +225,16 @@ def test_a_reading_in_the_middle_of_draining():
     """If a signal or a finalizer asks while the log is drained, it gets all calls that have ended before."""
     seen = []
 
-    class Asking:
-        def count(self):
-            seen.append(spent(scope))
-
     with token_scope("run") as scope:
         spend(1)
         spend(2)
-        append(Asking())
+        note(lambda: seen.append(spent(scope)))
         spend(4)
         drain()
     assert [7] == seen
     assert 7 == spent(scope)
-    assert STATE.batch is None
+    assert not STATE.counting
+    assert not STATE.batches
 
 
 def test_a_budget_that_cannot_be_charged(monkeypatch):
@@ -239,7 +242,7 @@ def test_a_budget_that_cannot_be_charged(monkeypatch):
     forget_warnings()
     monkeypatch.setattr(enforcement, "priced", lambda key, counts: 1 / 0)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    with pytest.warns(TokenScopeWarning, match="(?s)work in counting a call.*ZeroDivisionError"):
+    with pytest.warns(TokenScopeWarning, match="(?s)work in charging a budget.*ZeroDivisionError"):
         with token_scope("run", budget=Budget(cost=1)) as scope:
             spend(3)
             assert 3 == spent(scope)

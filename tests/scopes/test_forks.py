@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import textwrap
 import threading
 import time
@@ -198,15 +199,16 @@ def test_a_lock_held_in_another_thread():
 def test_a_signal_that_forks_while_calls_are_counted():
     """A child starts from zero, even if a signal handler forks while calls are counted."""
     code = """
-    from tokenscope._scopes.event_log import EndedCall, append, drain
+    from tokenscope._scopes.event_log import EndedCall, Event, append, drain
     from tokenscope._scopes.process import STATE
     found = []
-    class Forking:
-        reserved = False
-        scope = STATE.root
+    class Forking(Event):
+        found = None
         def count(self):
             found.append(os.fork())
-            return other
+            self.found = ()
+        def put(self, batch):
+            batch.add(STATE.root, other, reserved=False)
     spend(1)
     drain()
     other = STATE.records[-1]._replace(key=STATE.records[-1].key._replace(model="other"))
@@ -314,23 +316,20 @@ def test_readers_and_forks_wait_for_each_other():
     is_reading, may_end = threading.Event(), threading.Event()
 
     def read(name: str) -> None:
-        with loading:
-            is_reading.set()
-            may_end.wait(10)
-            with loading:
-                steps.append(name)
+        is_reading.set()
+        may_end.wait(10)
+        loading(steps.append, name)
 
-    first = threading.Thread(target=read, args=("first",))
+    first = threading.Thread(target=loading, args=(read, "first"))
     first.start()
     assert is_reading.wait(10)
     threading.Timer(0.05, may_end.set).start()
     loading.wait()
     steps.append("fork")
-    second = threading.Thread(target=read, args=("second",))
+    second = threading.Thread(target=loading, args=(read, "second"))
     second.start()
     time.sleep(0.05)
-    with loading:  # a reader in the thread that forks, as in a handler of its own
-        steps.append("still forking")
+    loading(steps.append, "still forking")  # a reader in the thread that forks, as in a handler of its own
     loading.go_on()
     for thread in (first, second):
         thread.join(10)
@@ -348,30 +347,39 @@ def elsewhere(step):
 
 
 def test_waiting_ends(monkeypatch):
-    """If somebody reads, or forks, for longer than others have patience, they go on. No fork waits twice for one reader."""
+    """If somebody reads for longer than a fork has patience, it goes on."""
     loading = Loading()
-    with loading:
-        monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 0.02)
-        assert [None] == elsewhere(lambda: (loading.wait(), loading.go_on())[0])
-        monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 5)
-        began = time.monotonic()
-        assert [None] == elsewhere(lambda: (loading.wait(), loading.go_on())[0])
-        assert time.monotonic() - began < 4
-
-    loading.wait()  # this thread is to fork, and never tells that it has
     monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 0.02)
-    assert [None] == elsewhere(loading.__enter__)
+
+    def fork():
+        loading.wait()
+        loading.go_on()
+
+    assert [None] == loading(elsewhere, fork)
+    assert [1] == elsewhere(lambda: loading(lambda: 1))  # all is released
+
+
+def test_an_interrupted_reader_holds_up_no_fork():
+    """Who was interrupted while reading reads no more."""
+    loading = Loading()
+    with pytest.raises(KeyboardInterrupt):
+        loading(signal.raise_signal, signal.SIGINT)
+    began = time.monotonic()
+    assert [None] == elsewhere(loading.wait)
+    assert time.monotonic() - began < 5
 
 
 def test_a_fork_does_not_wait_for_those_whom_it_holds_up():
     """A fork by a thread that changes counts, as in a signal handler, does not wait for readers: they wait for that thread."""
     state = ProcessState()
-    with state.loading:
-        with state.lock:
-            began = time.monotonic()
-            assert [None] == elsewhere(state.loading.__enter__)  # a reader that stays
-            state.wait_to_fork()
-            assert time.monotonic() - began < 5
+
+    def fork():
+        began = time.monotonic()
+        state.wait_to_fork()
+        assert time.monotonic() - began < 5
+
+    with state.lock:
+        state.loading(fork)
     state = ProcessState()
     state.wait_to_fork()
     state.loading.go_on()

@@ -35,7 +35,7 @@ def path(*frames: Frame) -> ScopePath:
 
 def counts_at(row):
     """Return the counts of a row by key."""
-    return {key: spent.counts() for key, spent in row.counts.items()}
+    return {**row.counts}
 
 
 def test_equal_chains_have_one_row():
@@ -206,12 +206,14 @@ def test_the_limit_of_paths():
     assert 60_000 == sum(tokens_by_name(table).values())
 
 
-def test_a_frozen_table_changes_no_more():
-    """The rows of a frozen table stay as they are. What is added later is in the table, and copies only the rows it changes."""
-    table = UsageTable(TOP)
+def test_a_draft_changes_no_kept_row():
+    """The rows that a table keeps stay as they are. What is added to a draft copies only the rows that it changes."""
+    first = UsageTable(TOP)
     for number in range(100):
-        table.add(names("a", number), KEY, ONE)
-    frozen = table.freeze()
+        first.add(names("a", number), KEY, ONE)
+    kept = first.copy()
+    frozen = dict(kept.kept)
+    table = kept.draft()
     table.add(names("a", 7), KEY, ONE)
     table.add(names("a", "new"), KEY, ONE)
     table.add_entries(names("a"), TOP, 1, 3)
@@ -222,8 +224,11 @@ def test_a_frozen_table_changes_no_more():
     assert {KEY: Counts(calls=2, input_tokens=2)} == counts_at(table.rows[names("a", 7)])
     assert (101, 1) == (table.rows[names("a")].width, table.rows[names("a")].entries)
     assert {names("a", 7), names("a", "new"), names("a")} == {
-        path for path, row in table.freeze().items() if row is not frozen.get(path)
+        path for path, row in table.rows.items() if row is not frozen.get(path)
     }
+    assert frozen == kept.rows
+    kept.kept.update(table.changes)
+    assert table.rows == kept.rows
 
 
 def test_copies_of_a_table_are_independent():

@@ -14,12 +14,12 @@ from tokenscope._providers.detection import ResponseSource, source_of
 from tokenscope._providers.extractors import PERPLEXITY, ReportedCall, extract
 from tokenscope._providers.openai_usage import read_counts, reported_cost
 from tokenscope._scopes.context import active
-from tokenscope._scopes.event_log import warn_later
+from tokenscope._scopes.event_log import EndedCall, append, warn_later
 from tokenscope._scopes.lm_calls import is_counted, lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import DISABLED, STATE, Counted
-from tokenscope._scopes.recording import record
-from tokenscope._usage.calls import check_name
-from tokenscope._usage.keys import PriceSource
+from tokenscope._scopes.recording import path_of
+from tokenscope._usage.calls import Call, check_name
+from tokenscope._usage.keys import PriceSource, key_of
 from tokenscope._usage.usage import Counts
 from tokenscope._usage.warnings import internal_error
 
@@ -77,7 +77,9 @@ def record_response(response: T, *, provider: str | None = None, model: str | No
         )
     try:
         scope = active() or STATE.root
-        count_response(source, scope, lm_call_in_progress(), "response", time.time(), seconds=0, error=None)
+        outer = lm_call_in_progress()
+        for call in calls_of(source, scope, outer, "response", time.time(), seconds=0, error=None):
+            append(EndedCall(scope, call))
     except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
         internal_error("reading a response")
     return response
@@ -98,10 +100,10 @@ def check_arguments(wanted: str, shape: str, value: object, provider: object, mo
         raise TypeError(f"record_{wanted} takes a {wanted}, and this {kind} will become one: await it first")
 
 
-def count_response(
+def calls_of(
     source: ResponseSource, scope: Counted, outer: Any, kind: str, started: float, seconds: float, error: str | None
-) -> None:
-    """Count a response or a stream (its `kind`): one call, and one more for each other model that took part in it."""
+) -> list[Call]:
+    """Return what a response or a stream (its `kind`) tells of: one call, and one for each other model that took part in it."""
     name = source.name
     assert name is not None
     calls = _reported_calls(source, name, started)
@@ -116,10 +118,12 @@ def count_response(
             )
     if error is not None:
         calls[0] = calls[0]._replace(counts=calls[0].counts._replace(failed_calls=1))
+    found: list[Call] = []
     for model, counts, cost_source in calls:
         note_inner_usage(outer, counts)
-        terms = source.terms
-        record(scope, model, counts, started, terms, cost_source=cost_source, seconds=seconds, error=error)
+        key = key_of(model, counts, started, source.terms, source=cost_source)
+        found.append(Call(path_of(scope), key, counts, started, seconds, error, None))
+    return found
 
 
 def _reported_calls(source: ResponseSource, name: str, started: float) -> list[ReportedCall]:

@@ -11,7 +11,7 @@ import inspect
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from functools import cache, partial
 from types import MethodType, new_class
 from typing import Any, Final, TypeVar, cast
@@ -22,11 +22,12 @@ from wrapt import FunctionWrapper
 from tokenscope._providers.detection import UNKNOWN_MODEL, source_of
 from tokenscope._providers.extractors import plain
 from tokenscope._providers.openai_usage import Get, getter
-from tokenscope._providers.responses import PLAIN_VALUES, check_arguments, count_response
+from tokenscope._providers.responses import PLAIN_VALUES, calls_of, check_arguments
 from tokenscope._scopes.context import active
-from tokenscope._scopes.event_log import append
+from tokenscope._scopes.event_log import Batch, EndedCall, Event, append
 from tokenscope._scopes.lm_calls import lm_call_in_progress
 from tokenscope._scopes.process import DISABLED, STATE, Counted
+from tokenscope._usage.calls import Call
 from tokenscope._usage.warnings import internal_error
 
 T = TypeVar("T")
@@ -200,7 +201,7 @@ def _class_with(base: Any, names: frozenset[str]) -> Any:
     return new_class(base.__name__, (base,), exec_body=lambda body: body.update(methods))
 
 
-class StreamMeter:
+class StreamMeter(Event):
     """Reads the pieces of one stream, and counts its call once. As a context manager, it is around taking one piece."""
 
     def __init__(self, scope: Counted, outer_call: Any, provider: str | None, model: str | None) -> None:
@@ -209,6 +210,7 @@ class StreamMeter:
         self._provider = provider
         self._model = model
         self._once = threading.Lock()
+        self.found: Sequence[Call] | None = None
         self._usage = StreamUsage()
         self._started = time.time()
         self._since = time.perf_counter_ns()
@@ -259,6 +261,8 @@ class StreamMeter:
         if self._once.acquire(blocking=False):
             self._end(None if error is None else type(error).__name__)
             self.count()
+            for call in self.found or ():
+                append(EndedCall(self._scope, call))
 
     def drop(self) -> None:
         """Leave the call for the event log to count, if it is not counted yet: a finaliser may run at any point."""
@@ -271,7 +275,7 @@ class StreamMeter:
         self._seconds = (time.perf_counter_ns() - self._since) / 1e9
 
     def count(self) -> None:
-        """Count the call, which has ended."""
+        """Read what the call has spent, which has ended."""
         try:
             if self.accumulating is not None:
                 with contextlib.suppress(Exception):  # nothing has come yet
@@ -280,9 +284,16 @@ class StreamMeter:
             source = source_of(response, self._provider, self._model, sender)
             if source.name is None:
                 source = source_of(response, self._provider, UNKNOWN_MODEL, sender)
-            count_response(source, self._scope, self._outer_call, "stream", self._started, self._seconds, self._error)
+            scope, outer, seconds = self._scope, self._outer_call, self._seconds
+            self.found = calls_of(source, scope, outer, "stream", self._started, seconds, self._error)
         except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
+            self.found = ()
             internal_error("counting a stream")
+
+    def put(self, batch: Batch) -> None:
+        """Add the call to a batch."""
+        for call in self.found or ():
+            batch.add(self._scope, call, reserved=False)
 
 
 _USAGE: Final = ("usage_metadata", "usageMetadata", "usage")

@@ -95,8 +95,8 @@ class CapturedScope:
     @staticmethod
     def detach(token: Token[Any]) -> None:
         """Make active again what was active before `attach`."""
-        # A coroutine that is finalised in another Context has nothing to restore there.
-        with contextlib.suppress(ValueError):
+        # A coroutine that is finalised in another Context has nothing to restore there; nor has who was interrupted just now.
+        with contextlib.suppress(ValueError, RuntimeError):
             entered.reset(token)
 
     def __reduce__(self) -> tuple[type[CapturedScope], tuple[None]]:

@@ -44,30 +44,36 @@ def stop_in(error: BaseException | None) -> BudgetStop | None:
 class BudgetAccount:
     """What one entry of a scope has spent of its budget."""
 
-    __slots__ = ("budget", "calls", "cost", "name", "scope", "stopped", "tokens", "warned")
+    __slots__ = ("budget", "name", "reserved", "scope", "spent", "stopped", "warned")
 
     def __init__(self, budget: Budget, scope: Counted, name: str) -> None:
         self.budget = budget
         self.scope = scope
         self.name = name
-        self.tokens = 0
-        self.cost = NO_DOLLARS
-        self.calls = 0  # those in flight included
+        self.spent: dict[str, Any] = {"tokens": 0, "cost": NO_DOLLARS, "calls": 0}
+        self.reserved = (
+            0  # calls that were reserved before they began, in flight or ended; they are not among those spent
+        )
         self.stopped = False  # whether it has kept anything from being done
         self.warned = False
         if budget.cost is not None:
             custom_names()  # a file of prices is read now: calls are charged while the lock is taken
 
-    def charge(self, key: UsageKey, counts: Counts, *, reserved: bool) -> None:
-        """Add a call that has ended; `reserved` says that it was taken as a call before it began."""
+    @property
+    def calls(self) -> int:
+        """LM calls that have ended or are in flight."""
+        return int(self.spent["calls"]) + self.reserved
+
+    def charge(self, spent: dict[str, Any], key: UsageKey, counts: Counts, *, reserved: bool) -> None:
+        """Add a call that has ended to what is spent; `reserved` says that it was taken as a call before it began."""
         if not reserved:
-            self.calls += counts.calls
+            spent["calls"] += counts.calls
         if key.source == "cache" or key.wasted is not None:
             return
-        self.tokens += counts.tokens
+        spent["tokens"] += counts.tokens
         if self.budget.cost is not None:
             usage = priced(key, counts)
-            self.cost += usage.cost or 0
+            spent["cost"] += usage.cost or 0
             if usage.unpriced_calls:
                 warn_later(
                     f"price:{key.model}",
@@ -75,10 +81,14 @@ class BudgetAccount:
                     f"set_price({key.model!r}, input=..., output=...) tells one",
                 )
 
+    def spent_of(self, name: str) -> Any:
+        """Return what is spent of a limit."""
+        return self.calls if name == "calls" else self.spent[name]
+
     def spent_limit(self, *, over: bool = False) -> str | None:
         """Return the name of a limit that is reached (or exceeded, if `over`), or None."""
         for name in ("tokens", "cost") if over else LIMITS:
-            limit, spent = getattr(self.budget, name), getattr(self, name)
+            limit, spent = getattr(self.budget, name), self.spent_of(name)
             if limit is not None and (spent > limit if over else spent >= limit):
                 return name
         return None
@@ -87,13 +97,13 @@ class BudgetAccount:
     def exceeded(self) -> bool:
         """Whether it has kept anything from being done, or more is spent than it allows."""
         return self.stopped or any(
-            (limit := getattr(self.budget, name)) is not None and getattr(self, name) > limit for name in LIMITS
+            (limit := getattr(self.budget, name)) is not None and self.spent_of(name) > limit for name in LIMITS
         )
 
     def sentence(self) -> str:
         """Say what is spent of what, and by how much the limit is exceeded."""
         name = self.spent_limit() or "calls"
-        limit, spent = getattr(self.budget, name), getattr(self, name)
+        limit, spent = getattr(self.budget, name), self.spent_of(name)
         over = f", {amount(name, spent - limit)} more than that" if spent > limit else ""
         return f"the budget of {self.name!r}, {amount(name, limit)}, is spent: {amount(name, spent)}{over}"
 
@@ -101,7 +111,7 @@ class BudgetAccount:
         """Say what is spent of each limit, and whether the run was ended."""
         drain()
         parts = [
-            f"{'$' if name == 'cost' else ''}{getattr(self, name):,} of {amount(name, limit)}"
+            f"{'$' if name == 'cost' else ''}{self.spent_of(name):,} of {amount(name, limit)}"
             for name in LIMITS
             if (limit := getattr(self.budget, name)) is not None
         ]
@@ -116,8 +126,7 @@ class BudgetAccount:
         if self.budget.on_exceed != "warn":
             self.stopped = True
             raise BudgetStop(self)
-        with STATE.lock:
-            again, self.warned = self.warned, True
+        with STATE.lock: again, self.warned = self.warned, True  # fmt: skip
         if not again:
             message = f"{self.sentence()}; on_exceed='warn' lets the run go on"
             warnings.warn(message, TokenScopeWarning, stacklevel=host_level())
@@ -130,13 +139,16 @@ class BudgetAccount:
 
 def report_of(scope: Counted) -> Report:
     """Return a frozen report of a scope, its own name first; or of the process, at its top-level names."""
-    with STATE.loading:
-        from tokenscope._report.report import Report
+    return STATE.loading(_report_of, scope)
 
-        above = scope.above
-        if above is None:
-            return Report.from_table(collect(scope), scope.path, scoped=False)
-        return Report.from_table(collect(scope), above.path, scoped=True)
+
+def _report_of(scope: Counted) -> Report:
+    from tokenscope._report.report import Report
+
+    above = scope.above
+    if above is None:
+        return Report.from_table(collect(scope), scope.path, scoped=False)
+    return Report.from_table(collect(scope), above.path, scoped=True)
 
 
 # -- before something is spent ------------------------------------------------------------------------------------------
@@ -171,18 +183,22 @@ def reserve(scope: Counted, lender: Lender | None = None) -> bool:
     if not accounts:
         return False
     drain()
-    with STATE.lock:
-        spent, refused = _spent_of(accounts)
-        if refused and lender is not None and lender.reserved:
-            release(lender.scope)
-            spent, refused = _spent_of(accounts)
-            lender.reserved = refused
-            for account in lender.scope.budgets if refused else ():
-                account.calls += 1
-        for account in () if refused else accounts:
-            account.calls += 1
+    with STATE.lock: spent = _reserve(accounts, lender)  # fmt: skip
     _stop_at(spent)
     return True
+
+
+def _reserve(accounts: tuple[BudgetAccount, ...], lender: Lender | None) -> list[BudgetAccount]:
+    spent, refused = _spent_of(accounts)
+    if refused and lender is not None and lender.reserved:
+        release(lender.scope)
+        spent, refused = _spent_of(accounts)
+        lender.reserved = refused
+        for account in lender.scope.budgets if refused else ():
+            account.reserved += 1
+    for account in () if refused else accounts:
+        account.reserved += 1
+    return spent
 
 
 def _spent_of(accounts: tuple[BudgetAccount, ...]) -> tuple[list[BudgetAccount], bool]:
@@ -203,9 +219,8 @@ def reserve_again(lender: Lender) -> None:
 
 def release(scope: Counted) -> None:
     """Give back a call that was reserved, and that will not be counted."""
-    with STATE.lock:
-        for account in scope.budgets:
-            account.calls -= 1
+    for account in scope.budgets:
+        with STATE.lock: account.reserved -= 1  # fmt: skip
 
 
 def _stop_at(spent: list[BudgetAccount]) -> None:
@@ -258,5 +273,5 @@ def account_of(scope: Counted, budget: Budget, name: str) -> BudgetAccount:
     """Return what a scope has spent until now of a budget that it does not own."""
     account = BudgetAccount(budget, scope, name)
     for key, counts in counted_in(scope):
-        account.charge(key, counts, reserved=False)
+        account.charge(account.spent, key, counts, reserved=False)
     return account

@@ -2,55 +2,109 @@
 
     a call ends                        log.append(call)
     a scope is left                    log.append((scope above, its path, nanoseconds))
-    somebody asks, or many wait        drain(): one lock, one loop
+    somebody asks, or many wait        drain(): one lock, one loop, one commit
 
 Counting a call right where it ends costs two to three times as much as counting it among others a little later: the caches of
 the processor are then full of what the program has just done. So a call is left in a list, which needs no lock.
 
-Draining walks from an event's scope up through the scopes above it. It adds to the table of each that is open or that somebody
-refers to, and to the process's. Most scopes (DSPy's modules, decorated functions) are left and forgotten by then, so the walk
-touches one to three tables. Calls of one model that follow each other in one scope are added up first. Adding is commutative:
-order and re-entry do no harm, and what a late task spends after its scope has ended takes the same road.
+Draining makes a `Batch` of what waits. For each event it walks from the event's scope up through the scopes above, and adds to
+the table of each that is open or that somebody refers to, and to the process's. Most scopes (DSPy's modules, decorated functions)
+are left and forgotten by then, so the walk touches one to three tables. Adding is commutative: order and re-entry do no harm, and
+what a late task spends after its scope has ended takes the same road.
+
+A signal, Ctrl-C or a finaliser may come at any line. So a batch changes nothing but its own drafts, until `Batch.commit` puts
+them in their places, and takes the events out of the log, in one step. What is interrupted before is done again by the next
+draining.
 """
 
 from __future__ import annotations
 
+import operator
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import chain, compress, islice, repeat, starmap
 from time import perf_counter_ns
 from typing import Any, Final
 
-from tokenscope._scopes.process import MANY_EVENTS, STATE, Counted, Observer, ScopeRoot
+from tokenscope._scopes.process import MANY_EVENTS, STATE, Account, Counted, Observer, ScopeRoot
 from tokenscope._usage.calls import ROOT, Call, ScopePath, is_failure
 from tokenscope._usage.keys import UsageKey, WasteReason
 from tokenscope._usage.price_dates import MANY_MOMENTS, noted_moments
-from tokenscope._usage.table import UsageTable
+from tokenscope._usage.table import UsageRow, UsageTable
 from tokenscope._usage.usage import Counts, sum_counts
 from tokenscope._usage.warnings import TokenScopeWarning, internal_error, warn_once
 
 _log: Final = STATE.log
 _lock: Final = STATE.lock
+_MOST: Final = 64
+"""How many calls are counted at once: what they refer to should not fill the processor's caches."""
 _DEEP: Final = 1_000
 """How many levels a scope's table reaches down."""
 
 
-class EndedCall:
-    """An event: a call has ended, of which all is known. `reserved`: budgets had taken it before it began."""
+class Event:
+    """What waits in the log: subclasses are counted in two steps, so that an interrupt between them does no harm."""
 
-    __slots__ = ("_call", "reserved", "scope")
+    __slots__ = ()
+    found: Any = ()
+    """What `count` has found; None before that."""
+
+    def count(self) -> None:
+        """Find out what was spent, and keep it as `found`. It may run other programs' code."""
+
+    def put(self, batch: Batch) -> None:
+        """Add what was found to a batch."""
+
+
+class EndedCall(Event):
+    """A call has ended, of which all is known. `reserved`: budgets had taken it before it began."""
+
+    __slots__ = ("_call", "_reserved", "_scope")
 
     def __init__(self, scope: Counted, call: Call, *, reserved: bool = False) -> None:
-        self.scope = scope
+        self._scope = scope
         self._call = call
-        self.reserved = reserved
+        self._reserved = reserved
 
-    def count(self) -> Call:
-        """Return the call, to be counted."""
-        return self._call
+    def put(self, batch: Batch) -> None:
+        """Add the call."""
+        batch.add(self._scope, self._call, reserved=self._reserved)
 
 
-def append(event: Any) -> None:
-    """Note an event: its `count()` counts it and returns None, or returns a `Call`; then `scope` and `reserved` tell the rest."""
+class Wasted(Event):
+    """What counted calls spent, at one path, was wasted."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, *what: Any) -> None:
+        self._what = what  # as `Batch.mark_wasted` takes it
+
+    def put(self, batch: Batch) -> None:
+        """Mark it."""
+        batch.mark_wasted(*self._what)
+
+
+class _Arrival(Event):
+    """A table has come that was counted elsewhere."""
+
+    __slots__ = ("_accounts", "_scope", "_table")
+
+    def __init__(self, scope: Counted, table: UsageTable, accounts: Iterable[Account]) -> None:
+        self._scope = scope
+        self._table = table
+        self._accounts = accounts
+
+    def put(self, batch: Batch) -> None:
+        batch.merge(self._scope, self._table)
+        for account in self._accounts:
+            for row in self._table.rows.values():
+                for key, counts in row.counts.items():
+                    batch.charge(account, key, counts, reserved=False)
+
+
+def append(event: Event) -> None:
+    """Note an event."""
     _log.append(event)
     if len(_log) > STATE.most_events:
         drain()
@@ -58,125 +112,267 @@ def append(event: Any) -> None:
 
 def drain() -> None:
     """Count what waits in the log. When this returns, all that had ended before is counted."""
-    with _lock:
-        outer = STATE.batch
-        if outer is not None:  # a finaliser or a signal asks in the middle of draining
-            outer.count_calls()
-        batch = _Batch()
-        path: ScopePath | None = None
-        above: Any = None
-        entries = nanoseconds = 0
-        try:
-            STATE.batch = batch
-            while _log:
-                try:
-                    event = _log.popleft()
-                except IndexError:  # pragma: no cover - a finaliser has counted the last one
-                    break
-                if type(event) is not tuple:
-                    try:
-                        call = event.count()
-                        if call is not None:
-                            batch.add(event.scope, call, reserved=event.reserved)
-                    except Exception:  # noqa: BLE001
-                        internal_error("counting a call")
-                elif event[0] is above and event[1] is path:  # another entry of the same scope
-                    entries += 1
-                    nanoseconds += event[2]
-                else:
-                    if entries:
-                        _count_entries(path, above, entries, nanoseconds)
-                    above, path, nanoseconds = event
-                    entries = 1
-        finally:
-            STATE.batch = outer
-            if entries and batch.process is STATE.name:
-                _count_entries(path, above, entries, nanoseconds)
-            batch.count_calls()
+    is_nested = _lock._is_owned()  # within another draining, if a finaliser or a signal asks
+    with _lock: _count_all(is_nested)  # fmt: skip
     if len(noted_moments) > MANY_MOMENTS:
         outside_lock(_load_prices)
     if STATE.notices and not _lock._is_owned():
         _give_notice()
 
 
-class _Batch:
-    """Calls of one key that follow each other in one scope: they are added up first, and counted together.
+def _count_all(is_nested: bool) -> None:
+    if not is_nested:
+        STATE.counting.clear()  # what an interrupt may have left
+    while _log and _count_some():
+        pass
 
-    Each draining has its own. Another one, of a finaliser or a signal, may come at any point, and counts what is here first.
+
+def _count_some() -> bool:
+    """Count some events; return whether there may be more.
+
+    One that is nested leaves alone the event that the outer one is in the middle of: it would ask for itself again and again.
     """
+    batch, counting = Batch(), STATE.counting
+    try:  # after the batch is made, which is outdated if others are counted from now on
+        events = tuple(islice(_log, 8 * _MOST))
+    except RuntimeError:  # a signal came between the two, and has appended an event
+        return True
+    waiting: list[Any] = []
+    path = above = None
+    entries = nanoseconds = 0
+    rest = iter(events)
+    for event in rest:
+        if type(event) is tuple:
+            here, below, taken = event
+            if here is above and below is path:  # another entry of the same scope
+                entries += 1
+                nanoseconds += taken
+                continue
+            if entries:
+                batch.add_entries(above, path, entries, nanoseconds)
+            above, path, entries, nanoseconds = here, below, 1, taken
+            continue
+        if event.found is None:
+            if counting and event in counting:
+                waiting.append(event)
+                continue
+            counting.append(event)
+            try:
+                event.count()
+            except Exception:  # noqa: BLE001
+                event.found = ()
+                internal_error("counting a call")
+            finally:
+                counting.pop()
+        event.put(batch)
+        if len(batch.calls) >= _MOST:
+            break
+    if entries:
+        batch.add_entries(above, path, entries, nanoseconds)
+    number = len(events) - operator.length_hint(rest)
+    return not batch.commit(number, waiting) or number > len(waiting)
 
-    __slots__ = ("counts", "key", "path", "process", "scope")
+
+class Batch:
+    """Events that are counted together: what each table and each budget will hold after them."""
+
+    __slots__ = (
+        "_accounts",
+        "_changed",
+        "_drafts",
+        "_here",
+        "_key",
+        "_new",
+        "_notices",
+        "_path",
+        "_pending",
+        "_similar",
+        "calls",
+        "ended",
+    )
 
     def __init__(self) -> None:
-        self.process = STATE.name
-        self.scope: Any = None
-        self.path: Any = None
-        self.key: Any = None
-        self.counts: list[Counts] = []
+        STATE.batches.add(self)
+        self._drafts: dict[Counted, UsageTable] = {}
+        self._new: dict[Counted, UsageTable] = {}  # those of scopes that have no table yet
+        self._changed: list[UsageTable] = []  # the others
+        self._pending: list[UsageRow] = []
+        self._here: Any = None
+        self._path: Any = None
+        self._key: Any = None
+        self._similar: list[Counts] = []  # of calls with one key that follow each other in one scope
+        self._accounts: dict[Account, dict[str, Any]] = {}
+        self._notices: list[tuple[Observer, tuple[Call]]] = []
+        self.calls: list[Call] = []
+        self.ended: list[Any] = []
+        """Scopes that have ended, and in which something was counted while they were open."""
 
-    def add(self, scope: Any, call: Call, *, reserved: bool) -> None:
+    def add(self, scope: Counted, call: Call, *, reserved: bool) -> None:
+        """Add a call that was made in a scope."""
         path, key, counts, _, _, error, _, _ = call
-        here = scope
-        while here.ended is not None and not here.is_referenced:  # a module's, left and forgotten
+        here: Any = scope
+        while here.ended is not None and not here.is_referenced:  # left and forgotten, as most are
             here = here.above
-        if here is not self.scope or path is not self.path or key is not self.key:
-            self.count_calls()
-            self.scope, self.path, self.key = here, path, key
-        self.counts.append(counts)
+        if path is self._path and key is self._key and here is self._here:  # as the call before
+            self._similar.append(counts)
+        else:
+            self._add_similar()
+            self._here, self._path, self._key, self._similar = here, path, key, [counts]
         if error is not None and is_failure(error):
-            mark_wasted(scope, path, key, counts, "provider_errors")
-        STATE.records.append(call)
+            self.mark_wasted(scope, path, key, counts, "provider_errors")
+        self.calls.append(call)
         for observer in STATE.observers:
-            STATE.notices.append((observer, (call,)))
-        for account in scope.budgets:  # last, as it may load prices
-            account.charge(key, counts, reserved=reserved)
+            self._notices.append((observer, (call,)))
+        for account in scope.budgets:
+            self.charge(account, key, counts, reserved=reserved)
 
-    def count_calls(self) -> None:
-        rest: list[Counts] = []
-        several, self.counts = self.counts, rest
-        if not several or self.process is not STATE.name:  # a signal has forked meanwhile, and the parent counts these
-            return
-        path, key, here = self.path, self.key, self.scope
-        counts = several[0] if len(several) == 1 else sum_counts(several)
-        if path.depth > _DEEP:
-            for table, place in _places(here, path):
-                table.add(place, key, counts)
+    def mark_wasted(self, scope: Counted, path: ScopePath, key: UsageKey, counts: Counts, reason: WasteReason) -> None:
+        """Mark what a call spent as wasted. An answer from DSPy's cache cost nothing, so wastes nothing."""
+        if not counts.cached_calls:
+            self._add_counts(scope, path, key._replace(wasted=reason), counts)
+
+    def _add_similar(self) -> None:
+        several = self._similar
+        if several:
+            counts = several[0] if len(several) == 1 else sum_counts(several)
+            self._add_counts(self._here, self._path, self._key, counts)
+
+    def _add_counts(self, scope: Any, path: ScopePath, key: UsageKey, counts: Counts) -> None:
+        drafts, place, here = self._drafts, path, scope
+        while here is not None:
+            if here.ended is None or here.is_referenced:
+                draft = drafts.get(here) or self._draft(here)
+                if path.depth > _DEEP:
+                    place = _place(draft, path, place)
+                row = draft.changes.get(place) or draft.row(place)
+                if key not in row.counts:
+                    row.add(key, counts)
+                elif row.pending is not None:
+                    row.pending.append((key, counts))
+                else:
+                    row.pending = [(key, counts)]
+                    self._pending.append(row)
+            here = here.above
+
+    def add_entries(self, above: Any, path: Any, entries: int, nanoseconds: int) -> None:
+        """Add entries of a path, from a scope above."""
+        drafts, place, here, top = self._drafts, path, above, above.path
+        if path is top:  # runs in the same scope
             return
         while here is not None:
             if here.ended is None or here.is_referenced:
-                table = here.table or _open_table(here)
-                row = table.changing.get(path) or table.row(path)
-                (row.counts.get(key) or row.sum_of(key)).add(counts)
+                draft = drafts.get(here) or self._draft(here)
+                if path.depth > _DEEP:
+                    place = _place(draft, path, place)
+                if path.parent is top or place is not path:  # nearly always
+                    row = draft.changes.get(place) or draft.row(place)
+                    row.entries += entries
+                    row.nanoseconds += nanoseconds
+                else:
+                    draft.add_entries(place, top, entries, nanoseconds)
             here = here.above
 
+    def merge(self, scope: Counted, table: UsageTable) -> None:
+        """Add what was counted elsewhere, at or below the path of a scope."""
+        here: Counted | None = scope
+        while here is not None:
+            if here.ended is None or here.is_referenced:
+                (self._drafts.get(here) or self._draft(here)).merge(table)
+            here = here.above
 
-def mark_wasted(scope: Counted, path: ScopePath, key: UsageKey, counts: Counts, reason: WasteReason) -> None:
-    """Mark what a counted call spent as wasted, at its path. An answer from DSPy's cache cost nothing, so wastes nothing."""
-    if counts.cached_calls:
-        return
-    key = key._replace(wasted=reason)
-    with _lock:
-        for table, place in _places(scope, path):
-            table.add(place, key, counts)
+    def charge(self, account: Account, key: UsageKey, counts: Counts, *, reserved: bool) -> None:
+        """Charge a budget."""
+        spent = self._accounts.get(account)
+        if spent is None:
+            spent = self._accounts[account] = dict(account.spent)
+        try:
+            account.charge(spent, key, counts, reserved=reserved)
+        except Exception:  # noqa: BLE001
+            internal_error("charging a budget")
+
+    def _draft(self, scope: Counted) -> UsageTable:
+        table = scope.table
+        if table is None:
+            draft = self._new[scope] = UsageTable(scope.path)
+        else:
+            draft = table.draft()
+            self._changed.append(draft)
+        self._drafts[scope] = draft
+        return draft
+
+    def commit(self, number: int, waiting: list[Any]) -> bool:
+        """Make all changes, or none; return False if something was counted meanwhile, so that the drafts are outdated.
+
+        Args:
+            number: How many events at the beginning of the log these are.
+            waiting: Those of them that stay there.
+        """
+        self._add_similar()
+        for row in self._pending:
+            row.settle()
+        new, tables = self._new, self._changed
+        is_open = map(operator.is_, map(_ended, new), repeat(None))  # not one that another thread is just leaving
+        steps: list[Iterable[Any]] = [
+            map(STATE.batches.remove, (self,)),  # raises a KeyError
+            starmap(STATE.batches.clear, [()]),
+            map(dict.update, map(_kept, tables), map(_changes, tables)),
+            starmap(_log.popleft, repeat((), number)),
+        ]
+        if new:
+            steps.append(map(setattr, new, repeat("table"), new.values()))
+            steps.append(map(STATE.open_scopes.setdefault, compress(new, is_open)))
+        if self._accounts:
+            steps.append(map(dict.update, map(_spent, self._accounts), self._accounts.values()))
+        if self.ended:
+            steps.append(map(STATE.open_scopes.pop, self.ended, repeat(None)))
+        if waiting:
+            steps.append(map(_log.appendleft, reversed(waiting)))
+        if self._notices:
+            steps.append(map(STATE.notices.append, self._notices))
+        steps.append(map(STATE.records.append, self.calls))  # last: an old one may be finalised
+        try:
+            _run(chain.from_iterable(steps))
+        except KeyError:
+            return False
+        return True
 
 
-def add_table(scope: Counted, table: UsageTable) -> None:
-    """Add what was counted elsewhere, entries and times included, at or below a scope's path."""
-    with _lock:
-        for place, _ in _places(scope, scope.path):
-            place.merge(table)
+_run: Final = deque[Any](maxlen=0).extend
+"""Runs an iterator to its end. If all of it is C code, as in `commit`, Python handles no signal and switches no thread until
+then; nor does it collect garbage, since nothing is made that it tracks."""
+_ended: Final = operator.attrgetter("ended")
+_kept: Final = operator.attrgetter("kept")
+_changes: Final = operator.attrgetter("changes")
+_spent: Final = operator.attrgetter("spent")
+
+
+def _place(table: UsageTable, path: ScopePath, place: ScopePath) -> ScopePath:
+    """Return the path at which something at a deep `path` stands in a table, given where it stands in one further down.
+
+    A table reaches only 1,000 levels down, and what lies deeper is counted at the lowest of these: or 10,000 nested scopes, each
+    with a row in all above, would fill the memory. The process's own table reaches down to all.
+    """
+    if table.base.parent is None:
+        return path
+    while place.depth - table.base.depth > _DEEP and place.parent is not None:
+        place = place.parent
+    return place
+
+
+def add_table(scope: Counted, table: UsageTable, accounts: Iterable[Account] = ()) -> None:
+    """Add what was counted elsewhere, entries and times included, at or below a scope's path, and charge budgets."""
+    append(_Arrival(scope, table, accounts))
+    drain()
 
 
 def collect(scope: Counted) -> UsageTable:
     """Return what was counted in a scope until now, entries and times of scopes that are still open included.
 
-    The lock is taken to freeze the table, which is quick. Others count on while its rows are read.
+    The lock is taken to copy the table, which is quick. Others count on while its rows are read.
     """
     drain()
-    is_free = not _lock._is_owned()
-    with _lock:
-        found = _copy(scope, is_free)
-        entries = _open_entries(scope)
+    with _lock: table, entries = scope.table and scope.table.copy(), _open_entries(scope)  # fmt: skip
+    found = table or UsageTable(scope.path)
     for path, above, nanoseconds in entries:
         found.add_entries(path, above, 1, nanoseconds)
     warn_of_overflow()
@@ -193,10 +389,9 @@ def warn_of_overflow() -> None:
 def counted_in(scope: Counted) -> list[tuple[UsageKey, Counts]]:
     """Return the counts of a scope, those of all paths: what `collect` holds, without its rows."""
     drain()
-    is_free = not _lock._is_owned()
-    with _lock:
-        found = _copy(scope, is_free)
-    return [(key, spent.counts()) for row in found.rows.values() for key, spent in row.counts.items()]
+    table = scope.table
+    rows = [] if table is None else list(table.rows.values())
+    return [item for row in rows for item in row.counts.items()]
 
 
 def elapsed(scope: Any) -> int:
@@ -208,28 +403,35 @@ def elapsed(scope: Any) -> int:
 def clear() -> None:
     """Forget what was counted in the process so far, and its records. Scopes that are open keep what they hold."""
     drain()
-    before = STATE.root.table  # a large one is not destroyed while the lock is taken
-    with _lock:
-        STATE.root.table = UsageTable(ROOT)
-        STATE.open_scopes.clear()
-        STATE.records.clear()
-        ROOT.forget_children()
-    del before
+    before = STATE.root.table
+    with _lock: _clear()  # fmt: skip
+    del before  # a large one is not destroyed while the lock is taken
+
+
+def _clear() -> None:
+    STATE.root.table = UsageTable(ROOT)
+    STATE.open_scopes.clear()
+    STATE.records.clear()
+    ROOT.forget_children()
 
 
 def hand_over(root: ScopeRoot) -> UsageTable:
     """Return what was counted below a root until now, and forget it. What a task's root still gets is the process's."""
-    with _lock:
-        drain()
-        entries = _open_entries(root)
-        found, root.table = root.table or UsageTable(root.path), UsageTable(root.path)
-        if root is not STATE.root:
-            root.above = STATE.root
+    with _lock: found, entries = _take_out(root)  # fmt: skip
     for path, above, nanoseconds in entries:
         found.add_entries(path, above, 1, nanoseconds)
     drain()  # for the notices, which wait while the lock is taken
     warn_of_overflow()
     return found
+
+
+def _take_out(root: ScopeRoot) -> tuple[UsageTable, list[tuple[ScopePath, ScopePath, int]]]:
+    drain()
+    entries = _open_entries(root)
+    found, root.table = root.table or UsageTable(root.path), UsageTable(root.path)
+    if root is not STATE.root:
+        root.above = STATE.root
+    return found, entries
 
 
 # -- the latest calls ---------------------------------------------------------------------------------------------------
@@ -286,12 +488,11 @@ def _warn(key: str, message: str) -> None:
 
 
 def _load_prices() -> None:
+    from tokenscope._usage.prices import load_table
+
     noted_moments.clear()
     try:
-        with STATE.loading:
-            from tokenscope._usage.prices import load_table
-
-            load_table()
+        STATE.loading(load_table)
     except Exception:  # noqa: BLE001 - the host program has asked for no price
         internal_error("loading the table of prices")
 
@@ -305,70 +506,7 @@ def _give_notice() -> None:
         function(*arguments)
 
 
-# -- tables -------------------------------------------------------------------------------------------------------------
-
-
-def count_entry(scope: Any) -> None:
-    """Count the entry of a scope in which something was counted while it was open. Only to be called while the lock is taken."""
-    STATE.open_scopes.pop(scope, None)
-    _count_entries(scope.path, scope.above, 1, scope.ended)
-
-
-def _count_entries(path: Any, above: Counted, entries: int, nanoseconds: int) -> None:
-    """Count entries of a path in the scope above and in all above that; of scopes that were entered one after the other."""
-    if path is above.path:  # runs in the same scope
-        return
-    if path.depth > _DEEP:
-        for table, place in _places(above, path):
-            table.add_entries(place, above.path if place is path else place.parent or ROOT, entries, nanoseconds)
-        return
-    single = path.parent is above.path
-    here: Counted | None = above
-    while here is not None:
-        if here.ended is None or here.is_referenced:
-            table = here.table or _open_table(here)
-            if single:
-                row = table.changing.get(path) or table.row(path)
-                row.entries += entries
-                row.nanoseconds += nanoseconds
-            else:
-                table.add_entries(path, above.path, entries, nanoseconds)
-        here = here.above
-
-
-def _places(scope: Counted, path: ScopePath) -> Iterator[tuple[UsageTable, ScopePath]]:
-    """Yield the tables of a scope and of those above, each with the path at which something at `path` is counted there.
-
-    That is `path` itself. But a table reaches only 1,000 levels down, and what lies deeper is counted at the lowest of these: or
-    10,000 nested scopes, each with a row in all above, would fill the memory. The process's own table reaches down to all.
-    """
-    lowest = path
-    here: Counted | None = scope
-    while here is not None:
-        while lowest.depth - here.path.depth > _DEEP and lowest.parent is not None:
-            lowest = lowest.parent
-        if here.ended is None or here.is_referenced:
-            yield here.table or _open_table(here), path if here.above is None else lowest
-        here = here.above
-
-
-def _open_table(scope: Counted) -> UsageTable:
-    table = scope.table = UsageTable(scope.path)
-    if scope.ended is None:
-        STATE.open_scopes[scope] = None
-        if scope.ended is not None:  # pragma: no cover - left in another thread just now, as one without a table
-            STATE.open_scopes.pop(scope, None)
-    return table
-
-
-def _copy(scope: Counted, is_free: bool) -> UsageTable:
-    """Return a copy of a scope's table. `is_free`: this thread is not in the midst of a change, in which no row may be frozen."""
-    found = UsageTable(scope.path)
-    if scope.table is not None:
-        if is_free:
-            return scope.table.copy()
-        found.merge(scope.table)
-    return found
+# -- scopes that are open -----------------------------------------------------------------------------------------------
 
 
 def _open_entries(scope: Counted) -> list[tuple[ScopePath, ScopePath, int]]:

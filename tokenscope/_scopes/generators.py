@@ -63,6 +63,8 @@ def keep(scope: Any, frame: FrameType) -> None:
 
 def forget(scope: Any, frame: FrameType) -> None:
     """Forget a scope that is left."""
-    scopes = [each for each in STATE.generator_scopes.pop(frame, ()) if each is not scope]
+    scopes = [each for each in STATE.generator_scopes.get(frame, ()) if each is not scope]
     if scopes:
         STATE.generator_scopes[frame] = scopes
+    else:
+        STATE.generator_scopes.pop(frame, None)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from threading import get_ident
-from time import monotonic, sleep
+from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from tokenscope._usage.calls import ROOT, Call, ScopePath
 from tokenscope._usage.table import UsageTable
@@ -29,14 +28,17 @@ MANY_EVENTS: Final = 256
 _PATIENCE: Final = 10.0
 """How many seconds a fork waits for threads that read counts, and those for a fork."""
 
+T = TypeVar("T")
 Observer = Callable[[Call], None]
 
 
 class Account(Protocol):
     """What is spent of a budget; see `tokenscope._scopes.enforcement`."""
 
-    def charge(self, key: UsageKey, counts: Counts, *, reserved: bool) -> None:
-        """Add a call that has ended; `reserved` says that it was taken as a call before it began."""
+    spent: dict[str, Any]
+
+    def charge(self, spent: dict[str, Any], key: UsageKey, counts: Counts, *, reserved: bool) -> None:
+        """Add a call that has ended to what is spent; `reserved` says that it was taken as a call before it began."""
         ...
 
 
@@ -70,55 +72,43 @@ class ScopeRoot:
 
 
 class Loading:
-    """A context manager for reading counts, which may load code or prices. A fork waits until no other thread is in it.
+    """Calls functions that read counts, and so may load code or prices. A fork waits until no other thread is in one.
 
-    A child that is forked while another thread imports a module waits for ever when it imports that module itself. There is no
-    lock here that could be held with another one. Waiting ends after ten seconds.
+    A child that is forked while another thread imports a module waits for ever when it imports that module itself. Forks and
+    readers wait for each other, but a fork for ten seconds at most.
     """
 
     def __init__(self) -> None:
-        self._readers: list[int] = []  # idents of threads, one for each time that they are within
-        self._forkers: list[int] = []
+        self._gate: Any = threading.RLock()  # held by a fork, so that no thread begins to read for the first time
+        self._readers: dict[
+            int, Any
+        ] = {}  # a lock for each thread that has read; threads hold their own, forks hold all
+        self._held: list[Any] = []  # by the fork that is under way
 
-    def __enter__(self) -> None:
-        thread = get_ident()
-        self._readers.append(thread)
-        until = 0.0
-        while any(each != thread for each in tuple(self._forkers)) and self._readers.count(thread) == 1:
-            until = until or monotonic() + _PATIENCE
-            self.__exit__()
-            sleep(0.001)
-            self._readers.append(thread)
-            if monotonic() > until:
-                break
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ValueError):  # a fork has stopped waiting for this one
-            self._readers.remove(get_ident())
+    def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function with arguments, and return what it returns."""
+        reader = self._readers.get(get_ident())
+        if reader is None:
+            with self._gate: reader = self._readers.setdefault(get_ident(), threading.RLock())  # fmt: skip
+        with reader: return function(*arguments)  # fmt: skip
 
     def wait(self) -> None:
         """Wait, before a fork, until no other thread reads counts; let none begin to."""
-        thread = get_ident()
-        self._forkers.append(thread)
         until = monotonic() + _PATIENCE
-        while any(each != thread for each in tuple(self._readers)):
-            if (
-                monotonic() > until
-            ):  # perhaps an interrupt has kept one from leaving: the next fork does not wait for it again
-                self._readers[:] = [each for each in self._readers if each == thread]
-                break
-            sleep(0.001)
+        for lock in [self._gate, *self._readers.values()]:
+            if lock.acquire(timeout=max(0.0, until - monotonic())):
+                self._held.append(lock)
 
     def go_on(self) -> None:
-        """Let others read counts again, in the parent."""
-        with contextlib.suppress(ValueError):  # it has not waited
-            self._forkers.remove(get_ident())
+        """Let others read counts again."""
+        while self._held:
+            self._held.pop().release()
 
     def begin_in_child(self) -> None:  # pragma: no cover - in children, which nothing measures
         """Forget the threads that are not in the child."""
-        self._forkers.clear()
-        thread = get_ident()
-        self._readers[:] = [each for each in self._readers if each == thread]
+        self.go_on()
+        self._gate = threading.RLock()
+        self._readers.clear()
 
 
 class ProcessState:
@@ -127,13 +117,19 @@ class ProcessState:
     def __init__(self) -> None:
         self.root: Final = ScopeRoot(ROOT)
         self.lock: Final[Any] = threading.RLock()
-        """Guards all tables and budgets. Reentrant: a finaliser or a signal may count while it is taken."""
+        """Guards all tables and budgets. Reentrant: a finaliser or a signal may count while it is taken.
+
+        It is taken in one line, `with lock: return function()`. Of a `with` statement over several lines, an interrupt may come
+        when its block has ended, and the lock is still taken.
+        """
         self.log: Final[deque[Any]] = deque(maxlen=0 if DISABLED else None)
         """Events that wait to be counted: calls that have ended, and scopes that were left; see `event_log`."""
         self.loading: Final = Loading()
         self.most_events = MANY_EVENTS
-        self.batch: Any = None
-        """The calls that are being added up where the log is drained now; see `event_log`."""
+        self.batches: Final[set[Any]] = set()
+        """Those that may be committed: since they were begun, nothing else was counted; see `event_log`."""
+        self.counting: Final[list[Any]] = []
+        """Events that are just being counted."""
         self.notices: Final[deque[tuple[Callable[..., None], tuple[Any, ...]]]] = deque()
         """What is to be told outside of the lock: calls to observers, and warnings."""
         self.open_scopes: Final[dict[Any, None]] = {}
@@ -160,7 +156,7 @@ class ProcessState:
         if not self.lock._is_owned():  # by this thread, where a signal handler forks while counts change
             self.lock._at_fork_reinit()
         self.log.clear()
-        self.batch = None
+        self.batches.clear()
         self.notices.clear()
         self.records.clear()
         self.root.table = UsageTable(ROOT)

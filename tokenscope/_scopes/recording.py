@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from tokenscope._scopes.context import active
 from tokenscope._scopes.event_log import EndedCall, append, drain, warn_of_overflow
@@ -69,7 +69,8 @@ def record_tokens(
     tokens = [*map(check_count, TOKENS, (*given, reasoning_tokens, input_audio_tokens, output_audio_tokens))]
     dollars = ZERO_COUNTS.cost if cost is None else _dollars(cost)
     counts = Counts._make((1, 0, 0, *tokens, dollars))  # 1 call, neither cached nor failed
-    check_parts(counts)
+    if any(tokens[2:]):
+        check_parts(counts)
     outer_call = lm_call_in_progress()
     if outer_call is not None:
         note_inner_usage(outer_call, counts)
@@ -106,10 +107,18 @@ def record_cost(module: str, operation: str, cost: Decimal | float, metadata: Ma
 
 
 def _frames(what: str, module: object, operation: object) -> tuple[Frame, Frame]:
-    return (
+    if type(module) is str and type(operation) is str and (known := _known_frames.get((module, operation))):
+        return known
+    frames = (
         Frame("module", check_name(f"the module of {what}", module)),
         Frame("operation", check_name(f"the operation of {what}", operation)),
     )
+    if len(_known_frames) < MAX_NAMES:
+        _known_frames[frames[0].name, frames[1].name] = frames
+    return frames
+
+
+_known_frames: Final[dict[tuple[str, str], tuple[Frame, Frame]]] = {}
 
 
 def _checked_metadata(metadata: object) -> dict[str, Any] | None:

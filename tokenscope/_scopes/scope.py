@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from tokenscope._scopes.budget import Budget
 from tokenscope._scopes.context import AttachedScope, Detour, active, entered, innermost, standing
 from tokenscope._scopes.enforcement import BudgetAccount, check_entry, report_of
-from tokenscope._scopes.event_log import count_entry, counted_in, drain, elapsed
-from tokenscope._scopes.generators import forget, keep
+from tokenscope._scopes.event_log import Batch, counted_in, drain, elapsed
+from tokenscope._scopes.generators import forget
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import Frame, ScopePath
 from tokenscope._usage.table import UsageTable
@@ -85,11 +85,7 @@ class Scope:
     @property
     def usage(self) -> Usage:
         """What was spent in this entry of the scope until now, everything inside it included."""
-        with STATE.loading:
-            from tokenscope._usage.model_usage import ModelUsage, total
-            from tokenscope._usage.prices import priced
-
-            return total(ModelUsage(key, priced(key, counts)) for key, counts in counted_in(self))
+        return STATE.loading(_usage_of, self)
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -140,34 +136,34 @@ class Scope:
         return budgets[0] if budgets and budgets[0].scope is self else None
 
     def leave(self, error: BaseException | None = None, result: Any = None) -> None:  # noqa: ARG002 - as a patch's entry
-        """End this entry. Never raises, in whatever order and Context scopes are left."""
-        if self.ended is None:  # as in `end`; a call of it would be a tenth of what leaving costs
-            nanoseconds = self.ended = perf_counter_ns() - self.started
-            _log.append((self.above, self.path, nanoseconds) if self.table is None else self)
-            if len(_log) > STATE.most_events:
-                drain()
+        """End this entry. Never raises, in whatever order and Context scopes are left; if it was interrupted, call it again."""
+        ended = self.ended
+        if ended is None:
+            taken = perf_counter_ns() - self.started
+            # In one line, so that both are done or none; `ended` first, before the table is looked at, which another thread may
+            # make. In most scopes nothing was counted yet: these need not be kept until the log is drained.
+            self.ended = taken; _log.append((self.above, self.path, taken) if self.table is None else self)  # fmt: skip
         if _top() is self:
             _set_top(self.below)
         else:
-            self._leave_elsewhere()
+            self._leave_elsewhere(ended is None)
+        if len(_log) > STATE.most_events:
+            drain()
 
     finish = leave
     """How a patch ends its entry: here, as there is nothing else to do."""
 
-    def end(self, nanoseconds: int) -> None:
-        """End this entry, as one that has taken so many nanoseconds, in whatever Context; but leave what is active as it is."""
-        if self.ended is None:  # pragma: no branch
-            self.ended = nanoseconds  # before the table is looked at, which another thread may make
-            # In most scopes nothing was counted yet: these need not be kept until the log is drained.
-            _log.append((self.above, self.path, nanoseconds) if self.table is None else self)
-            if len(_log) > STATE.most_events:
-                drain()
+    found = ()  # as an event: there is nothing to find out
 
-    def count(self) -> None:
-        """Count the end of this entry."""
-        count_entry(self)
+    def put(self, batch: Batch) -> None:
+        """Add the end of this entry to a batch."""
+        batch.ended.append(self)
+        batch.add_entries(self.above, self.path, 1, self.ended or 0)
 
-    def _leave_elsewhere(self) -> None:
+    begin = _set_top
+    """`Scope.begin(scope)` makes a scope the active one; it is no method. To be called where an interrupt leaves it again."""
+
+    def _leave_elsewhere(self, is_first: bool) -> None:
         """Leave a scope that is not on top here: a generator's, one under others, or one of another Context."""
         if self.detour is not None and self.detour.frame is not None:
             forget(self, self.detour.frame)
@@ -176,8 +172,9 @@ class Scope:
         here = top = entered.get()
         while here is not None and here.below is not self:
             here = here.below
-        if here is None:  # entered in another Context: look-ups there step over it from now on
-            self.detour = Detour(self.below, left_elsewhere=True)
+        if here is None:
+            if is_first:  # entered in another Context: look-ups there step over it from now on
+                self.detour = Detour(self.below, left_elsewhere=True)
             return
         here.below = self.below
         while top is not None and top.ended is not None:  # its end was interrupted
@@ -192,7 +189,7 @@ def open_scope(
     budget: Budget | None = None,
     frame: FrameType | None = None,
 ) -> S:
-    """Enter a scope: make it the active one until it is left.
+    """Return a scope that is about to begin.
 
     Args:
         kind: The class of the scope.
@@ -228,10 +225,6 @@ def open_scope(
     if budget is not None:
         scope.budgets = (BudgetAccount(budget, scope, "/".join(each.name for each in frames)), *budgets)
     scope.started = perf_counter_ns()
-    if frame is None:
-        _set_top(scope)
-    else:
-        keep(scope, frame)
     return scope
 
 
@@ -240,6 +233,13 @@ def _around(below: Any, frame: FrameType | None) -> tuple[Any, Counted, Detour |
     below, upon = standing(below), innermost()
     active_scope = upon.scope if type(upon) is AttachedScope else upon
     return below, active_scope or _root, Detour(upon, frame) if frame is not None or upon is not below else None
+
+
+def _usage_of(scope: Scope) -> Usage:
+    from tokenscope._usage.model_usage import ModelUsage, total
+    from tokenscope._usage.prices import priced
+
+    return total(ModelUsage(key, priced(key, counts)) for key, counts in counted_in(scope))
 
 
 def current_scope() -> Scope | None:

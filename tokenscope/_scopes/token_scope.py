@@ -11,7 +11,9 @@ from typing import Any, Final, overload
 from tokenscope._scopes.budget import Budget, check_budget
 from tokenscope._scopes.context import active, entered
 from tokenscope._scopes.enforcement import conclude
-from tokenscope._scopes.generators import GENERATOR, PASSING, generator_frame
+from tokenscope._scopes.event_log import drain
+from tokenscope._scopes.generators import GENERATOR, PASSING, generator_frame, keep
+from tokenscope._scopes.process import STATE
 from tokenscope._scopes.scope import Scope, open_scope, refer_to
 from tokenscope._scopes.wrapping import F, M, ScopeSpec, decorate
 from tokenscope._usage.calls import MAX_NAMES, Frame, check_name
@@ -19,6 +21,7 @@ from tokenscope._usage.calls import MAX_NAMES, Frame, check_name
 _getframe: Final = sys._getframe  # pyright: ignore[reportPrivateUsage]
 _top: Final = entered.get
 _set_top: Final = entered.set
+_log: Final = STATE.log
 
 
 @functools.lru_cache(maxsize=MAX_NAMES)
@@ -79,38 +82,67 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         scope.is_referenced = True  # `as scope` may be asked for its counts later, and for its parents
         if not scope.above.is_referenced:
             refer_to(scope.above)
-        if self._scope is None:
-            self._scope = scope
-            self._caller = caller
-        else:
-            self._note(scope, caller)
-        return scope
+        try:
+            if self._scope is None:
+                self._scope = scope
+                self._caller = caller
+            else:
+                self._note(scope, caller)
+            if frame is None:
+                _set_top(scope)
+            else:
+                keep(scope, frame)
+            return scope
+        except BaseException:
+            scope.leave()
+            self._forget(scope)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        scope = self._scope
-        if scope is not None and self._more is None and _top() is scope:  # nearly always
-            self._scope = self._caller = None
-            _set_top(scope.below)
-            scope.end(perf_counter_ns() - scope.started)
-        else:
-            scope = self._leave(_getframe(1))
+        # In one line: before the first line of a `try` over several, an interrupt could come that it does not see.
+        try: scope = self._exit()  # fmt: skip
+        except BaseException:
+            self._exit()  # again, if that was interrupted
+            raise
         account = None if scope is None or not scope.budgets else scope.account
         return None if account is None else conclude(account, error)
 
-    async def __aenter__(self) -> Scope:
-        scope = self.__enter__()
-        if self._scope is scope:
-            self._caller = _getframe(1)
-        else:
-            self._note(scope, _getframe(1))
+    def _exit(self) -> Scope | None:
+        scope = self._scope
+        if scope is None or self._more is not None or _top() is not scope:
+            return self._leave(_getframe(2))
+        _set_top(scope.below)
+        taken = perf_counter_ns() - scope.started
+        scope.ended = taken; _log.append((scope.above, scope.path, taken) if scope.table is None else scope)  # fmt: skip
+        self._scope = self._caller = None
+        if len(_log) > STATE.most_events:
+            drain()
         return scope
+
+    async def __aenter__(self) -> Scope:
+        scope: Scope | None = None
+        try:
+            scope = self.__enter__()
+            if self._scope is scope:
+                self._caller = _getframe(1)
+            else:
+                self._note(scope, _getframe(1))
+            return scope
+        except BaseException:
+            if scope is not None:
+                scope.leave()
+                self._forget(scope)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        scope = self._leave(_getframe(1))
+        try: scope = self._leave(_getframe(1))  # fmt: skip
+        except BaseException:
+            self._leave(_getframe(1))
+            raise
         account = None if scope is None or not scope.budgets else scope.account
         return None if account is None else conclude(account, error)
 
@@ -140,13 +172,17 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
                     found, best = scope, likeness
         if found is None:
             return None
-        if found is self._scope:
-            self._scope = self._caller = None
-        more.pop(found, None)
-        if not more:
-            self._more = None
         found.leave()
+        self._forget(found)
         return found
+
+    def _forget(self, scope: Scope) -> None:
+        if scope is self._scope:
+            self._scope = self._caller = None
+        if self._more is not None:
+            self._more.pop(scope, None)
+            if not self._more:
+                self._more = None
 
     @overload
     def __call__(self, function: F, /) -> F: ...

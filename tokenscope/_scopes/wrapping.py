@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, overload
 from tokenscope._scopes.budget import Budget
 from tokenscope._scopes.context import CapturedScope, entered
 from tokenscope._scopes.enforcement import conclude
+from tokenscope._scopes.generators import keep
 from tokenscope._scopes.process import DISABLED
 from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._usage.calls import Frame
@@ -37,7 +38,7 @@ class ScopeSpec:
         self.budget = budget
 
     def open(self, frame: FrameType | None = None) -> Scope:
-        """Enter one scope of it; `frame` is that of a generator's body."""
+        """Return a scope of it, which is about to begin; `frame` is that of a generator's body."""
         return open_scope(Scope, self.frames, self, self.budget, frame)
 
 
@@ -51,11 +52,15 @@ class BudgetedCall:
 
     def __enter__(self) -> None:
         self._scope = self._spec.open()
+        Scope.begin(self._scope)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        self._scope.leave()
+        try: self._scope.leave()  # fmt: skip
+        except BaseException:
+            self._scope.leave()  # again, if that was interrupted
+            raise
         account = self._scope.account
         return account is not None and conclude(account, error)
 
@@ -74,7 +79,10 @@ class AttachedCall:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._captured.detach(self._token)
+        try: self._captured.detach(self._token)  # fmt: skip
+        except BaseException:
+            self._captured.detach(self._token)  # again, if that was interrupted
+            raise
 
 
 class GeneratorSteps:
@@ -93,6 +101,7 @@ class GeneratorSteps:
         self._since = time.perf_counter_ns()
         if self._scope is None:
             self._scope = self._spec.open(self._frame)
+            keep(self._scope, self._frame)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -107,7 +116,7 @@ class GeneratorSteps:
     def end(self) -> None:
         """Leave the scope."""
         if self._scope is not None:  # pragma: no branch - None only if an interrupt came while it was entered
-            self._scope.end(self._nanoseconds)
+            self._scope.started = time.perf_counter_ns() - self._nanoseconds
             self._scope.leave()
 
 
@@ -126,6 +135,12 @@ class CarriedSteps:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        try: self._detach()  # fmt: skip
+        except BaseException:
+            self._detach()  # again, if that was interrupted
+            raise
+
+    def _detach(self) -> None:
         top, own = entered.get(), self._captured.scope
         self._top = None if top is own or getattr(top, "scope", None) is own else top
         self._captured.detach(self._token)
@@ -154,21 +169,21 @@ def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
             body = function(*args, **kwargs)
             steps = steps_of(spec, body, is_async=True)
             try:
-                with steps:
-                    item = await body.__anext__()
-                while True:
-                    try:
-                        sent = yield item
-                    except BaseException as error:
-                        with steps:
-                            item = await body.athrow(error)
-                    else:
-                        with steps:
-                            item = await body.asend(sent)
-            except StopAsyncIteration:
-                return
-            finally:
-                steps.end()
+                try:
+                    with steps: item = await body.__anext__()  # fmt: skip
+                    while True:
+                        try: sent = yield item  # fmt: skip
+                        except BaseException as error:
+                            with steps: item = await body.athrow(error)  # fmt: skip
+                        else:
+                            with steps: item = await body.asend(sent)  # fmt: skip
+                except StopAsyncIteration:
+                    return
+                finally:
+                    steps.end()
+            except BaseException:
+                steps.end()  # again, if that was interrupted
+                raise
 
     elif inspect.isgeneratorfunction(kind):
 
@@ -177,21 +192,21 @@ def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
             body = function(*args, **kwargs)
             steps = steps_of(spec, body, is_async=False)
             try:
-                with steps:
-                    item = next(body)
-                while True:
-                    try:
-                        sent = yield item
-                    except BaseException as error:
-                        with steps:
-                            item = body.throw(error)
-                    else:
-                        with steps:
-                            item = body.send(sent)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                steps.end()
+                try:
+                    with steps: item = next(body)  # fmt: skip
+                    while True:
+                        try: sent = yield item  # fmt: skip
+                        except BaseException as error:
+                            with steps: item = body.throw(error)  # fmt: skip
+                        else:
+                            with steps: item = body.send(sent)  # fmt: skip
+                except StopIteration as stop:
+                    return stop.value
+                finally:
+                    steps.end()
+            except BaseException:
+                steps.end()  # again, if that was interrupted
+                raise
 
     elif isinstance(spec, CapturedScope) or spec.budget is not None:
         call_of: Any = AttachedCall if isinstance(spec, CapturedScope) else BudgetedCall
@@ -199,37 +214,45 @@ def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
 
             @functools.wraps(function)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
-                with call_of(spec):
-                    return await function(*args, **kwargs)
+                with call_of(spec): return await function(*args, **kwargs)  # fmt: skip
 
         else:
 
             @functools.wraps(function)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                with call_of(spec):
-                    return function(*args, **kwargs)
+                with call_of(spec): return function(*args, **kwargs)  # fmt: skip
 
     else:  # nearly always; a context manager around the call would cost a quarter more
-        frames, enter, kind_of_scope = spec.frames, open_scope, Scope
+        frames, open, kind_of_scope = spec.frames, open_scope, Scope  # noqa: A001
         if inspect.iscoroutinefunction(kind):
 
             @functools.wraps(function)
             async def wrapper(*args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportRedeclaration]
-                scope = enter(kind_of_scope, frames, spec)
+                scope = open(kind_of_scope, frames, spec)
                 try:
-                    return await function(*args, **kwargs)
-                finally:
-                    scope.leave()
+                    try:
+                        kind_of_scope.begin(scope)
+                        return await function(*args, **kwargs)
+                    finally:
+                        scope.leave()
+                except BaseException:
+                    scope.leave()  # again, if that was interrupted
+                    raise
 
         else:
 
             @functools.wraps(function)
             def wrapper(*args: Any, **kwargs: Any) -> Any:
-                scope = enter(kind_of_scope, frames, spec)
+                scope = open(kind_of_scope, frames, spec)
                 try:
-                    return function(*args, **kwargs)
-                finally:
-                    scope.leave()
+                    try:
+                        kind_of_scope.begin(scope)
+                        return function(*args, **kwargs)
+                    finally:
+                        scope.leave()
+                except BaseException:
+                    scope.leave()  # again, if that was interrupted
+                    raise
 
     return wrapper
 

@@ -6,103 +6,122 @@ from typing import Final
 
 from tokenscope._usage.calls import MAX_NAMES, MAX_PATHS, OTHER, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.usage import Counts, CountsSum
+from tokenscope._usage.usage import Counts, add_counts, sum_counts
 from tokenscope._usage.warnings import warn_once
 
-_NO_COUNTS: Final[dict[UsageKey, CountsSum]] = {}
+_NO_COUNTS: Final[dict[UsageKey, Counts]] = {}
 """Most rows only have entries, and share this."""
+_NO_NAMES: Final[dict[tuple[ScopePath, Frame], ScopePath]] = {}
+_NO_PATHS: Final[dict[ScopePath | None, None]] = {}
+"""Most tables share these."""
 
 
 class UsageRow:
     """What was counted at one path itself, and how often and for how long the path was entered."""
 
-    __slots__ = ("counts", "entries", "nanoseconds", "width")
+    __slots__ = ("counts", "entries", "nanoseconds", "pending", "width")
 
     def __init__(self) -> None:
         self.entries = 0
         self.nanoseconds = 0
         self.width = 0  # rows one level below
-        self.counts: dict[UsageKey, CountsSum] = _NO_COUNTS
+        self.counts: dict[UsageKey, Counts] = _NO_COUNTS
+        self.pending: list[tuple[UsageKey, Counts]] | None = None
+        """What `settle` adds: counts are added up several times as fast many at once."""
 
-    def sum_of(self, key: UsageKey) -> CountsSum:
-        """Return the sum of one key, to add to."""
+    def add(self, key: UsageKey, counts: Counts) -> None:
+        """Add counts of one key."""
         if self.counts is _NO_COUNTS:
-            self.counts = {}
-        return self.counts.get(key) or self.counts.setdefault(key, CountsSum())
+            self.counts = {key: counts}
+            return
+        before = self.counts.get(key)
+        self.counts[key] = counts if before is None else add_counts(before, counts)
+
+    def settle(self) -> None:
+        """Add what is pending."""
+        found: dict[UsageKey, list[Counts]] = {}
+        for key, counts in self.pending or ():
+            found.setdefault(key, []).append(counts)
+        self.pending = None
+        for key, several in found.items():
+            self.add(key, several[0] if len(several) == 1 else sum_counts(several))
 
     def copy(self) -> UsageRow:
         """Return a row with the same numbers."""
         copy = UsageRow()
         copy.entries, copy.nanoseconds, copy.width = self.entries, self.nanoseconds, self.width
-        for key, spent in self.counts.items():
-            copy.sum_of(key).add(spent.counts())
+        if self.counts:
+            copy.counts = self.counts.copy()
         return copy
 
 
 class UsageTable:
     """Rows of counts, for paths at or below one path.
 
-    Reading a large table takes a while, in which others count. So it is copied on write: `freeze` hands out the rows that there
-    are, and a row that is added to later is copied first. Handing out takes as long as copying a dictionary.
+    Reading a large table takes a while, in which others count. So rows change no more once they are kept: who adds to one adds
+    to a copy of it, among the changes, and keeping changes is one update of a dictionary. A draft shares the rows that a table
+    keeps, and has changes of its own (see `tokenscope._scopes.event_log`).
     """
 
-    __slots__ = ("_frozen", "_renamed", "_size", "base", "changing", "overflowed")
+    __slots__ = ("_added", "_origin", "_renamed", "base", "changes", "kept", "overflowed")
 
     def __init__(self, base: ScopePath) -> None:
         self.base = base
-        self.changing: dict[ScopePath, UsageRow] = {}
-        """The rows that may be added to: those that are new, or were added to, since the table was frozen."""
-        self._frozen: dict[ScopePath, UsageRow] = {}
-        """The rows that may not. Where a path has two, the other one counts."""
-        self._size = 0  # rows below the base
-        self.overflowed: dict[ScopePath | None, None] = {}
-        """Paths below which there are too many names, of which no warning has told yet; None if the table has too many in all."""
-        self._renamed: dict[tuple[ScopePath, Frame], ScopePath] = {}
+        self.kept: dict[ScopePath, UsageRow] = {}
+        self.changes = self.kept
+        """Rows that are new, or that were added to; where a path has two, this one counts. At first, there is no difference."""
+        self._added = 0  # rows among the changes that are new
+        self._origin = self  # the table that this one is a draft of
+        self._renamed: dict[tuple[ScopePath, Frame], ScopePath] = _NO_NAMES
         """The rows of paths that are not the one object of their name, as a level with many names makes them."""
+        self.overflowed: dict[ScopePath | None, None] = _NO_PATHS
+        """Paths below which there are too many names, of which no warning has told yet; None if the table has too many in all."""
 
     @property
     def rows(self) -> dict[ScopePath, UsageRow]:
         """All rows, to be read. `row` returns one to add to."""
-        return {**self._frozen, **self.changing}
+        return self.kept if self.changes is self.kept else {**self.kept, **self.changes}
 
-    def freeze(self) -> dict[ScopePath, UsageRow]:
-        """Return all rows. They change no more: what is added from now on is added to copies."""
-        if self.changing:
-            # One step: a finaliser or a signal that counts comes before or after it, and finds each row in its place.
-            self.changing, self._frozen = {}, {**self._frozen, **self.changing}
-        return self._frozen
+    def draft(self) -> UsageTable:
+        """Return a table with the same rows, to which may be added without changing this one."""
+        draft = UsageTable(self.base)
+        draft.kept, draft.changes, draft._origin, draft._renamed = self.kept, {}, self, self._renamed
+        return draft
 
     def copy(self) -> UsageTable:
-        """Return a copy. Both share their rows, until one is added to."""
+        """Return a table with the same rows, which keeps them whatever becomes of this one."""
         copy = UsageTable(self.base)
-        copy._frozen = self.freeze()
-        copy._renamed = dict(self._renamed)
-        copy._size = self._size
+        copy.kept, copy.changes, copy._renamed = dict(self.rows), {}, dict(self._renamed)
+        if self.changes is self.kept:
+            self.changes = {}
         return copy
 
     def row(self, path: ScopePath) -> UsageRow:
         """Return the row of a path, to add to; where there are too many names, the row `(other)` of the level where it begins."""
         missing: list[ScopePath] = []
         here = path
-        while (row := self.changing.get(here)) is None:
-            if here in self._frozen:
-                row = self.changing.setdefault(here, self._frozen[here].copy())
+        while (row := self.changes.get(here)) is None:
+            kept = self.kept.get(here)
+            if kept is not None:
+                row = self.changes[here] = kept.copy()
                 break
             if here.depth <= self.base.depth or here.parent is None:
-                row = self.changing.setdefault(here, UsageRow())
+                row = self.changes[here] = UsageRow()
+                self._added += self.changes is not self.kept
                 break
             missing.append(here)
             here = here.parent
         for step in reversed(missing):
             is_kept = here.children.get(step.frame) is step
-            if is_kept and not self._renamed and row.width < MAX_NAMES and self._size < MAX_PATHS:  # nearly always
+            is_full = len(self.kept) + self._added > MAX_PATHS  # the base is in it, too
+            if is_kept and not self._renamed and row.width < MAX_NAMES and not is_full:  # nearly always
                 here = step
                 row.width += 1
-                self._size += 1
-                row = self.changing.setdefault(here, UsageRow())
+                row = self.changes[here] = UsageRow()
+                self._added += self.changes is not self.kept
                 continue
             below = self._below(here, step.frame)
-            if below is None and self._size >= MAX_PATHS:
+            if below is None and is_full:
                 return self._rest(here)
             here = below or self._add_below(here, row, step)
             row = self.row(here)
@@ -111,38 +130,46 @@ class UsageTable:
     def _below(self, here: ScopePath, frame: Frame) -> ScopePath | None:
         """Return the path of the row one level below `here` that has a name, if there is one."""
         for below in (here.children.get(frame), self._renamed.get((here, frame))):
-            if below is not None and (below in self.changing or below in self._frozen):
+            if below is not None and (below in self.changes or below in self.kept):
                 return below
         return None
 
     def _add_below(self, here: ScopePath, row: UsageRow, step: ScopePath) -> ScopePath:
         """Add a row one level below `here` with the name of a step, or `(other)` if there are many; return its path."""
         if row.width >= MAX_NAMES and step.frame != OTHER:
-            self.overflowed[here] = None
+            self._note_overflow(here)
             return self._below(here, OTHER) or self._add_below(here, row, here.child(OTHER))
         below = here.children.get(step.frame)
         if below is None:
             own = step if step.parent is here else here.child(step.frame)
+            if self._renamed is _NO_NAMES:
+                self._renamed = self._origin._renamed = {}  # noqa: SLF001 - another table of this class
             below = self._renamed.setdefault((here, step.frame), own)
         row.width += 1
-        self._size += 1
-        self.changing.setdefault(below, UsageRow())
+        self.changes[below] = UsageRow()
+        self._added += self.changes is not self.kept
         return below
 
     def _rest(self, here: ScopePath) -> UsageRow:
         """Return the row `(other)` below a path; if there are too many of these, too, the next one further up."""
-        self.overflowed[None] = None
+        self._note_overflow(None)
         while here.frame != OTHER:
             is_top = here.parent is None or here is self.base
             rest = self._below(here, OTHER)
-            if rest is None and (is_top or self._size < MAX_PATHS + MAX_NAMES):
+            if rest is None and (is_top or len(self.kept) + self._added <= MAX_PATHS + MAX_NAMES):
                 rest = self._add_below(here, self.row(here), here.child(OTHER))
             here = rest or here.parent or here
         return self.row(here)
 
+    def _note_overflow(self, path: ScopePath | None) -> None:
+        table = self._origin
+        if table.overflowed is _NO_PATHS:
+            table.overflowed = {}
+        table.overflowed[path] = None
+
     def add(self, path: ScopePath, key: UsageKey, counts: Counts) -> None:
         """Add counts at a path."""
-        self.row(path).sum_of(key).add(counts)
+        self.row(path).add(key, counts)
 
     def add_entries(self, path: ScopePath, above: ScopePath, entries: int, nanoseconds: int) -> None:
         """Count entries of every path from `path` up to, and without, `above`."""
@@ -158,8 +185,8 @@ class UsageTable:
             mine = self.row(path)
             mine.entries += row.entries
             mine.nanoseconds += row.nanoseconds
-            for key in list(row.counts):  # a collection may finalise what counts into the other table meanwhile
-                mine.sum_of(key).add(row.counts[key].counts())
+            for key, counts in row.counts.items():
+                mine.add(key, counts)
 
     def warn_of_overflow(self) -> None:
         """Warn once of too many names. Not to be called with a lock: filters of warnings may have some."""

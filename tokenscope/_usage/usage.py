@@ -39,51 +39,6 @@ class Counts(NamedTuple):
         return self.input_tokens + self.output_tokens
 
 
-class CountsSum:
-    """A running sum of counts. Each field is one step: a collection or a signal between two of them finds nothing half-done."""
-
-    __slots__ = Counts._fields
-
-    def __init__(self) -> None:
-        self.calls = self.cached_calls = self.failed_calls = self.input_tokens = self.output_tokens = 0
-        self.cache_read_tokens = self.cache_write_tokens = self.cache_write_1h_tokens = self.reasoning_tokens = 0
-        self.input_audio_tokens = self.output_audio_tokens = 0
-        self.cost = NO_DOLLARS
-
-    def add(self, counts: Counts) -> None:
-        """Add counts. Most of them are zero, and cost least if they are left out."""
-        calls, cached, failed, spent, answered, read, written, written_1h, reasoning, audio_in, audio_out, cost = counts
-        self.calls += calls
-        self.input_tokens += spent
-        self.output_tokens += answered
-        if cached:
-            self.cached_calls += cached
-        if failed:
-            self.failed_calls += failed
-        if read:
-            self.cache_read_tokens += read
-        if written:
-            self.cache_write_tokens += written
-        if written_1h:
-            self.cache_write_1h_tokens += written_1h
-        if reasoning:
-            self.reasoning_tokens += reasoning
-        if audio_in:
-            self.input_audio_tokens += audio_in
-        if audio_out:
-            self.output_audio_tokens += audio_out
-        if cost:
-            self.cost = _ADD(self.cost, cost)
-
-    def counts(self) -> Counts:
-        """Return the sum."""
-        return Counts(*_values_of_sum(self))
-
-
-_values_of_sum: Final = operator.attrgetter(*Counts._fields)
-_ADD: Final = ARITHMETIC.add
-
-
 def check_count(name: str, value: object) -> int:
     """Return `value` as a plain int, or raise a TypeError or ValueError for what cannot be a number of tokens."""
     if type(value) is int and value >= 0:
@@ -258,6 +213,12 @@ def sum_usages(usages: Iterable[Usage]) -> Usage:
 
 def _sum_of_money(amounts: Iterable[Decimal | None]) -> Decimal:
     return reduce(ARITHMETIC.add, filter(None, amounts), NO_DOLLARS)
+
+
+def add_counts(a: Counts, b: Counts) -> Counts:
+    """Add two counts, field by field."""
+    cost = ARITHMETIC.add(a[-1], b[-1]) if b[-1] else a[-1]
+    return Counts._make((*map(operator.add, a[:-1], b[:-1]), cost))
 
 
 def sum_counts(several: Iterable[Counts]) -> Counts:

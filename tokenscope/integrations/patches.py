@@ -159,28 +159,44 @@ def _around(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
         wrapped = _unbound(wrapped)
 
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        entry = hook(self, args, kwargs) if switch else None
-        if entry is None:
-            return wrapped(self, *args, **kwargs)
+        entry = None
         try:
-            result = wrapped(self, *args, **kwargs)
+            if switch:
+                entry = hook(self, args, kwargs)
+            if entry is None:
+                return wrapped(self, *args, **kwargs)
+            try:
+                entry.begin(entry)
+                result = wrapped(self, *args, **kwargs)
+            except BaseException as error:
+                entry.finish(error, None)
+                raise
+            entry.finish(None, result)
+            return result
         except BaseException as error:
-            entry.finish(error, None)
+            if entry is not None:
+                entry.finish(error, None)  # again, if that was interrupted
             raise
-        entry.finish(None, result)
-        return result
 
     async def acall(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        entry = hook(self, args, kwargs) if switch else None
-        if entry is None:
-            return await wrapped(self, *args, **kwargs)
+        entry = None
         try:
-            result = await wrapped(self, *args, **kwargs)
+            if switch:
+                entry = hook(self, args, kwargs)
+            if entry is None:
+                return await wrapped(self, *args, **kwargs)
+            try:
+                entry.begin(entry)
+                result = await wrapped(self, *args, **kwargs)
+            except BaseException as error:
+                entry.finish(error, None)
+                raise
+            entry.finish(None, result)
+            return result
         except BaseException as error:
-            entry.finish(error, None)
+            if entry is not None:
+                entry.finish(error, None)  # again, if that was interrupted
             raise
-        entry.finish(None, result)
-        return result
 
     return stand_in(acall if inspect.iscoroutinefunction(wrapped) else call, wrapped)
 

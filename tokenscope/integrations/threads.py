@@ -14,6 +14,7 @@ from tokenscope._scopes.context import CapturedScope, active, entered
 from tokenscope._scopes.enforcement import stop_in
 from tokenscope._scopes.lm_calls import current_lm_call, lm_call_in_progress
 from tokenscope._scopes.process import STATE
+from tokenscope._scopes.wrapping import AttachedCall
 from tokenscope.integrations import patches
 
 _generator_scopes: Final = STATE.generator_scopes
@@ -22,11 +23,7 @@ _OUR_FILES: Final = (__file__, patches.__file__)
 
 def run_in(captured: CapturedScope, function: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call a function in the scope in which it was submitted."""
-    token = captured.attach()
-    try:
-        return function(*args, **kwargs)
-    finally:
-        captured.detach(token)
+    with AttachedCall(captured): return function(*args, **kwargs)  # fmt: skip
 
 
 def _runner() -> Any:

@@ -21,6 +21,10 @@ class _DirectCall:
     def __init__(self, call: CallTracker) -> None:
         self._call = call
 
+    @staticmethod
+    def begin(entry: _DirectCall) -> None:
+        entry._call.begin(entry._call)
+
     def finish(self, error: BaseException | None, result: Any) -> None:
         if error is None:
             self._call.answer = result
@@ -39,6 +43,10 @@ class _Request:
         self._is_own = call.lm is lm
         self._was_hit = call.cache_hit
         call.cache_hit = False
+
+    @staticmethod
+    def begin(entry: _Request) -> None:
+        pass
 
     def finish(self, error: BaseException | None, result: Any) -> None:
         """Note what this request spent: nothing if the cache answered it, for DSPy clears the usage then."""

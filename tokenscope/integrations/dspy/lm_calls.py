@@ -21,7 +21,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from tokenscope._providers.openai_usage import read_counts, reported_cost
 from tokenscope._scopes.context import active, entered
 from tokenscope._scopes.enforcement import release, reserve, stop_in
-from tokenscope._scopes.event_log import EndedCall, drain, mark_wasted
+from tokenscope._scopes.event_log import Batch, EndedCall, Event, drain
 from tokenscope._scopes.lm_calls import current_lm_call
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._scopes.recording import path_of
@@ -60,9 +60,10 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     # Only some calls have these of their own.
     cache_hit = False
-    counted: tuple[
-        tuple[Counted, Call], ...
-    ] = ()  # this call, when it is counted, or those whose answers it only relayed
+    started: float  # when it has begun, in seconds since 1970
+    since = 0  # the same, by the clock that measures how long it takes
+    found: Call | tuple[()] | None = None  # this call, when it is counted
+    relayed: tuple[tuple[Counted, Call], ...] | None = None  # those whose answers it only relayed
     answer: Any = None  # what the LM has returned, until the call ends
     inner_calls: Sequence[InnerCall] = ()  # the LM calls that have ended inside this one: an LM may ask another
     is_nested = False  # whether it is inside another call, or others may be inside of it
@@ -89,7 +90,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         if self.outer_call is not None:
             self.is_nested = True
         self.is_parsed = False  # whether an adapter has begun to parse the answer
-        self.settings_outside = overrides
+        self.settings_outside: Any = overrides
         self.ended = False
         self.lm = lm
         self.reserved = reserved
@@ -106,9 +107,18 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         inside["usage_tracker"] = self
         if _get(inside if "send_stream" in inside else main_thread_config, "send_stream") is not None:
             inside["track_usage"] = True  # so that DSPy asks for usage on a stream
-        self.started = time.time()
-        self.since = time.perf_counter_ns()
-        self.tokens: Any = (thread_local_overrides.set(inside), current_lm_call.set(self))
+        self.settings_inside: Any = inside
+        self.call_outside: Any = current_lm_call.get()
+
+    @staticmethod
+    def begin(call: CallTracker) -> None:
+        """Let what the LM spends come here."""
+        call.started = time.time()
+        call.since = time.perf_counter_ns()
+        if call.phase is not None:
+            call.phase.begin(call.phase)
+        thread_local_overrides.set(call.settings_inside)
+        current_lm_call.set(call)
 
     def add_usage(self, lm: str, usage_entry: Any) -> None:
         """Keep the entry and pass it on."""
@@ -166,16 +176,17 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             return None
 
     def finish(self, error: BaseException | None, result: Any) -> None:
-        """Restore the settings, and leave the call to be counted."""
-        self.ended = True
-        self.nanoseconds = time.perf_counter_ns() - self.since
-        overrides_token, call_token = self.tokens
-        self.tokens = self.settings_outside = None
-        try:
-            thread_local_overrides.reset(overrides_token)
-            current_lm_call.reset(call_token)
-        except ValueError:
-            pass  # a coroutine that is finalised in another Context, which never saw these settings
+        """Restore the settings, and leave the call to be counted. If this was interrupted, it is called again."""
+        if self.settings_inside is None:  # it is noted already
+            return
+        if not self.ended:
+            self.nanoseconds = time.perf_counter_ns() - self.since
+            self.ended = True
+        # A coroutine that is finalised in another Context never saw these settings there.
+        if thread_local_overrides.get() is self.settings_inside:
+            thread_local_overrides.set(self.settings_outside)
+        if current_lm_call.get() is self:
+            current_lm_call.set(self.call_outside)
         if self.phase is not None:
             self.phase.leave()
         if error is None:
@@ -187,11 +198,13 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             read_service(self, self.answer)
             if not self.entries:
                 self._read_answer()
-        if self.is_nested:
+        if not self.since or (self.refused and not self.entries and not self.is_nested):
+            self._release()  # it has not begun, or the LM that it asked was kept from it
+        elif self.is_nested:
             self._finish_nested(result)
         else:
-            _log.append(self)
-        self.lm = self.answer = None
+            self.settings_inside = None; _log.append(self)  # fmt: skip
+        self.settings_inside = self.settings_outside = self.call_outside = self.lm = self.answer = None
         if self.requests:
             self.requests = ()
         if len(_log) > STATE.most_events:
@@ -205,8 +218,20 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             if usage_watchers.watchers:
                 usage_watchers.notify(self.model, usage)
 
-    def count(self, summed: tuple[UsageKey, Counts] | None = None) -> Call | None:
-        """Return the call as its entries (or `summed`) tell it; None if it spent nothing. Called when the log is drained."""
+    def put(self, batch: Batch) -> None:
+        """Add the call to a batch."""
+        if self.found:
+            batch.add(self.scope, self.found, reserved=self.reserved)
+
+    @property
+    def counted(self) -> tuple[tuple[Counted, Call], ...]:
+        """This call, when it is counted, or those whose answers it only relayed."""
+        if self.relayed is not None:
+            return self.relayed
+        return ((self.scope, self.found),) if self.found and self.error is None else ()
+
+    def count(self, summed: tuple[UsageKey, Counts] | None = None) -> Call:
+        """Return, and keep, the call as its entries (or `summed`) tell it. Called when the log is drained."""
         entries, error, scope = self.entries, self.error, self.scope
         failed = 0 if error is None else 1
         if summed is not None:
@@ -218,15 +243,11 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             if self.kept_for_an_hour:
                 counts = self._with_lifetimes(counts)
             key = key_of(self.model, counts, self.started, self.terms, source="provider" if is_told else None)
-        elif self.refused and not entries:
-            self._release()  # the LM that it asked was kept from it
-            return None
         else:
             key, counts = self._add_up(sum_counts(read_counts(self.model, entry) for entry in entries), failed)
         path = path_of(scope) if scope.path.parent is None else scope.path
         call: Call = _new_tuple(Call, (path, key, counts, self.started, self.nanoseconds / 1e9, error, None, False))
-        if error is None:
-            self.counted = ((scope, call),)
+        self.found = call
         return call
 
     def _add_up(self, counts: Counts, failed: int) -> tuple[UsageKey, Counts]:
@@ -278,7 +299,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         if not is_own and hands_on(counts, inner, self.recorded, ids, may_add_up=code is not None):
             call = None
             counts = sum_counts([*self.recorded, *(each.counts for each in inner)])
-            self.counted = tuple(counted for each in inner for counted in each.counted)
+            self.relayed = tuple(counted for each in inner for counted in each.counted)
             self._release()
         else:
             call = self.count(self._add_up(counts, 0 if self.error is None else 1))
@@ -306,19 +327,18 @@ class ReplacingTracker(CallTracker):
         return getattr(self.wrapped_tracker, name)
 
 
-class UnparsedAnswer:
-    """An event: no adapter could parse the answer of an LM call."""
+class UnparsedAnswer(Event):
+    """No adapter could parse the answer of an LM call: what it spent is wasted."""
 
     __slots__ = ("_call",)
 
     def __init__(self, call: CallTracker) -> None:
         self._call = call
 
-    def count(self) -> None:
-        """Mark what the call spent as wasted."""
+    def put(self, batch: Batch) -> None:
+        """Mark it."""
         for scope, call in self._call.counted:
-            mark_wasted(scope, call.path, call.key, call.counts, "failed_parses")
-        self._call.counted = ()
+            batch.mark_wasted(scope, call.path, call.key, call.counts, "failed_parses")
 
 
 def _are_free(entries: list[Any]) -> bool:

@@ -34,13 +34,14 @@ class TryingScope(Scope):
 class _Entry:
     """One call of a module after which there is more to do than to leave its scope."""
 
-    __slots__ = ("_attempts_around", "_is_advice", "_scope", "_settings_token")
+    __slots__ = ("_attempts_around", "_inside", "_is_advice", "_scope", "_settings_token")
 
-    def __init__(self, scope: Scope, module: Any, kwargs: Kwargs, around: Any, settings_token: Any) -> None:
+    def __init__(self, scope: Scope, module: Any, kwargs: Kwargs, around: Any, inside: Any) -> None:
         self._scope = scope
         self._attempts_around: Attempts | None = None
         self._is_advice = False
-        self._settings_token = settings_token
+        self._inside = inside  # the settings inside an LM call, if the module is called there
+        self._settings_token: Any = None
         if isinstance(scope, TryingScope):
             scope.attempts = Attempts(module, kwargs)
         if type(around) is TryingScope:
@@ -49,11 +50,18 @@ class _Entry:
                 self._attempts_around = around.attempts
                 self._is_advice = is_advice(module)
 
+    @staticmethod
+    def begin(entry: _Entry) -> None:
+        """Enter the scope."""
+        if entry._inside is not None:
+            entry._settings_token = set_settings_outside(entry._inside)
+        entered.set(entry._scope)
+
     def finish(self, error: BaseException | None, result: Any) -> None:
         """Leave the scope, and note the result if it is an attempt at another one, or if there were attempts at it."""
         if self._settings_token is not None:
             # A coroutine that is finalised in another Context has nothing to restore there.
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RuntimeError):
                 thread_local_overrides.reset(self._settings_token)
         self._scope.leave()
         try:
@@ -88,7 +96,7 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
     if not is_inside_call and type(around) is not TryingScope and not makes_attempts:
         return open_scope(Scope, frames, ref(module))  # nearly always
     scope = open_scope(TryingScope if makes_attempts else Scope, frames, ref(module))
-    return _Entry(scope, module, kwargs, around, set_settings_outside(inside) if is_inside_call else None)
+    return _Entry(scope, module, kwargs, around, inside if is_inside_call else None)
 
 
 @functools.lru_cache(maxsize=MAX_NAMES)

@@ -51,6 +51,7 @@ class _ParallelWork:
         run = open_scope(Scope, ())  # apart, in the same scope: what this run spends may turn out to be wasted
         run.is_referenced = True
         try:
+            run.begin(run)
             result = self._function(item)
         finally:
             run.leave()

@@ -1,0 +1,288 @@
+"""Interrupts: an exception, or a handler that counts and reports, at every line that runs while scopes are used."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import dspy
+import pytest
+from dspy.dsp.utils.settings import thread_local_overrides
+from support.spending import spend, spent
+
+import tokenscope
+from tokenscope import Budget, BudgetExceeded, carry, current_scope, get_tracker, record_cost, token_scope, track_tokens
+from tokenscope._scopes.context import entered
+from tokenscope._scopes.event_log import drain
+from tokenscope._scopes.lm_calls import lm_call_in_progress
+from tokenscope._scopes.process import STATE
+
+HOME = os.path.dirname(tokenscope.__file__)
+CORE = tuple(
+    os.path.join(HOME, *parts)
+    for parts in [("_scopes",), ("_usage",), ("integrations", "dspy"), ("integrations", "patches.py")]
+)
+LARGE = Budget(tokens=1_000_000, calls=1_000)
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+class Lines:
+    """Runs a function, and does something before one of the lines of the core that it runs."""
+
+    def __init__(self, number: int, action: Callable[[], Any]) -> None:
+        self.seen: list[str] = []
+        self.where = ""
+        self._number = number
+        self._action = action
+
+    def run(self, function: Callable[[], Any]) -> None:
+        """Call the function. An interrupt ends it quietly."""
+        before = sys.gettrace()
+        gc.disable()
+        sys.settrace(self._trace)
+        try:
+            function()
+        except Interrupt:
+            pass
+        finally:
+            sys.settrace(before)
+            gc.enable()
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(CORE):
+            return None
+        if event == "line":
+            self.seen.append(f"{frame.f_code.co_filename[len(HOME) + 1 :]}:{frame.f_lineno}")
+            if len(self.seen) == self._number:
+                self.where = self.seen[-1]
+                self._act()
+        return self._trace
+
+    def _act(self) -> None:
+        own, self._number = sys.gettrace(), 0
+        sys.settrace(None)
+        try:
+            self._action()
+        finally:
+            sys.settrace(own)
+
+
+def interrupt() -> None:
+    raise Interrupt
+
+
+class Program:
+    """A program that spends in all ways, and knows what it has spent."""
+
+    def __init__(self) -> None:
+        self.spent = 0
+        self.begun = 0  # what it was about to spend
+
+    def spend(self, tokens: int) -> None:
+        self.begun = tokens
+        spend(tokens, module=f"m{tokens}")
+        self.spent += tokens
+        self.begun = 0
+
+    @track_tokens("program", "step")
+    def step(self) -> None:
+        self.spend(1)
+
+    @track_tokens("program", "astep", budget=LARGE)
+    async def astep(self) -> None:
+        async with token_scope("async"):
+            self.spend(2)
+        async for _ in self.asteps():
+            await self.plain_step()
+
+    @track_tokens("program", "plain")
+    async def plain_step(self) -> None:
+        self.spend(256)
+
+    @track_tokens("program", "asteps")
+    async def asteps(self) -> AsyncIterator[int]:
+        self.spend(512)
+        yield 1
+
+    @track_tokens("program", "fail")
+    def fail(self) -> None:
+        self.spend(128)
+        raise ValueError("on purpose")
+
+    @track_tokens("program", "steps")
+    def steps(self) -> Iterator[int]:
+        with token_scope("in a generator"):
+            self.spend(4)
+            yield 1
+            self.spend(8)
+
+    def run(self) -> None:
+        with token_scope("run") as scope:
+            self.step()
+            self.step()
+            scope.report()
+            with token_scope("limited", budget=LARGE):
+                self.spend(16)
+                record_cost("search", "web", cost=0.001)
+            for _ in self.steps():
+                self.spend(32)
+            carry(self.spend)(64)
+            list(carry(self.steps)())
+            with suppress(ValueError):
+                self.fail()
+            with suppress(BudgetExceeded), token_scope("small", budget=Budget(calls=1)), token_scope("inside"):
+                self.spend(1_024)
+                self.spend(2_048)
+                with token_scope("kept from beginning"):
+                    self.spend(4_096)
+            scope.usage  # noqa: B018
+        asyncio.run(self.astep())
+        tokenscope.report()
+
+
+class Asking(Program):
+    """A program that asks an LM through DSPy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predict = dspy.Predict("question -> answer")
+        self.lm = AnsweringLM(self)
+
+    def run(self) -> None:
+        with dspy.context(lm=self.lm), token_scope("run", budget=LARGE):
+            self.predict(question="?")
+            with token_scope("inner"):
+                self.predict(question="!")
+            asyncio.run(self.predict.acall(question="…"))
+            with suppress(RuntimeError):
+                self.predict(question="fail")
+        tokenscope.report()
+
+
+class AnsweringLM(dspy.BaseLM):
+    """An LM that answers at once, and tells the program what it spends."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(model="test/answering", cache=False)
+        self._program = program
+
+    async def aforward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        return self.forward(prompt, messages, **kwargs)
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        self._program.spent += self._program.begun
+        self._program.begun = 0 if "fail" in str(messages) else 100
+        if not self._program.begun:
+            raise RuntimeError("on purpose")
+        message = type(
+            "Message", (), {"content": "[[ ## answer ## ]]\nx\n\n[[ ## completed ## ]]", "tool_calls": None}
+        )()
+        choice = type("Choice", (), {"message": message, "finish_reason": "stop"})()
+        usage = {"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 100}
+        return type("Response", (), {"choices": [choice], "usage": usage, "model": "test/answering"})()
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of LMs of a program's own
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # coroutines that an interrupt has kept from being awaited
+]
+PROGRAMS = {"scopes": Program, "LM calls": Asking}
+
+
+def steps_of(program: type[Program], most: int) -> list[int]:
+    """Return the numbers of the steps at which a program runs a line of the core, each line so many times at most."""
+    program().run()  # once before, as some lines run but once
+    lines = Lines(0, interrupt)
+    lines.run(program().run)
+    times: Counter[str] = Counter()
+    found = []
+    for step, where in enumerate(lines.seen, 1):
+        times[where] += 1
+        if times[where] <= most:
+            found.append(step)
+    return found
+
+
+def state_outside() -> tuple[Any, ...]:
+    """Return all that a program could leave behind."""
+    drain()
+    return (
+        current_scope(),
+        entered.get(),
+        lm_call_in_progress(),
+        dict(thread_local_overrides.get()),
+        dict(STATE.generator_scopes),
+        list(STATE.counting),
+        set(STATE.batches),
+        dict(STATE.open_scopes),
+        list(STATE.log),
+        STATE.lock._is_owned(),
+    )
+
+
+@pytest.mark.parametrize("most", [1, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_exception_at_every_line(name, most):
+    """An interrupt loses nothing that was counted, counts nothing twice, and leaves nothing behind."""
+    steps = steps_of(PROGRAMS[name], most)
+    outside = state_outside()
+    problems = []
+    for step in steps:
+        get_tracker().reset()
+        program = PROGRAMS[name]()
+        lines = Lines(step, interrupt)
+        lines.run(program.run)
+        found = spent(tokenscope.report())
+        after = state_outside()
+        if after != outside:
+            gc.collect()  # closes generators that the interrupt has left suspended
+            after = state_outside()
+        if found not in (program.spent, program.spent + program.begun):
+            problems.append(f"{lines.where}: {found} tokens instead of {program.spent} (+ {program.begun})")
+        if after != outside:
+            problems.append(f"{lines.where}: {[(a, b) for a, b in zip(after, outside, strict=True) if a != b]}")
+            entered.set(None)
+            thread_local_overrides.set(outside[3])
+            STATE.generator_scopes.clear()
+            STATE.open_scopes.clear()
+        with token_scope("afterwards") as scope:
+            spend(7)
+        if spent(scope) != 7:
+            problems.append(f"{lines.where}: afterwards {spent(scope)} instead of 7")
+    assert len(steps) > 300
+    assert not problems, f"{len(problems)} of {len(steps)}\n" + "\n".join(dict.fromkeys(problems))
+
+
+def count_and_report() -> None:
+    """What a signal handler may do."""
+    with token_scope("handler"):
+        spend(100_000)
+    tokenscope.report()
+
+
+@pytest.mark.parametrize("most", [1, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_handler_at_every_line(name, most):
+    """What a handler counts and reads changes nothing else."""
+    steps = steps_of(PROGRAMS[name], most)
+    outside = state_outside()
+    problems = []
+    for step in steps:
+        get_tracker().reset()
+        program = PROGRAMS[name]()
+        lines = Lines(step, count_and_report)
+        lines.run(program.run)
+        found = spent(tokenscope.report())
+        if found != program.spent + program.begun + 100_000 or state_outside() != outside:
+            problems.append(f"{lines.where}: {found} tokens instead of {program.spent + 100_000}")
+    assert not problems, f"{len(problems)} of {len(steps)}\n" + "\n".join(dict.fromkeys(problems))
