@@ -94,23 +94,18 @@ def report() -> Report:
 
 
 _LAZY = {
-    "Breakdown": "_report.tree",
-    "Change": "_report.changes",
-    "Diff": "_report.report",
-    "JSONLSink": "_tracker.sinks",
-    "Node": "_report.tree",
-    "Price": "_usage.price_list",
-    "Record": "_tracker.record",
-    "Report": "_report.report",
-    "Shipment": "_processes.shipment",
-    "TokenTracker": "_tracker.tracker",
-    "Waste": "_report.waste",
-    "get_tracker": "_tracker.tracker",
-    "receive": "_processes.shipment",
+    **dict.fromkeys(("Shipment", "receive", "ship"), "_processes.shipment"),
     "record_response": "_providers.responses",
     "record_stream": "_providers.streams",
+    "Change": "_report.changes",
+    **dict.fromkeys(("Diff", "Report"), "_report.report"),
+    **dict.fromkeys(("Breakdown", "Node"), "_report.tree"),
+    "Waste": "_report.waste",
+    "Record": "_tracker.record",
+    "JSONLSink": "_tracker.sinks",
+    **dict.fromkeys(("TokenTracker", "get_tracker"), "_tracker.tracker"),
     "set_price": "_usage.custom_prices",
-    "ship": "_processes.shipment",
+    "Price": "_usage.price_list",
 }
 
 

@@ -207,9 +207,8 @@ def ship(function: Any) -> Any:
     """Return a function for another process. It returns a `Shipment`, which `receive` takes in this process.
 
     Use it with Ray, Dask, joblib, `multiprocessing.Pool` and the like; `ProcessPoolExecutor` does not need it. What the function
-    spends is counted in the scope that receives the shipment, and in no scope of the process that runs the function. What it
-    raises travels in the shipment, and `receive` raises it. The framework sees a call that succeeded, so retry inside the
-    function.
+    spends is counted in the scope that receives the shipment, and in no scope of the process that runs it. What it raises travels
+    in the shipment, and `receive` raises it. The framework sees a call that succeeded, so retry inside the function.
 
     Args:
         function: A function or coroutine function, or anything that can be called and pickled. `ship` is a decorator, too.

@@ -69,7 +69,7 @@ def pack(table: UsageTable, base: ScopePath) -> PackedRows:
     index = {base: -1}
     for path in sorted(table.rows, key=lambda path: path.depth):
         row = table.rows[path]
-        counts = {key: spent.counts() for key, spent in row.counts.items()}
+        counts = dict(row.counts)
         if path is base and counts:
             packed.append((-1, NO_SCOPE, 0, 0, counts))
         elif path.parent in index:
@@ -83,26 +83,17 @@ def unpack(packed: PackedRows, base: ScopePath) -> UsageTable:
     table = UsageTable(base)
     paths: list[ScopePath] = []
     for parent, frame, entries, nanoseconds, counts in packed:
-        if parent < 0 and frame == NO_SCOPE and base.parent is not None:
-            path = base
-        else:
-            path = (paths[parent] if parent >= 0 else base).child(frame)
-        paths.append(path)
-        row = table.row(path)
+        is_base = parent < 0 and frame == NO_SCOPE and base.parent is not None
+        paths.append(base if is_base else (paths[parent] if parent >= 0 else base).child(frame))
+        row = table.row(paths[-1])
         row.entries += entries
         row.nanoseconds += nanoseconds
         for key, spent in counts.items():
-            row.sum_of(key).add(spent)
+            row.add(key, spent)
     return table
 
 
 def bring_home(packed: PackedRows, scope: Counted, *, is_own: bool = False) -> None:
     """Count packed rows in a scope, and charge its budgets: not the program's if this process has packed them (`is_own`)."""
     table = unpack(packed, scope.path)
-    add_table(scope, table)
-    with STATE.lock:
-        charged = [account for account in scope.budgets if not (is_own and account in STATE.root.budgets)]
-        for account in charged:
-            for row in table.rows.values():
-                for key, spent in row.counts.items():
-                    account.charge(key, spent.counts(), reserved=False)
+    add_table(scope, table, [each for each in scope.budgets if not (is_own and each in STATE.root.budgets)])

@@ -56,11 +56,9 @@ def source_of(response: Any, provider: str | None, model: str | None, sender: st
 
 
 def _usage(get: Get) -> tuple[UsageFormat | None, Any]:
-    usage = get("usage_metadata", "usageMetadata")
-    if usage is not None:
+    if (usage := get("usage_metadata", "usageMetadata")) is not None:
         return GOOGLE, usage
-    usage = get("usage")
-    if usage is None:
+    if (usage := get("usage")) is None:
         meta = get("meta")  # Cohere's embeddings
         return (None, None) if getter(meta)("billed_units") is None else (COHERE, meta)
     count = getter(usage)

@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 from genai_prices import Usage as TheirUsage
 from genai_prices.data_snapshot import get_snapshot
 
-from tokenscope._providers.openai_usage import MOST, parse_count
+from tokenscope._providers.openai_usage import MOST, bounded_counts, parse_count
 from tokenscope._usage.custom_prices import custom_price
 from tokenscope._usage.keys import PriceSource, Terms
 from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.prices import calc_price
-from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts
+from tokenscope._usage.usage import TOKENS, Counts
 
 
 class UsageFormat(NamedTuple):
@@ -64,8 +64,7 @@ def extract(usage_format: UsageFormat, usage: Any, name: str, started: float, te
         return [reported_call(theirs, model) for model, theirs in _anthropic(values, name)]
     if usage_format is COHERE and isinstance(billed := values.get("billed_units"), dict) and "input_tokens" in billed:
         billed.setdefault("output_tokens", 0)  # embeddings have none
-    theirs = _read(usage_format, values)
-    if theirs is None:
+    if (theirs := _read(usage_format, values)) is None:
         return []
     if usage_format is GOOGLE:
         _count_thoughts_once(theirs, values)
@@ -74,8 +73,7 @@ def extract(usage_format: UsageFormat, usage: Any, name: str, started: float, te
 
 def _anthropic(values: dict[str, Any], name: str) -> list[tuple[str, TheirUsage]]:
     """Read a message's usage and its iterations: summaries and advisors are billed, but the message's counts exclude them."""
-    theirs = _read(ANTHROPIC, values)
-    if theirs is None:
+    if (theirs := _read(ANTHROPIC, values)) is None:
         return []
     advisors: dict[str, Any] = {}
     iterations = values.get("iterations")
@@ -109,27 +107,11 @@ def _count_thoughts_once(theirs: TheirUsage, values: dict[str, Any]) -> None:
 
 
 def _reported_call(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> ReportedCall:
-    reported = vars(theirs)  # attributes that are missing here are inferred from others
-
-    def count(part: str) -> int:
-        return int(reported.get(f"{part}_tokens", 0))
-
-    input_tokens, output_tokens = count("input"), count("output")
-    cache_read = min(count("cache_read"), input_tokens)
-    cache_write = min(count("cache_write"), input_tokens - cache_read)
+    parts = ("cache_read", "cache_write", "cache_write_1h", "output_reasoning", "input_audio", "output_audio")
+    # Attributes that are missing here are inferred from others.
+    tokens = [int(vars(theirs).get(f"{part}_tokens", 0)) for part in ("input", "output", *parts)]
     cost = _exact_cost(theirs, name, moment, terms)
-    counts = Counts(
-        calls=1,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cache_read_tokens=cache_read,
-        cache_write_tokens=cache_write,
-        cache_write_1h_tokens=min(count("cache_write_1h"), cache_write),
-        reasoning_tokens=min(count("output_reasoning"), output_tokens),
-        input_audio_tokens=min(count("input_audio"), input_tokens),
-        output_audio_tokens=min(count("output_audio"), output_tokens),
-        cost=ZERO_COUNTS.cost if cost is None else cost,
-    )
+    counts = bounded_counts(tokens[0], tokens[1], tokens[2:], cost)._replace(calls=1)
     return ReportedCall(name, counts, None if cost is None else "call")
 
 
@@ -142,13 +124,9 @@ def _exact_cost(theirs: TheirUsage, name: str, moment: str, terms: Terms) -> Dec
 
 
 _VENDORS: Final = {  # providers that serve models of their own: genai-prices' names, and the names in LiteLLM and DSPy
-    "anthropic": "anthropic",
-    "cohere": "cohere",
-    "deepseek": "deepseek",
+    **{name: name for name in ("anthropic", "cohere", "deepseek", "mistral", "openai")},
     "google": "gemini",
-    "mistral": "mistral",
     "moonshotai": "moonshot",
-    "openai": "openai",
     "voyageai": "voyage",
     "x-ai": "xai",
 }
@@ -170,8 +148,7 @@ def plain(values: Any, name: str, depth: int = 4) -> dict[str, Any]:
     for key, value in _items(values):
         if not isinstance(key, str) or key.startswith("_") or value is None:
             continue
-        kept = _plain(key, value, name, depth)
-        if kept is not None:
+        if (kept := _plain(key, value, name, depth)) is not None:
             if _GOOGLE_NAME.fullmatch(key):
                 key = re.sub("_([a-z])", lambda letter: letter[1].upper(), key)  # noqa: PLW2901
             found[key] = kept

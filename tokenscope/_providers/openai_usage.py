@@ -6,7 +6,7 @@ Nothing that a provider sends may break the host program: a value that is not a 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -40,9 +40,8 @@ _new_tuple: Any = tuple.__new__  # a named tuple's own constructor costs as much
 def read_counts(model: str, entry: Any, calls: int = 0, failed_calls: int = 0) -> Counts:
     """Return the tokens that one usage entry reports, as the counts of so many calls.
 
-    The names of the Chat and the Responses API are both read, and other providers' names of the parts. Counts are whole:
-    cached tokens are part of the prompt's, reasoning is part of the completion's. A provider may count a part beside its
-    whole; its own total shows that.
+    The names of the Chat and the Responses API are read, and other providers' names of the parts. Cached tokens are part of the
+    prompt's, reasoning is part of the completion's. A provider may count a part beside its whole; its own total shows that.
     """
     if type(entry) is dict and len(entry) == 5:  # DSPy's own: whole counts, their usual parts, and a total that agrees
         try:
@@ -105,18 +104,24 @@ def _read_any(model: str, entry: Any) -> Counts:
             )
     elif (cache_read or cache_write) and prompt is None and get("prompt_tokens") is None:
         input_tokens += cache_read + cache_write  # Anthropic's own format: its input excludes cached tokens
+    hour = "ephemeral_1h_input_tokens"
+    written_for_an_hour = 0 if lifetimes is None else count(hour, getter(lifetimes)(hour))
+    parts = (cache_read, cache_write, written_for_an_hour, reasoning, input_audio, output_audio)
+    return bounded_counts(input_tokens, output_tokens, parts, cost)
+
+
+def bounded_counts(input_tokens: int, output_tokens: int, parts: Iterable[int], cost: Decimal | None) -> Counts:
+    """Return counts; their parts are in the order of `TOKENS`."""
     # A part is at most its whole. xAI has reported more cached tokens than the prompt had.
+    cache_read, cache_write, written_for_an_hour, reasoning, input_audio, output_audio = parts
     cache_read = min(cache_read, input_tokens)
     cache_write = min(cache_write, input_tokens - cache_read)
-    for_an_hour = (
-        0 if lifetimes is None else count("ephemeral_1h_input_tokens", getter(lifetimes)("ephemeral_1h_input_tokens"))
-    )
     return Counts(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cache_read_tokens=cache_read,
         cache_write_tokens=cache_write,
-        cache_write_1h_tokens=min(for_an_hour, cache_write),
+        cache_write_1h_tokens=min(written_for_an_hour, cache_write),
         reasoning_tokens=min(reasoning, output_tokens),
         input_audio_tokens=min(input_audio, input_tokens),
         output_audio_tokens=min(output_audio, output_tokens),
@@ -149,15 +154,13 @@ def _reconcile_total(
 def reported_cost(entry: Any) -> Decimal | None:
     """Return what a call cost in dollars, if the provider reports it."""
     get = getter(entry)
-    cost = get("cost")
-    if cost is None:
+    if (cost := get("cost")) is None:
         ticks = get("cost_in_usd_ticks")
         return None if ticks is None else (_dollars(ticks) or NO_DOLLARS) / _TICKS_PER_DOLLAR or None
     if not isinstance(cost, int | float):
         return _dollars(getter(cost)("total_cost")) or None  # Perplexity
     dollars = _dollars(cost)
-    details = get("cost_details")
-    if details is None:
+    if (details := get("cost_details")) is None:
         return dollars or None
     if get("is_byok") is True:  # OpenRouter with a key of one's own: its fee, and the price of the provider behind it
         upstream = _dollars(getter(details)("upstream_inference_cost"))
@@ -181,8 +184,7 @@ def getter(values: Any) -> Get:
 
     def get(*names: str) -> Any:
         for name in names:
-            value = look_up(name)
-            if value is not None:
+            if (value := look_up(name)) is not None:
                 return value
         return None
 

@@ -121,18 +121,14 @@ class _Pair:
     changed_below: list[_Pair] = field(default_factory=list)
 
     def changed(self) -> bool:
-        if self.before is None or self.after is None:
-            return True
-        return bool(self.changed_below) or self.before.own != self.after.own
+        return not (self.before and self.after) or bool(self.changed_below) or self.before.own != self.after.own
 
     def below(self) -> list[_Pair]:
         olds, news = (
             {Frame(child.kind, child.name): child for child in node.children} if node else {}
             for node in (self.before, self.after)
         )
-        return [
-            _Pair(self, ScopePath(self.where, frame), olds.get(frame), news.get(frame)) for frame in {**olds, **news}
-        ]
+        return [_Pair(self, ScopePath(self.where, each), olds.get(each), news.get(each)) for each in {**olds, **news}]
 
     def change(self) -> Change:
         before, after = (node.usage if node else ZERO for node in (self.before, self.after))
@@ -154,8 +150,7 @@ def changes_between(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
     for pair in reversed(pairs):  # children before parents
         if pair.above and pair.changed():
             pair.above.changed_below.append(pair)
-    changed = walk(top.largest_first(), lambda _depth, pair: pair.largest_first())
-    return tuple(pair.change() for _, pair in changed)
+    return tuple(pair.change() for _, pair in walk(top.largest_first(), lambda _depth, pair: pair.largest_first()))
 
 
 def percent(old: Amount, new: Amount) -> float | None:

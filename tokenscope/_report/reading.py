@@ -7,6 +7,7 @@ import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -21,7 +22,7 @@ from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.price_list import BY_HAND, TABLE
 from tokenscope._usage.price_tiers import tier_of
 from tokenscope._usage.table import UsageTable
-from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, CountsSum, Usage, check_count, check_money
+from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, Usage, check_count, check_money
 from tokenscope._usage.warnings import ReportFormatError, warn_once
 
 _MOST_PATHS: Final = 50_000  # and groups, that are remembered by the names in a record
@@ -63,8 +64,7 @@ def record_lines(path: str | os.PathLike[str]) -> Iterator[str]:
                 return
         file.seek(0)
         # Another program has formatted it. Such a file is not too large for the memory.
-        data = json.loads(file.read().decode("utf-8-sig"))
-        yield from map(json.dumps, data.get("records", []))
+        yield from map(json.dumps, json.loads(file.read().decode("utf-8-sig")).get("records", []))
 
 
 def _lines(file: BinaryIO) -> tuple[bytes, Iterator[bytes]]:
@@ -79,9 +79,6 @@ def _is_record(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(data, dict) and "format" not in data and "input_tokens" in data
-
-
-# -- reports ------------------------------------------------------------------------------------------------------------
 
 
 def _without_records(lines: Iterator[bytes], where: str) -> str:
@@ -102,8 +99,6 @@ def _without_records(lines: Iterator[bytes], where: str) -> str:
     except UnicodeDecodeError as error:
         raise ReportFormatError(f"{where}: this is no tokenscope report: it is not text ({error.reason})") from None
 
-
-# -- records ------------------------------------------------------------------------------------------------------------
 
 _decode: Final[Callable[[str], Any]] = json.JSONDecoder().decode
 _ERRORS: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what a damaged record raises
@@ -131,17 +126,28 @@ def _add_up(lines: Iterator[bytes], where: str) -> Snapshot:
     records.finish()
     for each in (records.table, records.reckoned):
         each.warn_of_overflow()
-    costs_known = Snapshot.from_table(
-        records.reckoned, ROOT, scoped=False, price=lambda _, counts: Usage.from_counts(counts)
-    )
-    return Snapshot.from_table(records.table, ROOT, scoped=False) + costs_known
+    known = Snapshot.from_table(records.reckoned, ROOT, scoped=False, price=lambda _, spent: Usage.from_counts(spent))
+    return Snapshot.from_table(records.table, ROOT, scoped=False) + known
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What similar records have spent so far; the names are those of `Counts`."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: Decimal = ZERO_COUNTS.cost
 
 
 class _Group(NamedTuple):
     frames: list[list[str]]
     path: ScopePath
     model: str
-    sums: defaultdict[tuple[int, str, bool], CountsSum]  # by price tier, moment, and whether the costs are known
+    sums: defaultdict[tuple[int, str, bool], _Sum]  # by price tier, moment, and whether the costs are known
 
 
 class _Records:
@@ -183,8 +189,7 @@ class _Records:
             return False
         if input_tokens <= 0 or min(output_tokens, read, write, reasoning) < 0:
             return False
-        cost = get("cost")
-        if cost is None:
+        if (cost := get("cost")) is None:
             dollars = ZERO_COUNTS.cost
         elif type(cost) is float and 0 <= cost <= _LARGEST_INTEGER and get("price_source") in (BY_HAND, TABLE):
             dollars = Decimal(str(cost))
@@ -207,11 +212,10 @@ class _Records:
         get = record.get
         frames, provider = _frames(record), get("provider") or None
         model = model_name(record["model"], provider)
-        cached, error, saved, cost = bool(get("cached")), get("error"), get("saved"), get("cost")
-        if saved is not None:
-            cost = saved.get("cost")
-        spent: Callable[..., Any] = get if saved is None else saved.get
-        tokens = [check_count(name, spent(name, 0)) for name in TOKENS]
+        cached, error, saved = bool(get("cached")), get("error"), get("saved")
+        spent = record if saved is None else saved
+        cost = spent.get("cost")
+        tokens = [check_count(name, spent.get(name, 0)) for name in TOKENS]
         counts = Counts._make((int(get("calls") != 0), int(cached), int(error is not None), *tokens, ZERO_COUNTS.cost))
         told_by = None if cost is None else get("price_source", "provider")
         is_reckoned = told_by in (BY_HAND, TABLE)
@@ -228,7 +232,7 @@ class _Records:
             table.add(path, key._replace(wasted="provider_errors"), counts)
         scope = get("scope") or get("module")
         if isinstance(scope, str) and len(self._groups) < _MOST_PATHS:
-            group = _Group(frames, path, model, defaultdict(CountsSum))
+            group = _Group(frames, path, model, defaultdict(_Sum))
             self._groups.setdefault((scope, record["model"], provider), group)
 
     def finish(self) -> None:
@@ -236,12 +240,11 @@ class _Records:
         for group in self._groups.values():
             for (tier, moment, is_reckoned), found in group.sums.items():
                 table = self.reckoned if is_reckoned else self.table
-                table.add(group.path, usage_key(group.model, tier, "table", moment), found.counts())
+                table.add(group.path, usage_key(group.model, tier, "table", moment), Counts(**asdict(found)))
 
     def _path(self, frames: list[list[str]]) -> ScopePath:
         names = tuple(map(tuple, frames))
-        path = self._paths.get(names)
-        if path is None:
+        if (path := self._paths.get(names)) is None:
             path = ROOT if names else ROOT.child(NO_SCOPE)
             for kind, name in names:
                 path = path.child(Frame(check_name("kind", kind), check_name("name", name)))

@@ -1,7 +1,6 @@
 """Rows: what was counted at each path of a report, in one canonical order, and how they are built.
 
-Parents come before their children, siblings in the order of their names. So equal reports have equal rows, and a tree of any
-depth is walked without recursion.
+Parents come before children, siblings in the order of their names. So equal reports have equal rows, and no walk is recursive.
 """
 
 from __future__ import annotations
@@ -64,8 +63,7 @@ class RowBuilder:
 
     def child(self, frame: Frame) -> RowBuilder:
         """Return the builder one level further down."""
-        found = self.children.get(frame)
-        if found is None:
+        if (found := self.children.get(frame)) is None:
             if self.children is _NO_CHILDREN:
                 self.children = {}
             found = self.children[frame] = RowBuilder()

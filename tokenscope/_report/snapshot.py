@@ -74,8 +74,7 @@ class Snapshot:
             builder.entries += row.entries
             builder.nanoseconds += row.nanoseconds
             for key, spent in row.counts.items():
-                usage = cost_of(key, spent.counts())
-                builder.add(keys.get(key) or keys.setdefault(key, settle(key)), usage)
+                builder.add(keys.get(key) or keys.setdefault(key, settle(key)), cost_of(key, spent))
         builders.clear()
         top.prune()
         rows = top.freeze()
@@ -85,8 +84,6 @@ class Snapshot:
         unused = unused_names(custom_names(), {key.model for key in keys})
         return cls(rows, scoped, prices_of(dict.fromkeys(keys.values())), unused)
 
-    # -- totals ---------------------------------------------------------------------------------------------------------
-
     @property
     def total(self) -> Usage:
         """Everything that was spent."""
@@ -95,8 +92,7 @@ class Snapshot:
     def by_module(self) -> Breakdown:
         """Partition the total by module.
 
-        A call's module is the nearest enclosing one of `track_tokens` or `record_tokens`; else the path of its DSPy
-        module; else the name of its scope; else `(no scope)`.
+        A call's module is the nearest of `track_tokens` or `record_tokens`; else its DSPy path; else its scope, or `(no scope)`.
         """
         return self._partition("module")
 
@@ -118,8 +114,7 @@ class Snapshot:
     def prices(self) -> tuple[Price, ...]:
         """Return what the costs were reckoned with: each price, where it comes from, and its rates.
 
-        Calls without a known price are not among them. A saved report keeps what it was reckoned with; records (JSONL) keep only
-        the costs.
+        Calls without a known price are not among them. A saved report keeps its prices; records (JSONL) keep only the costs.
 
         Example:
             >>> from tokenscope import record_tokens, token_scope
@@ -157,8 +152,6 @@ class Snapshot:
             "by_model": {name: _numbers(usage) for name, usage in self.by_model().items()},
         }
 
-    # -- the tree -------------------------------------------------------------------------------------------------------
-
     def tree(self) -> Node:
         """Return the tree: a scope's own node, or a nameless root above the top-level names of a process."""
         return tree_of(self.rows, scoped=self.scoped)
@@ -178,15 +171,12 @@ class Snapshot:
         """
         return find(self.tree(), path)
 
-    # -- algebra --------------------------------------------------------------------------------------------------------
-
     def __add__(self, other: Snapshot) -> Self:
         """Add up, path by path and model by model."""
         if not isinstance(other, Snapshot):
             return NotImplemented
         rows = RowBuilder().add_rows(self.rows).add_rows(other.rows).freeze()
-        unused = self.unused_prices + other.unused_prices
-        if unused:
+        if unused := self.unused_prices + other.unused_prices:
             unused = unused_names(unused, {model for row in rows for model, _ in row.models})
         return type(self)(rows, self.scoped and other.scoped, merged([*self._prices, *other._prices]), unused)
 
@@ -294,8 +284,7 @@ def cut(snapshot: S, depth: int) -> S:
 
 def with_missing_costs(snapshot: S) -> S:
     """Return a snapshot in which calls without a known cost have the prices that are set here. Other costs stay."""
-    names = custom_names()
-    if not names:
+    if not (names := custom_names()):
         return snapshot
     inputs = [row._replace(usages=tuple(map(_with_cost, row.usages))) for row in snapshot.rows]
     keys = {each.key for row in snapshot.rows for each in row.usages if _lacks_cost(each)}

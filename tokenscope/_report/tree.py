@@ -112,11 +112,9 @@ def find(tree: Node, path: str) -> Node:
     raise KeyError(no_such(rest, [child.name for child in node.children], path.removesuffix(rest).rstrip("/")))
 
 
-def _node(
-    frame: Frame, own: Sequence[tuple[str, Usage]], entries: int, seconds: float, children: Sequence[Node]
-) -> Node:
+def _node(frame: Frame, own: Sequence[tuple[str, Usage]], entries: int, seconds: float, below: Sequence[Node]) -> Node:
     # Most nodes of a large tree spend nothing themselves and have one node below, or the other way around.
-    spending = [child for child in children if child.by_model]
+    spending = [child for child in below if child.by_model]
     by_model: Mapping[str, Usage]
     if len(spending) == 1 and not own:
         by_model, usage = spending[0].by_model, spending[0].usage
@@ -125,20 +123,10 @@ def _node(
     else:
         by_model = breakdown_of(chain(own, *(child.by_model.items() for child in spending)))
         usage = sum_usages(by_model.values())
-    return Node(
-        name=frame.name,
-        kind=frame.kind,
-        usage=usage,
-        own=sum_usages([each for _, each in own]) if spending else usage,
-        by_model=by_model,
-        entries=entries,
-        seconds=seconds,
-        children=tuple(sorted(children, key=_costliest_first) if len(children) > 1 else children),
-    )
-
-
-def _costliest_first(node: Node) -> tuple[int, str, str]:
-    return -node.usage.total_tokens, node.name, node.kind
+    spent_here = sum_usages([each for _, each in own]) if spending else usage
+    if len(below) > 1:
+        below = sorted(below, key=lambda node: (-node.usage.total_tokens, node.name, node.kind))
+    return Node(frame.name, frame.kind, usage, spent_here, by_model, entries, seconds, tuple(below))
 
 
 def no_such(name: str, names: Iterable[str], where: str = "") -> str:

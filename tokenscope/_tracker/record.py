@@ -18,10 +18,9 @@ from tokenscope._usage.price_list import price_source
 from tokenscope._usage.prices import priced
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, Usage
 
-_DEEPEST_METADATA: Final = 20
-"""How many levels of containers in metadata are kept; deeper ones become text."""
-_OPTIONAL: Final = (*TOKENS[2:], "saved_tokens")
-"""Counts that JSON holds only if they are not 0."""
+_FIRST: Final = ("module", "operation", "model", "provider", *TOKENS[:2], "total_tokens", "timestamp")
+_DEEPEST_METADATA: Final = 20  # levels of containers in metadata that are kept; deeper ones become text
+_OPTIONAL: Final = (*TOKENS[2:], "saved_tokens")  # counts that JSON holds only if they are not 0
 _attribution_of = lru_cache(maxsize=4_096)(attribution_of)
 
 
@@ -129,19 +128,10 @@ class Record(Mapping[str, Any]):
     def to_dict(self) -> dict[str, Any]:
         """Return the record for JSON; counts of further kinds are there if they are not 0."""
         call, usage = self._call, self.usage
-        found: dict[str, Any] = {
-            "module": self.module,
-            "operation": self.operation,
-            "model": self.model,
-            "provider": self.provider,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "total_tokens": usage.total_tokens,
-            "timestamp": self.timestamp,
-            "metadata": _plain(call.metadata) if call.metadata else {},
-            "scope": self.scope,
-            "frames": [list(frame) for frame in self.frames],
-        }
+        found: dict[str, Any] = {name: getattr(self, name) for name in _FIRST}
+        found["metadata"] = _plain(call.metadata) if call.metadata else {}
+        found["scope"] = self.scope
+        found["frames"] = [list(frame) for frame in self.frames]
         if call.seconds:
             found["seconds"] = round(call.seconds, 6)
         if call.error is not None:

@@ -25,21 +25,18 @@ except ImportError:  # pragma: no cover - on Windows, the file is safe for threa
     fcntl = None
 
 _thread_lock: Final = threading.Lock()
-_BEGIN: Final = b'{"module": "'
-"""How each of our records begins."""
-_PATIENCE: Final = 1.0
-"""How many seconds a record waits for the file's lock."""
+_BEGIN: Final = b'{"module": "'  # of each of our records
+_PATIENCE: Final = 1.0  # seconds that a record waits for the file's lock
 
 
 class JSONLSink:
     """A file that keeps every record: one line of JSON each, safe for many threads and processes.
 
-    Several processes may write to one file, also on several machines with a shared folder that supports locks: each line is
-    written whole, under the file's lock, at its end. If a writer is killed or the disk is full, the next writer removes the
-    record that is cut off. Nothing else is ever removed: after a foreign line without an end, a new line begins. If a writer
-    holds the lock for a second, as one does that was stopped (SIGSTOP), there is one warning, and the line is appended without
-    the lock. A call's record is in the file when the call returns. `tokenscope show`, `merge` and `analyze`, and `Report.load`,
-    read such files.
+    Several processes may write to one file, also on several machines that share a folder with locks: each line is written whole,
+    under the file's lock, at its end. If a writer is killed or the disk is full, the next writer removes the record that is cut
+    off. Nothing else is ever removed: after a foreign line without an end, a new line begins. If a writer holds the lock for a
+    second, as one does that was stopped (SIGSTOP), there is one warning, and the line is appended without the lock. A call's
+    record is in the file when the call returns. `tokenscope show`, `merge` and `analyze`, and `Report.load`, read such files.
 
     Args:
         path: The file. It is created if it does not exist, and appended to if it does. Name it `*.jsonl`.
@@ -60,8 +57,7 @@ class JSONLSink:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        with STATE.loading:
-            load_table()  # records have costs, and no call should wait for that
+        STATE.loading(load_table)  # records have costs, and no call should wait for that
         self.path = Path(path)
         self._absolute = os.path.abspath(path)  # the program may change its directory
         self._closed = False

@@ -37,22 +37,18 @@ class TokenTracker:
     """
 
     _instance: ClassVar[Self | None] = None
-    _sinks: dict[int, Callable[[Call], None]]
+    _sinks: ClassVar[dict[int, Callable[[Call], None]]] = {}
 
     def __new__(cls) -> Self:
         """Return the one instance."""
-        self = cls._instance
-        if self is None:
-            self = cls._instance = super().__new__(cls)
-            self._sinks = {}
-        return self
+        if cls._instance is None:
+            cls._instance = super().__new__(cls)
+        return cls._instance
 
     @classmethod
     def get_instance(cls) -> Self:
         """Return the process's tracker, as `get_tracker()` does."""
         return cls()
-
-    # -- counting -------------------------------------------------------------------------------------------------------
 
     record = staticmethod(record_tokens)
     record_cost = staticmethod(record_cost)
@@ -60,8 +56,6 @@ class TokenTracker:
     def reset(self) -> None:
         """Forget all counts and records. Scopes that are open keep what was counted in them."""
         clear()
-
-    # -- reading --------------------------------------------------------------------------------------------------------
 
     def report(self) -> Report:
         """Return a frozen report of everything that was counted since the start, or since the last `reset`."""
@@ -134,8 +128,6 @@ class TokenTracker:
         report = self.report()
         print(f"By module\n{pivot(report, 'module')!s}\n\nBy model\n{pivot(report, 'model')!s}")  # noqa: T201
 
-    # -- sinks ----------------------------------------------------------------------------------------------------------
-
     def add_sink(self, sink: Sink) -> None:
         """Pass each record to a sink from now on, when its call ends. Adding a sink again does nothing.
 
@@ -159,8 +151,7 @@ class TokenTracker:
         Raises:
             ValueError: the sink was not added.
         """
-        observer = self._sinks.pop(id(sink), None)
-        if observer is None:
+        if (observer := self._sinks.pop(id(sink), None)) is None:
             raise ValueError(f"{sink!r} is not a sink of this tracker")
         unobserve(observer)
 

@@ -23,10 +23,8 @@ from tokenscope._usage.warnings import ReportFormatError, TokenScopeWarning
 if TYPE_CHECKING:
     from tokenscope._report.report import Report
 
-STANDARD: Final = "-"
-"""The name of standard input and standard output on a command line."""
-BROKEN_PIPE: Final = 141
-"""The exit status that shells show for a command whose output pipe was closed: 128 + SIGPIPE."""
+STANDARD: Final = "-"  # the name of standard input and standard output on a command line
+BROKEN_PIPE: Final = 141  # the exit status of a command whose output pipe was closed: 128 + SIGPIPE
 
 
 class CommandError(click.ClickException):

@@ -28,8 +28,7 @@ def _growth_above(limit: Decimal, old: Amount, new: Amount) -> str:
     """Return by how much an amount grew, with enough digits to show that this is above the limit; empty if it is not."""
     if EXACT.multiply(EXACT.subtract(Decimal(new), Decimal(old)), 100) <= EXACT.multiply(Decimal(old), limit):
         return ""
-    growth = percent(old, new)
-    if growth is None:
+    if (growth := percent(old, new)) is None:
         return "from nothing"
     shown = (f"{growth:,.{places}f}" for places in range(1, 20))
     return f"by {next((each for each in shown if Decimal(each.replace(',', '')) > limit), f'{growth:,.1f}')}%"

@@ -28,8 +28,8 @@ _files: Final = click.argument("files", nargs=-1, required=True, type=_FILE, met
 
 
 def _output(help_text: str, **settings: Any) -> Callable[[F], F]:
-    path = click.Path(allow_dash=True, dir_okay=False)
-    return click.option("-o", "--output", type=path, metavar="FILE", help=help_text, **settings)
+    settings = {"type": click.Path(allow_dash=True, dir_okay=False), **settings}
+    return click.option("-o", "--output", metavar="FILE", help=help_text, **settings)
 
 
 def _format(formats: Iterable[str], default: str) -> Callable[[F], F]:
@@ -198,8 +198,7 @@ def merge(files: tuple[str, ...], records: bool, output: str) -> None:
     """
     format_for(output, {"json": ".json"}, "json")
     if records and STANDARD in files:
-        problem = "standard input can be read only once; name files instead."
-        raise click.BadParameter(problem, param_hint="'--records'")
+        raise click.BadParameter("standard input can be read only once; name files instead.", param_hint="'--records'")
     report = read(files)
     from tokenscope._report.formats import json
     from tokenscope._report.reading import record_lines
@@ -262,9 +261,7 @@ The program runs as it does with python, with its own arguments, output and exit
 standard error, even if it fails or is interrupted. A program that has spent its budget ends with exit status 1 before its next
 call, whatever exceptions it catches. Calls in flight may exceed the budget's tokens and cost.""",
 )
-@click.option(
-    "-o", "--output", type=click.Path(), metavar="FILE", help="Write the report to a file, in the format of its suffix."
-)
+@_output("Write the report to a file, in the format of its suffix.", type=click.Path())
 @click.option("--live", is_flag=True, help="Show the growing tree in the bottom lines of the terminal.")
 @click.option("--max-tokens", "tokens", type=_LIMIT, metavar="N", help="End the program when it has spent N tokens.")
 @click.option(

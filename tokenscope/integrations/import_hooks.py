@@ -41,8 +41,7 @@ class _Finder:
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
         """Let the other finders find a module that is waited for, and stand between it and its loader."""
-        hook = self.hooks.pop(fullname, None)
-        if hook is None:
+        if (hook := self.hooks.pop(fullname, None)) is None:
             return None
         try:
             spec = find_spec(fullname)

@@ -45,8 +45,7 @@ class _Embedding:
             internal_error("counting an embedding")
 
     def _count(self, error: str | None) -> None:
-        entry = getattr(self.response, "usage", None) or {}
-        if entry:
+        if entry := getattr(self.response, "usage", None) or {}:
             usage_watchers.notify(self._model, entry)
         if error is None:
             mark_counted(self.response)

@@ -4,8 +4,7 @@ The result travels in a `ResultEnvelope`: counts first, then the pickled result.
 unpickles the envelope, it counts what was spent, and gets the result. So nothing is done to the future. The counts are there
 before the result is, even if the result cannot be unpickled and the pool breaks.
 
-(A `Shipment` differs: the program receives it by itself, and it contains what was raised. Here, the pool raises that, and adds
-the worker's traceback.)
+(A `Shipment` contains what was raised, too. Here, the pool raises that, and adds the worker's traceback.)
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def _pack_others() -> PackedRows:
     for path, row in hand_over(STATE.root).rows.items():
         for key, spent in row.counts.items():
             # Without entries: those of scopes that a fork has inherited are the parent's.
-            table.add(path, key, spent.counts())
+            table.add(path, key, spent)
     return pack(table, ROOT)
 
 
@@ -106,8 +105,7 @@ class ResultEnvelope(NamedTuple):
 def _open_envelope(number: int, rows: PackedRows, others: PackedRows, pickled: bytes) -> Any:
     """Count, and return the result, in the process that submitted the task, when the pool unpickles the envelope."""
     try:
-        task = _pending.get(number)
-        if task is not None:
+        if (task := _pending.get(number)) is not None:
             bring_home(rows, task.scope)
             bring_home(others, STATE.root)
     except Exception:  # noqa: BLE001

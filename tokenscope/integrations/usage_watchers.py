@@ -14,10 +14,8 @@ from tokenscope._scopes.lm_calls import current_lm_call
 
 Watcher = Callable[[str, Any], None]
 
-watchers: Final[
-    list[Watcher]
-] = []  # functions that are called with a model and its usage entry, where the call was made
-
+watchers: Final[list[Watcher]] = []
+"""Functions that are called with a model and its usage entry, where the call was made."""
 embedding: Final[ContextVar[bool]] = ContextVar("tokenscope_embedding", default=False)
 """Whether this runs inside an embedding that is counted when it ends."""
 

@@ -75,12 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
                 baseline = Baseline.read(path, new=option.tokenscope_update)
             except (OSError, ValueError) as error:
                 raise pytest.UsageError(f"--tokens-baseline {option.tokenscope_baseline}: {error}") from None
-        plugin = Summary(
-            show=option.tokenscope_show,
-            baseline=baseline,
-            fail_on_increase=option.tokenscope_fail_on_increase,
-            update=option.tokenscope_update,
-        )
+        limit = option.tokenscope_fail_on_increase
+        plugin = Summary(option.tokenscope_show, baseline, limit, option.tokenscope_update)
         config.pluginmanager.register(plugin, "tokenscope-summary")
     config.pluginmanager.register(TestMeter(everything=True), _METER)
 

@@ -25,8 +25,7 @@ def token_budget(*, tokens: int | None = None, calls: int | None = None, cost: D
 
 def budget_of(item: pytest.Item) -> Budget | None:
     """Return the budget of the closest marker: on the function, else on the class, else on the module."""
-    mark = item.get_closest_marker(token_budget.__name__)
-    if mark is None:
+    if (mark := item.get_closest_marker(token_budget.__name__)) is None:
         return None
     try:
         return token_budget(*mark.args, **mark.kwargs)
@@ -42,8 +41,7 @@ def excess(budget: Budget, spent: Usage) -> str:
     """Return which limits are exceeded and by how much, or an empty string."""
     found: list[str] = []
     for name, value in (("tokens", spent.total_tokens), ("calls", spent.calls), ("cost", spent.cost or 0)):
-        limit = getattr(budget, name)
-        if limit is not None and value > limit:
+        if (limit := getattr(budget, name)) is not None and value > limit:
             bound = AT_LEAST if name == "cost" and spent.unpriced_calls else ""
             found.append(f"{bound}{amount(name, value)} (limit {amount(name, limit).partition(' ')[0]})")
     return " and ".join(found)

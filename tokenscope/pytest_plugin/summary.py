@@ -6,7 +6,7 @@ The numbers arrive with each test's report. So this file does not know whether a
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Final
@@ -14,12 +14,11 @@ from typing import Any, Final
 import pytest
 
 from tokenscope import Usage
-from tokenscope._report.formats.text import counts, money, plural
+from tokenscope._report.formats.text import counts, listed, money, plural
 from tokenscope._usage.usage import MONEY
 from tokenscope.pytest_plugin.baseline import Baseline
 
 _COSTLIEST: Final = 10
-_NAMED: Final = 10  # how many new and vanished tests are named; further ones are counted
 
 
 def packed(total: Usage, tokens: int) -> dict[str, Any]:
@@ -37,7 +36,7 @@ class MeasuredTest:
     finished: bool = False  # the last run was complete, so its tokens can be compared
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class Summary:
     """The plugin that gathers the numbers, and shows them when the session ends."""
 
@@ -51,8 +50,7 @@ class Summary:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Take the numbers. The last ones of a test count."""
-        numbers = getattr(report, "tokenscope", None)
-        if numbers is None:
+        if (numbers := getattr(report, "tokenscope", None)) is None:
             return
         test = self.tests[getattr(report, "worker_id", ""), report.nodeid]
         test.tokens = numbers["tokens"]
@@ -146,9 +144,9 @@ class Summary:
                 rows.append((f"  {before:>{before_width},} -> {after:>{after_width},}", growth, nodeid))
             lines += _aligned(rows)
         if unknown := [f"{nodeid} ({tokens:,})" for nodeid, tokens in new.items() if nodeid not in old and tokens]:
-            lines.append(f"{plural(len(unknown), 'new test')}, not in the baseline: {_some(unknown)}")
+            lines.append(f"{plural(len(unknown), 'new test')}, not in the baseline: {listed(sorted(unknown))}")
         if gone := [nodeid for nodeid in old if nodeid not in new]:
-            lines.append(f"{plural(len(gone), 'test')} of the baseline did not run to the end: {_some(gone)}")
+            lines.append(f"{plural(len(gone), 'test')} of the baseline did not run to the end: {listed(sorted(gone))}")
         both = old.keys() & new.keys()
         before, after = (sum(tokens[nodeid] for nodeid in both) for tokens in (old, new))
         lines.append(f"{plural(len(both), 'test')} compared: {before:,} -> {after:,} tokens")
@@ -169,9 +167,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     numbers = [row[:-1] for row in rows]
     columns = Columns([Column(blanks=("cost", "$0.00")) for _ in numbers[0]], numbers)
     return [GAP.join([*filter(None, columns.fit(row[:-1])), row[-1]]) for row in rows]
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more

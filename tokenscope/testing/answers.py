@@ -20,22 +20,17 @@ def reply(prompt: str, last: str, answer: Answer) -> str:
     if "Respond with a JSON object" in request:
         fields = re.findall(r"`(\w+)`", request)
         return json.dumps({field: _value(field, prompt, answer) for field in fields})
-    fields = [field for field in re.findall(r"\[\[ ## (\w+) ## \]\]", request) if field != "completed"]
-    if fields:
-        parts = [f"[[ ## {field} ## ]]\n{_as_text(_value(field, prompt, answer))}\n" for field in fields]
-        return "\n".join([*parts, "[[ ## completed ## ]]"])
+    if fields := [field for field in re.findall(r"\[\[ ## (\w+) ## \]\]", request) if field != "completed"]:
+        values = ((field, _value(field, prompt, answer)) for field in fields)
+        texts = ((field, value if isinstance(value, str) else json.dumps(value)) for field, value in values)
+        return "\n".join([*(f"[[ ## {field} ## ]]\n{text}\n" for field, text in texts), "[[ ## completed ## ]]"])
     whole = answer("", prompt)
     return whole if whole is not None else "```\nAnswer the question carefully, step by step.\n```"
 
 
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _value(field: str, prompt: str, answer: Answer) -> Any:
     """Return the value of a field: from `answer`, or else a made-up one of the type that the prompt names."""
-    given = answer(field, prompt)
-    if given is not None:
+    if (given := answer(field, prompt)) is not None:
         return given
     if field == "next_tool_args":
         return _tool_arguments(prompt, _value("next_tool_name", prompt, answer))
@@ -45,8 +40,7 @@ def _value(field: str, prompt: str, answer: Answer) -> Any:
         return "finish" if observed or not tools else tools[0]
     kind = re.search(rf"{{?{field}}}?[^\n]*?# note: the value you produce ([^\n]*)", prompt)
     note = kind[1] if kind else ""
-    choices = re.search(r"must exactly match \(no extra characters\) one of: ([^\n`]+)", note)
-    if choices:
+    if choices := re.search(r"must exactly match \(no extra characters\) one of: ([^\n`]+)", note):
         return choices[1].split(";")[0].strip()
     if "JSON schema" in note:
         return [] if '"array"' in note else {}

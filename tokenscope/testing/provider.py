@@ -111,8 +111,7 @@ class LoopbackProvider:
 
     def failure(self, prompt: str, tag: str) -> int | None:
         """Return the HTTP status to fail with, if the prompt asks for one."""
-        status = instruction(r"fail (\d{3}(?: once)?)", prompt)
-        if status is None:
+        if (status := instruction(r"fail (\d{3}(?: once)?)", prompt)) is None:
             return None
         with self._lock:
             if status.endswith("once") and tag in self._failed:
@@ -154,8 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         prompt, last = prompt_of(body)
         tag = instruction(r"bill ([^<>]*)", prompt) or ""
         time.sleep(max(provider.latency, float(instruction(r"wait ([\d.]+)", prompt) or 0)))
-        status = provider.failure(prompt, tag)
-        if status is not None:
+        if (status := provider.failure(prompt, tag)) is not None:
             self._json({"error": {"message": f"failing with {status}, as asked", "type": "server_error"}}, status)
         elif self.path.endswith("/embeddings"):
             self._embeddings(body, prompt, tag)
@@ -178,8 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]} | _service(body)
         provider.charge(tag, usage, garbled=garbled)
         if not body.get("stream"):
-            said = {"content": None, "tool_calls": calls} if calls else {"content": text}
-            message = {"role": "assistant", **said}
+            message = {"role": "assistant", **({"content": None, "tool_calls": calls} if calls else {"content": text})}
             choices = [{"index": i, "finish_reason": "stop", "message": message} for i in range(number)]
             self._json({**common, "object": "chat.completion", "choices": choices, "usage": reported})
             return
@@ -198,13 +195,12 @@ class _Handler(BaseHTTPRequestHandler):
         usage = usage_of(prompt, text, 1)
         self.server.provider.charge(tag, usage, garbled=garbled)
         common = {"id": "resp-loopback", "object": "response", "created_at": int(time.time()), "model": body["model"]}
-        common |= _service(body)
         tools = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
         content = [{"type": "output_text", "text": text, "annotations": []}]
         message = {"id": "msg-loopback", "type": "message", "role": "assistant", "content": content}
         output = [{**message, "status": "completed"}]
         reported = _reported(usage, "input", "output")
-        self._json({**common, **tools, "status": "completed", "output": output, "usage": reported})
+        self._json({**common, **_service(body), **tools, "status": "completed", "output": output, "usage": reported})
 
     def _embeddings(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         texts = body["input"] if isinstance(body["input"], list) else [body["input"]]

@@ -1,9 +1,7 @@
 """The analysis of a run: what it spent in all and per sample, and the shares of its modules and models.
 
     === Token Usage Analysis ===
-    Total Samples: 500
     Total Token Usage: 8,831,400 tokens (6,120,300 input, 2,711,100 output)
-    Average Token Cost Per Sample: 17,662.8 tokens
     Average Cost Per Sample: $0.0051
 
     Breakdown by Module:

@@ -13,8 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from tokenscope._report.formats.terminal import Line
 
 GAP: Final = "  "
-DEEPEST_GUIDE: Final = 30
-"""How many levels are drawn with guides. Deeper ones show their number."""
+DEEPEST_GUIDE: Final = 30  # levels that are drawn with guides; deeper ones show their number
 _SHORTEST_NAME: Final = 12
 _SCOPE: Final = "scope"
 

@@ -5,8 +5,7 @@
     pipeline/ResearchAgent,dspy,1,1.2,3,…,0.0031,0,0,0,2191,0.0031
 
 The counts are what was spent at the path itself, so that a column adds up to the report's total. `subtree_…` is that and
-everything below. An unknown cost is an empty cell. Text that a spreadsheet would take for a formula begins with `'`, also after
-a semicolon, at which some spreadsheets split.
+everything below. An unknown cost is an empty cell. Text that a spreadsheet would take for a formula begins with `'`.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from __future__ import annotations
 import csv
 import io
 import re
+from decimal import Decimal
 from typing import Final
 
 from tokenscope._report.formats.order import stacks
 from tokenscope._report.formats.text import number, printable
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._usage.usage import FIELDS, Usage
+from tokenscope._usage.usage import FIELDS
 
 _COUNTS: Final = tuple(name for name in FIELDS if name != "cache_write_1h_tokens")  # the columns of version 0.1
 _HEAD: Final = ("path", "kind", "entries", "seconds", *_COUNTS, "subtree_tokens", "subtree_cost")
@@ -36,7 +36,8 @@ def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
         node = stack[-1]
         path = "/".join(above.name for above in stack)
         scope = (_text(path), _text(node.kind), node.entries, f"{node.seconds:.6f}".rstrip("0").rstrip("."))
-        writer.writerow((*scope, *_counts(node.own), node.usage.total_tokens, _cost(node.usage)))
+        own = (_cell(getattr(node.own, name)) for name in _COUNTS)
+        writer.writerow((*scope, *own, node.usage.total_tokens, _cell(node.usage.cost)))
     return file.getvalue()
 
 
@@ -44,10 +45,5 @@ def _text(text: str) -> str:
     return printable(_FORMULAS.sub(r"\1'", text))
 
 
-def _counts(usage: Usage) -> list[str]:
-    dollars = {"cost": _cost(usage), "saved_cost": number(usage.saved_cost)}
-    return [dollars[name] if name in dollars else str(getattr(usage, name)) for name in _COUNTS]
-
-
-def _cost(usage: Usage) -> str:
-    return "" if usage.cost is None else number(usage.cost)
+def _cell(value: int | Decimal | None) -> int | str | None:
+    return number(value) if isinstance(value, Decimal) else value

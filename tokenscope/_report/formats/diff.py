@@ -69,16 +69,9 @@ def as_json(diff: Comparison) -> str:
         "growth": diff.growth._asdict(),
     }
     changes = (
-        {
-            "path": change.path,
-            "kind": change.kind,
-            "status": change.status,
-            "tokens": change.tokens,
-            "calls": change.calls,
-            "cost": None if change.cost is None else float(change.cost),
-            "before": change.before.to_dict(),
-            "after": change.after.to_dict(),
-        }
+        {name: getattr(change, name) for name in ("path", "kind", "status", "tokens", "calls")}
+        | {"cost": None if change.cost is None else float(change.cost)}
+        | {"before": change.before.to_dict(), "after": change.after.to_dict()}
         for change in diff.changes
         if change.where.depth <= DEEPEST
     )

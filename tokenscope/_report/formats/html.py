@@ -17,20 +17,9 @@ from importlib.resources import files
 from string import Template
 from typing import Any, Final
 
+from tokenscope._report.formats import text
 from tokenscope._report.formats.order import self_line
 from tokenscope._report.formats.prices import HEADS, NOTE, price_rows
-from tokenscope._report.formats.text import (
-    NOTHING_YET,
-    counts,
-    details,
-    dollars,
-    duration,
-    misnamed,
-    money,
-    printable,
-    share,
-    unpriced,
-)
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._report.tree import Node, rooted
 from tokenscope._usage.usage import Usage
@@ -51,33 +40,28 @@ def render(snapshot: Snapshot) -> str:
     return Template(page).substitute(policy=policy, style=style, script=script, report=content, version=__version__)
 
 
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
 def _content(snapshot: Snapshot) -> dict[str, Any]:
     tree = snapshot.tree()
     usage = tree.usage
     by_model = snapshot.by_model()
-    note = unpriced(by_model)
+    note = text.unpriced(by_model)
     if note and usage.cost is not None:
         note += " A cost with ≥ is what the priced calls cost: a lower bound."
-    notes = filter(None, (note, misnamed(snapshot.unused_prices, by_model)))
+    notes = filter(None, (note, text.misnamed(snapshot.unused_prices, by_model)))
     prices = price_rows(snapshot.prices())
-    saved = [f"{dollars(usage.saved_cost)} saved by DSPy's cache"] if usage.saved_cost else []
-    facts = [
-        ("tokens", f"{usage.total_tokens:,}"),
-        ("cost", money(usage)),
-        ("calls", f"{usage.calls:,}"),
-        ("input", f"{usage.input_tokens:,}"),
-        ("output", f"{usage.output_tokens:,}"),
-        ("time", duration(tree.seconds)),
-    ]
+    saved = [f"{text.dollars(usage.saved_cost)} saved by DSPy's cache"] if usage.saved_cost else []
+    calls, input_tokens, output_tokens, tokens = text.counts(usage)
+    cells = (tokens, text.money(usage), calls, input_tokens, output_tokens, text.duration(tree.seconds))
+    facts = zip(("tokens", "cost", "calls", "input", "output", "time"), cells, strict=True)
     return {
-        "title": printable(tree.name) if tree.kind != "root" else "All scopes",
-        "empty": "" if snapshot else NOTHING_YET.capitalize() + ".",
+        "title": text.printable(tree.name) if tree.kind != "root" else "All scopes",
+        "empty": "" if snapshot else text.NOTHING_YET.capitalize() + ".",
         "facts": [fact for fact in facts if fact[1]],
-        "more": [*details(usage), *saved],
+        "more": [*text.details(usage), *saved],
         "nodes": list(_nodes(tree)),
         "modules": list(_breakdown(snapshot.by_module(), usage)),
         "models": list(_breakdown(by_model, usage)),
@@ -95,10 +79,10 @@ def _nodes(tree: Node) -> Iterator[list[Any]]:
         yield [
             parent,
             node.kind,
-            printable(node.name),
+            text.printable(node.name),
             f"{node.entries:,}" if node.entries > 1 else "",
-            [*_cells(node.usage), duration(node.seconds)],
-            [*_shares(node.usage, tree.usage), _short(share(node.seconds, tree.seconds))],
+            [*_cells(node.usage), text.duration(node.seconds)],
+            [*_shares(node.usage, tree.usage), _share(node.seconds, tree.seconds)],
         ]
         below = sorted([*node.children, *self_line(node)], key=lambda child: -child.usage.total_tokens)
         stack.extend((index, child) for child in reversed(below))
@@ -107,18 +91,18 @@ def _nodes(tree: Node) -> Iterator[list[Any]]:
 
 def _breakdown(usages: Mapping[str, Usage], total: Usage) -> Iterator[list[Any]]:
     for name, usage in usages.items():
-        yield [printable(name), _cells(usage), _shares(usage, total)]
+        yield [text.printable(name), _cells(usage), _shares(usage, total)]
 
 
 def _cells(usage: Usage) -> list[str]:
-    return [*counts(usage), money(usage)]
+    return [*text.counts(usage), text.money(usage)]
 
 
 def _shares(usage: Usage, total: Usage) -> list[float]:
     """Return the shares of tokens, cost and calls; an unknown cost sorts below 0."""
-    cost = -1.0 if usage.cost is None else _short(share(usage.cost, total.cost or Decimal(0)))
-    return [_short(share(usage.total_tokens, total.total_tokens)), cost, _short(share(usage.calls, total.calls))]
+    cost = -1.0 if usage.cost is None else _share(usage.cost, total.cost or Decimal(0))
+    return [_share(usage.total_tokens, total.total_tokens), cost, _share(usage.calls, total.calls)]
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.9g}")
+def _share(part: Any, whole: Any) -> float:
+    return float(f"{text.share(part, whole):.9g}")

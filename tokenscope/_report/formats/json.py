@@ -14,8 +14,7 @@ price was known of them):
 - `cached`: DSPy's cache answered, so the counts were saved and not spent.
 - `wasted`: why calls were wasted: `failed_parses`, `provider_errors`, .... The other sums count these calls, too.
 
-Version 0.1 reads such files, too, and takes no counts of names that it does not know. So `more` of a row has, for each of its
-tallies, what 0.2 adds, if there is any:
+Version 0.1 reads such files, too, and knows no other names in a tally. So `more` of a row has, for each tally, what 0.2 adds:
 
 - `priced_as_of`: since when the price of these calls has held, in UTC: a date, or a date and a time of day.
 - `terms`: which service was used, if not the usual one: `{"service_tier": "flex"}`.
@@ -45,8 +44,7 @@ from tokenscope._version import __version__
 T = TypeVar("T")
 FORMAT: Final = 1  # 1: the first
 _MORE: Final = ("priced_as_of", "terms", "priced_by_call", "cache_write_1h_tokens")
-_LONGEST: Final = 10**300
-"""More nanoseconds than a float can hold cannot be shown."""
+_LONGEST: Final = 10**300  # more nanoseconds than a float can hold cannot be shown
 
 
 def render(snapshot: Snapshot) -> str:
@@ -176,8 +174,7 @@ def _terms(values: Any) -> Terms:
 def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
     for index, row in enumerate(rows):
         try:
-            parent = row["parent"]
-            if parent is None:
+            if (parent := row["parent"]) is None:
                 parent = -1
             elif type(parent) is not int or not 0 <= parent < index:
                 raise ValueError(f"'parent' must be null or the index of an earlier row, not {parent!r}")  # noqa: TRY301

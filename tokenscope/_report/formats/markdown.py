@@ -13,20 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from tokenscope._report.formats import text
 from tokenscope._report.formats.columns import DEEPEST_GUIDE
 from tokenscope._report.formats.order import breakdown, lines
 from tokenscope._report.formats.prices import HEADS, NOTE, TITLE, price_rows
-from tokenscope._report.formats.text import (
-    NOTHING_YET,
-    counts,
-    duration,
-    misnamed,
-    money,
-    printable,
-    share,
-    summary,
-    unpriced,
-)
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import Usage
 
@@ -37,24 +27,22 @@ _SPECIAL: Final = frozenset("`|\\")
 def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
     """Return the report as a Markdown document."""
     if not snapshot:
-        return NOTHING_YET.capitalize() + ".\n"
+        return text.NOTHING_YET.capitalize() + ".\n"
     total, by_model = snapshot.total, snapshot.by_model()
     rows = (
-        (indent(depth) + code(node.name), *_cells(node.usage, total), duration(node.seconds))
+        (indent(depth) + code(node.name), *_cells(node.usage, total), text.duration(node.seconds))
         for depth, node in lines(snapshot.tree(), sort)
     )
-    blocks = [f"**{summary(total)}**", table(("Scope", *_NUMBERS, "Time"), rows)]
+    blocks = [f"**{text.summary(total)}**", table(("Scope", *_NUMBERS, "Time"), rows)]
     for name, usages in (("module", snapshot.by_module()), ("model", by_model)):
         rows = ((code(each), *_cells(usage, total)) for each, usage in breakdown(usages, sort))
         blocks += [f"### By {name}", table((name.capitalize(), *_NUMBERS), rows)]
-    notes = unpriced(by_model, code), misnamed(snapshot.unused_prices, by_model, code)
+    notes = text.unpriced(by_model, code), text.misnamed(snapshot.unused_prices, by_model, code)
     return document(*blocks, *notes, _prices(snapshot))
 
 
 def _prices(snapshot: Snapshot) -> str:
-    """Return the prices, folded."""
-    rows = price_rows(snapshot.prices(), code)
-    if not rows:
+    if not (rows := price_rows(snapshot.prices(), code)):
         return ""
     return f"<details><summary>{TITLE}</summary>\n\n{table(HEADS, rows)}\n\n{NOTE}\n\n</details>"
 
@@ -77,11 +65,11 @@ def indent(depth: int) -> str:
 
 def code(name: str) -> str:
     """Return a name as inline code that ends where it ends, in a table too."""
-    shown = printable(name)
+    shown = text.printable(name)
     if shown == shown.strip() != "" and not _SPECIAL & set(shown):
         return f"`{shown}`"
     return f"<code>{''.join(c if c.isalnum() or c == ' ' else f'&#{ord(c)};' for c in shown)}</code>"
 
 
 def _cells(usage: Usage, total: Usage) -> tuple[str, ...]:
-    return *counts(usage), f"{share(usage.total_tokens, total.total_tokens):.0%}", money(usage)
+    return *text.counts(usage), f"{text.share(usage.total_tokens, total.total_tokens):.0%}", text.money(usage)

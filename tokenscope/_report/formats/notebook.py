@@ -1,11 +1,6 @@
 """The report in a notebook: what `_repr_html_` returns, a tree of `<details>` that folds without any script.
 
-    <div style="…"><b>33,800 tokens</b> · $0.054 · 24 calls
-      <details open><summary>pipeline …</summary> <div>planner …</div> </details>
-    </div>
-
-Names are escaped. There is no class, id, script or address in it, so it cannot change the notebook's page. It shows the costliest
-rows, and how many are left out.
+Names are escaped. There is no class, id, script or address in it, so it cannot change the notebook's page.
 """
 
 from __future__ import annotations
@@ -74,8 +69,7 @@ def _costliest(tree: Node) -> set[int]:
 
 
 def _left_out(node: Node, shown: set[int]) -> str:
-    rest = [child for child in node.children if id(child) not in shown]
-    if not rest:
+    if not (rest := [child for child in node.children if id(child) not in shown]):
         return ""
     tokens = sum(child.usage.total_tokens for child in rest)
     return f'<div style="{_INSIDE};opacity:.7">… {len(rest):,} more, {tokens:,} tokens</div>'

@@ -19,8 +19,7 @@ SORTS: Final = tuple(_KEYS)
 """Names ascend, the others descend. Equal ones are in the order of tokens, then of names."""
 SORTABLE: Final = ("tree", "table", "markdown", "csv")
 """The formats that take one of these. The others have a fixed order."""
-DEEPEST: Final = 1_000
-"""How many levels a path has at most that a format writes in full."""
+DEEPEST: Final = 1_000  # levels of a path that a format writes in full, at most
 
 
 def _key(sort: str) -> Callable[[Usage, float, tuple[str, ...]], Any]:

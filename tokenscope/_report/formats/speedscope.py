@@ -1,9 +1,7 @@
 """The `speedscope` format: a flame graph of tokens, and one of cost, for https://www.speedscope.app.
 
-    {"$schema": "https://www.speedscope.app/file-format-schema.json",
-     "shared": {"frames": [{"name": "pipeline"}, {"name": "planner"}]},
-     "profiles": [{"type": "sampled", "name": "tokens", "unit": "none", "startValue": 0, "endValue": 323,
-                   "samples": [[0, 1]], "weights": [323]}], ...}
+    {"shared": {"frames": [{"name": "pipeline"}, {"name": "planner"}]},
+     "profiles": [{"name": "tokens", "samples": [[0, 1]], "weights": [323], ...}], ...}
 
 A sample is a stack of frames, the outermost first. Its weight is what was spent at its end. Speedscope shows numbers without a
 unit to three decimals, so cost is in millionths of a dollar.

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 WIDTH: Final = 120
 EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 
-Line = list[tuple[str, str]]
-"""Pieces of text, each with its style."""
+Line = list[tuple[str, str]]  # pieces of text, each with its style
 
 
 class Drawing:
@@ -53,8 +52,5 @@ class Drawing:
 
 
 def _shows_bars(encoding: str) -> bool:
-    try:
-        f"├─└│…{EIGHTHS}".encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+    bars = f"├─└│…{EIGHTHS}"
+    return bars.encode(encoding, "ignore").decode(encoding) == bars

@@ -1,12 +1,8 @@
-"""Text that all formats share: printable names, dollars, durations, shares and sentences.
-
-A line break or an escape in a name becomes visible characters. Money is $0.12; ≥ $0.12 if some prices are unknown, and a dash
-if all of them are. A time is 900ms, 1.2s or 1m15s.
-"""
+"""Text that all formats share: printable names, dollars, durations, shares and sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
 from functools import lru_cache, partial
 from itertools import islice
@@ -21,7 +17,6 @@ AT_LEAST: Final = "≥ "
 NOTHING_YET: Final = "nothing was counted yet"
 _EXACT: Final = Context(prec=60)
 _LONGEST_MESSAGE: Final = 300  # characters of an exception's message
-_MOST_MODELS: Final = 10
 _MOST_NAMES: Final = 3
 N = TypeVar("N", int, float, Decimal)
 
@@ -44,16 +39,21 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Return the first names of a list, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def money(usage: Usage, part: Decimal | None = None) -> str:
-    """Return what a usage cost, or a part of it, as `dollars` does. A lower bound is rounded down, so that it stays one."""
+    """Return what a usage cost, or a part: `$0.12`; `≥ $0.12`, rounded down, if some prices are unknown; a dash if all are."""
     if usage.cost is None:
         return UNKNOWN
     amount = usage.cost if part is None else part
     return AT_LEAST + dollars(amount, ROUND_FLOOR) if usage.unpriced_calls else dollars(amount)
 
 
-_two_digits: Final = lru_cache(partial(Context, 2))
-"""Returns a context that rounds to two digits, given how."""
+_two_digits: Final = lru_cache(partial(Context, 2))  # returns a context that rounds to two digits, given how
 
 
 def dollars(amount: Decimal, rounding: str = ROUND_HALF_UP) -> str:
@@ -78,7 +78,7 @@ def number(amount: Decimal) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it; empty for 0."""
+    """Return a time in the unit that suits it: `900ms`, `1.2s` or `1m15s`; empty for 0."""
     if not seconds:
         return ""
     if seconds < 0.9995:
@@ -126,12 +126,10 @@ def details(usage: Usage, *names: str) -> Iterator[str]:
 
 def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printable) -> str:
     """Return a sentence that names the models without a known price, as a format writes them; empty if there are none."""
-    names = [write(model) for model, usage in by_model.items() if usage.unpriced_calls]
-    if not names:
+    if not (names := [write(model) for model, usage in by_model.items() if usage.unpriced_calls]):
         return ""
     calls = sum(usage.unpriced_calls for usage in by_model.values())
-    more = f" and {len(names) - _MOST_MODELS:,} more" if len(names) > _MOST_MODELS else ""
-    return f"No price is known for {plural(calls, 'call')} of {', '.join(names[:_MOST_MODELS])}{more}."
+    return f"No price is known for {plural(calls, 'call')} of {listed(names)}."
 
 
 def misnamed(unused_prices: Iterable[str], by_model: Mapping[str, Usage], write: Callable[[str], str] = repr) -> str:
@@ -143,16 +141,14 @@ def misnamed(unused_prices: Iterable[str], by_model: Mapping[str, Usage], write:
 
 def unused_price(name: str, models: Iterable[str], write: Callable[[str], str] = repr) -> str:
     """Return a sentence about a name that a price was set for, and the models that may be meant; empty if there are none."""
-    near = nearest(name, models)
-    if not near:
+    if not (near := nearest(name, models)):
         return ""
     return f"A price is set for {write(name)}, but no call here has that name; did you mean {' or '.join(map(write, near))}?"
 
 
 def waste_line(snapshot: Snapshot) -> str:
     """Return in one line what was wasted, and why; empty if nothing was."""
-    wastes = snapshot.waste()
-    if not wastes:
+    if not (wastes := snapshot.waste()):
         return ""
     total = wastes.total
     percent = share(100 * total.total.total_tokens, snapshot.total.total_tokens)

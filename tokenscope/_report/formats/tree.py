@@ -15,27 +15,15 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Final
 
+from tokenscope._report.formats import text
 from tokenscope._report.formats.columns import GAP, Column, Columns, ScopeColumn, guides
 from tokenscope._report.formats.order import lines
 from tokenscope._report.formats.terminal import EIGHTHS, WIDTH, Drawing, Line
-from tokenscope._report.formats.text import (
-    NOTHING_YET,
-    UNKNOWN,
-    counts,
-    details,
-    duration,
-    misnamed,
-    money,
-    printable,
-    share,
-    summary,
-    unpriced,
-)
 from tokenscope._report.snapshot import Snapshot
 
 _COLUMNS: Final = (
     *map(Column, ("calls", "input", "output", "total")),
-    Column("cost", blanks=("", "$0.00", UNKNOWN)),  # the last line says what has no price
+    Column("cost", blanks=("", "$0.00", text.UNKNOWN)),  # the last line says what has no price
     Column("time", blanks=("",)),
 )
 _SHARE_AT: Final = 4  # columns that stand before the share
@@ -64,14 +52,17 @@ def drawing(snapshot: Snapshot, sort: str = "tokens") -> Drawing:
 
 def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterator[Line]:
     if not snapshot:
-        yield [(NOTHING_YET, "dim")]
+        yield [(text.NOTHING_YET, "dim")]
         return
     tree = snapshot.tree()
     drawn = list(lines(tree, sort))
     depths, nodes = [depth for depth, _ in drawn], [node for _, node in drawn]
-    rows = [(*counts(node.usage), money(node.usage) if node.usage else "", duration(node.seconds)) for node in nodes]
+    rows = [
+        (*text.counts(node.usage), text.money(node.usage) if node.usage else "", text.duration(node.seconds))
+        for node in nodes
+    ]
     columns = Columns(_COLUMNS, rows)
-    scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), [printable(node.name) for node in nodes])
+    scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), [text.printable(node.name) for node in nodes])
     room = width - columns.width - len(GAP) - _PERCENT
     bar = max(0, min(_BAR, room - scopes.width))
     scopes.narrow(room - bar)
@@ -83,15 +74,15 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
     total = tree.usage.total_tokens
     for node, style, row, scope in zip(nodes, styles, rows, scopes.lines(styles, ascii_only=ascii_only), strict=True):
         faint = "dim" if style == "dim" else ""
-        part = share(node.usage.total_tokens, total)
+        part = text.share(node.usage.total_tokens, total)
         numbers = columns.styled(row, (*[faint] * (len(row) - 1), "dim"))
         bars = (GAP + _bar(round(part * bar * 8), bar, ascii_only), "green"), (f"{part:>{_PERCENT}.0%}", faint)
         yield [*scope, *numbers[:_SHARE_AT], *bars, *numbers[_SHARE_AT:]]
-    footer = [summary(tree.usage), *details(tree.usage, *_DETAILS)]
+    footer = [text.summary(tree.usage), *text.details(tree.usage, *_DETAILS)]
     if tree.usage.saved_tokens:
         footer.append(f"{tree.usage.saved_tokens:,} tokens saved by it")
     yield [("; ".join(footer), "dim")]
-    for note in filter(None, (unpriced(tree.by_model), misnamed(snapshot.unused_prices, tree.by_model))):
+    for note in filter(None, (text.unpriced(tree.by_model), text.misnamed(snapshot.unused_prices, tree.by_model))):
         yield [(note, "dim")]
 
 

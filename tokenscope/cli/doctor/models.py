@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenscope import Usage, token_scope
-from tokenscope._report.formats.text import dollars, one_line, plural, unused_price
+from tokenscope._report.formats.text import dollars, listed, one_line, plural, unused_price
 from tokenscope._scopes.process import DISABLED
 from tokenscope.cli.console import quiet
 from tokenscope.cli.doctor.checks import LITELLM, NATIVE, NOTE, OK, PROBLEM, load
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _MILLION: Final = 1_000_000
 _TIMEOUT: Final = 30  # seconds, for a call on loopback
-_MOST_NAMES: Final = 10
 _PROMPT: Final = "Is this counted?"
 
 
@@ -34,8 +33,7 @@ def engine(model: Any, *, fresh: bool) -> tuple[str, str, str]:
     name = name_of(model)
     if not isinstance(model, str | dspy.LM):
         return "", OK, f"{name}: an LM of its own, {type(model).__qualname__}"
-    select = _selection()
-    if select is not None:
+    if (select := _selection()) is not None:
         try:
             lm = dspy.LM(model) if isinstance(model, str) else model
             spec = getattr(lm, "_engine_spec", "")
@@ -77,7 +75,8 @@ def name_of(model: Any) -> str:
 
 def prices(models: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield the price of each model, where prices come from, and which of those that are set no model has."""
-    from tokenscope._usage.custom_prices import custom_names
+    from tokenscope import report
+    from tokenscope._usage.custom_prices import PRICES_VARIABLE, custom_names, unused_names
     from tokenscope._usage.prices import check_priced, known_models, price
 
     for model in models:
@@ -89,22 +88,11 @@ def prices(models: Collection[str]) -> Iterator[tuple[str, str]]:
         rates = [price(model, usage, 0) for usage in (Usage(input_tokens=_MILLION), Usage(output_tokens=_MILLION))]
         read, written = (dollars(rate) if rate is not None else "?" for rate in rates)
         yield OK, f"{model}: {read} for a million input tokens, {written} for output"
-    yield from _custom_prices(models)
-    listed = len(known_models()) - len(custom_names())
-    yield OK, f"genai-prices {metadata.version('genai-prices')}, {listed:,} models; nothing is fetched"
-
-
-def _custom_prices(models: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the names that a price is set for and that are neither those of some models nor of models that were called."""
-    from tokenscope import report
-    from tokenscope._usage.custom_prices import PRICES_VARIABLE, custom_names, unused_names
-
-    names = custom_names()
-    if names:
+    if names := custom_names():
         file = os.environ.get(PRICES_VARIABLE)
         where = f" ({PRICES_VARIABLE} is {file})" if file else ""
         yield OK, f"prices are set for {plural(len(names), 'name')}{where}"
-    known = {*models, *report().by_model()}
+    known = {*models, *report().by_model()}  # to be checked, or called
     others = []
     for name in unused_names(names, known):
         if note := unused_price(name, sorted(known)):
@@ -112,9 +100,10 @@ def _custom_prices(models: Iterable[str]) -> Iterator[tuple[str, str]]:
         else:
             others.append(repr(name))
     if others:
-        more = f" and {len(others) - _MOST_NAMES:,} more" if len(others) > _MOST_NAMES else ""
-        unused = f"prices are set for {', '.join(others[:_MOST_NAMES])}{more}"
-        yield NOTE, f"{unused}, but no call has such a name here; name the models of your program to compare them"
+        unused = f"prices are set for {listed(others)}, but no call has such a name here"
+        yield NOTE, f"{unused}; name the models of your program to compare them"
+    in_table = len(known_models()) - len(names)
+    yield OK, f"genai-prices {metadata.version('genai-prices')}, {in_table:,} models; nothing is fetched"
 
 
 def cache() -> tuple[str, str]:

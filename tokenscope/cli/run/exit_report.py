@@ -175,11 +175,9 @@ def _ignoring_interrupts() -> Generator[None]:
 def _print(text: str) -> None:
     """Write to standard error, past Python's own buffer.
 
-    SIGTERM may interrupt a write to that buffer. And Python would flush text that cannot be written again at its end, and
-    change the exit status.
+    SIGTERM may interrupt a write to that buffer. And if its text cannot be written, Python changes the exit status at its end.
     """
-    stream = sys.__stderr__
-    if stream is None:
+    if (stream := sys.__stderr__) is None:
         return
     with (
         contextlib.suppress(OSError, ValueError),  # either end may be closed

@@ -54,22 +54,20 @@ def run(program: Sequence[str], *, module: bool, output: str | None, live: bool,
         _ignore_interrupts_until_shutdown()
 
 
-def _run_to_its_end(
-    start: Callable[[str, ModuleType], None], name: str, main: ModuleType, exit_report: ExitReport
-) -> None:
+def _run_to_its_end(start: Callable[[str, ModuleType], None], name: str, main: ModuleType, report: ExitReport) -> None:
     try:
         start(name, main)
         _ignore_interrupts_until_shutdown()  # one that comes in this moment is the program's, too
     except BaseException as error:
-        if exit_report.ended_by_budget(error):
+        if report.ended_by_budget(error):
             raise SystemExit(1) from None
         error.__traceback__ = traceback = _of_program(error.__traceback__)
-        exit_report.began = traceback is not None
+        report.began = traceback is not None
         if isinstance(error, SystemExit):
             raise
         uncaught = error  # shown below: in here it would be the context of what a program's excepthook raises
     else:
-        if exit_report.ended_by_budget(None):
+        if report.ended_by_budget(None):
             raise SystemExit(1)
         return
     _show(uncaught)

@@ -37,8 +37,7 @@ def gepa_stopper(budget: Budget) -> GepaStopper:
     exceed the limit by one iteration. For a hard limit, add a budget on a scope around it.
 
     Everything spent in the run of `compile` counts: calls of the program, of the metric, and of the reflection model. Each run
-    has the whole budget, also if several runs use one stopper. If `gepa.optimize` runs without a DSPy optimizer, what the current
-    scope has spent counts.
+    has the whole budget, also if several runs use one stopper. Outside of a DSPy optimizer, what the current scope spent counts.
 
     Needs dspy 3.0.4 or later, whose GEPA takes `gepa_kwargs`.
 

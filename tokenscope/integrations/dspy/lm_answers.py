@@ -15,8 +15,7 @@ def keep_answer(wrapped: Any, switch: list[bool]) -> Any:
     """`BaseLM._process_lm_response` and what it calls: keep what the LM has returned until its call ends."""
 
     def process(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        call = current_lm_call.get()
-        if call is not None and not call.ended and args and switch:
+        if (call := current_lm_call.get()) is not None and not call.ended and args and switch:
             call.answer = args[0]
         return wrapped(self, *args, **kwargs)
 
@@ -27,8 +26,7 @@ def parse_answer(wrapped: Any, switch: list[bool]) -> Any:
     """`Adapter._call_postprocess`: if the adapter cannot parse an LM's answer, the call was wasted."""
 
     def call_postprocess(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        call = answered_call.get()
-        if call is None or call.is_parsed or not switch:
+        if (call := answered_call.get()) is None or call.is_parsed or not switch:
             return wrapped(self, *args, **kwargs)
         call.is_parsed = True
         try:
@@ -48,8 +46,7 @@ def note_first_step(wrapped: Any, switch: list[bool]) -> Any:
     """`TwoStepAdapter._create_extractor_signature`: what the LM has answered last is about to be parsed by another LM."""
 
     def create_extractor_signature(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        answers = _first_step.get()
-        if answers is not None and switch:
+        if (answers := _first_step.get()) is not None and switch:
             answers.append(answered_call.get())
         return wrapped(self, *args, **kwargs)
 

@@ -41,15 +41,13 @@ def module_name(module: Any, scope: Counted | None) -> str | None:
     The first module is its class name. One below is the attribute that holds it (`planner`, `steps[0]`, `tools['search']`),
     looked for in the nearest module that is active, then in those around it. One that no attribute holds is its class name,
     a bare Predict with its signature; but `Pipeline.draft` if it is held by another object, together with a module that would
-    have the same name. A bare Predict inside one of DSPy's own modules (ChainOfThought, ReAct) is a detail of that module,
-    except in an RLM.
+    have the same name. A bare Predict inside one of DSPy's own modules (ChainOfThought, ReAct), except RLM, is a detail of it.
     """
     while isinstance(scope, Scope):
         opened_by = scope.opened_by
         around = opened_by() if type(opened_by) is weakref.ref else opened_by
         if isinstance(around, Module):
-            name = _attribute(around, module)
-            if name is not None:
+            if (name := _attribute(around, module)) is not None:
                 source = type(around).__module__
                 is_detail = type(module) is Predict and source.partition(".")[0] == "dspy" and source != _RLM
                 return None if is_detail else name
@@ -94,9 +92,7 @@ def _attribute(around: Any, module: Any) -> str | None:
 def _stored(attributes: dict[str, Any], *, in_modules: bool = True) -> Iterator[tuple[_Way, Any]]:
     """Yield what is stored in attributes, in collections there, and in modules, each with the way to it; the nearest first."""
     seen: set[int] = set()
-    level: list[tuple[_Way, Any]] = [
-        ((None, name), each) for name, each in attributes.items() if name not in _OWN_STATE
-    ]
+    level: list[tuple[_Way, Any]] = [((None, key), each) for key, each in attributes.items() if key not in _OWN_STATE]
     while level and len(seen) < _MOST:
         below: list[tuple[_Way, Any]] = []
         for way, value in level:

@@ -29,8 +29,7 @@ def read_service(call: Any, response: Any) -> None:
         get = getter(response)
         usage = get("usage", "usageMetadata")
         call.terms = terms_of(response, usage)
-        lifetimes = getter(usage)("cache_creation")
-        if lifetimes is not None:
+        if (lifetimes := getter(usage)("cache_creation")) is not None:
             tokens = getter(lifetimes)("ephemeral_1h_input_tokens")
             # DSPy may look at one response twice, and one call may have several.
             kept = call.__dict__.setdefault("kept_for_an_hour", {})

@@ -62,8 +62,7 @@ def annotate_spans() -> Callable[[], None]:
     """
     watcher: Watcher = _annotate
     if wants_latest():
-        with STATE.loading:
-            load_table()  # no call should wait for that
+        STATE.loading(load_table)  # no call should wait for that
         watcher = _annotate_with_costs
     watch(watcher)
     return partial(unwatch, watcher)
@@ -75,8 +74,7 @@ def _annotate(model: str, entry: Any, *, with_costs: bool = False) -> None:
         is_told = reported_cost(entry) is not None
         key = key_of(model, counts, time.time(), terms_of(None, entry), source="provider" if is_told else None)
         spent = priced(key, counts) if with_costs else Usage.from_counts(counts)
-        span = trace.get_current_span()
-        if span.is_recording():
+        if (span := trace.get_current_span()).is_recording():
             _write(span, model, spent)
             if with_costs:
                 _write_cost(span, is_told=is_told)
@@ -126,8 +124,7 @@ def _write_mlflow(span: Any, spent: Usage) -> None:
 
 def _add(span: Any, spent: Usage, *, is_reported: bool) -> Usage | None:
     """Return all that is to be written on a span; None if somebody else has reported its usage there."""
-    before = _written.get(span)
-    if before is None and is_reported:
+    if (before := _written.get(span)) is None and is_reported:
         return None
     whole = _written[span] = spent if before is None else before + spent
     return whole

@@ -92,17 +92,12 @@ _OTEL_NAMES: Final = {  # providers' names in reports, and OpenTelemetry's curre
 
 _REPORT_NAMES: Final = {
     **{theirs: ours for ours, theirs in _OTEL_NAMES.items()},
-    "aws": "bedrock",
-    "aws_bedrock": "bedrock",
+    **dict.fromkeys(("aws", "aws_bedrock"), "bedrock"),
     "az.ai.inference": "azure_ai",
     "az.ai.openai": "azure",
-    "gcp.gen_ai": "gemini",
-    "google": "gemini",
-    "google-gla": "gemini",
-    "google-vertex": "vertex_ai",
-    "google_genai": "gemini",
+    **dict.fromkeys(("gcp.gen_ai", "google", "google-gla", "google_genai"), "gemini"),
+    **dict.fromkeys(("google-vertex", "vertexai"), "vertex_ai"),
     "mistralai": "mistral",
-    "vertexai": "vertex_ai",
 }
 """Providers' names in the conventions, old and new, and their names in reports, which are DSPy's and litellm's."""
 
@@ -131,8 +126,7 @@ class Reading(NamedTuple):
 
 def read(attributes: Attributes, instrumentor: str) -> Reading | None:
     """Return the usage that a span's attributes report, or None. Some instrumentors depart from their convention."""
-    found = _reported(attributes)
-    if found is None:
+    if (found := _reported(attributes)) is None:
         return None
     model = model_of(attributes)
     details = {"cached_tokens": found.get("cache_read_tokens"), "cache_write_tokens": found.get("cache_write_tokens")}

@@ -56,8 +56,7 @@ class _AttributeSets:
         """Return the attributes of calls of a model at a path: as they are, and with each of the additions."""
         frames = tuple(frames)
         key = "/".join(frame.name for frame in frames[:_DEPTH]), attribution_of(frames).module, model, is_embedding
-        found = self._sets.get(key)
-        if found is None:
+        if (found := self._sets.get(key)) is None:
             if len(self._sets) >= _MOST:
                 key = OTHER.name, OTHER.name, OTHER.name, is_embedding
             scope, module, model, _ = key
@@ -75,11 +74,9 @@ class _AttributeSets:
 
     def error(self, name: str) -> str:
         """Return an error's type, or OpenTelemetry's `_OTHER` if there are too many types."""
-        if name not in self._errors:
-            if len(self._errors) >= _MOST_ERRORS:
-                return "_OTHER"
+        if len(self._errors) < _MOST_ERRORS:
             self._errors.add(name)
-        return name
+        return name if name in self._errors else "_OTHER"
 
 
 def _histogram(meter: Meter, name: str, description: str) -> Histogram:
@@ -115,14 +112,13 @@ class _LatestInstruments:
             (meter.create_counter(f"gen_ai.client.inference.usage.{name}", _TOKENS, description), field)
             for name, (field, description) in _USAGE.items()
         ]
+        histogram = partial(_histogram, meter)
         inference, embeddings = "gen_ai.client.inference", "gen_ai.client.embeddings"
-        self._input = _histogram(meter, f"{inference}.operation.input_tokens", "Input tokens of each model call")
-        self._output = _histogram(meter, f"{inference}.operation.output_tokens", "Output tokens of each model call")
-        self._seconds = _histogram(meter, f"{inference}.duration", "How long each model call took")
-        self._embedded = _histogram(
-            meter, f"{embeddings}.operation.input_tokens", "Input tokens of each embedding request"
-        )
-        self._embedding_seconds = _histogram(meter, f"{embeddings}.duration", "How long each embedding request took")
+        self._input = histogram(f"{inference}.operation.input_tokens", "Input tokens of each model call")
+        self._output = histogram(f"{inference}.operation.output_tokens", "Output tokens of each model call")
+        self._seconds = histogram(f"{inference}.duration", "How long each model call took")
+        self._embedded = histogram(f"{embeddings}.operation.input_tokens", "Input tokens of each embedding request")
+        self._embedding_seconds = histogram(f"{embeddings}.duration", "How long each embedding request took")
 
     def record(self, call: Call) -> None:
         """Record one call. The tokens of one that reports none, as failed ones do, are recorded as 0."""

@@ -108,10 +108,6 @@ class TokenScopeSpanProcessor(SpanProcessor):
         except Exception:  # noqa: BLE001 - a span must not break the host program
             internal_error("counting a span")
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Do nothing: nothing waits."""
-        return True
-
 
 def _key(context: trace.SpanContext | None) -> _Key:
     return (0, 0) if context is None else (context.trace_id, context.span_id)
@@ -119,8 +115,7 @@ def _key(context: trace.SpanContext | None) -> _Key:
 
 def _note(span: ReadableSpan) -> _Noted:
     key, parent = _key(span.context), span.parent
-    found = _open.get(key) or _ended.get(key)
-    if found is not None:
+    if (found := _open.get(key) or _ended.get(key)) is not None:
         return found  # another processor has noted it
     above = None if parent is None else _open.get(_key(parent)) or _ended.get(_key(parent))
     hidden = (above is not None and above.hidden) or inside_counted_call()
@@ -189,6 +184,5 @@ def _bridge_counts(_: str, __: Any) -> None:
     """Mark the current span and all above it, when DSPy reports usage to the bridge: their usage is the same."""
     noted = _open.get(_key(trace.get_current_span().get_span_context()))
     if noted is not None:
-        noted.below = _TOKENS
-        for above in noted.ancestors():
-            above.below = _TOKENS
+        for each in (noted, *noted.ancestors()):
+            each.below = _TOKENS
