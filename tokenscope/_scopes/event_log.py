@@ -178,12 +178,12 @@ class Batch:
 
     __slots__ = (
         "_accounts",
-        "_changed",
+        "_changes",
         "_drafts",
         "_here",
+        "_kept",
         "_key",
         "_new",
-        "_notices",
         "_path",
         "_pending",
         "_similar",
@@ -192,17 +192,18 @@ class Batch:
     )
 
     def __init__(self) -> None:
+        STATE.batches.clear()  # an outer one is outdated now
         STATE.batches.add(self)
         self._drafts: dict[Counted, UsageTable] = {}
         self._new: dict[Counted, UsageTable] = {}  # those of scopes that have no table yet
-        self._changed: list[UsageTable] = []  # the others
+        self._kept: list[dict[ScopePath, UsageRow]] = []  # the rows of the others' tables
+        self._changes: list[dict[ScopePath, UsageRow]] = []
         self._pending: list[UsageRow] = []
         self._here: Any = None
         self._path: Any = None
         self._key: Any = None
         self._similar: list[Counts] = []  # of calls with one key that follow each other in one scope
         self._accounts: dict[Account, dict[str, Any]] = {}
-        self._notices: list[tuple[Observer, tuple[Call]]] = []
         self.calls: list[Call] = []
         self.ended: list[Any] = []
         """Scopes that have ended, and in which something was counted while they were open."""
@@ -221,8 +222,6 @@ class Batch:
         if error is not None and is_failure(error):
             self.mark_wasted(scope, path, key, counts, "provider_errors")
         self.calls.append(call)
-        for observer in STATE.observers:
-            self._notices.append((observer, (call,)))
         for account in scope.budgets:
             self.charge(account, key, counts, reserved=reserved)
 
@@ -296,7 +295,8 @@ class Batch:
             draft = self._new[scope] = UsageTable(scope.path)
         else:
             draft = table.draft()
-            self._changed.append(draft)
+            self._kept.append(draft.kept)
+            self._changes.append(draft.changes)
         self._drafts[scope] = draft
         return draft
 
@@ -310,15 +310,14 @@ class Batch:
         self._add_similar()
         for row in self._pending:
             row.settle()
-        new, tables = self._new, self._changed
-        is_open = map(operator.is_, map(_ended, new), repeat(None))  # not one that another thread is just leaving
         steps: list[Iterable[Any]] = [
             map(STATE.batches.remove, (self,)),  # raises a KeyError
-            starmap(STATE.batches.clear, [()]),
-            map(dict.update, map(_kept, tables), map(_changes, tables)),
+            map(dict.update, self._kept, self._changes),
             starmap(_log.popleft, repeat((), number)),
         ]
-        if new:
+        if self._new:
+            new = self._new
+            is_open = map(operator.is_, map(_ended, new), repeat(None))  # not one that another thread is just leaving
             steps.append(map(setattr, new, repeat("table"), new.values()))
             steps.append(map(STATE.open_scopes.setdefault, compress(new, is_open)))
         if self._accounts:
@@ -327,8 +326,9 @@ class Batch:
             steps.append(map(STATE.open_scopes.pop, self.ended, repeat(None)))
         if waiting:
             steps.append(map(_log.appendleft, reversed(waiting)))
-        if self._notices:
-            steps.append(map(STATE.notices.append, self._notices))
+        for observer in STATE.observers:
+            notices = [(observer, (call,)) for call in self.calls]
+            steps.append(map(STATE.notices.append, notices))
         steps.append(map(STATE.records.append, self.calls))  # last: an old one may be finalised
         try:
             _run(chain.from_iterable(steps))
@@ -341,8 +341,6 @@ _run: Final = deque[Any](maxlen=0).extend
 """Runs an iterator to its end. If all of it is C code, as in `commit`, Python handles no signal and switches no thread until
 then; nor does it collect garbage, since nothing is made that it tracks."""
 _ended: Final = operator.attrgetter("ended")
-_kept: Final = operator.attrgetter("kept")
-_changes: Final = operator.attrgetter("changes")
 _spent: Final = operator.attrgetter("spent")
 
 

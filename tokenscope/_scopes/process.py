@@ -127,7 +127,7 @@ class ProcessState:
         self.loading: Final = Loading()
         self.most_events = MANY_EVENTS
         self.batches: Final[set[Any]] = set()
-        """Those that may be committed: since they were begun, nothing else was counted; see `event_log`."""
+        """The one that may be committed: since it was begun, nothing else was counted; see `event_log`."""
         self.counting: Final[list[Any]] = []
         """Events that are just being counted."""
         self.notices: Final[deque[tuple[Callable[..., None], tuple[Any, ...]]]] = deque()
