@@ -38,9 +38,8 @@ autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
     # Internal methods of public classes.
-    "exclude-members": "above, account, below, budgets, close, count, detour, end, ended, finish, frames, from_counts, "
-    "from_rows, from_table, "
-    "is_referenced, leave, opened_by, path, started, table",
+    "exclude-members": "above, account, begin, below, budgets, close, detour, ended, finish, found, frames, from_counts, "
+    "from_rows, from_table, is_referenced, leave, opened_by, path, put, started, table",
 }
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
