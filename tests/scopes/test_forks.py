@@ -65,7 +65,7 @@ def run(code: str, *arguments: str, **environment: str) -> str:
 SLOW_IMPORT = """
 import importlib.abc, importlib.util, os, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
-from tokenscope import record_tokens, report, token_scope
+from tokenscope import Budget, record_tokens, report, token_scope
 
 slow, how = sys.argv[1:]
 is_loading = threading.Event()
@@ -95,6 +95,10 @@ sys.meta_path.insert(0, Slowly())
 def read():
     if how == "report":
         return report().total
+    if how == "budget":
+        with token_scope("limited", budget=Budget(cost=1)) as limited:
+            record_tokens("m", "o", "gpt-4o-mini", "openai", 7, 0)
+        return limited.usage
     return scope.usage
 
 
@@ -108,7 +112,8 @@ with token_scope("run") as scope:
         signal.alarm(10)
         with token_scope("inner") as scope:
             record_tokens("m", "o", "gpt-4o-mini", "openai", 7, 0)
-            os._exit(0 if read().input_tokens == 7 and read().cost > 0 else 1)
+            found = read()
+            os._exit(0 if found.input_tokens == 7 and found.cost > 0 else 1)
     first.join()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), read().input_tokens)
 """
@@ -120,13 +125,14 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), read().input_tokens)
         ("tokenscope._report.report", "report"),
         ("genai_prices", "report"),
         ("genai_prices", "usage"),
+        ("genai_prices", "budget"),
         ("tokenscope._usage.model_usage", "usage"),
     ],
 )
 def test_a_fork_waits_until_a_first_report_is_loaded(slow, how):
     """A child that is forked while another thread loads what reports need can take a report itself."""
     printed = python(SLOW_IMPORT, slow, how, COVERAGE_PROCESS_START="", COVERAGE_PROCESS_CONFIG="")
-    assert "0 5\n" == printed
+    assert f"0 {7 if how == 'budget' else 5}\n" == printed
 
 
 def test_a_child_counts_its_own():

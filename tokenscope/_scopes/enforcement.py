@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tokenscope._scopes.budget import LIMITS, Budget, BudgetExceeded, amount
 from tokenscope._scopes.event_log import collect, counted_in, drain, warn_later
 from tokenscope._scopes.process import STATE, Counted
-from tokenscope._usage.custom_prices import custom_names
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.prices import priced
+from tokenscope._usage.prices import load_table, priced
 from tokenscope._usage.usage import NO_DOLLARS, Counts
 from tokenscope._usage.warnings import TokenScopeWarning, host_level
 
@@ -57,7 +56,7 @@ class BudgetAccount:
         self.stopped = False  # whether it has kept anything from being done
         self.warned = False
         if budget.cost is not None:
-            custom_names()  # a file of prices is read now: calls are charged while the lock is taken
+            STATE.loading(load_table)  # now, and not when the first call is charged, while the lock is taken
 
     @property
     def calls(self) -> int:
