@@ -210,7 +210,17 @@ def steps_of(program: type[Program], most: int) -> list[int]:
         times[where] += 1
         if times[where] <= most:
             found.append(step)
+    assert len(found) > 300
     return found
+
+
+def runs(kind: type[Program], most: int, action: Callable[[], Any]) -> Iterator[tuple[Program, str]]:
+    """Run a program once for each of these steps, and act there; yield the program and the line."""
+    for step in steps_of(kind, most):
+        get_tracker().reset()
+        program, lines = kind(), Lines(step, action)
+        lines.run(program.run)
+        yield program, lines.where
 
 
 def state_outside() -> tuple[Any, ...]:
@@ -234,23 +244,17 @@ def state_outside() -> tuple[Any, ...]:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_exception_at_every_line(name, most):
     """An interrupt loses nothing that was counted, counts nothing twice, and leaves nothing behind."""
-    steps = steps_of(PROGRAMS[name], most)
-    outside = state_outside()
-    problems = []
-    for step in steps:
-        get_tracker().reset()
-        program = PROGRAMS[name]()
-        lines = Lines(step, interrupt)
-        lines.run(program.run)
+    outside, problems = state_outside(), []
+    for program, where in runs(PROGRAMS[name], most, interrupt):
         found = spent(tokenscope.report())
         after = state_outside()
         if after != outside:
             gc.collect()  # closes generators that the interrupt has left suspended
             after = state_outside()
         if found not in (program.spent, program.spent + program.begun):
-            problems.append(f"{lines.where}: {found} tokens instead of {program.spent} (+ {program.begun})")
+            problems.append(f"{where}: {found} tokens instead of {program.spent} (+ {program.begun})")
         if after != outside:
-            problems.append(f"{lines.where}: {[(a, b) for a, b in zip(after, outside, strict=True) if a != b]}")
+            problems.append(f"{where}: {[(a, b) for a, b in zip(after, outside, strict=True) if a != b]}")
             entered.set(None)
             thread_local_overrides.set(outside[3])
             STATE.generator_scopes.clear()
@@ -258,9 +262,8 @@ def test_an_exception_at_every_line(name, most):
         with token_scope("afterwards") as scope:
             spend(7)
         if spent(scope) != 7:
-            problems.append(f"{lines.where}: afterwards {spent(scope)} instead of 7")
-    assert len(steps) > 300
-    assert not problems, f"{len(problems)} of {len(steps)}\n" + "\n".join(dict.fromkeys(problems))
+            problems.append(f"{where}: afterwards {spent(scope)} instead of 7")
+    assert not problems, f"{len(problems)}\n" + "\n".join(dict.fromkeys(problems))
 
 
 def count_and_report() -> None:
@@ -274,15 +277,9 @@ def count_and_report() -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_handler_at_every_line(name, most):
     """What a handler counts and reads changes nothing else."""
-    steps = steps_of(PROGRAMS[name], most)
-    outside = state_outside()
-    problems = []
-    for step in steps:
-        get_tracker().reset()
-        program = PROGRAMS[name]()
-        lines = Lines(step, count_and_report)
-        lines.run(program.run)
+    outside, problems = state_outside(), []
+    for program, where in runs(PROGRAMS[name], most, count_and_report):
         found = spent(tokenscope.report())
         if found != program.spent + program.begun + 100_000 or state_outside() != outside:
-            problems.append(f"{lines.where}: {found} tokens instead of {program.spent + 100_000}")
-    assert not problems, f"{len(problems)} of {len(steps)}\n" + "\n".join(dict.fromkeys(problems))
+            problems.append(f"{where}: {found} tokens instead of {program.spent + 100_000}")
+    assert not problems, f"{len(problems)}\n" + "\n".join(dict.fromkeys(problems))

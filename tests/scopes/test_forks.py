@@ -365,6 +365,21 @@ def test_waiting_ends(monkeypatch):
     assert [1] == elsewhere(lambda: loading(lambda: 1))  # all is released
 
 
+def test_two_forks_at_once():
+    """One that did not wait, as in a signal handler that changes counts, does not end the other's."""
+    loading = Loading()
+    assert [1] == elsewhere(lambda: loading(lambda: 1))  # a reader whose lock a fork takes
+    loading.wait()
+    assert [None] == elsewhere(loading.go_on)
+    reader = threading.Thread(target=loading, args=(time.sleep, 0))
+    reader.start()
+    reader.join(0.05)
+    assert reader.is_alive()
+    loading.go_on()
+    reader.join(10)
+    assert not reader.is_alive()
+
+
 def test_an_interrupted_reader_holds_up_no_fork():
     """Who was interrupted while reading reads no more."""
     loading = Loading()

@@ -50,9 +50,7 @@ class BudgetAccount:
         self.scope = scope
         self.name = name
         self.spent: dict[str, Any] = {"tokens": 0, "cost": NO_DOLLARS, "calls": 0}
-        self.reserved = (
-            0  # calls that were reserved before they began, in flight or ended; they are not among those spent
-        )
+        self.reserved = 0  # calls that were reserved before they began, in flight or ended; not among those spent
         self.stopped = False  # whether it has kept anything from being done
         self.warned = False
         if budget.cost is not None:

@@ -83,7 +83,7 @@ class Loading:
         self._readers: dict[
             int, Any
         ] = {}  # a lock for each thread that has read; threads hold their own, forks hold all
-        self._held: list[Any] = []  # by the fork that is under way
+        self._held: dict[int, list[Any]] = {}  # by each thread that forks now
 
     def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function with arguments, and return what it returns."""
@@ -95,19 +95,23 @@ class Loading:
     def wait(self) -> None:
         """Wait, before a fork, until no other thread reads counts; let none begin to."""
         until = monotonic() + _PATIENCE
-        for lock in [self._gate, *self._readers.values()]:
+        held = self._held.setdefault(get_ident(), [])
+        if self._gate.acquire(timeout=_PATIENCE):
+            held.append(self._gate)
+        for lock in list(self._readers.values()):
             if lock.acquire(timeout=max(0.0, until - monotonic())):
-                self._held.append(lock)
+                held.append(lock)
 
     def go_on(self) -> None:
-        """Let others read counts again."""
-        while self._held:
-            self._held.pop().release()
+        """Let others read counts again, unless another thread forks, too."""
+        for lock in self._held.pop(get_ident(), ()):
+            lock.release()
 
     def begin_in_child(self) -> None:  # pragma: no cover - in children, which nothing measures
         """Forget the threads that are not in the child."""
         self.go_on()
         self._gate = threading.RLock()
+        self._held.clear()
         self._readers.clear()
 
 
