@@ -170,6 +170,7 @@ def _around(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
                 result = wrapped(self, *args, **kwargs)
             except BaseException as error:
                 entry.finish(error, None)
+                entry = None
                 raise
             entry.finish(None, result)
             return result
@@ -190,6 +191,7 @@ def _around(wrapped: Any, hook: Callable[..., Any], switch: list[bool]) -> Any:
                 result = await wrapped(self, *args, **kwargs)
             except BaseException as error:
                 entry.finish(error, None)
+                entry = None
                 raise
             entry.finish(None, result)
             return result
