@@ -92,13 +92,13 @@ class Loading:
             with self._gate: reader = self._readers.setdefault(get_ident(), threading.RLock())  # fmt: skip
         with reader: return function(*arguments)  # fmt: skip
 
-    def wait(self) -> None:
-        """Wait, before a fork, until no other thread reads counts; let none begin to."""
+    def wait(self, *also: Any) -> None:
+        """Wait, before a fork, until no other thread reads counts, and then for other locks; let none begin to."""
         until = monotonic() + _PATIENCE
         held = self._held.setdefault(get_ident(), [])
         if self._gate.acquire(timeout=_PATIENCE):
             held.append(self._gate)
-        for lock in list(self._readers.values()):
+        for lock in [*self._readers.values(), *also]:
             if lock.acquire(timeout=max(0.0, until - monotonic())):
                 held.append(lock)
 
@@ -152,7 +152,7 @@ class ProcessState:
     def wait_to_fork(self) -> None:
         """Wait until a fork leaves nothing half done; not while this thread holds the lock that readers may wait for."""
         if not self.lock._is_owned():
-            self.loading.wait()
+            self.loading.wait(self.lock)  # calls that are charged to a budget are priced while it is held
 
     def begin_in_child(self) -> None:  # pragma: no cover - in children, which nothing measures
         """Begin anew in a forked child: what was counted is the parent's, and other threads' locks are not released here."""
