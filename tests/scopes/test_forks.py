@@ -353,7 +353,7 @@ def elsewhere(step):
 
 
 def test_waiting_ends(monkeypatch):
-    """If somebody reads for longer than a fork has patience, it goes on."""
+    """If somebody reads or forks for longer than a fork has patience, it goes on."""
     loading = Loading()
     monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 0.02)
 
@@ -362,6 +362,9 @@ def test_waiting_ends(monkeypatch):
         loading.go_on()
 
     assert [None] == loading(elsewhere, fork)
+    loading.wait()
+    assert [None] == elsewhere(fork)
+    loading.go_on()
     assert [1] == elsewhere(lambda: loading(lambda: 1))  # all is released
 
 
