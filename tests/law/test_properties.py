@@ -191,7 +191,7 @@ def paths(report):
 
 def own_tokens(report):
     """Return the own tokens of each path."""
-    return {path: sum(usage.input_tokens for _, usage in row.models) for path, row in paths(report) if row.models}
+    return {path: sum(each.spent.input_tokens for each in row.usages) for path, row in paths(report) if row.usages}
 
 
 def entries(report):

@@ -337,7 +337,7 @@ def test_reports_add_up_to_what_is_received():
     whole = sum((shipment.report for shipment in shipments), Report())
     assert whole.total == a.report().total
     assert [(row.frame, row.entries, row.nanoseconds, row.usages) for row in whole.rows] == [
-        (row.frame, row.entries, row.nanoseconds, row.usages) for row in a.report().rows[1:]
+        (row.frame, row.entries, row.nanoseconds, row.usages) for row in list(a.report().rows)[1:]
     ]
 
 

@@ -41,7 +41,10 @@ def test_changes():
 
 def test_times_are_no_change():
     """The diff of reports that differ only in entries and times is empty."""
-    again = build([(row.parent, row.frame, 7, 7, dict(row.models)) for row in OLD.rows], scoped=True)
+    again = build(
+        [(row.parent, row.frame, 7, 7, {each.key.model: each.spent for each in row.usages}) for row in OLD.rows],
+        scoped=True,
+    )
 
     assert not OLD.diff(again)
     assert () == OLD.diff(again).changes

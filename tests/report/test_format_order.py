@@ -9,7 +9,7 @@ from support.formats import usage
 from support.reports import build, made
 
 from tokenscope import Report
-from tokenscope._report.formats.order import SORTABLE, SORTS
+from tokenscope._report.formats.order import SORTABLE, SORTS, lines
 from tokenscope._usage.calls import Frame
 
 REPORT = build(
@@ -87,6 +87,8 @@ def test_own_tokens_stay_last():
     report = made((-1, "scope", "top", 1, 1, 100), (0, "scope", "z", 1, 1, 10))
 
     assert ["top", "z", "[self]"] == re.findall(r"(top|z|\[self\]) ", report.render("tree", sort="name"))
+    _, own = list(lines(report.tree(), "name"))[-1]
+    assert (own.usage, own.usage, (), {}, own) == (report.tree().own, own.own, own.children, own.by_model, own.root)
 
 
 @pytest.mark.parametrize("form", SORTABLE)

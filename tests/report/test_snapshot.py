@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -355,3 +356,16 @@ def test_a_model_without_a_price():
         Report().reprice("zzz")
     with pytest.raises(TypeError, match="model must be a str, not int 3"):
         Report().reprice(3)
+
+
+def test_nodes_are_looked_up_again():
+    """A node is made when somebody asks for it: those of one scope are equal, and those of two reports are not."""
+    tree = PRICED.tree()
+    first, second = tree.children[:2]
+    assert first == tree.children[0] != second
+    assert {first: 1, second: 2} == dict(zip(tree.children, (1, 2), strict=False))
+    assert first != PRICED.tree().children[0]
+    assert first != first.name
+    assert tree == first.root.children[0]
+    copy = pickle.loads(pickle.dumps(first))
+    assert (first.name, first.usage, len(first.children)) == (copy.name, copy.usage, len(copy.children))

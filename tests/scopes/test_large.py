@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import threading
 import warnings
+from functools import partial
 
 import pytest
 from support.spending import spend, spent
 
 import tokenscope
-from tokenscope import current_scope, token_scope
+from tokenscope import Report, current_scope, token_scope
 from tokenscope._report import snapshot
 from tokenscope._scopes.event_log import drain
 from tokenscope._scopes.process import STATE
@@ -237,3 +238,47 @@ def test_many_readers_and_recorders(large):
     assert before + 4_000 == spent(large) == spent(tokenscope.report())
     assert all(sorted(each) == each for each in seen)
     assert current_scope() is large
+
+
+FORMATS = ("tree", "table", "markdown", "html", "json", "csv", "folded")
+READS = {
+    "report": lambda _: tokenscope.report(),
+    "total": lambda report: report.total,
+    "modules": lambda report: report.by_module(),
+    "models": lambda report: report.by_model(),
+    "waste": lambda report: report.waste(),
+    "sum": lambda report: report + report,
+    "reprice": lambda report: report.reprice("openai/gpt-4o"),
+    "walk": lambda report: [node.usage.total_tokens for _, node in report.tree().walk()],
+    "notebook": lambda report: report._repr_html_(),
+    **{name: partial(Report.render, format=name) for name in FORMATS},
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_reading_leaves_nothing_to_collect(name):
+    """Reading a large report keeps no object for each path. Such objects begin garbage collections, which stop all threads."""
+    for number in range(1_500):
+        with token_scope(f"route {number % 10}"), token_scope(f"request {number}"):
+            spend(2)
+    report = tokenscope.report()
+    READS[name](report)  # loads what it needs
+    sizes = []
+
+    def note_size(phase, collection):
+        if phase == "stop" and collection["generation"] == 1:
+            sizes.append(len(gc.get_objects(generation=2)))
+
+    gc.collect()
+    thresholds = gc.get_threshold()
+    gc.set_threshold(
+        50, 2, 10**9
+    )  # no full collection, and many others: what they find in use is looked at by the next full one
+    gc.callbacks.append(note_size)
+    try:
+        READS[name](report)
+    finally:
+        gc.callbacks.remove(note_size)
+        gc.set_threshold(*thresholds)
+    assert len(sizes) > 3
+    assert max(sizes) - sizes[0] < len(report.rows) / 3

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from tokenscope import Report, Usage
 from tokenscope._report.formats.json import parse
-from tokenscope._report.rows import RowInput
+from tokenscope._report.rows import Row
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.model_usage import ModelUsage
@@ -21,7 +21,7 @@ def build(
     """Build a report of rows. Usage by model is taken as calls of average length with a reported cost."""
     return Report.from_rows(
         (
-            RowInput(*row, [_reported(*each) for each in usages.items()] if isinstance(usages, Mapping) else usages)
+            Row(*row, [_reported(*each) for each in usages.items()] if isinstance(usages, Mapping) else usages)
             for *row, usages in rows
         ),
         scoped=scoped,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-from tokenscope._report.rows import Row
+from tokenscope._report.rows import Row, Rows
 from tokenscope._usage.calls import NO_SCOPE, Frame
 
+T = TypeVar("T")
 _DEEPEST_PREDICTOR: Final = 1_000  # levels of nested DSPy modules that a predictor's path names
 
 
@@ -64,9 +65,16 @@ def attribution_of(frames: Iterable[Frame]) -> Attribution:
     return reduce(Attribution.below, frames, _NOWHERE)
 
 
-def attributions(rows: Iterable[Row]) -> Iterator[tuple[Row, Attribution]]:
+def attributions(rows: Rows) -> Iterator[tuple[Row, Attribution]]:
     """Yield each row with its attribution."""
-    found: list[Attribution] = []
-    for row in rows:
-        found.append((found[row.parent] if row.parent >= 0 else _NOWHERE).below(row.frame))
-        yield row, found[-1]
+    return inherited(rows, _NOWHERE, Attribution.below)
+
+
+def inherited(rows: Rows, top: T, below: Callable[[T, Frame], T]) -> Iterator[tuple[Row, T]]:
+    """Yield each row with what follows from its frame and from that of the row above. Only those above are kept."""
+    above = [(-1, top)]
+    for index, row in enumerate(rows):
+        while above[-1][0] != row.parent:
+            above.pop()
+        above.append((index, below(above[-1][1], row.frame)))
+        yield row, above[-1][1]

@@ -7,7 +7,7 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Final, Literal, NamedTuple
 
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Node, rooted, walk
+from tokenscope._report.tree import Node, walk
 from tokenscope._usage.calls import ROOT, Frame, ScopePath
 from tokenscope._usage.usage import ZERO, Usage
 
@@ -145,7 +145,7 @@ class _Pair:
 
 def changes_between(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:
     """Return what changed from one snapshot to another, as `Comparison.changes` holds it."""
-    top = _Pair(None, ROOT, rooted(before.tree()), rooted(after.tree()))
+    top = _Pair(None, ROOT, before.tree().root, after.tree().root)
     pairs = [pair for _, pair in walk(top.below(), lambda _depth, pair: pair.below())]
     for pair in reversed(pairs):  # children before parents
         if pair.above and pair.changed():

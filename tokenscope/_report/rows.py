@@ -1,123 +1,176 @@
 """Rows: what was counted at each path of a report, in one canonical order, and how they are built.
 
 Parents come before children, siblings in the order of their names. So equal reports have equal rows, and no walk is recursive.
+
+Rows are kept in columns, as plain numbers, and a `Row` is made when somebody looks at it. Python's garbage collection visits
+neither numbers nor tuples of them: with an object or more for each path, a large report would begin several collections of
+everything that the process holds, for each of which all threads wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from operator import attrgetter, itemgetter
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
-from tokenscope._usage.calls import ROOT, Frame
+from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.model_usage import ModelUsage, by_model
-from tokenscope._usage.usage import Usage
+from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.usage import Usage, unchecked, values_of
 
 _ONLY_WITH_CALLS: Final = frozenset({"tool", "evaluate", "compile", "phase"})
 """Kinds of scopes that a report leaves out unless a call was made below them."""
 _RANK: Final = attrgetter("rank")
-_NAME_AND_KIND: Final = itemgetter(1, 0)  # of a frame
 
 
 class Row(NamedTuple):
-    """What was counted at one path itself."""
+    """What was counted at one path itself. Rows that a report is built of may be in any order, several of one path."""
 
-    parent: int  # the index of the row above; -1 at the top level
+    parent: int  # the index of the row above, which comes before this one; -1 at the top level
     frame: Frame
     entries: int
     nanoseconds: int
-    usages: tuple[ModelUsage, ...]  # what was spent, as finely as prices need it, and what was saved and wasted
-
-    @property
-    def models(self) -> tuple[tuple[str, Usage], ...]:
-        """What was spent, by model."""
-        return by_model(self.usages) if self.usages else ()
+    usages: Sequence[ModelUsage]  # what was spent, as finely as prices need it, and what was saved and wasted
 
 
-class RowInput(NamedTuple):
-    """A row before it is put in order. Several may have one path; they are added up."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a report, in columns: frozen, and equal to rows with the same numbers."""
 
-    parent: int  # the index of the input above, which comes before this one; -1 at the top level
-    frame: Frame
-    entries: int
-    nanoseconds: int
-    usages: Iterable[ModelUsage]
+    parents: tuple[int, ...] = ()
+    frames: tuple[Frame, ...] = ()
+    entries: tuple[int, ...] = ()
+    nanoseconds: tuple[int, ...] = ()
+    starts: tuple[int, ...] = (0,)
+    """Where the usages of each row begin, and where those of the last one end."""
+    keys: tuple[UsageKey, ...] = ()
+    values: tuple[tuple[Any, ...], ...] = ()
+    """Of all usages: their keys, and the values of their fields."""
+
+    def __len__(self) -> int:
+        return len(self.parents)
+
+    def __iter__(self) -> Iterator[Row]:
+        usages = map(self._usages, self.starts, self.starts[1:])
+        return map(Row, self.parents, self.frames, self.entries, self.nanoseconds, usages)
+
+    def usages(self, start: int = 0, end: int | None = None) -> Iterator[ModelUsage]:
+        """Yield the usages of all rows, or some of them."""
+        return map(ModelUsage, self.keys[start:end], map(unchecked, self.values[start:end]))
+
+    def spent(self, start: int, end: int) -> list[tuple[Any, ...]]:
+        """Return what some usages count in totals, as `ModelUsage.spent` says, as the values of usages."""
+        return [
+            values if key.source != "cache" else values_of(ModelUsage(key, unchecked(values)).spent)
+            for key, values in zip(self.keys[start:end], self.values[start:end], strict=True)
+            if key.wasted is None
+        ]
+
+    def _usages(self, start: int, end: int) -> tuple[ModelUsage, ...]:
+        return tuple(self.usages(start, end)) if start < end else ()
+
+
+NO_ROWS: Final = Rows()
 
 
 class RowBuilder:
-    """A tree to which counts are added, path by path, until its rows are frozen.
+    """A tree, in columns, to which counts are added until its rows are frozen."""
 
-    Garbage collections look at every dictionary. So those that would be empty are not made.
-    """
-
-    __slots__ = ("children", "entries", "nanoseconds", "usages")
-    children: dict[Frame, RowBuilder]
-    usages: dict[UsageKey, Usage]
+    __slots__ = ("_entries", "_frames", "_indexes", "_nanoseconds", "_numbers", "_parents", "_values")
 
     def __init__(self) -> None:
-        self.entries = 0
-        self.nanoseconds = 0
-        self.usages = _NO_USAGES
-        self.children = _NO_CHILDREN
+        self._parents: list[int] = []
+        self._frames: list[Frame] = []
+        self._entries: list[int] = []
+        self._nanoseconds: list[int] = []
+        self._indexes: dict[tuple[int, str, str], int] = {}  # of rows, by the row above and the frame
+        self._numbers: dict[UsageKey, int] = {}
+        self._values: dict[tuple[int, int], tuple[Any, ...]] = {}  # of usages, by the row and the number of the key
 
-    def child(self, frame: Frame) -> RowBuilder:
-        """Return the builder one level further down."""
-        if (found := self.children.get(frame)) is None:
-            if self.children is _NO_CHILDREN:
-                self.children = {}
-            found = self.children[frame] = RowBuilder()
-        return found
+    @property
+    def keys(self) -> Iterable[UsageKey]:
+        """The keys of all usages."""
+        return self._numbers
 
-    def add(self, key: UsageKey, usage: Usage) -> None:
-        """Add what calls of one key spent at this path."""
-        found = self.usages.get(key)
-        if self.usages is _NO_USAGES:
-            self.usages = {}
-        self.usages[key] = usage if found is None else found + usage
+    def row(self, parent: int, frame: Frame) -> int:
+        """Return the index of a row, which is made if there is none, given that of the row above, or -1 at the top level."""
+        place = (parent, frame.name, frame.kind)
+        if (index := self._indexes.get(place)) is None:
+            index = self._indexes[place] = len(self._parents)
+            self._parents.append(parent)
+            self._frames.append(frame)
+            self._entries.append(0)
+            self._nanoseconds.append(0)
+        return index
 
-    def add_rows(self, inputs: Iterable[RowInput | Row]) -> RowBuilder:
-        """Add rows below this path, and return this builder."""
-        builders: list[RowBuilder] = []
-        for each in inputs:
-            builder = (builders[each.parent] if each.parent >= 0 else self).child(each.frame)
-            builder.entries += each.entries
-            builder.nanoseconds += each.nanoseconds
-            for key, usage in each.usages:
-                builder.add(key, usage)
-            builders.append(builder)
+    def add_entries(self, index: int, entries: int, nanoseconds: int) -> None:
+        """Add to how often a row was entered, and for how long."""
+        self._entries[index] += entries
+        self._nanoseconds[index] += nanoseconds
+
+    def number(self, key: UsageKey) -> int:
+        """Return the number of a key, to add usages by."""
+        return self._numbers.setdefault(key, len(self._numbers))
+
+    def add(self, index: int, number: int, usage: Usage) -> None:
+        """Add what calls of one key spent at a row."""
+        place = (index, number)
+        before = self._values.get(place)
+        self._values[place] = values_of(usage if before is None else unchecked(before) + usage)
+
+    def add_rows(self, inputs: Iterable[Row]) -> RowBuilder:
+        """Add rows, and return this builder."""
+        indexes: list[int] = []
+        for parent, frame, entries, nanoseconds, usages in inputs:
+            index = self.row(indexes[parent] if parent >= 0 else -1, frame)
+            indexes.append(index)
+            self.add_entries(index, entries, nanoseconds)
+            for key, usage in usages:
+                self.add(index, self.number(key), usage)
         return self
 
-    def prune(self) -> None:
-        """Remove tools, evaluations and optimizers below which no call was made."""
-        order: list[RowBuilder] = [self]
-        for builder in order:  # the list grows meanwhile: parents come before children
-            order.extend(builder.children.values())
-        with_calls: set[RowBuilder] = set()
-        for above in reversed(order):
-            for frame, builder in list(above.children.items()):
-                if builder.usages or builder in with_calls:
-                    with_calls.add(above)
-                elif frame.kind in _ONLY_WITH_CALLS:
-                    del above.children[frame]
+    def freeze(self, *, prune: bool = False) -> Rows:
+        """Return the rows in canonical order; if asked, without tools, evaluations and optimizers that made no call."""
+        order = self._order(prune=prune)
+        places = [-1] * (len(self._parents) + 1)  # the last one is of the index -1
+        for place, index in enumerate(order):
+            places[index] = place
+        keys = sorted(self._numbers, key=_RANK)
+        ranks = {self._numbers[key]: rank for rank, key in enumerate(keys)}
+        usages = sorted([(places[index], ranks[number], each) for (index, number), each in self._values.items()])
+        widths = [0] * len(order)
+        for place, _, _ in usages:
+            widths[place] += 1
+        return Rows(
+            tuple([places[self._parents[index]] for index in order]),
+            tuple([self._frames[index] for index in order]),
+            tuple([self._entries[index] for index in order]),
+            tuple([self._nanoseconds[index] for index in order]),
+            tuple(accumulate(widths, initial=0)),
+            tuple([keys[rank] for _, rank, _ in usages]),
+            tuple([each for _, _, each in usages]),
+        )
 
-    def freeze(self) -> tuple[Row, ...]:
-        """Return the rows below this path, in canonical order. The builders below are given up, and nothing is to be added."""
-        rows: list[Row] = []
-        stack = [(-1, ROOT.frame, self)]
-        while stack:
-            parent, frame, builder = stack.pop()
-            usages, children = builder.usages, builder.children
-            builder.children = _NO_CHILDREN
-            if builder is not self:
-                keys = sorted(usages, key=_RANK) if len(usages) > 1 else usages
-                own = tuple([ModelUsage(key, usages[key]) for key in keys])
-                rows.append(Row(parent, frame, builder.entries, builder.nanoseconds, own))
-            if children:
-                index = len(rows) - 1
-                stack += [(index, each, children[each]) for each in sorted(children, key=_NAME_AND_KIND, reverse=True)]
-        return tuple(rows)
-
-
-_NO_USAGES: Final[dict[UsageKey, Usage]] = {}
-_NO_CHILDREN: Final[dict[Frame, RowBuilder]] = {}
+    def _order(self, *, prune: bool) -> list[int]:
+        """Return the indexes of the rows in canonical order."""
+        parents, frames = self._parents, self._frames
+        has_calls = bytearray(len(parents) + 1)  # the last one is of the index -1, as below
+        for index, _ in self._values:
+            has_calls[index] = True
+        for index in reversed(range(len(parents))):
+            has_calls[parents[index]] |= has_calls[index]
+        first, following = [-1] * (len(parents) + 1), [-1] * len(parents)  # row below; row beside
+        for index in sorted(range(len(parents)), key=lambda i: (frames[i].name, frames[i].kind), reverse=True):
+            if has_calls[index] or not prune or frames[index].kind not in _ONLY_WITH_CALLS:
+                following[index], first[parents[index]] = first[parents[index]], index
+        order: list[int] = []
+        here = first[-1]
+        while here >= 0:
+            order.append(here)
+            then = first[here]
+            while then < 0 <= here:
+                here, then = parents[here], following[here]
+            here = then
+        return order

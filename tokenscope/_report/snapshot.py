@@ -11,8 +11,8 @@ from operator import attrgetter
 from typing import Any, Final, Self, TypeVar
 
 from tokenscope._report.attribution import Attribution, attributions
-from tokenscope._report.rows import Row, RowBuilder, RowInput
-from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, tree_of
+from tokenscope._report.rows import NO_ROWS, Row, RowBuilder, Rows
+from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, spent_by_model, tree_of
 from tokenscope._report.waste import Wastes, waste_by_module
 from tokenscope._usage.calls import Frame, ScopePath
 from tokenscope._usage.custom_prices import custom_names, custom_price, unused_names
@@ -31,7 +31,7 @@ S = TypeVar("S", bound="Snapshot")
 class Snapshot:
     """What was spent, by scope and model: frozen, and a commutative monoid under `+`."""
 
-    rows: tuple[Row, ...] = ()
+    rows: Rows = NO_ROWS
     scoped: bool = True  # whether it begins at one scope, or at the top level of a process
     _prices: tuple[Price, ...] = field(default=(), compare=False)  # what its costs were reckoned with
     unused_prices: tuple[str, ...] = field(default=(), compare=False)  # names that prices are set for, and no call has
@@ -39,7 +39,7 @@ class Snapshot:
     @classmethod
     def from_rows(
         cls,
-        inputs: Iterable[RowInput | Row],
+        inputs: Iterable[Row],
         *,
         scoped: bool,
         prices: tuple[Price, ...] = (),
@@ -59,35 +59,36 @@ class Snapshot:
     ) -> Self:
         """Build a snapshot of counts at paths below the path `above`, at their prices, or priced by a function."""
         cost_of = price or priced
-        keys: dict[UsageKey, UsageKey] = {}
-        top = RowBuilder()
-        builders = {above: top}
+        builder = RowBuilder()
+        numbers: dict[UsageKey, int] = {}
+        indexes = {above: -1}
         for path, row in table.rows.items():
             missing: list[ScopePath] = []
             here = path
-            while (builder := builders.get(here)) is None:
+            while (index := indexes.get(here)) is None:
                 missing.append(here)
                 assert here.parent is not None
                 here = here.parent
+            if path is above:
+                continue
             for step in reversed(missing):
-                builder = builders[step] = builder.child(step.frame)
-            builder.entries += row.entries
-            builder.nanoseconds += row.nanoseconds
+                index = indexes[step] = builder.row(index, step.frame)
+            builder.add_entries(index, row.entries, row.nanoseconds)
             for key, spent in row.counts.items():
-                builder.add(keys.get(key) or keys.setdefault(key, settle(key)), cost_of(key, spent))
-        builders.clear()
-        top.prune()
-        rows = top.freeze()
+                if (number := numbers.get(key)) is None:
+                    number = numbers[key] = builder.number(settle(key))
+                builder.add(index, number, cost_of(key, spent))
+        rows = builder.freeze(prune=True)
         scoped = scoped or not rows
         if price is not None:
             return cls(rows, scoped)
-        unused = unused_names(custom_names(), {key.model for key in keys})
-        return cls(rows, scoped, prices_of(dict.fromkeys(keys.values())), unused)
+        unused = unused_names(custom_names(), {key.model for key in numbers})
+        return cls(rows, scoped, prices_of(builder.keys), unused)
 
     @property
     def total(self) -> Usage:
         """Everything that was spent."""
-        return total(each for row in self.rows for each in row.usages)
+        return total(self.rows.usages())
 
     def by_module(self) -> Breakdown:
         """Partition the total by module.
@@ -102,14 +103,14 @@ class Snapshot:
 
     def by_model(self) -> Breakdown:
         """Partition the total by `provider/model`, as the caller named it; amounts of `record_cost` are under `(no model)`."""
-        return breakdown_of(part for row in self.rows for part in row.models)
+        return spent_by_model(self.rows.usages())
 
     def predictors(self) -> Breakdown:
         """Partition what DSPy modules spent by their path (`ResearchAgent.searcher.extract`), own tokens only."""
         return self._partition("predictor")
 
     def _partition(self, by: str) -> Breakdown:
-        return breakdown_of((name, usage) for row, name in _named(self.rows, by) for _, usage in row.models)
+        return breakdown_of((name, each.spent) for row, name in _named(self.rows, by) for each in row.usages)
 
     def prices(self) -> tuple[Price, ...]:
         """Return what the costs were reckoned with: each price, where it comes from, and its rates.
@@ -177,7 +178,7 @@ class Snapshot:
             return NotImplemented
         rows = RowBuilder().add_rows(self.rows).add_rows(other.rows).freeze()
         if unused := self.unused_prices + other.unused_prices:
-            unused = unused_names(unused, {model for row in rows for model, _ in row.models})
+            unused = unused_names(unused, _models(rows))
         return type(self)(rows, self.scoped and other.scoped, merged([*self._prices, *other._prices]), unused)
 
     def __radd__(self, other: object) -> Self:
@@ -211,9 +212,9 @@ class Snapshot:
             (Decimal('2.5'), Decimal('0.15'))
         """
         check_priced(model)
-        rows = [row._replace(usages=tuple(_reprice(each, model) for each in row.usages)) for row in self.rows]
-        keys = {each.key for row in rows for each in row.usages}
-        return self.from_rows(rows, scoped=self.scoped, prices=prices_of(keys))
+        inputs = (row._replace(usages=tuple(_reprice(each, model) for each in row.usages)) for row in self.rows)
+        rows = RowBuilder().add_rows(inputs).freeze()
+        return type(self)(rows, self.scoped, prices_of(set(rows.keys)))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
@@ -243,7 +244,7 @@ _NAMES: Final[dict[str, Callable[[Attribution], str | None]]] = {
 """The breakdowns besides the one by model, and how each names what a row belongs to."""
 
 
-def _named(rows: Iterable[Row], by: str) -> Iterator[tuple[Row, str]]:
+def _named(rows: Rows, by: str) -> Iterator[tuple[Row, str]]:
     for row, attribution in attributions(rows):
         if row.usages and (name := _NAMES[by](attribution)) is not None:
             yield row, name
@@ -256,12 +257,10 @@ def pivot(snapshot: S, by: str) -> S:
     that are open at once share their time.
     """
     if by == "model":
-        inputs = [
-            RowInput(-1, Frame("scope", each.key.model), 0, 0, [each]) for row in snapshot.rows for each in row.usages
-        ]
+        inputs = [Row(-1, Frame("scope", each.key.model), 0, 0, [each]) for each in snapshot.rows.usages()]
     elif by in _NAMES:
         kind = "dspy" if by == "predictor" else "module"
-        inputs = [RowInput(-1, Frame(kind, name), 0, 0, row.usages) for row, name in _named(snapshot.rows, by)]
+        inputs = [Row(-1, Frame(kind, name), 0, 0, row.usages) for row, name in _named(snapshot.rows, by)]
     else:
         raise ValueError(f"there is no breakdown by {by!r}; there are model, {', '.join(_NAMES)}")
     return _view(snapshot, inputs, scoped=not inputs)
@@ -271,13 +270,13 @@ def cut(snapshot: S, depth: int) -> S:
     """Return the upper levels of a snapshot, 1 or more. Deeper levels are added to the last one."""
     if depth < 1:
         raise ValueError(f"depth must be 1 or more, but is {depth!r}")
-    inputs: list[RowInput | Row] = []
+    inputs: list[Row] = []
     kept: list[tuple[int, Row]] = []  # for each row: its level, and the row that takes its counts
     for row in snapshot.rows:
         level, last = kept[row.parent] if row.parent >= 0 else (0, row)
         if level < depth:
             last = row
-        inputs.append(row if last is row else RowInput(last.parent, last.frame, 0, 0, row.usages))
+        inputs.append(row if last is row else Row(last.parent, last.frame, 0, 0, row.usages))
         kept.append((level + 1, last))
     return _view(snapshot, inputs, scoped=snapshot.scoped)
 
@@ -286,11 +285,15 @@ def with_missing_costs(snapshot: S) -> S:
     """Return a snapshot in which calls without a known cost have the prices that are set here. Other costs stay."""
     if not (names := custom_names()):
         return snapshot
-    inputs = [row._replace(usages=tuple(map(_with_cost, row.usages))) for row in snapshot.rows]
-    keys = {each.key for row in snapshot.rows for each in row.usages if _lacks_cost(each)}
+    inputs = (row._replace(usages=tuple(map(_with_cost, row.usages))) for row in snapshot.rows)
+    keys = {each.key for each in snapshot.rows.usages() if _lacks_cost(each)}
     prices = merged([*snapshot.prices(), *prices_of(keys)])
-    unused = unused_names(names, {model for row in snapshot.rows for model, _ in row.models})
+    unused = unused_names(names, _models(snapshot.rows))
     return snapshot.from_rows(inputs, scoped=snapshot.scoped, prices=prices, unused_prices=unused)
+
+
+def _models(rows: Rows) -> set[str]:
+    return {key.model for key in rows.keys if key.wasted is None}
 
 
 def _lacks_cost(each: ModelUsage) -> bool:
@@ -301,5 +304,5 @@ def _with_cost(each: ModelUsage) -> ModelUsage:
     return ModelUsage(each.key, repriced(each.key, each.usage)) if _lacks_cost(each) else each
 
 
-def _view(snapshot: S, inputs: Iterable[RowInput | Row], *, scoped: bool) -> S:
+def _view(snapshot: S, inputs: Iterable[Row], *, scoped: bool) -> S:
     return snapshot.from_rows(inputs, scoped=scoped, prices=snapshot.prices(), unused_prices=snapshot.unused_prices)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tokenscope._report.rows import Row
-from tokenscope._usage.calls import Frame
-from tokenscope._usage.usage import ZERO, Usage, sum_usages
+from tokenscope._report.rows import Rows
+from tokenscope._usage.model_usage import ModelUsage
+from tokenscope._usage.usage import ZERO, Usage, sum_usages, sum_values, tokens_in, unchecked, values_of
 
 T = TypeVar("T")
 
@@ -23,30 +22,117 @@ class Node:
         name: The scope's name.
         kind: What opened it: `scope`, `module`, `operation`, `dspy`, `tool`, `evaluate`, `compile`,
             `phase` (of an optimizer), or `root`.
-        usage: What was spent here and below.
-        own: What was spent here itself.
-        by_model: `usage`, by model.
         entries: How often it was entered.
         seconds: How long it was open, in seconds, all entries together.
-        children: The scopes one level below, the costliest first.
     """
 
     name: str
     kind: str
-    usage: Usage
-    own: Usage
-    by_model: Mapping[str, Usage]
     entries: int
     seconds: float
-    children: tuple[Node, ...]
+    _tree: Tree | Usage  # a usage if it is no scope
+    _index: int = -1
+
+    @property
+    def usage(self) -> Usage:
+        """What was spent here and below."""
+        tree = self._tree
+        return unchecked(tree.totals[self._index]) if isinstance(tree, Tree) else tree
+
+    @property
+    def own(self) -> Usage:
+        """What was spent here itself."""
+        tree = self._tree
+        return sum_usages(map(unchecked, tree.spent(self._index))) if isinstance(tree, Tree) else tree
+
+    @property
+    def by_model(self) -> Mapping[str, Usage]:
+        """`usage`, by model, the costliest first."""
+        if not isinstance(tree := self._tree, Tree):
+            return {}
+        starts = tree.rows.starts
+        return spent_by_model(tree.rows.usages(starts[max(0, self._index)], starts[tree.ends[self._index]]))
+
+    @property
+    def root(self) -> Node:
+        """The nameless root above the top level of its tree."""
+        return self._tree.node(-1) if isinstance(self._tree, Tree) else self
+
+    @property
+    def children(self) -> tuple[Node, ...]:
+        """The scopes one level below, the costliest first."""
+        tree = self._tree
+        return tuple(map(tree.node, sorted(tree.below(self._index), key=tree.order))) if isinstance(tree, Tree) else ()
 
     def walk(self) -> Iterator[tuple[int, Node]]:
         """Yield this node and every node below, each with its depth, parents before children."""
         top: list[Node] = [self]
         return walk(top, lambda _depth, node: node.children)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same scope of the same tree."""
+        if not isinstance(other, Node):
+            return NotImplemented
+        return self is other or (self._tree is other._tree and self._index == other._index)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.kind, self._index))
+
     def __repr__(self) -> str:
         return f"<Node {self.name!r}, {self.usage.total_tokens:,} tokens, {len(self.children)} below>"
+
+
+class Tree:
+    """What the nodes of a tree share: the rows, and what was spent at and below each. As rows do, it keeps plain numbers.
+
+    The rows below a row follow it. So what was spent below is a part of all usages.
+    """
+
+    __slots__ = ("ends", "rows", "totals")
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.ends = [
+            *range(1, len(rows) + 1),
+            len(rows),
+        ]  # where the rows below each end; the last one is of the index -1
+        self.totals = [values_of(ZERO)] * (len(rows) + 1)
+        parts: dict[int, list[tuple[Any, ...]]] = {}  # of rows whose rows below are being added up
+        for index in range(len(rows) - 1, -2, -1):
+            several = [*parts.pop(index, ()), *self.spent(index)]
+            if several:
+                self.totals[index] = several[0] if len(several) == 1 else sum_values(several)
+            if index >= 0:
+                parent = rows.parents[index]
+                self.ends[parent] = max(self.ends[parent], self.ends[index])
+                if several:
+                    parts.setdefault(parent, []).append(self.totals[index])
+
+    def node(self, index: int) -> Node:
+        """Return a node; -1 is a nameless root above the top level."""
+        if index < 0:
+            return Node("", "root", 1, sum(map(self._seconds, self.below(-1))), self)
+        frame = self.rows.frames[index]
+        return Node(frame.name, frame.kind, self.rows.entries[index], self._seconds(index), self, index)
+
+    def below(self, index: int) -> Iterator[int]:
+        """Yield the indexes one level below."""
+        here = index + 1
+        while here < self.ends[index]:
+            yield here
+            here = self.ends[here]
+
+    def order(self, index: int) -> tuple[int, str, str]:
+        """Return what siblings are sorted by."""
+        frame = self.rows.frames[index]
+        return -tokens_in(self.totals[index]), frame.name, frame.kind
+
+    def _seconds(self, index: int) -> float:
+        return self.rows.nanoseconds[index] / 1e9
+
+    def spent(self, index: int) -> list[tuple[Any, ...]]:
+        """Return what was spent at an index itself, as the values of usages."""
+        return self.rows.spent(*self.rows.starts[index : index + 2]) if index >= 0 else []
 
 
 class Breakdown(dict[str, Usage]):
@@ -58,31 +144,22 @@ class Breakdown(dict[str, Usage]):
 
 def breakdown_of(parts: Iterable[tuple[str, Usage]]) -> Breakdown:
     """Add up usages by name, the costliest first; equal ones are in the order of their names."""
-    groups: dict[str, list[Usage]] = {}
+    groups: dict[str, list[tuple[Any, ...]]] = {}
     for name, usage in parts:
-        groups.setdefault(name, []).append(usage)
-    sums = [(name, sum_usages(usages)) for name, usages in groups.items()]
+        groups.setdefault(name, []).append(values_of(usage))
+    sums = [(name, unchecked(sum_values(several))) for name, several in groups.items()]
     return Breakdown(sorted(sums, key=lambda item: (-item[1].total_tokens, item[0])))
 
 
-def tree_of(rows: Sequence[Row], *, scoped: bool) -> Node:
+def spent_by_model(usages: Iterable[ModelUsage]) -> Breakdown:
+    """Add up what was spent by model, the costliest first."""
+    return breakdown_of((each.key.model, each.spent) for each in usages if each.key.wasted is None)
+
+
+def tree_of(rows: Rows, *, scoped: bool) -> Node:
     """Return the tree of a report's rows: a scope's own node, or a nameless root above the top level of a process."""
-    top: list[Node] = []
-    below: dict[int, list[Node]] = {-1: top}
-    for index in range(len(rows) - 1, -1, -1):
-        row = rows[index]
-        node = _node(row.frame, row.models, row.entries, row.nanoseconds / 1e9, below.pop(index, ()))
-        below.setdefault(row.parent, []).append(node)
-    if scoped and len(top) == 1:
-        return top[0]
-    return _node(Frame("root", ""), (), 1, sum(node.seconds for node in top), top)
-
-
-def rooted(tree: Node) -> Node:
-    """Return a tree with a nameless root above its top level, as the tree of a process has one."""
-    if tree.kind == "root":
-        return tree
-    return Node("", "root", tree.usage, ZERO, tree.by_model, 1, tree.seconds, (tree,))
+    tree = Tree(rows)
+    return tree.node(0 if scoped and rows.parents.count(-1) == 1 else -1)
 
 
 def walk(top: Sequence[T], below: Callable[[int, T], Sequence[T]]) -> Iterator[tuple[int, T]]:
@@ -96,7 +173,7 @@ def walk(top: Sequence[T], below: Callable[[int, T], Sequence[T]]) -> Iterator[t
 
 def find(tree: Node, path: str) -> Node:
     """Return the node at a path, as `Snapshot.find` does. A name may contain a `/` itself."""
-    candidates = [(rooted(tree), path)]
+    candidates = [(tree.root, path)]
     missed: list[tuple[Node, str]] = []
     while candidates:
         node, rest = candidates.pop()
@@ -110,23 +187,6 @@ def find(tree: Node, path: str) -> Node:
                     break
     node, rest = min(missed, key=lambda item: len(item[1]))
     raise KeyError(no_such(rest, [child.name for child in node.children], path.removesuffix(rest).rstrip("/")))
-
-
-def _node(frame: Frame, own: Sequence[tuple[str, Usage]], entries: int, seconds: float, below: Sequence[Node]) -> Node:
-    # Most nodes of a large tree spend nothing themselves and have one node below, or the other way around.
-    spending = [child for child in below if child.by_model]
-    by_model: Mapping[str, Usage]
-    if len(spending) == 1 and not own:
-        by_model, usage = spending[0].by_model, spending[0].usage
-    elif len(own) == 1 and not spending:
-        by_model, usage = Breakdown(own), own[0][1]
-    else:
-        by_model = breakdown_of(chain(own, *(child.by_model.items() for child in spending)))
-        usage = sum_usages(by_model.values())
-    spent_here = sum_usages([each for _, each in own]) if spending else usage
-    if len(below) > 1:
-        below = sorted(below, key=lambda node: (-node.usage.total_tokens, node.name, node.kind))
-    return Node(frame.name, frame.kind, usage, spent_here, by_model, entries, seconds, tuple(below))
 
 
 def no_such(name: str, names: Iterable[str], where: str = "") -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from tokenscope._report.attribution import attributions
-from tokenscope._report.rows import Row
+from tokenscope._report.rows import Rows
 from tokenscope._report.tree import no_such
 from tokenscope._usage.usage import ZERO, Usage, sum_usages
 
@@ -54,7 +53,7 @@ class Wastes(dict[str, Waste]):
         raise KeyError(no_such(str(name), self))
 
 
-def waste_by_module(rows: Iterable[Row]) -> Wastes:
+def waste_by_module(rows: Rows) -> Wastes:
     """Return the waste of each module, the most wasteful first."""
     found: dict[str, dict[str, Usage]] = {}
     for row, attribution in attributions(rows):

@@ -31,15 +31,6 @@ class ModelUsage(NamedTuple):
         )
 
 
-def by_model(usages: Iterable[ModelUsage]) -> tuple[tuple[str, Usage], ...]:
-    """Add up what was spent by model, in the order of the models' names."""
-    found: dict[str, list[Usage]] = {}
-    for each in usages:
-        if each.key.wasted is None:
-            found.setdefault(each.key.model, []).append(each.spent)
-    return tuple(sorted((model, sum_usages(spent)) for model, spent in found.items()))
-
-
 def total(usages: Iterable[ModelUsage]) -> Usage:
     """Add up what was spent."""
     return sum_usages(each.spent for each in usages)

@@ -21,7 +21,7 @@ from tokenscope._report.formats import text
 from tokenscope._report.formats.order import self_line
 from tokenscope._report.formats.prices import HEADS, NOTE, price_rows
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Node, rooted
+from tokenscope._report.tree import Node
 from tokenscope._usage.usage import Usage
 from tokenscope._version import __version__
 
@@ -36,16 +36,21 @@ def render(snapshot: Snapshot) -> str:
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
-    content = json.dumps(_content(snapshot), separators=(",", ":")).translate(_ESCAPES)
+    tree = snapshot.tree()
+    nodes = ",".join(map(_json, _nodes(tree)))  # one by one: other threads wait while Python writes a value as JSON
+    content = f'{_json(_content(snapshot, tree))[:-1]},"nodes":[{nodes}]}}'
     return Template(page).substitute(policy=policy, style=style, script=script, report=content, version=__version__)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":")).translate(_ESCAPES)
 
 
 def _hash(source: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
-def _content(snapshot: Snapshot) -> dict[str, Any]:
-    tree = snapshot.tree()
+def _content(snapshot: Snapshot, tree: Node) -> dict[str, Any]:
     usage = tree.usage
     by_model = snapshot.by_model()
     note = text.unpriced(by_model)
@@ -62,7 +67,6 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
         "empty": "" if snapshot else text.NOTHING_YET.capitalize() + ".",
         "facts": [fact for fact in facts if fact[1]],
         "more": [*text.details(usage), *saved],
-        "nodes": list(_nodes(tree)),
         "modules": list(_breakdown(snapshot.by_module(), usage)),
         "models": list(_breakdown(by_model, usage)),
         "notes": " ".join(notes),
@@ -70,21 +74,22 @@ def _content(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _nodes(tree: Node) -> Iterator[list[Any]]:
+def _nodes(tree: Node) -> Iterator[tuple[Any, ...]]:
     """Yield rows, parents first and siblings by tokens: parent, kind, name, entries, cells, and shares to sort by."""
-    index = 0
-    stack = [(-1, node) for node in reversed(rooted(tree).children)]
+    index, total = 0, tree.usage
+    stack = [(-1, node) for node in reversed(tree.root.children)]
     while stack:
         parent, node = stack.pop()
-        yield [
+        yield (
             parent,
             node.kind,
             text.printable(node.name),
             f"{node.entries:,}" if node.entries > 1 else "",
-            [*_cells(node.usage), text.duration(node.seconds)],
-            [*_shares(node.usage, tree.usage), _share(node.seconds, tree.seconds)],
-        ]
-        below = sorted([*node.children, *self_line(node)], key=lambda child: -child.usage.total_tokens)
+            (*_cells(usage := node.usage), text.duration(node.seconds)),
+            (*_shares(usage, total), _share(node.seconds, tree.seconds)),
+        )
+        children = node.children
+        below = sorted([*children, *self_line(node, children)], key=lambda child: -child.usage.total_tokens)
         stack.extend((index, child) for child in reversed(below))
         index += 1
 

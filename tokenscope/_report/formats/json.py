@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn, TypeVar
 
-from tokenscope._report.rows import Row, RowInput
+from tokenscope._report.rows import Row
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import COST_IS_KNOWN, WASTE_REASONS, PriceSource, Terms, UsageKey
@@ -171,7 +171,7 @@ def _terms(values: Any) -> Terms:
     return tuple(sorted((name, _checked(name, term, str)) for name, term in values.pop("terms", {}).items()))
 
 
-def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
+def _rows(rows: list[Any], where: str) -> Iterator[Row]:
     for index, row in enumerate(rows):
         try:
             if (parent := row["parent"]) is None:
@@ -185,7 +185,7 @@ def _rows(rows: list[Any], where: str) -> Iterator[RowInput]:
             entries, nanoseconds = (check_count(name, row[name]) for name in ("entries", "nanoseconds"))
             if nanoseconds > _LONGEST:
                 raise ValueError(f"'nanoseconds' must be at most {_LONGEST:.0e}")  # noqa: TRY301
-            yield RowInput(parent, frame, entries, nanoseconds, usages)
+            yield Row(parent, frame, entries, nanoseconds, usages)
         except KeyError as error:
             raise ReportFormatError(f"{where}: row {index} of the report lacks {error}") from None
         except (TypeError, ValueError, AttributeError) as error:

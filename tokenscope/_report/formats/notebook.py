@@ -6,12 +6,13 @@ Names are escaped. There is no class, id, script or address in it, so it cannot 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import nlargest
 from html import escape
 from typing import Final
 
 from tokenscope._report.formats.text import NOTHING_YET, duration, misnamed, money, plural, printable, share, unpriced
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Node, rooted
+from tokenscope._report.tree import Node
 from tokenscope._usage.usage import Usage
 
 _ROWS: Final = 300
@@ -31,7 +32,8 @@ def render(snapshot: Snapshot) -> str:
     usage = tree.usage
     cost = [] if usage.cost is None else [f"<b>{money(usage)}</b>"]
     head = [f"<b>{usage.total_tokens:,} tokens</b>", *cost, plural(usage.calls, "call")]
-    notes = unpriced(tree.by_model, _name), misnamed(snapshot.unused_prices, tree.by_model, _name)
+    by_model = tree.by_model
+    notes = unpriced(by_model, _name), misnamed(snapshot.unused_prices, by_model, _name)
     note = " ".join(filter(None, notes))
     foot = f'<div style="opacity:.7">{note}</div>' if note else ""
     return f'<div style="{_FRAME}"><div>{" · ".join(head)}</div>{"".join(_rows(tree))}{foot}</div>'
@@ -43,15 +45,15 @@ def _name(name: str) -> str:
 
 def _rows(tree: Node) -> Iterator[str]:
     shown = _costliest(tree)
-    root = rooted(tree)
+    root = tree.root
     stack: list[tuple[int, Node | str]] = [(0, _left_out(root, shown))]
-    stack += [(0, node) for node in reversed(root.children) if id(node) in shown]
+    stack += [(0, node) for node in reversed(root.children) if node in shown]
     while stack:
         depth, node = stack.pop()
         if isinstance(node, str):
             yield node
             continue
-        below = [child for child in node.children if id(child) in shown]
+        below = [child for child in node.children if child in shown]
         rest = _left_out(node, shown)
         if not below and not rest:
             yield f'<div style="{_INSIDE}">{_row(node, tree.usage)}</div>'
@@ -61,15 +63,14 @@ def _rows(tree: Node) -> Iterator[str]:
         stack += [(depth, rest + "</details>"), *((depth + 1, child) for child in reversed(below))]
 
 
-def _costliest(tree: Node) -> set[int]:
-    """Return the ids of the nodes to show: the costliest ones. The parents of each are among them."""
-    near = [node for depth, node in tree.walk() if depth < _DEEPEST]
-    near.sort(key=lambda node: -node.usage.total_tokens)  # stable: a parent comes before its children
-    return {id(node) for node in near[:_ROWS]}
+def _costliest(tree: Node) -> set[Node]:
+    """Return the nodes to show: the costliest ones. The parents of each are among them."""
+    near = (node for depth, node in tree.walk() if depth < _DEEPEST)
+    return set(nlargest(_ROWS, near, key=lambda node: node.usage.total_tokens))  # of equal ones, a parent comes first
 
 
-def _left_out(node: Node, shown: set[int]) -> str:
-    if not (rest := [child for child in node.children if id(child) not in shown]):
+def _left_out(node: Node, shown: set[Node]) -> str:
+    if not (rest := [child for child in node.children if child not in shown]):
         return ""
     tokens = sum(child.usage.total_tokens for child in rest)
     return f'<div style="{_INSIDE};opacity:.7">… {len(rest):,} more, {tokens:,} tokens</div>'

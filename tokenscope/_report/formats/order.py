@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from tokenscope._report.tree import Node, rooted, walk
+from tokenscope._report.tree import Node, walk
 from tokenscope._usage.usage import Usage, sum_usages
 
 _KEYS: Final[dict[str, Callable[[Usage, float, tuple[str, ...]], Any]]] = {
@@ -43,13 +43,18 @@ def breakdown(usages: Mapping[str, Usage], sort: str) -> list[tuple[str, Usage]]
 
 def lines(tree: Node, sort: str) -> Iterator[tuple[int, Node]]:
     """Yield the nodes that have a line in a drawing, each with its depth: top level 0, parents before children."""
-    return walk(_children(rooted(tree), sort), lambda _depth, node: [*_children(node, sort), *self_line(node)])
+
+    def below(_depth: int, node: Node) -> Sequence[Node]:
+        children = _children(node, sort)
+        return [*children, *self_line(node, children)]
+
+    return walk(_children(tree.root, sort), below)
 
 
-def self_line(node: Node) -> list[Node]:
+def self_line(node: Node, children: Sequence[Node]) -> list[Node]:
     """Return a line `[self]` for what a scope spent itself, if something was spent below it, too."""
-    if node.children and node.own and any(child.usage for child in node.children):
-        return [Node("[self]", "self", node.own, node.own, {}, 0, 0.0, ())]
+    if children and (own := node.own) and any(child.usage for child in children):
+        return [Node("[self]", "self", 0, 0.0, own)]
     return []
 
 
@@ -65,7 +70,7 @@ def stacks(tree: Node, sort: str = "tokens") -> Iterator[list[Node]]:
         return [_deeper(children)] if depth + 1 == DEEPEST and children else children
 
     stack: list[Node] = []
-    for depth, node in walk(_children(rooted(tree), sort), below):
+    for depth, node in walk(_children(tree.root, sort), below):
         del stack[depth:]
         stack.append(node)
         yield stack
@@ -74,4 +79,4 @@ def stacks(tree: Node, sort: str = "tokens") -> Iterator[list[Node]]:
 def _deeper(nodes: Sequence[Node]) -> Node:
     usage = sum_usages(node.usage for node in nodes)
     entries, seconds = sum(node.entries for node in nodes), sum(node.seconds for node in nodes)
-    return Node("(deeper)", "other", usage, usage, {}, entries, seconds, ())
+    return Node("(deeper)", "other", entries, seconds, usage)

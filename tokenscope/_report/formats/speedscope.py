@@ -21,11 +21,11 @@ from tokenscope._version import __version__
 def render(snapshot: Snapshot) -> str:
     """Return the profiles as JSON."""
     frames: dict[str, int] = {}
-    tokens: list[tuple[list[int], int]] = []
-    costs: list[tuple[list[int], float]] = []
+    tokens: list[tuple[tuple[int, ...], int]] = []
+    costs: list[tuple[tuple[int, ...], float]] = []
     for stack in stacks(snapshot.tree()):
         own = stack[-1].own
-        sample = [frames.setdefault(printable(node.name), len(frames)) for node in stack]
+        sample = tuple([frames.setdefault(printable(node.name), len(frames)) for node in stack])
         if own.total_tokens:
             tokens.append((sample, own.total_tokens))
         if own.cost:
@@ -46,7 +46,7 @@ def render(snapshot: Snapshot) -> str:
     return json.dumps(file) + "\n"
 
 
-def _profile(name: str, samples: list[tuple[list[int], Any]]) -> dict[str, Any]:
+def _profile(name: str, samples: list[tuple[tuple[int, ...], Any]]) -> dict[str, Any]:
     return {
         "type": "sampled",
         "name": name,

@@ -55,14 +55,21 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
         yield [(text.NOTHING_YET, "dim")]
         return
     tree = snapshot.tree()
-    drawn = list(lines(tree, sort))
-    depths, nodes = [depth for depth, _ in drawn], [node for _, node in drawn]
-    rows = [
-        (*text.counts(node.usage), text.money(node.usage) if node.usage else "", text.duration(node.seconds))
-        for node in nodes
-    ]
+    total = tree.usage.total_tokens
+    depths: list[int] = []
+    names: list[str] = []
+    styles: list[str] = []
+    shares: list[float] = []
+    rows: list[tuple[str, ...]] = []
+    for depth, node in lines(tree, sort):
+        usage = node.usage
+        depths.append(depth)
+        names.append(text.printable(node.name))
+        styles.append(_STYLES.get(node.kind, ""))
+        shares.append(text.share(usage.total_tokens, total))
+        rows.append((*text.counts(usage), text.money(usage) if usage else "", text.duration(node.seconds)))
     columns = Columns(_COLUMNS, rows)
-    scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), [text.printable(node.name) for node in nodes])
+    scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), names)
     room = width - columns.width - len(GAP) - _PERCENT
     bar = max(0, min(_BAR, room - scopes.width))
     scopes.narrow(room - bar)
@@ -70,11 +77,8 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
     heads = columns.styled(columns.heads, ["bold"] * len(_COLUMNS))
     heads.insert(_SHARE_AT, (GAP + "share".ljust(bar + _PERCENT), "bold"))
     yield [(scopes.head, "bold"), *heads]
-    styles = [_STYLES.get(node.kind, "") for node in nodes]
-    total = tree.usage.total_tokens
-    for node, style, row, scope in zip(nodes, styles, rows, scopes.lines(styles, ascii_only=ascii_only), strict=True):
+    for style, part, row, scope in zip(styles, shares, rows, scopes.lines(styles, ascii_only=ascii_only), strict=True):
         faint = "dim" if style == "dim" else ""
-        part = text.share(node.usage.total_tokens, total)
         numbers = columns.styled(row, (*[faint] * (len(row) - 1), "dim"))
         bars = (GAP + _bar(round(part * bar * 8), bar, ascii_only), "green"), (f"{part:>{_PERCENT}.0%}", faint)
         yield [*scope, *numbers[:_SHARE_AT], *bars, *numbers[_SHARE_AT:]]
@@ -82,7 +86,8 @@ def _draw(snapshot: Snapshot, sort: str, width: int, ascii_only: bool) -> Iterat
     if tree.usage.saved_tokens:
         footer.append(f"{tree.usage.saved_tokens:,} tokens saved by it")
     yield [("; ".join(footer), "dim")]
-    for note in filter(None, (text.unpriced(tree.by_model), text.misnamed(snapshot.unused_prices, tree.by_model))):
+    by_model = tree.by_model
+    for note in filter(None, (text.unpriced(by_model), text.misnamed(snapshot.unused_prices, by_model))):
         yield [(note, "dim")]
 
 

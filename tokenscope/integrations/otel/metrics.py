@@ -14,11 +14,11 @@ from typing import Final
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter_provider
 
-from tokenscope._report.attribution import attribution_of
+from tokenscope._report.attribution import attribution_of, inherited
 from tokenscope._scopes.enforcement import report_of
 from tokenscope._scopes.event_log import observe, unobserve
 from tokenscope._scopes.process import STATE
-from tokenscope._usage.calls import OTHER, Call, Frame
+from tokenscope._usage.calls import OTHER, ROOT, Call, Frame, ScopePath
 from tokenscope._usage.keys import NO_MODEL
 from tokenscope._usage.warnings import internal_error
 from tokenscope._version import __version__
@@ -165,14 +165,12 @@ class _Export:
         if self.stopped:
             return []
         sums: defaultdict[tuple[tuple[str, str], ...], Decimal] = defaultdict(Decimal)
-        paths: list[tuple[Frame, ...]] = []
-        for row in report_of(STATE.root).rows:
-            paths.append((*(paths[row.parent] if row.parent >= 0 else ()), row.frame))
-            for model, usage in row.models:
-                plain = self._instruments.sets.of(paths[-1], model)[0]
+        for row, path in inherited(report_of(STATE.root).rows, ROOT, ScopePath):
+            for each in row.usages:
+                plain = self._instruments.sets.of(path, each.key.model)[0]
                 # The newest names tell embeddings apart, and sums do not.
                 items = (item for item in plain.items() if not (self._is_latest and item[0] == OPERATION))
-                sums[tuple(items)] += getattr(usage, field) or 0
+                sums[tuple(items)] += getattr(each.spent, field) or 0
         return [Observation(float(value), dict(items)) for items, value in sums.items() if value]
 
     def stop(self) -> None:
