@@ -18,11 +18,11 @@ def summarize_page(text):
     return summarize(text=text).summary
 
 
-@track_tokens("ingest", "read_pages")
+@track_tokens("ingest", "ocr")
 def read_pages(number):
     """Yield pages. What the caller spends between two pages is not counted for this generator."""
     for n in range(number):
-        record_tokens("ingest", "ocr", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
+        record_tokens(model="mistral-ocr", provider="mistral", input_tokens=900, output_tokens=300)
         yield f"Page {n}, about leaves."
 
 

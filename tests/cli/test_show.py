@@ -17,9 +17,10 @@ from cli.test_cli import CLEAN, tokenscope_command
 from click.testing import CliRunner
 from support.formats import HOSTILE, PRICED, deep, hostile, huge, usage
 from support.reports import build, made
+from support.spending import spend
 from support.terminal import in_a_terminal
 
-from tokenscope import Report
+from tokenscope import Report, token_scope
 from tokenscope._report.formats import FORMATS
 from tokenscope._report.formats.analysis import FORMATS as ANALYSES
 from tokenscope._report.formats.analysis import render as analysis
@@ -124,6 +125,22 @@ def test_by_what_there_is():
         pivot(PRICED, "size")
 
     assert str(error.value).endswith(f"there are {', '.join(sorted(BREAKDOWNS, key=['model', *BREAKDOWNS].index))}")
+
+
+def test_by_an_attribute(folder):
+    """`--by` takes the name of an attribute that scopes had, and names those that there are."""
+    with token_scope("service") as service:
+        for user, tokens in (("alice", 2), ("bob", 4)):
+            with token_scope("request", user=user):
+                spend(tokens)
+        spend(1)
+    service.report().save("users.json")
+
+    lines = ran("show", "users.json", "--by", "user", "--format", "csv").splitlines()
+    assert ["bob,scope", "alice,scope", "(none),scope"] == [",".join(line.split(",")[:2]) for line in lines[1:]]
+    assert "no breakdown by 'usr'; there are model, module, predictor, operation, user. Try" in refused(
+        "show", "users.json", "--by", "usr"
+    )
 
 
 def test_tables_by_something_else_say_so(folder):

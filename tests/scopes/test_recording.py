@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from tokenscope import Usage, record_tokens, report, token_scope
+from tokenscope import Usage, get_tracker, record_cost, record_tokens, report, token_scope, track_tokens
 
 GOOD = {"module": "m", "operation": "o", "model": "x", "provider": "p", "input_tokens": 10, "output_tokens": 10}
 TOKENS = (
@@ -35,7 +35,7 @@ ALL_OUTPUT = "output_tokens counts everything, cached and reasoning tokens inclu
         ({"module": ""}, ValueError, "the module of record_tokens must not be empty, but is ''"),
         ({"module": 3}, TypeError, "the module of record_tokens must be a str, not int 3"),
         ({"operation": " "}, ValueError, "the operation of record_tokens must not be empty, but is ' '"),
-        ({"operation": None}, TypeError, "the operation of record_tokens must be a str, not NoneType None"),
+        ({"operation": ["o"]}, TypeError, "the operation of record_tokens must be a str, not list ['o']"),
         ({"model": ""}, ValueError, "model must not be empty, but is ''"),
         ({"provider": 3}, TypeError, "provider must be a str, not int 3"),
         ({"metadata": "turn 1"}, TypeError, "metadata must be a mapping, not str 'turn 1'"),
@@ -186,3 +186,54 @@ def test_outside_of_any_scope():
     record_tokens(**GOOD)
 
     assert 20 == report().find("m/o").usage.total_tokens
+
+
+def test_recording_in_the_current_scope_itself():
+    """Without a module and an operation, a call counts at the current scope, or one level below with one of them."""
+
+    @track_tokens("ingest", "ocr")
+    def read_page():
+        record_tokens(model="gpt-4o-mini", input_tokens=10, output_tokens=5)
+        record_cost(cost=0.5)
+
+    with token_scope("all") as scope:
+        read_page()
+        record_tokens(model="gpt-4o-mini", provider="openai", input_tokens=20, output_tokens=0)
+        record_tokens("m", model="gpt-4o-mini", input_tokens=40, output_tokens=0)
+        record_tokens(operation="o", model="gpt-4o-mini", input_tokens=80, output_tokens=0)
+    record_tokens(model="gpt-4o-mini", input_tokens=160, output_tokens=0)
+
+    tree = scope.report().tree()
+    own = {"/".join(node.name for node in [*above, node]): node.own.input_tokens for above, node in paths_of(tree)}
+    assert {"all": 20, "all/ingest": 0, "all/ingest/ocr": 10, "all/m": 40, "all/o": 80} == own
+    assert report().find("(no scope)").usage.input_tokens == 160
+    record = get_tracker().records[-6]
+    assert ("ingest", "ocr", "all/ingest/ocr", "", "gpt-4o-mini") == (
+        record.module,
+        record.operation,
+        record.scope,
+        record.provider,
+        record.model,
+    )
+    assert scope.report().by_operation()["ingest.ocr"].cost == Decimal("0.5000045")
+
+
+def paths_of(tree):
+    above = []
+    for depth, node in tree.walk():
+        del above[depth:]
+        yield list(above), node
+        above.append(node)
+
+
+@pytest.mark.parametrize("missing", ["model", "input_tokens", "output_tokens"])
+def test_what_must_be_given(missing):
+    """The model and the tokens have to be given, in calls with names and without. Nothing is counted otherwise."""
+    given = {"model": "gpt-4o-mini", "input_tokens": 1, "output_tokens": 2}
+    del given[missing]
+    for names in ((), ("m", "o")):
+        with pytest.raises(TypeError, match=f"record_tokens needs {missing}=..., as in record_tokens\\(model="):
+            record_tokens(*names, **given)
+    with pytest.raises(TypeError, match=r"record_cost needs cost=..., as in record_cost\(cost="):
+        record_cost("m", "o")
+    assert not report()

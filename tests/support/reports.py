@@ -36,7 +36,7 @@ def _reported(model: str, usage: Usage) -> ModelUsage:
 def loaded(text: str) -> Report:
     """Return the report in a JSON text."""
     snapshot = parse(text)
-    return Report(snapshot.rows, snapshot.scoped)
+    return Report(snapshot.rows, snapshot.scoped, attributes=snapshot.attributes)
 
 
 def made(*lines: Line, scoped: bool = True) -> Report:

@@ -45,6 +45,11 @@ def scoped(tokens):
     return tokens
 
 
+def of_user(user, tokens):
+    with token_scope("inner", user=user):
+        spend(tokens)
+
+
 def fail(tokens, error=ValueError):
     spend(tokens)
     raise error("failed", tokens) if error is not Unpicklable else error()

@@ -15,7 +15,7 @@ from tokenscope._scopes.enforcement import stop_in
 from tokenscope._scopes.event_log import add_table, hand_over
 from tokenscope._scopes.process import STATE, Counted, ScopeRoot
 from tokenscope._scopes.scope import Scope
-from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath
+from tokenscope._usage.calls import ATTRIBUTES, NO_ATTRIBUTES, NO_SCOPE, ROOT, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import Counts
@@ -35,6 +35,7 @@ class WorkerScope(Scope):
             path = path.child(frame)
         self.path = path
         self.above = ScopeRoot(path.parent or ROOT)
+        self.all_attributes = NO_ATTRIBUTES
         self.above.budgets = STATE.root.budgets  # a forked worker has inherited the budget of the program
         self.below = entered.get()
         self.detour = self.opened_by = self.table = self.ended = None
@@ -67,14 +68,17 @@ def pack(table: UsageTable, base: ScopePath) -> PackedRows:
     """Return the rows at and below a path, as seen from there. What was counted at the path itself is in no scope."""
     packed: list[tuple[int, Frame, int, int, dict[UsageKey, Counts]]] = []
     index = {base: -1}
-    for path in sorted(table.rows, key=lambda path: path.depth):
-        row = table.rows[path]
+    rows = table.all_rows
+    for path in sorted(rows, key=lambda path: path.depth):
+        row = rows[path]
         counts = dict(row.counts)
         if path is base and counts:
             packed.append((-1, NO_SCOPE, 0, 0, counts))
-        elif path.parent in index:
+        elif path.parent in index or path is ATTRIBUTES:
             index[path] = len(packed)
-            packed.append((index[path.parent], path.frame, row.entries, row.nanoseconds, counts))
+            packed.append(
+                (-1 if path.parent is None else index[path.parent], path.frame, row.entries, row.nanoseconds, counts)
+            )
     return tuple(packed)
 
 
@@ -84,7 +88,8 @@ def unpack(packed: PackedRows, base: ScopePath) -> UsageTable:
     paths: list[ScopePath] = []
     for parent, frame, entries, nanoseconds, counts in packed:
         is_base = parent < 0 and frame == NO_SCOPE and base.parent is not None
-        paths.append(base if is_base else (paths[parent] if parent >= 0 else base).child(frame))
+        above = paths[parent] if parent >= 0 else base
+        paths.append(base if is_base else ATTRIBUTES if frame == ATTRIBUTES.frame else above.child(frame))
         row = table.row(paths[-1])
         row.entries += entries
         row.nanoseconds += nanoseconds

@@ -122,7 +122,7 @@ def calls_of(
     for model, counts, cost_source in calls:
         note_inner_usage(outer, counts)
         key = key_of(model, counts, started, source.terms, source=cost_source)
-        found.append(Call(path_of(scope), key, counts, started, seconds, error, None))
+        found.append(Call(path_of(scope), key, counts, started, seconds, error, None, attributes=scope.all_attributes))
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from tokenscope._report.formats.json import parse
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath, check_name, is_failure, model_name
+from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath, check_name, is_failure, model_name, value_path
 from tokenscope._usage.keys import PriceSource, key_of, usage_key
 from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.price_list import BY_HAND, TABLE
@@ -104,7 +104,17 @@ _decode: Final[Callable[[str], Any]] = json.JSONDecoder().decode
 _ERRORS: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # what a damaged record raises
 _LARGEST_INTEGER: Final = 2**64 - 1  # of those that orjson reads as integers
 _DISSIMILAR: Final = frozenset(
-    {"calls", "error", "cached", "saved", "terms", "cache_write_1h_tokens", "input_audio_tokens", "output_audio_tokens"}
+    {
+        "attributes",
+        "calls",
+        "error",
+        "cached",
+        "saved",
+        "terms",
+        "cache_write_1h_tokens",
+        "input_audio_tokens",
+        "output_audio_tokens",
+    }
 )
 """What few records have, and is not added up in groups."""
 
@@ -227,9 +237,11 @@ class _Records:
 
         path = self._path(frames)
         table = self.reckoned if is_reckoned else self.table
-        table.add(path, key, counts)
-        if error is not None and is_failure(error):
-            table.add(path, key._replace(wasted="provider_errors"), counts)
+        values = (value_path(name, value) for name, value in get("attributes", {}).items() if value is not None)
+        for each in (path, *values):
+            table.add(each, key, counts)
+            if error is not None and is_failure(error):
+                table.add(each, key._replace(wasted="provider_errors"), counts)
         scope = get("scope") or get("module")
         if isinstance(scope, str) and len(self._groups) < _MOST_PATHS:
             group = _Group(frames, path, model, defaultdict(_Sum))

@@ -86,7 +86,7 @@ class Report(Snapshot):
         from tokenscope._report.reading import read_file
 
         snapshot = read_file(Path(path))
-        return cls(snapshot.rows, snapshot.scoped, snapshot.prices())
+        return cls(snapshot.rows, snapshot.scoped, snapshot.prices(), attributes=snapshot.attributes)
 
     def __str__(self) -> str:
         """Draw the tree for standard output: in its width, and in colour if it is a terminal that shows colours."""

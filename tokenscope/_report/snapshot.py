@@ -5,7 +5,7 @@ A snapshot draws, saves and loads nothing: it knows no format. `Report` is the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, Self, TypeVar
@@ -14,15 +14,15 @@ from tokenscope._report.attribution import Attribution, attributions
 from tokenscope._report.rows import NO_ROWS, Row, RowBuilder, Rows
 from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, spent_by_model, tree_of
 from tokenscope._report.waste import Wastes, waste_by_module
-from tokenscope._usage.calls import Frame, ScopePath
+from tokenscope._usage.calls import ATTRIBUTES, Frame, ScopePath
 from tokenscope._usage.custom_prices import custom_names, custom_price, unused_names
 from tokenscope._usage.keys import NO_MODEL, UsageKey
 from tokenscope._usage.model_usage import ModelUsage, total
 from tokenscope._usage.price_dates import moment_now
 from tokenscope._usage.price_list import Price, merged, prices_of
 from tokenscope._usage.prices import check_priced, priced, repriced, settle
-from tokenscope._usage.table import UsageTable
-from tokenscope._usage.usage import Counts, Usage
+from tokenscope._usage.table import UsageRow, UsageTable
+from tokenscope._usage.usage import ZERO, Counts, Usage, subtract
 
 S = TypeVar("S", bound="Snapshot")
 
@@ -35,6 +35,7 @@ class Snapshot:
     scoped: bool = True  # whether it begins at one scope, or at the top level of a process
     _prices: tuple[Price, ...] = field(default=(), compare=False)  # what its costs were reckoned with
     unused_prices: tuple[str, ...] = field(default=(), compare=False)  # names that prices are set for, and no call has
+    attributes: Rows = NO_ROWS  # what was spent by attribute (the upper rows) and value (the rows below)
 
     @classmethod
     def from_rows(
@@ -44,9 +45,11 @@ class Snapshot:
         scoped: bool,
         prices: tuple[Price, ...] = (),
         unused_prices: tuple[str, ...] = (),
+        attributes: Iterable[Row] = (),
     ) -> Self:
         """Build a snapshot of rows in any order, each after its parent."""
-        return cls(RowBuilder().add_rows(inputs).freeze(), scoped, prices, unused_prices)
+        rows, of_attributes = (RowBuilder().add_rows(each).freeze() for each in (inputs, attributes))
+        return cls(rows, scoped, prices, unused_prices, of_attributes)
 
     @classmethod
     def from_table(
@@ -58,32 +61,15 @@ class Snapshot:
         price: Callable[[UsageKey, Counts], Usage] | None = None,
     ) -> Self:
         """Build a snapshot of counts at paths below the path `above`, at their prices, or priced by a function."""
-        cost_of = price or priced
-        builder = RowBuilder()
-        numbers: dict[UsageKey, int] = {}
-        indexes = {above: -1}
-        for path, row in table.rows.items():
-            missing: list[ScopePath] = []
-            here = path
-            while (index := indexes.get(here)) is None:
-                missing.append(here)
-                assert here.parent is not None
-                here = here.parent
-            if path is above:
-                continue
-            for step in reversed(missing):
-                index = indexes[step] = builder.row(index, step.frame)
-            builder.add_entries(index, row.entries, row.nanoseconds)
-            for key, spent in row.counts.items():
-                if (number := numbers.get(key)) is None:
-                    number = numbers[key] = builder.number(settle(key))
-                builder.add(index, number, cost_of(key, spent))
-        rows = builder.freeze(prune=True)
+        builder, of_attributes = RowBuilder(), RowBuilder()
+        _add_counts(builder, table.rows, above, price or priced)
+        _add_counts(of_attributes, table.attribute_rows, ATTRIBUTES, price or priced)
+        rows, attributes = builder.freeze(prune=True), of_attributes.freeze()
         scoped = scoped or not rows
         if price is not None:
-            return cls(rows, scoped)
-        unused = unused_names(custom_names(), {key.model for key in numbers})
-        return cls(rows, scoped, prices_of(builder.keys), unused)
+            return cls(rows, scoped, attributes=attributes)
+        unused = unused_names(custom_names(), {key.model for key in builder.keys})
+        return cls(rows, scoped, prices_of(builder.keys), unused, attributes)
 
     @property
     def total(self) -> Usage:
@@ -104,6 +90,22 @@ class Snapshot:
     def by_model(self) -> Breakdown:
         """Partition the total by `provider/model`, as the caller named it; amounts of `record_cost` are under `(no model)`."""
         return spent_by_model(self.rows.usages())
+
+    def by_attribute(self, name: str) -> Breakdown:
+        """Partition the total by the value of an attribute, as text; `(none)` is what was spent where it had none.
+
+        2,000 values of an attribute are told apart. What calls with further ones spent is under `(other)`.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("service") as scope:
+            ...     with token_scope("request", user="alice"):
+            ...         record_tokens(model="gpt-4o-mini", input_tokens=900, output_tokens=300)
+            ...     record_tokens(model="gpt-4o-mini", input_tokens=50, output_tokens=10)
+            >>> {user: usage.total_tokens for user, usage in scope.report().by_attribute("user").items()}
+            {'alice': 1200, '(none)': 60}
+        """
+        return breakdown_of((value, each.spent) for value, usages in _by_value(self, name) for each in usages)
 
     def predictors(self) -> Breakdown:
         """Partition what DSPy modules spent by their path (`ResearchAgent.searcher.extract`), own tokens only."""
@@ -179,7 +181,9 @@ class Snapshot:
         rows = RowBuilder().add_rows(self.rows).add_rows(other.rows).freeze()
         if unused := self.unused_prices + other.unused_prices:
             unused = unused_names(unused, _models(rows))
-        return type(self)(rows, self.scoped and other.scoped, merged([*self._prices, *other._prices]), unused)
+        attributes = RowBuilder().add_rows(self.attributes).add_rows(other.attributes).freeze()
+        prices = merged([*self._prices, *other._prices])
+        return type(self)(rows, self.scoped and other.scoped, prices, unused, attributes)
 
     def __radd__(self, other: object) -> Self:
         """Let `sum(reports)` start from 0."""
@@ -212,12 +216,43 @@ class Snapshot:
             (Decimal('2.5'), Decimal('0.15'))
         """
         check_priced(model)
-        inputs = (row._replace(usages=tuple(_reprice(each, model) for each in row.usages)) for row in self.rows)
-        rows = RowBuilder().add_rows(inputs).freeze()
-        return type(self)(rows, self.scoped, prices_of(set(rows.keys)))
+        rows, attributes = (
+            RowBuilder()
+            .add_rows(row._replace(usages=[_reprice(each, model) for each in row.usages]) for row in rows)
+            .freeze()
+            for rows in (self.rows, self.attributes)
+        )
+        return type(self)(rows, self.scoped, prices_of(set(rows.keys)), attributes=attributes)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.rows):,} scopes, {self.total.total_tokens:,} tokens>"
+
+
+def _add_counts(
+    builder: RowBuilder,
+    rows: Mapping[ScopePath, UsageRow],
+    above: ScopePath,
+    price: Callable[[UsageKey, Counts], Usage],
+) -> None:
+    """Add counts at paths below the path `above`."""
+    numbers: dict[UsageKey, int] = {}
+    indexes = {above: -1}
+    for path, row in rows.items():
+        missing: list[ScopePath] = []
+        here = path
+        while (index := indexes.get(here)) is None:
+            missing.append(here)
+            assert here.parent is not None
+            here = here.parent
+        if path is above:
+            continue
+        for step in reversed(missing):
+            index = indexes[step] = builder.row(index, step.frame)
+        builder.add_entries(index, row.entries, row.nanoseconds)
+        for key, spent in row.counts.items():
+            if (number := numbers.get(key)) is None:
+                number = numbers[key] = builder.number(settle(key))
+            builder.add(index, number, price(key, spent))
 
 
 def _numbers(usage: Usage) -> dict[str, Any]:
@@ -250,6 +285,22 @@ def _named(rows: Rows, by: str) -> Iterator[tuple[Row, str]]:
             yield row, name
 
 
+def _by_value(snapshot: Snapshot, name: str) -> Iterator[tuple[str, Sequence[ModelUsage]]]:
+    """Yield the values of an attribute, each with what was spent, as finely as prices need it."""
+    rest: dict[UsageKey, Usage] = {}
+    for key, usage in snapshot.rows.usages():
+        rest[key] = rest[key] + usage if key in rest else usage
+    is_meant = False
+    for row in snapshot.attributes:
+        if row.parent < 0:
+            is_meant = row.frame.name == name
+        elif is_meant:
+            yield row.frame.name, row.usages
+            rest.update((key, subtract(rest.get(key, ZERO), usage)) for key, usage in row.usages)
+    if others := [ModelUsage(key, usage) for key, usage in rest.items() if usage]:
+        yield "(none)", others
+
+
 def pivot(snapshot: S, by: str) -> S:
     """Return a breakdown as a flat snapshot, with one top-level row for each name; an unknown one raises a ValueError.
 
@@ -261,8 +312,11 @@ def pivot(snapshot: S, by: str) -> S:
     elif by in _NAMES:
         kind = "dspy" if by == "predictor" else "module"
         inputs = [Row(-1, Frame(kind, name), 0, 0, row.usages) for row, name in _named(snapshot.rows, by)]
+    elif by in (names := [row.frame.name for row in snapshot.attributes if row.parent < 0]):
+        inputs = [Row(-1, Frame("scope", value), 0, 0, usages) for value, usages in _by_value(snapshot, by)]
     else:
-        raise ValueError(f"there is no breakdown by {by!r}; there are model, {', '.join(_NAMES)}")
+        known = ", ".join(["model", *_NAMES, *names])
+        raise ValueError(f"there is no breakdown by {by!r}; there are {known}")
     return _view(snapshot, inputs, scoped=not inputs)
 
 
@@ -285,11 +339,16 @@ def with_missing_costs(snapshot: S) -> S:
     """Return a snapshot in which calls without a known cost have the prices that are set here. Other costs stay."""
     if not (names := custom_names()):
         return snapshot
-    inputs = (row._replace(usages=tuple(map(_with_cost, row.usages))) for row in snapshot.rows)
+    inputs, attributes = (
+        (row._replace(usages=list(map(_with_cost, row.usages))) for row in rows)
+        for rows in (snapshot.rows, snapshot.attributes)
+    )
     keys = {each.key for each in snapshot.rows.usages() if _lacks_cost(each)}
     prices = merged([*snapshot.prices(), *prices_of(keys)])
     unused = unused_names(names, _models(snapshot.rows))
-    return snapshot.from_rows(inputs, scoped=snapshot.scoped, prices=prices, unused_prices=unused)
+    return snapshot.from_rows(
+        inputs, scoped=snapshot.scoped, prices=prices, unused_prices=unused, attributes=attributes
+    )
 
 
 def _models(rows: Rows) -> set[str]:
@@ -305,4 +364,5 @@ def _with_cost(each: ModelUsage) -> ModelUsage:
 
 
 def _view(snapshot: S, inputs: Iterable[Row], *, scoped: bool) -> S:
-    return snapshot.from_rows(inputs, scoped=scoped, prices=snapshot.prices(), unused_prices=snapshot.unused_prices)
+    rows = RowBuilder().add_rows(inputs).freeze()
+    return type(snapshot)(rows, scoped, snapshot.prices(), snapshot.unused_prices, snapshot.attributes)

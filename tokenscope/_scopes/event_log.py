@@ -22,13 +22,13 @@ from __future__ import annotations
 import operator
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, compress, islice, repeat, starmap
 from time import perf_counter_ns
 from typing import Any, Final
 
 from tokenscope._scopes.process import MANY_EVENTS, STATE, Account, Counted, Observer, ScopeRoot
-from tokenscope._usage.calls import ROOT, Call, ScopePath, is_failure
+from tokenscope._usage.calls import ATTRIBUTES, ROOT, Call, ScopePath, is_failure, value_path
 from tokenscope._usage.keys import UsageKey, WasteReason
 from tokenscope._usage.price_dates import MANY_MOMENTS, noted_moments
 from tokenscope._usage.table import UsageRow, UsageTable
@@ -210,7 +210,7 @@ class Batch:
 
     def add(self, scope: Counted, call: Call, *, reserved: bool) -> None:
         """Add a call that was made in a scope."""
-        path, key, counts, _, _, error, _, _ = call
+        path, key, counts, _, _, error, _, _, attributes = call
         here: Any = scope
         while here.ended is not None and not here.is_referenced:  # left and forgotten, as most are
             here = here.above
@@ -219,6 +219,8 @@ class Batch:
         else:
             self._add_similar()
             self._here, self._path, self._key, self._similar = here, path, key, [counts]
+        if attributes:
+            self._add_values(scope, attributes, key, counts)
         if error is not None and is_failure(error):
             self.mark_wasted(scope, path, key, counts, "provider_errors")
         self.calls.append(call)
@@ -228,7 +230,14 @@ class Batch:
     def mark_wasted(self, scope: Counted, path: ScopePath, key: UsageKey, counts: Counts, reason: WasteReason) -> None:
         """Mark what a call spent as wasted. An answer from DSPy's cache cost nothing, so wastes nothing."""
         if not counts.cached_calls:
-            self._add_counts(scope, path, key._replace(wasted=reason), counts)
+            key = key._replace(wasted=reason)
+            self._add_counts(scope, path, key, counts)
+            self._add_values(scope, scope.all_attributes, key, counts)
+
+    def _add_values(self, scope: Counted, attributes: Mapping[str, Any], key: UsageKey, counts: Counts) -> None:
+        for name, value in attributes.items():
+            if value is not None:
+                self._add_counts(scope, value_path(name, value), key, counts)
 
     def _add_similar(self) -> None:
         several = self._similar
@@ -278,6 +287,9 @@ class Batch:
             if here.ended is None or here.is_referenced:
                 (self._drafts.get(here) or self._draft(here)).merge(table)
             here = here.above
+        for name, value in scope.all_attributes.items():
+            for key, counts in table.without(name).items():
+                self._add_values(scope, {name: value}, key, counts)
 
     def charge(self, account: Account, key: UsageKey, counts: Counts, *, reserved: bool) -> None:
         """Charge a budget."""
@@ -411,6 +423,7 @@ def _clear() -> None:
     STATE.open_scopes.clear()
     STATE.records.clear()
     ROOT.forget_children()
+    ATTRIBUTES.forget_children()
 
 
 def hand_over(root: ScopeRoot) -> UsageTable:

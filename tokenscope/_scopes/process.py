@@ -6,13 +6,13 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from threading import get_ident
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from tokenscope._usage.calls import ROOT, Call, ScopePath
+from tokenscope._usage.calls import NO_ATTRIBUTES, ROOT, Call, ScopePath
 from tokenscope._usage.table import UsageTable
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Counted(Protocol):
     ended: int | None
     is_referenced: bool
     budgets: tuple[Any, ...]
+    all_attributes: Mapping[str, Any]
 
     @property
     def above(self) -> Counted | None:
@@ -60,7 +61,7 @@ class Counted(Protocol):
 class ScopeRoot:
     """Where a chain of scopes begins: the process, or a task that another process has handed over."""
 
-    __slots__ = ("above", "budgets", "ended", "is_referenced", "path", "table")
+    __slots__ = ("above", "all_attributes", "budgets", "ended", "is_referenced", "path", "table")
 
     def __init__(self, path: ScopePath) -> None:
         self.path = path
@@ -69,6 +70,7 @@ class ScopeRoot:
         self.ended: int | None = None
         self.is_referenced = True
         self.budgets: tuple[Any, ...] = ()
+        self.all_attributes: Mapping[str, Any] = NO_ATTRIBUTES
 
 
 class Loading:

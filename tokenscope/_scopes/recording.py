@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, TypedDict, Unpack, overload
 
 from tokenscope._scopes.context import active
 from tokenscope._scopes.event_log import EndedCall, append, drain, warn_of_overflow
@@ -15,14 +16,50 @@ from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath,
 from tokenscope._usage.keys import NO_MODEL, PriceSource, Terms, key_of
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, check_count, check_money, check_parts
 
+_REQUIRED: Final[Any] = object()
+"""Stands for an argument that must be given, after others that may be left out."""
 
+
+class _Details(TypedDict, total=False):
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
+    reasoning_tokens: int
+    input_audio_tokens: int
+    output_audio_tokens: int
+    cost: Decimal | float | None
+
+
+@overload
 def record_tokens(
-    module: str,
-    operation: str,
+    module: str | None,
+    operation: str | None,
     model: str,
     provider: str | None,
     input_tokens: int,
     output_tokens: int,
+    metadata: Mapping[str, Any] | None = None,
+    **details: Unpack[_Details],
+) -> None: ...
+@overload
+def record_tokens(
+    module: str | None = None,
+    operation: str | None = None,
+    *,
+    model: str,
+    provider: str | None = None,
+    input_tokens: int,
+    output_tokens: int,
+    metadata: Mapping[str, Any] | None = None,
+    **details: Unpack[_Details],
+) -> None: ...
+def record_tokens(
+    module: str | None = None,
+    operation: str | None = None,
+    model: str = _REQUIRED,
+    provider: str | None = None,
+    input_tokens: int = _REQUIRED,
+    output_tokens: int = _REQUIRED,
     metadata: Mapping[str, Any] | None = None,
     *,
     cache_read_tokens: int = 0,
@@ -33,11 +70,11 @@ def record_tokens(
     output_audio_tokens: int = 0,
     cost: Decimal | float | None = None,
 ) -> None:
-    """Count one model call that DSPy does not make, under a module and an operation of the current scope.
+    """Count one model call that DSPy does not make, in the current scope, or under a module and an operation in it.
 
     Args:
-        module: The upper level in the tree.
-        operation: The level below it.
+        module: A level in the tree, below the current scope. None adds none.
+        operation: A level below that one. None adds none.
         model: The model's name, as you call it.
         provider: Who serves it; joined to the model's name, `provider/model`. None where the name says it already.
         input_tokens: Prompt tokens, those read from and written to the provider's cache included.
@@ -52,16 +89,20 @@ def record_tokens(
         cost: What the call cost, in dollars, where you know; else reports look it up by the model's name.
 
     Raises:
-        TypeError: a name is no str, a count is no number or a bool.
+        TypeError: the model or the tokens are not given, a name is no str, a count is no number or a bool.
         ValueError: a name is empty, a count is negative, fractional or NaN, or a part is larger than its whole.
 
     Example:
         >>> from tokenscope import record_tokens, token_scope
         >>> with token_scope("ingest") as scope:
-        ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
-        >>> scope.usage.total_tokens
-        1200
+        ...     record_tokens(model="mistral-ocr", input_tokens=900, output_tokens=300)
+        ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=90, output_tokens=30)
+        >>> scope.usage.total_tokens, scope.report().find("ingest/ocr/page").usage.total_tokens
+        (1320, 120)
     """
+    for argument, value in (("model", model), ("input_tokens", input_tokens), ("output_tokens", output_tokens)):
+        if value is _REQUIRED:
+            raise TypeError(f"record_tokens needs {argument}=..., as in {_USE}")
     frames = _frames("record_tokens", module, operation)
     name = model_name(model, provider)
     kept = _checked_metadata(metadata)
@@ -78,20 +119,40 @@ def record_tokens(
     record(active() or STATE.root, name, counts, time.time(), cost_source=source, frames=frames, metadata=kept)
 
 
-def record_cost(module: str, operation: str, cost: Decimal | float, metadata: Mapping[str, Any] | None = None) -> None:
+_USE: Final = 'record_tokens(model="gpt-4o-mini", input_tokens=10, output_tokens=5)'
+
+
+@overload
+def record_cost(
+    module: str | None, operation: str | None, cost: Decimal | float, metadata: Mapping[str, Any] | None = None
+) -> None: ...
+@overload
+def record_cost(
+    module: str | None = None,
+    operation: str | None = None,
+    *,
+    cost: Decimal | float,
+    metadata: Mapping[str, Any] | None = None,
+) -> None: ...
+def record_cost(
+    module: str | None = None,
+    operation: str | None = None,
+    cost: Decimal | float = _REQUIRED,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """Count an amount of dollars that no model call cost, such as a search API's, in the current scope.
 
     It is added to the cost of all scopes around it and to their budgets, but it is no call and has no tokens. `Report.by_model`
     has it under `(no model)`.
 
     Args:
-        module: The upper level in the tree.
-        operation: The level below it.
+        module: A level in the tree, below the current scope. None adds none.
+        operation: A level below that one. None adds none.
         cost: The amount, in dollars.
         metadata: Anything to keep with the record.
 
     Raises:
-        TypeError: a name is no str, or the cost is no number.
+        TypeError: the cost is not given or no number, or a name is no str.
         ValueError: a name is empty, or the cost is negative, infinite or NaN.
 
     Example:
@@ -101,24 +162,25 @@ def record_cost(module: str, operation: str, cost: Decimal | float, metadata: Ma
         >>> scope.usage.cost, scope.usage.calls
         (Decimal('0.001'), 0)
     """
+    if cost is _REQUIRED:
+        raise TypeError("record_cost needs cost=..., as in record_cost(cost=0.001)")
     frames, counts = _frames("record_cost", module, operation), Counts(cost=_dollars(cost))
     kept = _checked_metadata(metadata)
     record(active() or STATE.root, NO_MODEL, counts, time.time(), cost_source="provider", frames=frames, metadata=kept)
 
 
-def _frames(what: str, module: object, operation: object) -> tuple[Frame, Frame]:
-    if type(module) is str and type(operation) is str and (known := _known_frames.get((module, operation))):
-        return known
-    frames = (
-        Frame("module", check_name(f"the module of {what}", module)),
-        Frame("operation", check_name(f"the operation of {what}", operation)),
-    )
-    if len(_known_frames) < MAX_NAMES:
-        _known_frames[frames[0].name, frames[1].name] = frames
-    return frames
+def _frames(what: str, module: object, operation: object) -> tuple[Frame, ...]:
+    try:
+        return _checked_frames(what, module, operation)
+    except TypeError:  # some cannot be hashed
+        return _checked_frames.__wrapped__(what, module, operation)
 
 
-_known_frames: Final[dict[tuple[str, str], tuple[Frame, Frame]]] = {}
+@lru_cache(maxsize=MAX_NAMES, typed=True)
+def _checked_frames(what: str, module: object, operation: object) -> tuple[Frame, ...]:
+    names = {"module": module, "operation": operation}
+    given = {kind: name for kind, name in names.items() if name is not None}
+    return tuple(Frame(kind, check_name(f"the {kind} of {what}", name)) for kind, name in given.items())
 
 
 def _checked_metadata(metadata: object) -> dict[str, Any] | None:
@@ -158,7 +220,8 @@ def record(
     """Note one call that has ended, or a plain amount, to be counted in a scope."""
     key = key_of(model, counts, started, terms, source=cost_source)
     path = path_of(scope, frames)
-    append(EndedCall(scope, Call(path, key, counts, started, seconds, error, metadata, is_embedding)))
+    call = Call(path, key, counts, started, seconds, error, metadata, is_embedding, scope.all_attributes)
+    append(EndedCall(scope, call))
     for _ in frames:
         path = path.parent or path
         if len(path.children) >= MAX_NAMES:  # a level has many names: if too many, the warning is to name this line

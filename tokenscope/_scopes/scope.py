@@ -26,6 +26,7 @@ _set_top: Final = entered.set
 _log: Final = STATE.log
 _root: Final = STATE.root
 _generator_scopes: Final = STATE.generator_scopes
+_LONGEST_VALUE: Final = 1_000  # characters
 
 
 class Scope:
@@ -42,6 +43,7 @@ class Scope:
     __slots__ = (
         "__weakref__",
         "above",
+        "all_attributes",
         "below",
         "budgets",
         "detour",
@@ -59,6 +61,7 @@ class Scope:
     detour: Detour | None
     opened_by: object
     budgets: tuple[BudgetAccount, ...]
+    all_attributes: Mapping[str, Any]  # its own, and those of the scopes around it
     table: UsageTable | None
     ended: int | None  # after so many nanoseconds
     is_referenced: bool  # whether anybody may ask for its counts when it has ended
@@ -188,6 +191,7 @@ def open_scope(
     opened_by: object = None,
     budget: Budget | None = None,
     frame: FrameType | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> S:
     """Return a scope that is about to begin.
 
@@ -198,6 +202,7 @@ def open_scope(
             end is counted, it must not keep what a program has forgotten.
         budget: How much may be spent in it.
         frame: The frame of the generator whose `with` statement opens it.
+        attributes: Its own attributes.
 
     Raises:
         BudgetStop: where a budget of an enclosing scope is exceeded.
@@ -220,12 +225,28 @@ def open_scope(
     scope.detour = detour
     scope.budgets = budgets
     scope.opened_by = opened_by
+    scope.all_attributes = (
+        {**above.all_attributes, **dict(map(_plain_attribute, attributes.items()))}
+        if attributes
+        else above.all_attributes
+    )
     scope.table = scope.ended = None
     scope.is_referenced = False
     if budget is not None:
         scope.budgets = (BudgetAccount(budget, scope, "/".join(each.name for each in frames)), *budgets)
     scope.started = perf_counter_ns()
     return scope
+
+
+def _plain_attribute(attribute: tuple[str, Any]) -> tuple[str, Any]:
+    """Return an attribute with a value that keeps nothing alive, and that can be written to a file."""
+    name, value = attribute
+    if value is None or isinstance(value, int | float | str):
+        return name, value[:_LONGEST_VALUE] if isinstance(value, str) else value
+    try:
+        return name, str(value)[:_LONGEST_VALUE]
+    except Exception:  # noqa: BLE001 - the host program has asked for no text
+        return name, f"<{type(value).__name__}>"
 
 
 def _around(below: Any, frame: FrameType | None) -> tuple[Any, Counted, Detour | None]:

@@ -38,7 +38,9 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
     Args:
         name: The name in the tree.
         budget: How much each entry may spend.
-        **attributes: What differs from entry to entry (an id, a url); kept on the scope, never part of its path.
+        **attributes: What differs from entry to entry (a user, an id); never part of the scope's path. Records have the
+            attributes of all scopes around a call, and `Report.by_attribute` partitions the total by one. If two scopes have
+            one of the same name, that of the inner scope counts.
 
     Raises:
         TypeError: the name is not a str, or the budget no `Budget`.
@@ -78,7 +80,7 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
         caller = _getframe(1)
         code = caller.f_code
         frame = generator_frame(caller) if code.co_flags & GENERATOR or code.co_name in PASSING else None
-        scope = open_scope(Scope, self.frames, self, self.budget, frame)
+        scope = open_scope(Scope, self.frames, self, self.budget, frame, self.attributes)
         scope.is_referenced = True  # `as scope` may be asked for its counts later, and for its parents
         if not scope.above.is_referenced:
             refer_to(scope.above)

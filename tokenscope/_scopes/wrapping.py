@@ -39,7 +39,7 @@ class ScopeSpec:
 
     def open(self, frame: FrameType | None = None) -> Scope:
         """Return a scope of it, which is about to begin; `frame` is that of a generator's body."""
-        return open_scope(Scope, self.frames, self, self.budget, frame)
+        return open_scope(Scope, self.frames, self, self.budget, frame, self.attributes)
 
 
 class BudgetedCall:
@@ -223,7 +223,8 @@ def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
                 with call_of(spec): return function(*args, **kwargs)  # fmt: skip
 
     else:  # nearly always; a context manager around the call would cost a quarter more
-        frames, open, kind_of_scope = spec.frames, open_scope, Scope  # noqa: A001
+        frames, kind_of_scope = spec.frames, Scope
+        open = functools.partial(open_scope, attributes=spec.attributes) if spec.attributes else open_scope  # noqa: A001
         if inspect.iscoroutinefunction(kind):
 
             @functools.wraps(function)

@@ -125,11 +125,18 @@ class Record(Mapping[str, Any]):
         """The metadata that the caller passed."""
         return MappingProxyType(self._call.metadata) if isinstance(self._call.metadata, dict) else {}
 
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes of the scopes around the call; of one name, that of the innermost."""
+        return MappingProxyType(dict(self._call.attributes))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record for JSON; counts of further kinds are there if they are not 0."""
         call, usage = self._call, self.usage
         found: dict[str, Any] = {name: getattr(self, name) for name in _FIRST}
         found["metadata"] = _plain(call.metadata) if call.metadata else {}
+        if call.attributes:
+            found["attributes"] = _plain(call.attributes)
         found["scope"] = self.scope
         found["frames"] = [list(frame) for frame in self.frames]
         if call.seconds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from tokenscope._usage.keys import UsageKey
@@ -106,6 +107,9 @@ class ScopePath:
 ROOT: Final = ScopePath(None, Frame("root", ""))
 NO_SCOPE: Final = Frame("none", "(no scope)")
 OTHER: Final = Frame("other", "(other)")
+ATTRIBUTES: Final = ScopePath(None, Frame("attributes", ""))
+"""In a table, the rows below it hold what was spent by attribute and value. They repeat what the scopes' rows hold."""
+NO_ATTRIBUTES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Call(NamedTuple):
@@ -119,6 +123,21 @@ class Call(NamedTuple):
     error: str | None  # the name of the exception that ended it, if one did
     metadata: Mapping[str, Any] | None  # what the caller attached to it
     is_embedding: bool = False
+    attributes: Mapping[str, Any] = NO_ATTRIBUTES  # those of the scopes around it
+
+
+def value_path(name: str, value: object) -> ScopePath:
+    """Return the path in a table at which the calls are counted that were made where an attribute had a value."""
+    return ATTRIBUTES.child(Frame("attribute", name)).child(Frame("value", str(value)))
+
+
+def is_of_attribute(path: ScopePath) -> bool:
+    """Whether a path is that of an attribute or of its value, and no scope's."""
+    return path.depth <= 2 and (path is ATTRIBUTES or path.parent is ATTRIBUTES or _above(path.parent) is ATTRIBUTES)
+
+
+def _above(path: ScopePath | None) -> ScopePath | None:
+    return None if path is None else path.parent
 
 
 _ENDINGS: Final = {"CancelledError", "KeyboardInterrupt", "SystemExit", "GeneratorExit", "BudgetStop", "Stop"}

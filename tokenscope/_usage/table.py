@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tokenscope._usage.calls import MAX_NAMES, MAX_PATHS, OTHER, Frame, ScopePath
+from tokenscope._usage.calls import ATTRIBUTES, MAX_NAMES, MAX_PATHS, OTHER, Frame, ScopePath, is_of_attribute
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.usage import Counts, add_counts, sum_counts
+from tokenscope._usage.usage import Counts, add_counts, subtract_counts, sum_counts
 from tokenscope._usage.warnings import warn_once
 
 _NO_COUNTS: Final[dict[UsageKey, Counts]] = {}
@@ -78,9 +78,25 @@ class UsageTable:
         """Paths below which there are too many names, of which no warning has told yet; None if the table has too many in all."""
 
     @property
-    def rows(self) -> dict[ScopePath, UsageRow]:
+    def all_rows(self) -> dict[ScopePath, UsageRow]:
         """All rows, to be read. `row` returns one to add to."""
         return self.kept if self.changes is self.kept else {**self.kept, **self.changes}
+
+    @property
+    def rows(self) -> dict[ScopePath, UsageRow]:
+        """The rows of scopes, to be read."""
+        return self._some_rows(of_attributes=False)
+
+    @property
+    def attribute_rows(self) -> dict[ScopePath, UsageRow]:
+        """The rows of attributes, to be read: nearly always none."""
+        return self._some_rows(of_attributes=True)
+
+    def _some_rows(self, *, of_attributes: bool) -> dict[ScopePath, UsageRow]:
+        rows = self.all_rows
+        if ATTRIBUTES not in rows:
+            return {} if of_attributes else rows
+        return {path: row for path, row in rows.items() if is_of_attribute(path) is of_attributes}
 
     def draft(self) -> UsageTable:
         """Return a table with the same rows, to which may be added without changing this one."""
@@ -91,7 +107,7 @@ class UsageTable:
     def copy(self) -> UsageTable:
         """Return a table with the same rows, which keeps them whatever becomes of this one."""
         copy = UsageTable(self.base)
-        copy.kept, copy.changes, copy._renamed = dict(self.rows), {}, dict(self._renamed)
+        copy.kept, copy.changes, copy._renamed = dict(self.all_rows), {}, dict(self._renamed)
         if self.changes is self.kept:
             self.changes = {}
         return copy
@@ -105,7 +121,7 @@ class UsageTable:
             if kept is not None:
                 row = self.changes[here] = kept.copy()
                 break
-            if here.depth <= self.base.depth or here.parent is None:
+            if here.parent is None or (here.depth <= self.base.depth and not is_of_attribute(here)):
                 row = self.changes[here] = UsageRow()
                 self._added += self.changes is not self.kept
                 break
@@ -181,12 +197,24 @@ class UsageTable:
 
     def merge(self, other: UsageTable) -> None:
         """Add everything that another table holds, of the same base or of one below."""
-        for path, row in other.rows.items():
+        for path, row in other.all_rows.items():
             mine = self.row(path)
             mine.entries += row.entries
             mine.nanoseconds += row.nanoseconds
             for key, counts in row.counts.items():
                 mine.add(key, counts)
+
+    def without(self, name: str) -> dict[UsageKey, Counts]:
+        """Return what was spent where no scope had an attribute of this name, by key."""
+        found: dict[UsageKey, Counts] = {}
+        for row in self.rows.values():
+            for key, counts in row.counts.items():
+                found[key] = add_counts(found[key], counts) if key in found else counts
+        for path, row in self.attribute_rows.items():
+            if path.parent is not None and path.parent.frame == ("attribute", name):
+                for key, counts in row.counts.items():
+                    found[key] = subtract_counts(found[key], counts)
+        return {key: counts for key, counts in found.items() if any(counts)}
 
     def warn_of_overflow(self) -> None:
         """Warn once of too many names. Not to be called with a lock: filters of warnings may have some."""
@@ -194,6 +222,13 @@ class UsageTable:
             self.overflowed.pop(path, None)
             if path is None:
                 too_many = f"more than {MAX_PATHS:,} distinct paths of names"
+            elif is_of_attribute(path):
+                warn_once(
+                    f"values:{path!r}",
+                    f"more than {MAX_NAMES:,} distinct values of the attribute {path.frame.name!r}: the tokens of further ones "
+                    "are added up under '(other)' in by_attribute. Records keep all values.",
+                )
+                continue
             else:
                 where = "/".join(path.names[-8:]) or "the top level"
                 too_many = f"more than {MAX_NAMES:,} distinct names below {where!r}"

@@ -230,10 +230,24 @@ def _sum_of_money(amounts: Iterable[Decimal | None]) -> Decimal:
     return reduce(ARITHMETIC.add, filter(None, amounts), NO_DOLLARS)
 
 
+def subtract(whole: Usage, part: Usage) -> Usage:
+    """Return what is left of a usage without a part of it; nothing is less than 0."""
+    pairs = zip(FIELDS, values_of(whole), values_of(part), strict=True)
+    left = [
+        max(NO_DOLLARS, ARITHMETIC.subtract(a or 0, b or 0)) if name in MONEY else max(0, a - b) for name, a, b in pairs
+    ]
+    return unchecked(left)
+
+
 def add_counts(a: Counts, b: Counts) -> Counts:
     """Add two counts, field by field."""
     cost = ARITHMETIC.add(a[-1], b[-1]) if b[-1] else a[-1]
     return Counts._make((*map(operator.add, a[:-1], b[:-1]), cost))
+
+
+def subtract_counts(a: Counts, b: Counts) -> Counts:
+    """Subtract counts, field by field."""
+    return Counts._make((*map(operator.sub, a[:-1], b[:-1]), ARITHMETIC.subtract(a[-1], b[-1])))
 
 
 def sum_counts(several: Iterable[Counts]) -> Counts:

@@ -21,6 +21,15 @@ from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, perc
 
 F = TypeVar("F", bound=Callable[..., None])
 BREAKDOWNS: Final = ("module", "model", "predictor", "operation")
+
+
+class _Breakdown(click.Choice[str]):
+    """One of the breakdowns, or the name of an attribute, which only the report knows."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        return str(value)
+
+
 _FILE: Final = click.Path(allow_dash=True)
 _LIMIT: Final = click.IntRange(min=0)
 _NUMBER: Final = click.IntRange(min=1)
@@ -91,13 +100,19 @@ Examples:
   tokenscope show tokens.json                    the tree, in the terminal's width and colours
   tokenscope show worker-*.json --depth 2        the sum of several runs, two levels deep
   tokenscope show tokens.json --by model         what each model spent
+  tokenscope show tokens.json --by user          what was spent for each value of an attribute
   tokenscope show tokens.json -o tokens.html     a web page to fold, filter and sort
   tokenscope show tokens.json --format csv       for a spreadsheet, on standard output
   ssh host cat tokens.json | tokenscope show -   a report from standard input"""
 )
 @_files
 @_format(FORMATS, "tree")
-@click.option("--by", type=click.Choice(BREAKDOWNS), help="Show a flat list with one row per name instead of the tree.")
+@click.option(
+    "--by",
+    type=_Breakdown(BREAKDOWNS),
+    metavar=f"[{'|'.join(BREAKDOWNS)}|ATTRIBUTE]",
+    help="Show a flat list with one row per name, or per value of an attribute, instead of the tree.",
+)
 @click.option("--depth", type=_NUMBER, metavar="N", help="Show N levels. Deeper levels are added to the last one.")
 @click.option("--sort", type=click.Choice(SORTS), help="The order of siblings. Default: tokens.")
 @_missing_prices
@@ -125,7 +140,10 @@ def show(
 
     report = read(files)
     if by:
-        report = pivot(report, by)
+        try:
+            report = pivot(report, by)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}.", param_hint="'--by'") from None
     if depth:
         report = cut(report, depth)
     if form == "tree" and output in (None, STANDARD):

@@ -52,7 +52,9 @@ class _Embedding:
         counts = read_counts(self._model, entry, calls=1, failed_calls=int(error is not None))
         key = key_of(self._model, counts, self._started)
         seconds = time.perf_counter() - self._since
-        call = Call(path_of(self._scope), key, counts, self._started, seconds, error, None, is_embedding=True)
+        call = Call(
+            path_of(self._scope), key, counts, self._started, seconds, error, None, True, self._scope.all_attributes
+        )
         append(EndedCall(self._scope, call, reserved=self._reserved))
 
 

@@ -70,7 +70,7 @@ def run(task: tuple[int, *tuple[Frame, ...]], function: Any, /, *args: Any, **kw
 def _pack_others() -> PackedRows:
     """Return what this worker has counted in no task since the last one: in its initializer, or in threads left behind."""
     table = UsageTable(ROOT)
-    for path, row in hand_over(STATE.root).rows.items():
+    for path, row in hand_over(STATE.root).all_rows.items():
         for key, spent in row.counts.items():
             # Without entries: those of scopes that a fork has inherited are the parent's.
             table.add(path, key, spent)

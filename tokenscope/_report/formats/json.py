@@ -56,6 +56,8 @@ def pieces(snapshot: Snapshot, records: Iterable[str] | None = None) -> Iterator
     """Yield the report as JSON in pieces. The records, lines of JSON, come last, so a reader can stop before them."""
     yield json.dumps(_head(snapshot), indent=1)[:-2]
     yield from _lines("rows", (json.dumps(_row(row)) for row in snapshot.rows))
+    if snapshot.attributes:
+        yield from _lines("attributes", (json.dumps(_row(row)) for row in snapshot.attributes))
     if records is not None:
         yield from _lines("records", records)
     yield "\n}\n"
@@ -63,7 +65,8 @@ def pieces(snapshot: Snapshot, records: Iterable[str] | None = None) -> Iterator
 
 def to_dict(snapshot: Snapshot) -> dict[str, Any]:
     """Return the report as a dict."""
-    return {**_head(snapshot), "rows": [_row(row) for row in snapshot.rows]}
+    attributes = {"attributes": [_row(row) for row in snapshot.attributes]} if snapshot.attributes else {}
+    return {**_head(snapshot), "rows": [_row(row) for row in snapshot.rows], **attributes}
 
 
 def line(record: dict[str, Any]) -> str:
@@ -140,8 +143,14 @@ def parse(text: str, where: str = "<string>") -> Snapshot:
         )
     if not isinstance(data.get("rows"), list) or not isinstance(data.get("scoped"), bool):
         raise ReportFormatError(f"{where}: the report is incomplete: it lacks 'rows' or 'scoped'")
+    if not isinstance(data.get("attributes", []), list):
+        raise ReportFormatError(f"{where}: the report is damaged: 'attributes' must be a list")
     prices = _prices(data.get("prices", []), where)
-    return Snapshot.from_rows(_rows(data["rows"], where), scoped=data["scoped"], prices=prices)
+    rows, attributes = (
+        _rows(data["rows"], where),
+        _rows(data.get("attributes", []), where),
+    )
+    return Snapshot.from_rows(rows, scoped=data["scoped"], prices=prices, attributes=attributes)
 
 
 def _prices(prices: Any, where: str) -> tuple[Price, ...]:

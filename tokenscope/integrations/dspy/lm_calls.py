@@ -246,7 +246,10 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         else:
             key, counts = self._add_up(sum_counts(read_counts(self.model, entry) for entry in entries), failed)
         path = path_of(scope) if scope.path.parent is None else scope.path
-        call: Call = _new_tuple(Call, (path, key, counts, self.started, self.nanoseconds / 1e9, error, None, False))
+        seconds = self.nanoseconds / 1e9
+        call: Call = _new_tuple(
+            Call, (path, key, counts, self.started, seconds, error, None, False, scope.all_attributes)
+        )
         self.found = call
         return call
 
