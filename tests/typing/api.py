@@ -324,6 +324,8 @@ assert_type(list(map(carry(len), ["text"])), list[int])
 
 assert_type(current_scope(), Scope | None)
 
+record_tokens(model="gpt-5-mini", input_tokens=10, output_tokens=5)
+record_cost(cost=0.001)
 record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20)
 record_tokens("module", "operation", "openai/gpt-5-mini", None, 10, 20, {"batch": 7})
 record_tokens(

@@ -112,16 +112,17 @@ instrument("dspy")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 # -- record_tokens
 
-record_tokens("module", "operation", "gpt-5-mini", "openai")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-record_tokens("module", "operation", "gpt-5-mini", "openai", "10", 20)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-record_tokens("module", "operation", "gpt-5-mini", "openai", 1.5, 20)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-record_tokens("module", "operation", None, "openai", 10, 20)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, "batch")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, cached_tokens=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-record_cost("module", "operation")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-record_cost("module", "operation", "0.001")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-record_cost("module", 0.001)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, {}, 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+record_tokens("module", "operation", "gpt-5-mini", "openai")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+record_tokens("module", "operation", "gpt-5-mini", "openai", "10", 20)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+record_tokens("module", "operation", "gpt-5-mini", "openai", 1.5, 20)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+record_tokens("module", "operation", None, "openai", 10, 20)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, "batch")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, cached_tokens=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+record_tokens(model="gpt-5-mini", input_tokens=10)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+record_cost("module", "operation")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+record_cost("module", "operation", "0.001")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+record_cost("module", 0.001)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, {}, 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 # -- Usage and Report
 

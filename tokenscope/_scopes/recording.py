@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, TypedDict, Unpack, overload
+from typing import Any, Final, overload
 
 from tokenscope._scopes.context import active
 from tokenscope._scopes.event_log import EndedCall, append, drain, warn_of_overflow
@@ -20,16 +20,6 @@ _REQUIRED: Final[Any] = object()
 """Stands for an argument that must be given, after others that may be left out."""
 
 
-class _Details(TypedDict, total=False):
-    cache_read_tokens: int
-    cache_write_tokens: int
-    cache_write_1h_tokens: int
-    reasoning_tokens: int
-    input_audio_tokens: int
-    output_audio_tokens: int
-    cost: Decimal | float | None
-
-
 @overload
 def record_tokens(
     module: str | None,
@@ -39,7 +29,14 @@ def record_tokens(
     input_tokens: int,
     output_tokens: int,
     metadata: Mapping[str, Any] | None = None,
-    **details: Unpack[_Details],
+    *,
+    cache_read_tokens: int = 0,
+    cache_write_tokens: int = 0,
+    cache_write_1h_tokens: int = 0,
+    reasoning_tokens: int = 0,
+    input_audio_tokens: int = 0,
+    output_audio_tokens: int = 0,
+    cost: Decimal | float | None = None,
 ) -> None: ...
 @overload
 def record_tokens(
@@ -51,7 +48,13 @@ def record_tokens(
     input_tokens: int,
     output_tokens: int,
     metadata: Mapping[str, Any] | None = None,
-    **details: Unpack[_Details],
+    cache_read_tokens: int = 0,
+    cache_write_tokens: int = 0,
+    cache_write_1h_tokens: int = 0,
+    reasoning_tokens: int = 0,
+    input_audio_tokens: int = 0,
+    output_audio_tokens: int = 0,
+    cost: Decimal | float | None = None,
 ) -> None: ...
 def record_tokens(
     module: str | None = None,
