@@ -84,6 +84,9 @@ def interrupt() -> None:
 class Program:
     """A program that spends in all ways, and knows what it has spent."""
 
+    with_attribute = "limited"
+    """The name of the one scope that has an attribute."""
+
     def __init__(self) -> None:
         self.spent = 0
         self.begun = 0  # what it was about to spend
@@ -131,7 +134,7 @@ class Program:
             self.step()
             self.step()
             scope.report()
-            with token_scope("limited", budget=LARGE):
+            with token_scope("limited", budget=LARGE, user="u"):
                 self.spend(16)
                 record_cost("search", "web", cost=0.001)
             for _ in self.steps():
@@ -153,13 +156,15 @@ class Program:
 class Asking(Program):
     """A program that asks an LM through DSPy."""
 
+    with_attribute = "run"
+
     def __init__(self) -> None:
         super().__init__()
         self.predict = dspy.Predict("question -> answer")
         self.lm = AnsweringLM(self)
 
     def run(self) -> None:
-        with dspy.context(lm=self.lm), token_scope("run", budget=LARGE):
+        with dspy.context(lm=self.lm), token_scope("run", budget=LARGE, user="u"):
             self.predict(question="?")
             with token_scope("inner"):
                 self.predict(question="!")
@@ -223,6 +228,17 @@ def runs(kind: type[Program], most: int, action: Callable[[], Any]) -> Iterator[
         yield program, lines.where
 
 
+def miscounted(report: tokenscope.Report, program: Program, where: str) -> list[str]:
+    """Return what is wrong with the counts by attribute."""
+    nodes = [node for _, node in report.tree().walk() if node.name == program.with_attribute]
+    values = report.by_attribute("user")
+    there, here = (
+        sum(node.usage.input_tokens for node in nodes),
+        sum(values[name].input_tokens for name in values if name == "u"),
+    )
+    return [] if there == here else [f"{where}: {here} tokens by attribute instead of {there}"]
+
+
 def state_outside() -> tuple[Any, ...]:
     """Return all that a program could leave behind."""
     drain()
@@ -246,7 +262,9 @@ def test_an_exception_at_every_line(name, most):
     """An interrupt loses nothing that was counted, counts nothing twice, and leaves nothing behind."""
     outside, problems = state_outside(), []
     for program, where in runs(PROGRAMS[name], most, interrupt):
-        found = spent(tokenscope.report())
+        report = tokenscope.report()
+        found = spent(report)
+        problems += miscounted(report, program, where)
         after = state_outside()
         if after != outside:
             gc.collect()  # closes generators that the interrupt has left suspended
@@ -279,7 +297,9 @@ def test_a_handler_at_every_line(name, most):
     """What a handler counts and reads changes nothing else."""
     outside, problems = state_outside(), []
     for program, where in runs(PROGRAMS[name], most, count_and_report):
-        found = spent(tokenscope.report())
+        report = tokenscope.report()
+        found = spent(report)
+        problems += miscounted(report, program, where)
         if found != program.spent + program.begun + 100_000 or state_outside() != outside:
             problems.append(f"{where}: {found} tokens instead of {program.spent + 100_000}")
     assert not problems, f"{len(problems)}\n" + "\n".join(dict.fromkeys(problems))
