@@ -13,7 +13,7 @@ import pytest
 from cli.test_cli import CLEAN, tokenscope_command
 from cli.test_show import on_a_terminal, ran, refused
 from click.testing import CliRunner
-from support.formats import DIFF, NEW, OLD, PRICED, deep, hostile, huge, usage
+from support.formats import DIFF, NEW, OLD, PRICED, deep, hostile, huge, undated, usage
 from support.reports import build
 
 from tokenscope import Report
@@ -65,22 +65,22 @@ def test_nothing_changed(folder):
 @pytest.mark.parametrize("form", _diff.FORMATS)
 def test_formats(form, folder):
     """Every format is the same on standard output and in a file. The option wins over the suffix."""
-    expected = DIFF.render(form).rstrip("\n") + "\n"
+    expected = undated(DIFF.render(form).rstrip("\n") + "\n")
     suffix = _diff.FORMATS[form]
     arguments = ("diff", "old.json", "new.json")
 
-    assert expected == ran(*arguments, "--format", form)
+    assert expected == undated(ran(*arguments, "--format", form))
     ran(*arguments, "-o", f"diff{suffix}")
     ran(*arguments, "-o", "diff.other", "--format", form)
-    assert [expected] * 2 == [Path(name).read_text("utf-8") for name in (f"diff{suffix}", "diff.other")]
+    assert [expected] * 2 == [undated(Path(name).read_text("utf-8")) for name in (f"diff{suffix}", "diff.other")]
 
 
 def test_unknown_formats(folder):
     """The error for an unknown format lists the formats."""
-    assert "'pdf' is not one of 'text', 'markdown', 'json'" in refused(
+    assert "'pdf' is not one of 'text', 'markdown', 'html', 'json'" in refused(
         "diff", "old.json", "new.json", "--format", "pdf"
     )
-    assert "must be one of .txt (text), .md (markdown), .json (json)" in refused(
+    assert "must be one of .txt (text), .md (markdown), .html (html), .json (json)" in refused(
         "diff", "old.json", "new.json", "-o", "x.csv"
     )
 

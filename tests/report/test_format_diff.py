@@ -137,9 +137,9 @@ def test_guides():
 
 
 def test_formats():
-    """An unknown diff format raises an error that names the three known formats."""
-    with pytest.raises(ValueError, match="there is no diff format 'html'; there are text, markdown, json"):
-        DIFF.render("html")
+    """An unknown diff format raises an error that names the four known formats."""
+    with pytest.raises(ValueError, match="there is no diff format 'pdf'; there are text, markdown, html, json"):
+        DIFF.render("pdf")
 
 
 def test_rich_prints_it_in_colour():

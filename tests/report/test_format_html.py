@@ -6,14 +6,20 @@ import base64
 import hashlib
 import json
 import re
+import socket
+import sys
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
-from support.formats import HOSTILE, HUGE, PRICED, deep, golden, hostile, huge
-from support.reports import made
+from support.formats import DIFF, HOSTILE, HUGE, PRICED, deep, golden, hostile, huge, usage
+from support.reports import build, made
 
-from tokenscope import Report
+import tokenscope
+from tokenscope import Diff, Report
 from tokenscope._report.formats.text import printable
+from tokenscope._usage.calls import Frame
 
 
 class Page(HTMLParser):
@@ -43,13 +49,61 @@ class Page(HTMLParser):
         return json.loads(self.inside["script"][0])
 
 
-def page(report: Report) -> Page:
+def shown(report: Report | Diff) -> str:
+    """Return what a page shows, apart from when and with what it was made."""
+    content = Page(report.render("html")).content()
+    del content["when"], content["made"]
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def page(report: Report | Diff) -> Page:
     return Page(report.render("html"))
 
 
 def test_what_the_page_shows():
     """The page's data has totals, rows with shares, modules, models and models without a price."""
-    golden("report.html.json", json.dumps(page(PRICED).content(), indent=1, ensure_ascii=False) + "\n")
+    golden("report.html.json", shown(PRICED))
+
+
+def test_what_the_page_of_a_diff_shows():
+    """The page's data of a diff has both sides, the change and its sign, and numbers to sort and to draw by."""
+    golden("diff.html.json", shown(DIFF))
+
+
+def test_when_and_with_what_it_was_made(monkeypatch):
+    """The page says when it was made, by which program, and with which versions. It holds no path."""
+    programs = {
+        "/home/ada/secret/report.py": "Made by report.py with Python ",
+        "/usr/lib/python3/site-packages/pytest/__main__.py": "Made by pytest with Python ",
+        "-c": "Made with Python ",
+        "": "Made with Python ",
+        "a\x07b.py": "Made by a\\x07b.py with Python ",
+    }
+    for program, expected in programs.items():
+        monkeypatch.setattr(sys, "argv", [program, "--password=x"])
+        text = PRICED.render("html")
+        content = Page(text).content()
+        before = datetime.now(UTC).replace(second=0, microsecond=0)
+
+        assert (
+            timedelta(minutes=-5)
+            < datetime.strptime(f"{content['when']}+0000", "%Y-%m-%d %H:%M UTC%z") - before
+            <= timedelta(0)
+        )
+        assert content["made"].startswith(expected)
+        assert content["made"].endswith(f", DSPy {version('dspy')}, tokenscope {tokenscope.__version__}.")
+        assert not re.search("home|secret|site-packages|password", text)
+        assert socket.gethostname() not in content["made"]
+
+
+def test_a_page_without_dspy(monkeypatch):
+    """Where DSPy is not installed, the page names no version of it."""
+
+    def missing(_):
+        raise PackageNotFoundError
+
+    monkeypatch.setattr("tokenscope._report.formats.html.version", missing)
+    assert "DSPy" not in page(PRICED).content()["made"]
 
 
 def test_the_page_stands_alone():
@@ -75,7 +129,11 @@ def test_the_script_makes_text_only():
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|\.href|DOMParser", script)
 
 
-@pytest.mark.parametrize("report", [hostile(), huge(), deep(), PRICED], ids=["hostile", "huge", "deep", "priced"])
+@pytest.mark.parametrize(
+    "report",
+    [hostile(), huge(), deep(), PRICED, hostile().diff(PRICED), deep().diff(hostile())],
+    ids=["hostile", "huge", "deep", "priced", "diff", "deep diff"],
+)
 def test_the_page_has_the_same_tags_whatever_is_in_it(report):
     """No name adds a tag, and the block of data contains no character with a meaning in HTML."""
     parts = page(report)
@@ -113,7 +171,8 @@ def test_huge_numbers():
     content = page(huge()).content()
 
     assert f"{2 * HUGE + 1:,}" == content["facts"][0][1]
-    assert [1.0, 1.0, 1.0, 1.0] == content["nodes"][0][5]
+    assert [1.0, 1.0, 1.0, 1.0, 1.0, 1.0] == content["nodes"][0][5]
+    assert [0.0, 1.0, 1.0, 1e15] == page(Report().diff(huge())).content()["nodes"][0][5][:4]
 
 
 def test_deep_trees():
@@ -129,7 +188,7 @@ def test_an_unknown_cost_is_no_zero():
     """An unknown cost is shown as a dash and sorts below a cost of zero."""
     rows = {node[2]: node for node in page(PRICED).content()["nodes"]}
 
-    assert ("\N{EN DASH}", -1.0) == (rows["search_web"][4][4], rows["search_web"][5][1])
+    assert ("\N{EN DASH}", -1.0) == (rows["search_web"][4][4], rows["search_web"][5][4])
     assert "≥ $0.011" == rows["searcher"][4][4]
 
 
@@ -145,3 +204,25 @@ def test_the_title():
 def test_an_empty_report():
     """The page of an empty report says that nothing was counted yet."""
     assert "Nothing was counted yet." == page(Report()).content()["empty"]
+    assert "Nothing changed: 24 calls; " == page(PRICED.diff(PRICED)).content()["empty"][:27]
+
+
+def test_names_in_sentences():
+    """Names in sentences are isolated, so that the page can make them bold, and long ones are cut."""
+    names = ("a\u2068b", "long " * 100)
+    report = build(
+        [(-1, Frame("module", name), 1, 0, {"x": usage(1, 90 - n, 0, "1")}) for n, name in enumerate(names)],
+        scoped=False,
+    )
+
+    assert ["\u2068a\\u2068b\u2069 spends 50% of the tokens."] == page(report).content()["findings"]
+    assert len(page(hostile()).content()["notes"]) < 600
+
+
+def test_tables():
+    """The page has tables of modules, of models, of what was wasted, and of prices; those without rows are left out."""
+    tables = {each["title"]: each for each in page(PRICED).content()["tables"]}
+
+    assert ["By module", "By model"] == list(tables)
+    for each in tables.values():
+        assert {len(each["heads"])} == {len(row) for texts, numbers in each["rows"] for row in (texts, numbers)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
-from support.browser import BACKGROUNDS, chromium, look, press, problems
-from support.formats import HOSTILE, PRICED, deep, hostile, huge
-from support.reports import made
+from support.browser import BACKGROUNDS, chromium, look, press, problems, violations
+from support.formats import DIFF, HOSTILE, PRICED, deep, hostile, huge, usage
+from support.reports import build, made
 
 from tokenscope import Report
 from tokenscope._report.formats.text import printable
+from tokenscope._usage.calls import Frame
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def chrome(tmp_path_factory):
 def show(chrome, tmp_path):
     def show(report, **options):
         file = tmp_path / "report.html"
-        report.save(file)
+        file.write_text(report.render("html"), "utf-8")
         look(chrome, **options)
         chrome.get(file.as_uri())
         return chrome
@@ -75,7 +76,13 @@ def test_what_is_shown(show):
 
     assert "pipeline · tokenscope" == chrome.title
     assert COSTLIEST == names(chrome)
-    for shown in ("33,800", "≥ $0.054", "1 call failed", "ResearchAgent.synthesizer", "anthropic/claude-sonnet-4-5"):
+    for shown in (
+        "33,800",
+        "≥ $0.054",
+        "1 of 24 calls failed.",
+        "ResearchAgent.synthesizer",
+        "anthropic/claude-sonnet-4-5",
+    ):
         assert shown in text
     assert "No price is known for 9 calls of local/rerank, local/embed. A cost with ≥ is" in text
 
@@ -294,3 +301,315 @@ def test_a_deep_tree(show):
 def test_an_empty_report(show):
     """The page of an empty report says that nothing was counted yet."""
     assert "Nothing was counted yet." in run(show(Report()), "return document.body.innerText")
+
+
+# -- the chart --------------------------------------------------------------------------------------------------------------
+
+WIDTH = "Math.round(bar.offsetWidth / document.getElementById('chart').offsetWidth * 100)"
+AMOUNT = "bar.querySelector('.amount').textContent"
+
+
+def bars(chrome, what=WIDTH):
+    """Return what each bar of the chart has, by name: by default its width, in percent of the chart's."""
+    bar = f"(bar) => [bar.querySelector('.name').textContent, {what}]"
+    return dict(reversed(run(chrome, f"return [...document.querySelectorAll('button.block')].map({bar})")))
+
+
+def zoomed(chrome):
+    """Return the path above the chart; an empty one if the whole chart is shown."""
+    crumbs = "#crumbs:not([hidden]) .crumb"
+    return run(chrome, f"return [...document.querySelectorAll('{crumbs}')].map((crumb) => crumb.textContent)")
+
+
+def bar(chrome, name):
+    blocks = chrome.find_elements("css selector", "button.block")
+    return next(each for each in blocks if each.get_property("textContent").startswith(f"{name} "))
+
+
+def at_bar(chrome):
+    return run(chrome, "return document.activeElement.bar?.node?.name")
+
+
+def measure(chrome, name):
+    chrome.find_element("xpath", f"//fieldset/label[.='{name}']").click()
+
+
+def test_the_chart(show):
+    """A bar is as wide as its share, below the bar of the scope that holds it. Narrow ones are merged."""
+    chrome = show(PRICED, width=800)
+    widths = bars(chrome)
+    levels = bars(chrome, "Math.round(bar.offsetTop / bar.offsetHeight)")
+
+    assert [100, 96, 65, 21] == [widths[name] for name in ("pipeline", "ResearchAgent", "searcher", "synthesizer")]
+    assert [0, 1, 2, 3] == [levels[name] for name in ("pipeline", "ResearchAgent", "searcher", "search_web")]
+    assert "1 more" == run(chrome, "return document.querySelector('.block.rest').title")
+
+
+def test_zooming_by_click(show):
+    """A click on a bar makes it as wide as the chart. A click on it again, or on the path above, goes back."""
+    chrome = show(PRICED)
+
+    bar(chrome, "searcher").click()
+    assert {"searcher": 100, "[self]": 85, "search_web": 15} == bars(chrome)
+    assert ["Everything", "pipeline", "ResearchAgent", "searcher"] == zoomed(chrome)
+    assert "searcher" == at_bar(chrome)
+    assert "searcher" == run(chrome, "return document.querySelector('#tree [tabindex=\"0\"]').node.name")
+    bar(chrome, "searcher").click()
+    assert ["Everything", "pipeline", "ResearchAgent"] == zoomed(chrome)
+    click(chrome, "#crumbs button")
+    assert [] == zoomed(chrome)
+    assert "ResearchAgent" in bars(chrome)
+
+
+def test_zooming_by_keys(show):
+    """Arrow keys move among bars, Enter zooms in, and Escape zooms out. The Tab key reaches one bar."""
+    chrome = show(PRICED)
+    run(chrome, "document.querySelector('#measures input:checked').focus()")
+
+    press(chrome, TAB)
+    assert "pipeline" == at_bar(chrome)
+    press(chrome, DOWN, RIGHT, LEFT, DOWN)
+    assert "searcher" == at_bar(chrome)
+    press(chrome, RIGHT)
+    assert "synthesizer" == at_bar(chrome)
+    assert "tokens 7,230  ·  cost $0.040" in run(chrome, "return document.getElementById('chart-note').textContent")
+    press(chrome, LEFT, ENTER)
+    assert ("searcher", 100) == (at_bar(chrome), bars(chrome)["searcher"])
+    press(chrome, ESCAPE)
+    assert ["Everything", "pipeline", "ResearchAgent"] == zoomed(chrome)
+    press(chrome, ESCAPE, ESCAPE, ESCAPE)
+    assert [] == zoomed(chrome)
+    press(chrome, DOWN, UP, UP, DOWN, HOME, "a")
+    assert "pipeline" == at_bar(chrome)
+    assert 1 == run(chrome, "return document.querySelectorAll('.block[tabindex=\"0\"]').length")
+
+
+def test_the_chart_folds_with_the_tree(show):
+    """A scope that is folded in the tree has nothing below it in the chart. Zooming to it unfolds it in both."""
+    chrome = show(PRICED)
+
+    click(chrome, "[aria-level='2']")
+    assert {"pipeline", "ResearchAgent", "ingest"} <= set(bars(chrome)) <= {*COSTLIEST[:2], *COSTLIEST[8:]}
+    assert "ResearchAgent folded 96%" == run(chrome, "return document.querySelector('.folded').textContent")
+    bar(chrome, "ResearchAgent").click()
+    assert {"ResearchAgent", "searcher", "synthesizer", "planner", "search_web"} <= set(bars(chrome))
+    assert COSTLIEST == names(chrome)
+
+
+def test_a_filter_in_the_chart(show):
+    """Bars that do not match the filter fade."""
+    chrome = show(PRICED)
+
+    press(chrome, "/", "search_web")
+    assert {"planner", "synthesizer"} <= {
+        name for name, faded in bars(chrome, "bar.matches('.aside')").items() if faded
+    }
+    assert not bars(chrome, "bar.matches('.aside')")["search_web"]
+
+
+def test_measures(show):
+    """The chart is by tokens, by cost or by time, and the tree is sorted by the same. Unknown costs have no bar."""
+    chrome = show(PRICED)
+
+    measure(chrome, "Cost")
+    assert (74, 22) == (bars(chrome)["synthesizer"], bars(chrome)["searcher"])
+    assert "search_web" not in bars(chrome)
+    assert "descending" == run(chrome, "return document.querySelector('[data-name=cost]').ariaSort")
+    measure(chrome, "Time")
+    assert 51 == bars(chrome)["searcher"]
+    click(chrome, "[data-name='tokens'] button")
+    assert 65 == bars(chrome)["searcher"]
+    assert run(chrome, "return document.querySelector('#measures input').checked")
+
+
+def test_a_measure_of_nothing_is_left_out(show):
+    """If there are no costs and no times, the chart is by tokens, and there is nothing to choose."""
+    chrome = show(build([(-1, Frame("scope", "s"), 1, 0, {"x": usage(1, 10, 0, None)})], scoped=True))
+
+    assert not chrome.find_element("id", "measures").is_displayed()
+    assert {"s": 100} == bars(chrome)
+
+
+def test_scopes_that_run_at_once(show):
+    """Scopes that are open at the same time take longer than the one that holds them, and stay within its bar."""
+    chrome = show(made((-1, "scope", "top", 1, 100, 1), *((0, "scope", f"task {n}", 1, 90, 1) for n in range(4))))
+
+    measure(chrome, "Time")
+    assert {"top": 100, **{f"task {n}": 25 for n in range(4)}} == bars(chrome)
+
+
+def test_the_chart_follows_the_window(show):
+    """If the window becomes narrower, the chart is drawn anew: more bars are merged."""
+    chrome = show(hostile())
+    before = len(bars(chrome))
+
+    look(chrome, width=120)
+    chrome.execute_async_script(
+        "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"  # then it has been resized
+    )
+    assert len(bars(chrome)) < before
+
+
+# -- findings, and tables that sort -----------------------------------------------------------------------------------------
+
+
+def test_findings(show):
+    """The page begins with what stands out, in which names are bold, and says when and with what it was made."""
+    chrome = show(PRICED)
+    sentences = [item.text for item in chrome.find_elements("css selector", "header li")]
+
+    assert "ResearchAgent.searcher spends 65% of the tokens." == sentences[0]
+    assert "ResearchAgent.searcher" == chrome.find_element("css selector", "header li strong").text
+    assert "1 of 24 calls failed." == sentences[-1]
+    assert chrome.find_element("id", "when").text.endswith(" UTC")
+    assert "Made by " in chrome.find_element("id", "made").text
+
+
+def column(chrome, number=0):
+    """Return the texts of a column of the table of models."""
+    rows = "document.querySelectorAll('.table-by-model tbody tr')"
+    return run(chrome, f"return [...{rows}].map((row) => row.cells[{number}].textContent)")
+
+
+def test_tables_sort(show):
+    """A click or the Enter key on any heading of a table sorts by it: numbers by size, names as people count."""
+    models = {"m2": usage(2, 200, 0, None), "m10": usage(10, 300, 0, "0.9"), "m3": usage(3, 400, 0, "0.3")}
+    chrome = show(build([(-1, Frame("scope", "s"), 1, 0, models)], scoped=True))
+    orders = {
+        "model": ["m2", "m3", "m10"],
+        "calls": ["m10", "m3", "m2"],
+        "tokens": ["m3", "m10", "m2"],
+        "share": ["m3", "m10", "m2"],
+        "cost": ["m10", "m3", "m2"],
+    }
+
+    for heading, order in orders.items():
+        click(chrome, f".table-by-model .{heading} button")
+        assert order == column(chrome)
+        press(chrome, ENTER)
+        assert order[::-1] == column(chrome)
+    assert ["\N{EN DASH}", "$0.30", "$0.90"] == column(chrome, 4)
+    assert 1 == len(chrome.find_elements("css selector", ".table-by-model [aria-sort$='ending']"))
+
+
+@pytest.mark.parametrize("name", ["input", "output", "calls"])
+def test_every_column_of_the_tree_sorts(show, name):
+    """Every column of the tree sorts by its numbers, whatever the bars show."""
+    chrome = show(PRICED)
+
+    click(chrome, f"[data-name='{name}'] button")
+    cells = [cell.text for cell in chrome.find_elements("css selector", f"[aria-level='2'] .cell.{name}")]
+    numbers = [int(text.replace(",", "")) for text in cells]
+    assert sorted(numbers, reverse=True) == numbers
+    assert "Share of tokens" == run(chrome, "return document.querySelector('.head .share').textContent")
+
+
+def test_long_tables(show):
+    """A long table shows its first rows, sorted among all, and a button shows the others."""
+    modules = [(-1, Frame("module", f"m{n}"), 1, 0, {"x": usage(1, n + 1, 0, "0")}) for n in range(40)]
+    chrome = show(build(modules, scoped=False))
+    cells = "return [...document.querySelectorAll('.table-by-module tbody th')].map((cell) => cell.textContent)"
+
+    assert [f"m{n}" for n in range(39, 27, -1)] == run(chrome, cells)
+    click(chrome, ".table-by-module .module button")
+    assert [f"m{n}" for n in range(12)] == run(chrome, cells)
+    click(chrome, ".table-by-module > button")
+    assert [f"m{n}" for n in range(40)] == run(chrome, cells)
+
+
+# -- a diff -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_diff(show):
+    """A diff shows both sides. What grew and what shrank differ in sign and in colour."""
+    chrome = show(DIFF)
+    cells = chrome.find_elements("css selector", "#tree [aria-level] .change")
+    colours = {cell.text: cell.value_of_css_property("color") for cell in cells}
+
+    assert "What changed in pipeline · tokenscope" == chrome.title
+    assert ["pipeline", "Agent", "planner", "研究\\n", "ingest"] == names(chrome)
+    assert "Tokens grew by 34.8%, from 2,297 to 3,097." in chrome.find_element("css selector", "header").text
+    assert ["+800", "+1,700", "+1,110", "+590", "-900"] == list(colours)
+    assert len(set(colours.values())) == 2
+    assert colours["-900"] not in [colours["+800"], colours["+590"]]
+    assert ["new", "gone"] == [mark.text for mark in chrome.find_elements("css selector", "#tree .mark")]
+    assert ("+1,110", "-900") == tuple(bars(chrome, AMOUNT)[name] for name in ("planner", "ingest"))
+    shades = bars(chrome, "getComputedStyle(bar).backgroundColor")
+    assert shades["ingest"] != shades["planner"]
+    assert (["p/x"], ["+800"]) == (column(chrome), column(chrome, 3))
+
+
+def test_the_order_and_the_measure_of_a_diff(show):
+    """A diff begins with the largest changes, and sorts by their sign. Its chart is by tokens or by cost."""
+    chrome = show(DIFF)
+
+    click(chrome, "[data-name='change'] button")
+    assert ["pipeline", "Agent", "planner", "研究\\n", "ingest"] == names(chrome)
+    click(chrome, "[data-name='change'] button")
+    assert ["pipeline", "ingest", "Agent", "研究\\n", "planner"] == names(chrome)
+    measure(chrome, "Cost")
+    assert "Change in cost" == run(chrome, "return document.querySelector('.head .share').textContent")
+    assert "-$0.0090" == bars(chrome, AMOUNT)["ingest"]
+    look(chrome, width=390)
+    click(chrome, "#sort option[value='']")
+    assert ["pipeline", "Agent", "planner", "研究\\n", "ingest"] == names(chrome)
+
+
+def test_an_empty_diff(show):
+    """The page of a diff of equal reports says that nothing changed."""
+    assert "Nothing changed: 24 calls; " in run(show(PRICED.diff(PRICED)), "return document.body.innerText")
+
+
+# -- for everybody, and for large reports -----------------------------------------------------------------------------------
+
+
+def ten_thousand():
+    """Return a report of 10,000 scopes on three levels."""
+    return made(
+        (-1, "scope", "top", 1, 1, 0),
+        *((0, "scope", f"part {n}", 1, 1, 10 + n) for n in range(100)),
+        *((1 + n % 100, "dspy", f"leaf {n}", 1, 1, 10 + n) for n in range(9_899)),
+    )
+
+
+PAGES = {
+    "priced": lambda: PRICED,
+    "hostile": hostile,
+    "diff": lambda: DIFF,
+    "hostile diff": lambda: hostile().diff(PRICED),
+    "10,000": ten_thousand,
+    "empty": Report,
+}
+
+
+@pytest.mark.parametrize("scheme", BACKGROUNDS)
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("page", PAGES)
+def test_accessibility(show, page, width, scheme):
+    """axe-core finds nothing that would keep anybody from reading the page, wide or narrow, light or dark."""
+    assert [] == violations(show(PAGES[page](), width=width, scheme=scheme))
+
+
+def test_accessibility_while_zoomed_and_filtered(show):
+    """axe-core finds nothing either after zooming, filtering and sorting."""
+    chrome = show(PRICED)
+
+    bar(chrome, "searcher").click()
+    press(chrome, "/", "search")
+    click(chrome, ".table-by-model .cost button")
+    assert [] == violations(chrome)
+
+
+def test_ten_thousand_scopes(show):
+    """A page of 10,000 scopes holds few elements until somebody unfolds them. The chart merges what is too narrow to see."""
+    chrome = show(ten_thousand())
+
+    assert run(chrome, "return document.querySelectorAll('*').length") < 3_000
+    assert 101 == len(names(chrome))
+    click(chrome, "#unfold")
+    assert 2_000 == len(names(chrome))
+    assert run(chrome, "return document.querySelectorAll('.block').length") < 1_000
+    assert "more" in run(chrome, "return document.querySelector('.block.rest').title")
+    bar(chrome, "part 99").click()
+    assert 100 == bars(chrome)["part 99"]
+    assert 50 < run(chrome, "return document.querySelectorAll('.block').length")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 FLAGS = [
     "--headless",
@@ -23,7 +23,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-BACKGROUNDS = {"light": "rgb(246, 247, 249)", "dark": "rgb(15, 20, 26)"}
+BACKGROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(17, 21, 24)"}
 
 
 def missing(what: str) -> NoReturn:
@@ -66,6 +66,30 @@ def press(chrome: Any, *keys: str) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
     ActionChains(chrome).send_keys(*keys).perform()
+
+
+def axe_core() -> str:
+    """Return the script axe-core, which npm has installed beside a command on the PATH, or skip the test."""
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        for packages in (Path(folder).parent, Path(folder).parent / "lib" / "node_modules"):
+            script = packages / "axe-core" / "axe.min.js"
+            if script.is_file():
+                return script.read_text("utf-8")
+    missing("needs axe-core (npm install --global axe-core)")
+
+
+def violations(chrome: Any) -> list[str]:
+    """Return what axe-core finds wrong with the open page: rules of WCAG 2.2 AA, and best practices."""
+    chrome.execute_cdp_cmd("Runtime.evaluate", {"expression": axe_core()})  # the page's policy lets no script in
+    found: list[str] = chrome.execute_async_script(
+        """
+        const done = arguments[0];
+        const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+        axe.run({ runOnly: tags }).then(({ violations }) => done(violations.map(({ id, nodes }) =>
+          [id, ...nodes.slice(0, 3).map((node) => `${node.html.slice(0, 200)}: ${node.failureSummary}`)].join(" | "))));
+        """
+    )
+    return found
 
 
 def problems(chrome: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -142,6 +143,11 @@ def huge() -> Report:
     """Build a report with counts and costs far above any real ones."""
     many = usage(HUGE, HUGE, HUGE, f"{HUGE}.5")
     return build([(-1, Frame("scope", "huge"), HUGE, HUGE, {"x": many, "y": usage(1, 1, 0, "1E-30")})], scoped=True)
+
+
+def undated(page: str) -> str:
+    """Return an HTML page without what it says of when and with what it was made."""
+    return re.sub(r'"when":"[^"]*","made":"[^"]*"', "", page)
 
 
 def golden(name: str, text: str) -> None:

@@ -127,7 +127,7 @@ class Diff(Comparison):
         """Return the diff as plain text.
 
         Args:
-            format: `text`, `markdown` or `json`.
+            format: `text`, `markdown`, `html` or `json`.
             **options: Options of the format. `text` takes `width`, in cells.
 
         Raises:

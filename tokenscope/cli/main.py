@@ -160,6 +160,7 @@ Examples:
   tokenscope diff old.json new.json                    what grew and what shrank
   tokenscope diff old.json new.json --fail-above 5%    exit status 1 if the totals grew by more
   tokenscope diff old.json new.json -o diff.md         for a comment on a pull request
+  tokenscope diff old.json new.json -o diff.html       a web page to send to others
   tokenscope diff old.json new.json --format json | jq .growth
 
 Each line shows what was spent at a path and below it. Paths without a change are left out. With --fail-above, the exit status
@@ -168,9 +169,9 @@ is 1 if total tokens or total cost grew by more than that. Costs are not compare
 @click.argument("old", type=_FILE)
 @click.argument("new", type=_FILE)
 @click.option("--fail-above", type=percent, metavar="PERCENT", help="Exit with status 1 if the totals grew by more.")
-@_format(("text", "markdown", "json"), "text")
+@_format(("text", "markdown", "html", "json"), "text")
 @_missing_prices
-@_output("Write to a file: .txt, .md or .json.")
+@_output("Write to a file: .txt, .md, .html or .json.")
 def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, output: str | None) -> None:
     """Show what grew and what shrank from one report to another.
 

@@ -1,4 +1,4 @@
-"""The formats of a diff: `text` (a tree of what changed), `markdown` and `json`.
+"""The formats of a diff: `text` (a tree of what changed), `markdown`, `html` and `json`.
 
     scope                   before   after  change  growth  calls      cost
     pipeline                33,800  34,150    +350   +1.0%     +1  +$0.0021
@@ -15,20 +15,25 @@ import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 from tokenscope._report.changes import Change, Comparison, percent
+from tokenscope._report.findings import findings_of_diff
 from tokenscope._report.formats.columns import Column, Columns, ScopeColumn, guides
 from tokenscope._report.formats.markdown import code, document, indent, table
 from tokenscope._report.formats.order import DEEPEST
 from tokenscope._report.formats.terminal import WIDTH, Drawing, Line
-from tokenscope._report.formats.text import UNKNOWN, dollars, money, printable, summary, unpriced
+from tokenscope._report.formats.text import UNKNOWN, dollars, money, printable, share, summary, unpriced
+from tokenscope._usage.calls import ROOT, Frame, ScopePath
+from tokenscope._usage.usage import ZERO, Usage
 from tokenscope._version import __version__
 
-FORMATS: Final = {"text": ".txt", "markdown": ".md", "json": ".json"}
+FORMATS: Final = {"text": ".txt", "markdown": ".md", "html": ".html", "json": ".json"}
 """The name of each format and the suffix of its files."""
 JSON_FORMAT: Final = 1  # 1: the first
 _HEADS: Final = ("before", "after", "change", "growth", "calls", "cost")
+_CAPITALS: Final = tuple(head.capitalize() for head in _HEADS)
+_NEW: Final = 1e15  # sorts the growth of what is new, in percent, above all other
 _BLANKS: Final = ("", "0", "$0.00", UNKNOWN)
 _COLUMNS: Final = (*map(Column, _HEADS[:3]), *(Column(head, _BLANKS) for head in _HEADS[3:]))
 _MARKS: Final = {"new": "+ ", "gone": "- ", "changed": ""}
@@ -39,7 +44,7 @@ def renderer(name: str) -> Callable[..., str]:
     """Return the function that renders a format, or raise a ValueError that names the formats."""
     if name not in FORMATS:
         raise ValueError(f"there is no diff format {name!r}; there are {', '.join(FORMATS)}")
-    return {"text": text, "markdown": markdown, "json": as_json}[name]
+    return {"text": text, "markdown": markdown, "html": html, "json": as_json}[name]
 
 
 def text(diff: Comparison, *, width: int = WIDTH, ascii_only: bool = False) -> str:
@@ -54,9 +59,79 @@ def drawing(diff: Comparison) -> Drawing:
 
 def markdown(diff: Comparison) -> str:
     """Return the diff as a Markdown document, for a pull request or a note."""
-    heads = ("Scope", *(head.capitalize() for head in _HEADS))
+    heads = ("Scope", *_CAPITALS)
     rows = ((indent(change.where.depth - 1) + code(change.name), *_cells(change)) for change in diff.changes)
     return document(f"**{headline(diff)}**", table(heads, rows) if diff else "", _unpriced(diff, code))
+
+
+def html(diff: Comparison) -> str:
+    """Return the diff as a web page, as the `html` format of a report is one."""
+    from tokenscope._report.formats.html import isolated, page, short, table
+
+    numbers = partial(_numbers, diff.total.before + diff.total.after)
+    tree, tables = diff.after.tree(), []
+    for by in ("module", "model"):
+        before, after = (getattr(snapshot, f"by_{by}")() for snapshot in (diff.before, diff.after))
+        names = {name: None for name in (*after, *before) if before.get(name) != after.get(name)}
+        changes = [_change_of(name, before.get(name), after.get(name)) for name in names]
+        changes.sort(key=lambda change: -abs(change.tokens))
+        rows = (((printable(each.name), *_cells(each)), (None, *numbers(each)[:-2])) for each in changes)
+        tables.append(table(f"By {by}", (by.capitalize(), *_CAPITALS), rows))
+    return page(
+        {
+            "title": f"What changed in {printable(tree.name)}" if tree.name else "What changed",
+            "empty": "" if diff else f"{headline(diff).capitalize()}.",
+            "facts": list(_facts(diff.total)),
+            "findings": findings_of_diff(diff, isolated),
+            "more": [],
+            "notes": _unpriced(diff, short),
+            "columns": _HEADS,
+            "measures": [("change", 6, 2), ("cost", 7, 5)],
+            "tables": [each for each in tables if each["rows"]],
+            "diff": True,
+        },
+        _nodes(diff, numbers),
+    )
+
+
+def _change_of(name: str, before: Usage | None, after: Usage | None) -> Change:
+    status: Literal["new", "gone", "changed"] = "changed" if before and after else "gone" if before else "new"
+    return Change(ScopePath(ROOT, Frame("scope", name)), status, before or ZERO, after or ZERO)
+
+
+def _facts(total: Change) -> Iterator[tuple[str, ...]]:
+    """Yield what each total was before and is after, and the change."""
+    before, after = total.before, total.after
+    yield ("tokens", f"{before.total_tokens:,}", f"{after.total_tokens:,}", _signed(total.tokens))
+    change = "" if total.cost is None else _signed_dollars(total.cost)
+    yield ("cost", money(before), money(after), change)
+    yield ("calls", f"{before.calls:,}", f"{after.calls:,}", _signed(total.calls))
+
+
+def _nodes(diff: Comparison, numbers: Callable[[Change], tuple[float | None, ...]]) -> Iterator[tuple[object, ...]]:
+    """Yield the rows of a page: parent, kind, name, status, cells, and numbers to sort and draw by."""
+    above: list[int] = []
+    for index, change in enumerate(diff.changes):
+        del above[change.where.depth - 1 :]
+        parent = above[-1] if above else -1
+        above.append(index)
+        status = change.status.replace("changed", "")
+        yield parent, change.kind, printable(change.name), status, _cells(change), numbers(change)
+
+
+def _numbers(whole: Usage, change: Change) -> tuple[float | None, ...]:
+    """Return a number for each column, and the sizes in tokens and in dollars, as shares of what both reports have."""
+    before, after = change.before.total_tokens, change.after.total_tokens
+    grown = percent(before, after)
+    cost = max(change.before.cost or 0, change.after.cost or 0)
+    return (
+        *(share(tokens, whole.total_tokens) for tokens in (before, after, change.tokens)),
+        _NEW if grown is None else min(grown, _NEW),
+        share(change.calls, whole.calls),
+        None if change.cost is None else share(change.cost, whole.cost or Decimal(0)),
+        share(max(before, after), whole.total_tokens),
+        share(Decimal(cost), whole.cost or Decimal(0)),
+    )
 
 
 def as_json(diff: Comparison) -> str:

@@ -1,9 +1,9 @@
-"""The `html` format: one page that stands alone, with a folding tree, bars, sorting and a filter. See page.html, .css, .js.
+"""The `html` format: one page that stands alone: findings, a chart that zooms, a folding tree, and tables that sort.
 
     <script type="application/json" id="report">{"title": "pipeline", "nodes": [[-1, "scope", "pipeline", ...], ...]}</script>
 
 Names from user code are in that JSON, with all characters escaped that have a meaning in HTML, and are shown as text. The page's
-policy allows its own script and style, by their hashes, and nothing else: the page makes no request.
+policy allows its own script and style, by their hashes, and nothing else: the page makes no request. See page.html, .css, .js.
 """
 
 from __future__ import annotations
@@ -11,35 +11,69 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any, Final
 
+from tokenscope._report.findings import findings
 from tokenscope._report.formats import text
+from tokenscope._report.formats.columns import shortened
 from tokenscope._report.formats.order import self_line
-from tokenscope._report.formats.prices import HEADS, NOTE, price_rows
+from tokenscope._report.formats.prices import HEADS, NOTE, TITLE, price_rows
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Node
+from tokenscope._report.tree import Breakdown, Node
 from tokenscope._usage.usage import Usage
 from tokenscope._version import __version__
 
 _ESCAPES: Final = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
+_COLUMNS: Final = ("calls", "input", "output", "tokens", "cost", "time")
+_MEASURES: Final = ("tokens", "cost", "time")
+_LONGEST_NAME: Final = 60
+_HEADS: Final = ("Calls", "Tokens", "Share", "Cost")
 
 
 def render(snapshot: Snapshot) -> str:
     """Return the page."""
+    tree = snapshot.tree()
+    return page(_content(snapshot, tree), _nodes(tree))
+
+
+def page(content: Mapping[str, Any], nodes: Iterable[Any]) -> str:
+    """Return a page that shows a content and the nodes of a tree. page.js says what is in them."""
     folder = files("tokenscope._report.formats")
-    page, style, script = (folder.joinpath(f"page.{suffix}").read_text("utf-8") for suffix in ("html", "css", "js"))
+    html, style, script = (folder.joinpath(f"page.{suffix}").read_text("utf-8") for suffix in ("html", "css", "js"))
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
-    tree = snapshot.tree()
-    nodes = ",".join(map(_json, _nodes(tree)))  # one by one: other threads wait while Python writes a value as JSON
-    content = f'{_json(_content(snapshot, tree))[:-1]},"nodes":[{nodes}]}}'
-    return Template(page).substitute(policy=policy, style=style, script=script, report=content, version=__version__)
+    rows = ",".join(map(_json, nodes))  # one by one: other threads wait while Python writes a value as JSON
+    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    data = f'{_json({**content, "when": when, "made": _made()})[:-1]},"nodes":[{rows}]}}'
+    return Template(html).substitute(policy=policy, style=style, script=script, report=data, version=__version__)
+
+
+def isolated(name: str) -> str:
+    """Return a name between two characters that no printable name has. The page takes them out, and makes the name bold."""
+    return f"\u2068{short(name)}\u2069"
+
+
+def short(name: str) -> str:
+    """Return a name as a sentence has it: printable, and not too long."""
+    return shortened(text.printable(name), _LONGEST_NAME)
+
+
+def table(
+    title: str, heads: Sequence[str], rows: Iterable[tuple[Sequence[str], Sequence[Any]]], **more: Any
+) -> dict[str, Any]:
+    """Return a table for a page: the cells of each row, and a number for each cell to sort it by; None sorts it as text."""
+    return {"title": title, "heads": heads, "rows": list(rows), **more}
 
 
 def _json(value: object) -> str:
@@ -50,28 +84,62 @@ def _hash(source: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
+def _made() -> str:
+    """Return with what the page was made: the program's name and versions, but no path and no name of a host."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    by = f" by {text.printable(name)}" if name not in ("", "-c", "-m") else ""
+    try:
+        dspy = [f"DSPy {version('dspy')}"]
+    except PackageNotFoundError:
+        dspy = []
+    versions = f"Python {platform.python_version()}", *dspy, f"tokenscope {__version__}"
+    return f"Made{by} with {', '.join(versions)}."
+
+
 def _content(snapshot: Snapshot, tree: Node) -> dict[str, Any]:
     usage = tree.usage
     by_model = snapshot.by_model()
-    note = text.unpriced(by_model)
+    note = text.unpriced(by_model, short)
     if note and usage.cost is not None:
         note += " A cost with ≥ is what the priced calls cost: a lower bound."
     notes = filter(None, (note, text.misnamed(snapshot.unused_prices, by_model)))
-    prices = price_rows(snapshot.prices())
-    saved = [f"{text.dollars(usage.saved_cost)} saved by DSPy's cache"] if usage.saved_cost else []
-    calls, input_tokens, output_tokens, tokens = text.counts(usage)
-    cells = (tokens, text.money(usage), calls, input_tokens, output_tokens, text.duration(tree.seconds))
-    facts = zip(("tokens", "cost", "calls", "input", "output", "time"), cells, strict=True)
+    cells = dict(zip(_COLUMNS, (*_cells(usage), text.duration(tree.seconds)), strict=True))
     return {
         "title": text.printable(tree.name) if tree.kind != "root" else "All scopes",
         "empty": "" if snapshot else text.NOTHING_YET.capitalize() + ".",
-        "facts": [fact for fact in facts if fact[1]],
-        "more": [*text.details(usage), *saved],
-        "modules": list(_breakdown(snapshot.by_module(), usage)),
-        "models": list(_breakdown(by_model, usage)),
+        "facts": [
+            (name, cells[name]) for name in ("tokens", "cost", "calls", "input", "output", "time") if cells[name]
+        ],
+        "findings": findings(snapshot, isolated),
+        "more": list(text.details(usage, "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")),
         "notes": " ".join(notes),
-        **({"prices": [HEADS, *prices], "priceNote": NOTE} if prices else {}),
+        "columns": _COLUMNS,
+        "measures": [(name, _COLUMNS.index(name), _COLUMNS.index(name)) for name in _MEASURES],
+        "tables": [each for each in _tables(snapshot, usage, by_model) if each["rows"]],
     }
+
+
+def _tables(snapshot: Snapshot, total: Usage, by_model: Breakdown) -> Iterator[dict[str, Any]]:
+    for by, usages in (("module", snapshot.by_module()), ("model", by_model)):
+        rows = (_row([name], usage, total) for name, usage in usages.items())
+        yield table(f"By {by}", (by.capitalize(), *_HEADS), rows, bar=3)
+    waste = (
+        _row([module, why.replace("_", " ")], usage, total)
+        for module, each in snapshot.waste().items()
+        for why, usage in each.reasons()
+    )
+    yield table("Wasted", ("Module", "Why", *_HEADS), waste)
+    sides = ("input_tokens", "output_tokens")
+    rates = ([None] * 3 + [float(price.rates.get(side, -1)) for side in sides] + [None] for price in snapshot.prices())
+    yield table(TITLE, HEADS, zip(price_rows(snapshot.prices()), rates, strict=True), note=NOTE)
+
+
+def _row(names: list[str], usage: Usage, total: Usage) -> tuple[list[str], list[Any]]:
+    calls, _, _, tokens = text.counts(usage)
+    part = _share(usage.total_tokens, total.total_tokens)
+    cells = [*map(text.printable, names), calls, tokens, f"{part:.0%}", text.money(usage)]
+    return cells, [*(None for _ in names), _share(usage.calls, total.calls), part, part, _cost_share(usage, total)]
 
 
 def _nodes(tree: Node) -> Iterator[tuple[Any, ...]]:
@@ -94,19 +162,18 @@ def _nodes(tree: Node) -> Iterator[tuple[Any, ...]]:
         index += 1
 
 
-def _breakdown(usages: Mapping[str, Usage], total: Usage) -> Iterator[list[Any]]:
-    for name, usage in usages.items():
-        yield [text.printable(name), _cells(usage), _shares(usage, total)]
-
-
 def _cells(usage: Usage) -> list[str]:
     return [*text.counts(usage), text.money(usage)]
 
 
 def _shares(usage: Usage, total: Usage) -> list[float]:
-    """Return the shares of tokens, cost and calls; an unknown cost sorts below 0."""
-    cost = -1.0 if usage.cost is None else _share(usage.cost, total.cost or Decimal(0))
-    return [_share(usage.total_tokens, total.total_tokens), cost, _share(usage.calls, total.calls)]
+    names = ("calls", "input_tokens", "output_tokens", "total_tokens")
+    return [*(_share(getattr(usage, name), getattr(total, name)) for name in names), _cost_share(usage, total)]
+
+
+def _cost_share(usage: Usage, total: Usage) -> float:
+    """Return the share of the cost; an unknown cost sorts below 0."""
+    return -1.0 if usage.cost is None else _share(usage.cost, total.cost or Decimal(0))
 
 
 def _share(part: Any, whole: Any) -> float:

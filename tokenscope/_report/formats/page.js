@@ -1,13 +1,16 @@
 "use strict";
-// The page of a report: draws the content of #report, always as text. It does not recurse, so trees may be deep.
+// The page of a report or of a diff: draws the content of #report, always as text. It does not recurse, so trees may be deep.
+//
+//   nodes: [[parent or -1, kind, name, entries or status, [text of each column], [number of each column, ...]], ...]
+//   measures: [[a column's name, which number is a bar's width in the chart, which one is its bar in the tree], ...]
+//   tables: [{title, heads, rows: [[cells, numbers to sort by], ...], bar, note}, ...]
 (() => {
-  const MEASURES = ["tokens", "cost", "calls", "time"]; // the order of a node's shares
-  const COLUMNS = ["calls", "input", "output", "tokens", "cost", "time"]; // the order of a node's cells
-  const SORTS = ["tokens", "cost", "calls", "time", "name"];
-  const LABELS = { name: "Scope", calls: "Calls", input: "Input", output: "Output", tokens: "Tokens", cost: "Cost", time: "Time" };
   const PAGE = 2000; // rows drawn at a time
   const FIRST = 60; // rows unfolded at first
   const DEEPEST = 20; // levels that are indented; deeper ones show their number
+  const LEVELS = 12; // levels of the chart
+  const NARROWEST = 4; // pixels; narrower bars are merged
+  const SHORT = 12; // rows of a table that are shown at first
 
   const data = JSON.parse(document.getElementById("report").textContent);
   const at = (id) => document.getElementById(id);
@@ -17,39 +20,55 @@
     element.append(...content);
     return element;
   };
+  const nameless = (name) => (name.trim() ? [] : [make("span", { class: "nameless" }, "(no name)")]);
   const percent = (share) => (share > 0 && share < 0.01 ? "<1%" : `${Math.round(share * 100)}%`);
   const modified = (event) => event.ctrlKey || event.metaKey || event.altKey;
   const grouped = (count) => count.toLocaleString("en-US");
+  const label = (name) => name[0].toUpperCase() + name.slice(1);
+  const names = new Intl.Collator(undefined, { numeric: true });
+  const trend = (text) => (!data.diff ? "" : /^(\+|new)/.test(text) ? "grew" : /^(-|gone)/.test(text) ? "shrank" : "");
 
-  const nodes = data.nodes.map(([parent, kind, name, entries, cells, shares], index) => ({
-    index, parent, kind, name, entries, cells, shares, depth: 0, children: [], kept: true, row: null,
+  const nodes = data.nodes.map(([parent, kind, name, mark, cells, numbers], index) => ({
+    index, parent, kind, name, mark, cells, numbers, depth: 0, children: [], kept: true, row: null,
   }));
+  const parentOf = (node) => (node.parent < 0 ? null : nodes[node.parent]);
   const top = { children: [] };
+  const over = (node) => (node.parent < 0 ? top : nodes[node.parent]);
   for (const node of nodes) {
-    const above = node.parent < 0 ? top : nodes[node.parent];
+    const above = over(node);
     node.depth = node.parent < 0 ? 0 : above.depth + 1;
     above.children.push(node);
   }
 
-  const state = { sort: "tokens", measure: 0, up: false, words: "", open: new Set(), unfiltered: null, limit: PAGE, current: null };
+  const measures = data.empty ? [] : data.measures.filter(([, size], index) => !index || nodes.some((node) => node.numbers[size] > 0))
+    .map(([name, size, bar]) => ({ name, size, bar, most: nodes.reduce((most, node) => Math.max(most, Math.abs(node.numbers[bar])), 0) || 1 }));
+  const state = {
+    sort: "", measure: measures[0], up: false, words: "", open: new Set(), unfiltered: null, limit: PAGE, current: null, zoom: null, bar: null, bars: [],
+  };
   const tree = at("tree");
+  const chart = at("chart");
   const body = make("div", { role: "rowgroup" });
+
+  // -- the tree ---------------------------------------------------------------------------------------------------------------
 
   function unfoldCostliest() {
     let shown = top.children.length;
-    const byShare = [...nodes].sort((a, b) => b.shares[0] - a.shares[0] || a.index - b.index);
-    for (const node of byShare) {
-      if (shown + node.children.length > FIRST) break;
+    const { size } = measures[0];
+    const bySize = [...nodes].sort((a, b) => b.numbers[size] - a.numbers[size] || a.index - b.index);
+    for (const node of bySize) { // a node comes before those below it
+      const isSeen = node.parent < 0 || state.open.has(nodes[node.parent]);
+      if (!isSeen || (shown + node.children.length > FIRST && shown > 1)) continue;
       state.open.add(node);
       shown += node.children.length;
     }
   }
 
   function sort() {
-    const [names, sign] = [new Intl.Collator(undefined, { numeric: true }), state.up ? 1 : -1];
+    const [sign, column] = [state.up ? 1 : -1, data.columns.indexOf(state.sort)];
+    const number = (node) => node.numbers[column] ?? -Infinity; // unknown ones
     const compare = state.sort === "name"
       ? (a, b) => sign * names.compare(a.name, b.name) || a.index - b.index
-      : (a, b) => sign * (a.shares[state.measure] - b.shares[state.measure]) || a.index - b.index;
+      : (a, b) => (number(a) === number(b) ? 0 : sign * (number(a) - number(b))) || a.index - b.index;
     top.children.sort(compare);
     for (const node of nodes) node.children.sort(compare);
   }
@@ -99,14 +118,16 @@
     const name = make("span", { class: "name", title: node.name, dir: "auto" });
     const indent = make("span", { class: "indent", "aria-hidden": "true" });
     indent.style.setProperty("--depth", Math.min(node.depth, DEEPEST));
-    const label = make("span", { class: "label", role: "rowheader" }, indent, make("span", { class: "fold", "aria-hidden": "true" }));
-    if (node.depth > DEEPEST) label.append(make("span", { class: "level" }, grouped(node.depth)));
-    label.append(name);
-    if (node.entries) label.append(make("span", { class: "entries", title: `entered ${node.entries} times` }, `×${node.entries}`));
-    if (node.kind !== "scope" && node.kind !== "self") label.append(make("span", { class: `kind ${node.kind}` }, node.kind));
-    const row = make("div", { role: "row", class: `row ${node.kind}`, tabindex: "-1", "aria-level": node.depth + 1 }, label);
-    node.cells.forEach((text, column) => {
-      row.append(make("span", { role: "gridcell", class: `cell ${COLUMNS[column]}`, title: `${LABELS[COLUMNS[column]]}: ${text || "none"}` }, text));
+    const head = make("span", { class: "label", role: "rowheader" }, indent, make("span", { class: "fold", "aria-hidden": "true" }));
+    if (node.depth > DEEPEST) head.append(make("span", { class: "level" }, grouped(node.depth)));
+    head.append(name, ...nameless(node.name));
+    if (node.mark && data.diff) head.append(make("span", { class: `mark ${trend(node.mark)}` }, node.mark));
+    else if (node.mark) head.append(make("span", { class: "entries", title: `entered ${node.mark} times` }, `×${node.mark}`));
+    if (!["scope", "self", "none", "other"].includes(node.kind)) head.append(make("span", { class: "kind" }, node.kind));
+    const row = make("div", { role: "row", class: `row ${node.kind}`, tabindex: "-1", "aria-level": node.depth + 1 }, head);
+    node.cells.forEach((text, index) => {
+      const column = data.columns[index];
+      row.append(make("span", { role: "gridcell", class: `cell ${column} ${column === "change" || column === "cost" ? trend(text) : ""}`, title: `${label(column)}: ${text || "none"}` }, text));
     });
     const bar = make("span", { role: "gridcell", class: "share" }, make("span", { class: "bar", "aria-hidden": "true" }, make("span", { class: "fill" })), make("span", { class: "percent" }));
     row.insertBefore(bar, row.querySelector(".cost"));
@@ -117,9 +138,10 @@
 
   function update(node, position, size) {
     const row = node.row || draw(node);
-    const share = node.shares[state.measure];
-    node.fill.style.setProperty("--share", Math.max(0, Math.min(1, share)));
-    node.percent.textContent = share < 0 ? "–" : percent(share);
+    const share = node.numbers[state.measure.bar];
+    node.fill.style.setProperty("--share", Math.min(1, data.diff ? Math.abs(share) / state.measure.most : Math.max(0, share)));
+    if (data.diff) node.fill.className = `fill ${share > 0 ? "grew" : share < 0 ? "shrank" : ""}`;
+    else node.percent.textContent = share < 0 ? "–" : percent(share);
     if (node.children.some((child) => child.kept)) row.setAttribute("aria-expanded", state.open.has(node));
     else row.removeAttribute("aria-expanded");
     row.setAttribute("aria-posinset", position);
@@ -139,7 +161,7 @@
     const content = document.createDocumentFragment();
     const [seen, sizes] = [new Map(), new Map()];
     for (const node of drawn) {
-      const parent = node.parent < 0 ? top : nodes[node.parent];
+      const parent = over(node);
       if (!sizes.has(parent)) sizes.set(parent, parent.children.filter((child) => child.kept).length);
       seen.set(parent, (seen.get(parent) || 0) + 1);
       content.append(update(node, seen.get(parent), sizes.get(parent)));
@@ -151,6 +173,7 @@
     for (const node of drawn) node.row.tabIndex = node === state.current ? 0 : -1;
     if (focused && state.current) state.current.row.focus({ preventScroll: true });
     state.drawn = drawn;
+    drawChart();
   }
 
   function select(node, focus = true) {
@@ -166,67 +189,260 @@
     refresh();
   }
 
+  function measureBy(name) {
+    state.measure = measures.find((each) => each.name === name) || state.measure;
+    tree.querySelector(".head .share").textContent = `${data.diff ? "Change in" : "Share of"} ${state.measure.name === "change" ? "tokens" : state.measure.name}`;
+    for (const input of at("measures").querySelectorAll("input")) input.checked = input.value === state.measure.name;
+  }
+
   function sortBy(name, up) {
     state.sort = name;
     state.up = up;
-    if (name !== "name") state.measure = MEASURES.indexOf(name);
+    measureBy(name);
     at("sort").value = name;
-    for (const head of tree.querySelectorAll("[role=columnheader]")) {
-      const sorted = head.dataset.name === name ? (up ? "ascending" : "descending") : "none";
-      if (SORTS.includes(head.dataset.name)) head.setAttribute("aria-sort", sorted);
-    }
-    tree.querySelector(".head .share").textContent = `Share of ${MEASURES[state.measure]}`;
+    for (const head of tree.querySelectorAll("[aria-sort]")) head.setAttribute("aria-sort", head.dataset.name !== name ? "none" : up ? "ascending" : "descending");
     sort();
     refresh();
   }
 
   function head() {
     const row = make("div", { role: "row", class: "row head" });
-    for (const name of ["name", "calls", "input", "output", "tokens", "share", "cost", "time"]) {
+    const heads = ["name", ...data.columns];
+    heads.splice(heads.indexOf("cost"), 0, "share");
+    for (const name of heads) {
       const cell = make("span", { role: "columnheader", class: name === "name" ? "label" : `cell ${name}`, "data-name": name });
-      if (SORTS.includes(name)) {
-        const button = make("button", { type: "button" }, LABELS[name]);
+      if (name !== "share") {
+        const button = make("button", { type: "button" }, name === "name" ? "Scope" : label(name));
         button.addEventListener("click", () => sortBy(name, state.sort === name ? !state.up : name === "name"));
+        cell.setAttribute("aria-sort", "none");
         cell.append(button);
-      } else cell.append(LABELS[name] || "");
+      }
       row.append(cell);
     }
-    COLUMNS.forEach((name, column) => {
-      const width = nodes.reduce((widest, node) => Math.max(widest, node.cells[column].length), LABELS[name].length + 1);
-      tree.style.setProperty(`--${name}`, `${Math.min(width, 22) + 1}ch`);
-    });
+    const widths = data.columns.map((name, column) => nodes.reduce((widest, node) => Math.max(widest, node.cells[column].length), name.length + 1));
+    data.columns.forEach((name, column) => tree.style.setProperty(`--${name}`, `${Math.min(widths[column], 22) + 1}ch`));
+    tree.style.setProperty("--columns", heads.map((name) => (name === "name" ? "minmax(13rem, 1fr)" : name === "share" ? "10rem" : `var(--${name})`)).join(" "));
     return make("div", { role: "rowgroup" }, row);
   }
 
-  function breakdown(id, what, rows) {
-    const table = make("table", {}, make("thead", {}, make("tr", {},
-      ...[what, "Calls", "Tokens", "Share", "Cost"].map((head) => make("th", { scope: "col", class: head.toLowerCase() }, head)))));
-    const content = make("tbody");
-    const show = (some) => {
-      for (const [name, cells, shares] of some) {
-        const fill = make("span", { class: "fill" });
-        fill.style.setProperty("--share", Math.min(1, shares[0]));
-        const head = make("th", { scope: "row" }, make("span", { dir: "auto" }, name), make("span", { class: "bar", "aria-hidden": "true" }, fill));
-        const numbers = [["calls", cells[0]], ["tokens", cells[3]], ["share", percent(shares[0])], ["cost", cells[4]]];
-        content.append(make("tr", {}, head, ...numbers.map(([name, text]) => make("td", { class: name, title: text }, text))));
+  // -- the chart: what is visible of the unfolded tree, in bars as wide as what was spent ---------------------------------------
+
+  function layout() {
+    const { size } = state.measure;
+    const width = chart.clientWidth;
+    const amount = (node) => Math.max(0, node.numbers[size]);
+    const bars = [];
+    const stack = [{ row: [state.zoom || top].flatMap((node) => (node === top ? top.children : [node])), left: 0, width: 1, level: 0, whole: 0, parent: null }];
+    while (stack.length) {
+      const { row, left, width: room, level, whole, parent } = stack.pop();
+      const scale = room / (Math.max(whole, row.reduce((sum, node) => sum + amount(node), 0)) || 1);
+      const rest = { node: null, parent, count: 0, level, width: 0 };
+      let here = left;
+      for (const node of row) {
+        const wide = amount(node) * scale;
+        if (wide * width < NARROWEST) {
+          rest.count += wide > 0;
+          rest.width += wide;
+          continue;
+        }
+        bars.push({ node, parent, level, left: here, width: wide });
+        if (node.children.length && state.open.has(node) && level + 1 < LEVELS) {
+          stack.push({ row: node.children, left: here, width: wide, level: level + 1, whole: amount(node), parent: node });
+        }
+        here += wide;
       }
-    };
-    show(rows.slice(0, 15));
-    table.append(content);
-    at(id).append(table);
-    if (rows.length > 15) {
-      const button = make("button", { type: "button" }, `Show all ${grouped(rows.length)}`);
-      button.addEventListener("click", () => { show(rows.slice(15)); button.remove(); });
-      at(id).append(button);
+      if (rest.width * width >= 1) bars.push({ ...rest, left: here });
     }
+    return bars;
   }
 
-  function prices([heads, ...rows]) {
-    const cells = (kind, row) => make("tr", {}, ...row.map((text) => make(kind, kind === "th" ? { scope: "col" } : { title: text }, text)));
-    const table = make("table", {}, make("thead", {}, cells("th", heads)), make("tbody", {}, ...rows.map((row) => cells("td", row))));
-    at("prices").append(table, make("p", {}, data.priceNote));
-    at("prices").hidden = false;
+  function shade({ node, level }) {
+    if (!node) return "rest";
+    if (data.diff) {
+      const [change, size] = [node.numbers[state.measure.bar], node.numbers[state.measure.size]];
+      return `${change > 0 ? "grew" : change < 0 ? "shrank" : ""} ${Math.abs(change) >= size / 4 ? "much" : ""}`;
+    }
+    if (state.open.has(node) && node.children.length && level + 1 < LEVELS) return "";
+    const share = node.numbers[state.measure.size];
+    return `heat-${[0.02, 0.08, 0.2].filter((least) => share >= least).length}`;
   }
+
+  function describe(node) {
+    const cells = data.columns.map((name, column) => node.cells[column] && `${name} ${node.cells[column]}`);
+    return [node.name || "(no name)", ...cells.filter(Boolean)].join("  ·  ");
+  }
+
+  function drawChart() {
+    const focused = chart.contains(document.activeElement);
+    state.bars = layout();
+    const content = document.createDocumentFragment();
+    for (const each of state.bars) {
+      const { node } = each;
+      const { size, bar } = state.measure;
+      const text = !node ? `${grouped(each.count)} more` : data.diff ? node.cells[bar] : percent(node.numbers[size]);
+      const folded = node && node.children.length && !(state.open.has(node) && each.level + 1 < LEVELS) ? "folded" : "";
+      const aside = node && state.words && !node.kept ? "aside" : "";
+      const wide = each.width * chart.clientWidth;
+      const element = make(node ? "button" : "span", { class: `block ${shade(each)} ${folded} ${aside} ${wide < 44 ? "narrow" : wide < 120 ? "short" : ""}` });
+      if (node) {
+        element.type = "button";
+        element.tabIndex = -1;
+        element.append(make("span", { class: "name", dir: "auto" }, node.name), ...nameless(node.name), " ");
+        if (folded) element.append(make("span", { class: "unseen" }, "folded "));
+      } else element.title = text;
+      element.append(make("span", { class: "amount" }, text));
+      element.style.setProperty("left", `${each.left * 100}%`);
+      element.style.setProperty("width", `${each.width * 100}%`);
+      element.style.setProperty("--level", each.level);
+      Object.assign(element, { bar: each });
+      each.element = element;
+      content.append(element);
+    }
+    chart.style.setProperty("--levels", state.bars.reduce((most, each) => Math.max(most, each.level + 1), 1));
+    chart.replaceChildren(content);
+    const current = state.bars.find((each) => each.node && each.node === state.bar) || state.bars.find((each) => each.node);
+    state.bar = current ? current.node : null;
+    if (current) current.element.tabIndex = 0;
+    if (focused && current) current.element.focus({ preventScroll: true });
+    drawCrumbs();
+    note(null);
+  }
+
+  function drawCrumbs() {
+    const path = [];
+    for (let node = state.zoom; node; node = parentOf(node)) path.unshift(node);
+    const shown = path.length > 6 ? [...path.slice(0, 2), null, ...path.slice(-3)] : path;
+    const crumbs = [["Everything", null], ...shown.map((node) => (node ? [node.name || "(no name)", node] : ["…", undefined]))];
+    at("crumbs").replaceChildren(...crumbs.map(([text, node], index) => {
+      const last = index === crumbs.length - 1;
+      const crumb = make(last || node === undefined ? "span" : "button", { dir: "auto", ...(last ? { "aria-current": "true" } : {}) }, text);
+      if (!last && node !== undefined) {
+        crumb.type = "button";
+        crumb.addEventListener("click", () => zoom(node, true));
+      }
+      return make("span", { class: "crumb" }, crumb);
+    }));
+    at("crumbs").hidden = !path.length;
+  }
+
+  function zoom(node, focus) {
+    state.zoom = node;
+    if (node) {
+      state.bar = node;
+      for (let each = node; each; each = parentOf(each)) if (each.children.length) state.open.add(each);
+    }
+    refresh();
+    if (node && state.drawn.includes(node)) select(node, false);
+    if (focus && state.bar) focusBar(state.bars.find((each) => each.node === state.bar));
+  }
+
+  function focusBar(each) {
+    if (!each) return;
+    for (const other of state.bars) other.element.tabIndex = -1;
+    state.bar = each.node;
+    each.element.tabIndex = 0;
+    each.element.focus();
+  }
+
+  function note(node) {
+    const name = state.measure.name === "change" ? "tokens" : state.measure.name;
+    at("chart-note").textContent = node ? describe(node) : data.diff
+      ? `A bar is as wide as the larger of before and after, in ${name}. Orange grew, blue shrank. Blank is unchanged.`
+      : `A bar is as wide as its share of the ${name}. The stronger its colour, the more it spent itself.`;
+  }
+
+  const steps = {
+    ArrowRight: (each, row) => row[row.indexOf(each) + 1],
+    ArrowLeft: (each, row) => row[row.indexOf(each) - 1],
+    ArrowDown: (each) => state.bars.filter((other) => other.node && other.parent === each.node).sort((a, b) => a.left - b.left)[0],
+    ArrowUp: (each) => state.bars.find((other) => other.node && other.node === each.parent),
+    Home: () => state.bars.find((other) => other.node),
+  };
+
+  function listenToChart() {
+    const bar = (event) => event.target.closest("button.block")?.bar;
+    chart.addEventListener("click", (event) => {
+      const each = bar(event);
+      if (each) zoom(each.node === state.zoom ? parentOf(each.node) : each.node, true);
+    });
+    chart.addEventListener("keydown", (event) => {
+      const each = bar(event);
+      if (!each || modified(event)) return;
+      if (event.key === "Escape" && state.zoom) zoom(parentOf(state.zoom), true);
+      else if (Object.hasOwn(steps, event.key)) {
+        const row = state.bars.filter((other) => other.node && other.level === each.level).sort((a, b) => a.left - b.left);
+        focusBar(steps[event.key](each, row));
+      } else return;
+      event.preventDefault();
+    });
+    for (const kind of ["pointerover", "focusin"]) chart.addEventListener(kind, (event) => note(bar(event)?.node || null));
+    for (const kind of ["pointerleave", "focusout"]) chart.addEventListener(kind, () => note(null));
+    let width = chart.clientWidth;
+    new ResizeObserver(() => {
+      if (width !== (width = chart.clientWidth)) drawChart();
+    }).observe(chart);
+    for (const each of measures) {
+      const input = make("input", { type: "radio", name: "measure", value: each.name });
+      input.addEventListener("change", () => {
+        if (data.diff) measureBy(each.name);
+        else return sortBy(each.name, false);
+        refresh();
+      });
+      at("measures").append(make("label", {}, input, make("span", {}, each.name === "change" ? "Tokens" : label(each.name))));
+    }
+    at("measures").hidden = measures.length < 2;
+  }
+
+  // -- the other tables -------------------------------------------------------------------------------------------------------
+
+  function table({ title, heads, rows, bar, note: text }) {
+    const shown = { rows, column: -1, up: false, limit: rows.length > SHORT + 3 ? SHORT : rows.length };
+    const content = make("tbody");
+    const cells = heads.map((name, column) => {
+      const button = make("button", { type: "button" }, name);
+      button.addEventListener("click", () => sortRows(column));
+      return make("th", { scope: "col", class: kinds(column), "aria-sort": "none" }, button);
+    });
+    function kinds(column) { return `${heads[column].toLowerCase().replace(" ", "-")} ${rows.some(([, numbers]) => numbers[column] !== null) ? "" : "text"}`; }
+    function sortRows(column) {
+      const isText = rows.every(([, numbers]) => numbers[column] === null);
+      shown.up = shown.column === column ? !shown.up : isText;
+      shown.column = column;
+      const sign = shown.up ? 1 : -1;
+      const number = ([, numbers]) => numbers[column] ?? -Infinity;
+      shown.rows = rows.map((row, index) => [row, index]).sort(([a, i], [b, j]) => (isText
+        ? sign * names.compare(a[0][column], b[0][column])
+        : number(a) === number(b) ? 0 : sign * (number(a) - number(b))) || i - j).map(([row]) => row);
+      cells.forEach((cell, index) => cell.setAttribute("aria-sort", index !== column ? "none" : shown.up ? "ascending" : "descending"));
+      fill();
+    }
+    function fill() {
+      content.replaceChildren(...shown.rows.slice(0, shown.limit).map(([texts, numbers]) => make("tr", {}, ...texts.map((each, column) => {
+        if (column) return make("td", { class: `${kindOf[column]} ${["Change", "Cost"].includes(heads[column]) ? trend(each) : ""}`, title: each }, each);
+        const cell = make("th", { scope: "row" }, make("span", { dir: "auto", class: "name" }, ...each.split(/(?<=[./_-])/).flatMap((part) => [part, make("wbr")])), ...nameless(each));
+        if (bar !== undefined) {
+          const fillOf = make("span", { class: "fill" });
+          fillOf.style.setProperty("--share", Math.max(0, Math.min(1, numbers[bar])));
+          cell.append(make("span", { class: "bar", "aria-hidden": "true" }, fillOf));
+        }
+        return cell;
+      }))));
+    }
+    const kindOf = heads.map((_, column) => kinds(column));
+    fill();
+    const id = `table-${title.toLowerCase().replace(" ", "-")}`;
+    const section = make("section", { "aria-labelledby": id, class: id }, make("h2", { id }, title));
+    section.append(make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...cells)), content)));
+    if (shown.limit < rows.length) {
+      const button = make("button", { type: "button" }, `Show all ${grouped(rows.length)}`);
+      button.addEventListener("click", () => { shown.limit = rows.length; fill(); button.remove(); });
+      section.append(button);
+    }
+    if (text) section.append(make("p", { class: "note" }, text));
+    return section;
+  }
+
+  // -- keys and buttons -------------------------------------------------------------------------------------------------------
 
   const KEYS = {
     ArrowDown: (node, place) => select(state.drawn[place + 1]),
@@ -244,7 +460,7 @@
     Enter: (node) => fold(node, !state.open.has(node)),
     " ": (node) => fold(node, !state.open.has(node)),
     "*": (node) => {
-      for (const beside of (node.parent < 0 ? top : nodes[node.parent]).children) if (beside.children.length) state.open.add(beside);
+      for (const beside of over(node).children) if (beside.children.length) state.open.add(beside);
       refresh();
     },
   };
@@ -264,7 +480,7 @@
     });
     body.addEventListener("focusin", (event) => { if (event.target.node) select(event.target.node, false); });
     document.addEventListener("keydown", (event) => {
-      if (event.key !== "/" || modified(event) || event.target.matches("input, select")) return;
+      if (event.key !== "/" || modified(event) || event.target.matches("input[type=search], select")) return;
       event.preventDefault();
       at("filter").select();
     });
@@ -287,21 +503,38 @@
     at("more").addEventListener("click", () => { state.limit += PAGE; refresh(); });
   }
 
-  document.title = `${data.title} · tokenscope`;
-  at("title").append(data.title);
-  for (const [label, value] of data.facts) at("facts").append(make("div", {}, make("dt", {}, label), make("dd", { title: value }, value)));
-  at("more-facts").append(data.more.join(" · "));
+  const withNames = (sentence) => sentence.split(/[\u2068\u2069]/).map((part, index) => (index % 2 ? make("strong", { dir: "auto" }, part) : part));
+
+  document.title = `${data.title || "(no name)"} · tokenscope`;
+  at("title").append(data.title || "(no name)");
+  at("when").append(data.when);
+  at("made").append(data.made);
+  if (data.diff) {
+    document.body.className = "diff";
+    at("tree-title").textContent = "Where it changed";
+  }
+  for (const [name, value, after, change] of data.facts) {
+    const content = after === undefined ? [value] : [`${value} → ${after}`, make("span", { class: `delta ${trend(change)}` }, change)];
+    at("facts").append(make("div", {}, make("dt", {}, name), make("dd", {}, ...content)));
+  }
+  at("findings").append(...data.findings.map((sentence) => make("li", {}, ...withNames(sentence))));
+  at("more-facts").append(data.more.join("  ·  "));
   at("notes").append(data.notes);
+  for (const id of ["findings", "facts", "more-facts", "notes"]) at(id).hidden = !at(id).hasChildNodes() || !at(id).textContent;
   if (data.empty) {
     document.querySelector("main").replaceChildren(make("p", { class: "empty" }, data.empty));
     return;
   }
-  at("sort").append(...SORTS.map((name) => make("option", { value: name }, `Sort by ${name}`)));
+  at("sort").append(...[...data.columns, "name"].map((name) => make("option", { value: name }, `Sort by ${name}`)));
   tree.append(head(), body);
-  breakdown("modules", "Module", data.modules);
-  breakdown("models", "Model", data.models);
-  if (data.prices) prices(data.prices);
+  at("tables").append(...data.tables.map(table));
   listen();
   unfoldCostliest();
-  sortBy("tokens", false);
+  listenToChart();
+  if (data.diff) {
+    at("sort").prepend(make("option", { value: "" }, "Largest change first"));
+    at("sort").value = "";
+    measureBy("change");
+    refresh();
+  } else sortBy("tokens", false);
 })();
