@@ -24,6 +24,7 @@ from tokenscope import Report, token_scope
 from tokenscope._report.formats import FORMATS
 from tokenscope._report.formats.analysis import FORMATS as ANALYSES
 from tokenscope._report.formats.analysis import render as analysis
+from tokenscope._report.formats.diff import FORMATS as DIFFS
 from tokenscope._report.formats.order import SORTABLE, SORTS
 from tokenscope._report.snapshot import cut, pivot
 from tokenscope._usage.calls import Frame
@@ -622,7 +623,7 @@ def test_completion():
     assert {f"plain,{name}" for name in main.commands} == completed("tokenscope ")
     assert {f"plain,{form}" for form in FORMATS} == completed("tokenscope show --format ")
     assert {"plain,markdown"} == completed("tokenscope show x.json --format ma")
-    assert {"plain,text", "plain,markdown", "plain,json"} == completed("tokenscope diff --format ")
+    assert {f"plain,{form}" for form in DIFFS} == completed("tokenscope diff --format ")
     assert {"plain,module", "plain,model"} == completed("tokenscope show --by mod")
     assert {f"plain,{sort}" for sort in SORTS} == completed("tokenscope show --sort ")
     assert {"plain,--samples"} == completed("tokenscope analyze --s")

@@ -17,9 +17,11 @@ from support.formats import DIFF, HOSTILE, HUGE, PRICED, deep, golden, hostile, 
 from support.reports import build, made
 
 import tokenscope
-from tokenscope import Diff, Report
+from tokenscope import Diff, Report, record_tokens, token_scope
 from tokenscope._report.formats.text import printable
 from tokenscope._usage.calls import Frame
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.model_usage import ModelUsage
 
 
 class Page(HTMLParser):
@@ -226,3 +228,20 @@ def test_tables():
     assert ["By module", "By model"] == list(tables)
     for each in tables.values():
         assert {len(each["heads"])} == {len(row) for texts, numbers in each["rows"] for row in (texts, numbers)}
+
+
+def test_tables_of_attributes_and_waste():
+    """Each attribute has a table of its values, and waste has one with the module and the reason."""
+    with token_scope("requests") as scope:
+        for user, tokens in (("bob", 10), ("alice\n", 30)):
+            with token_scope("request", user=user):
+                record_tokens(model="p/x", input_tokens=tokens, output_tokens=0)
+        record_tokens(model="p/x", input_tokens=60, output_tokens=0)
+    key = UsageKey("p/x", 0, "provider", "failed_parses")
+    lost = build([(-1, Frame("module", "m"), 1, 0, [ModelUsage(key, usage(2, 50, 0, "0.1"))])], scoped=False)
+    users = page(scope.report()).content()["tables"][-1]
+    waste = page(lost).content()["tables"][-1]
+
+    assert ("By user", ["User", "Calls", "Tokens", "Share", "Cost"]) == (users["title"], users["heads"])
+    assert [("(none)", "60%"), ("alice\\n", "30%"), ("bob", "10%")] == [(row[0], row[3]) for row, _ in users["rows"]]
+    assert ["m", "failed parses", "2", "50"] == waste["rows"][0][0][:4]

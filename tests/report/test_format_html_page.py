@@ -467,7 +467,7 @@ def test_findings(show):
 
 def column(chrome, number=0):
     """Return the texts of a column of the table of models."""
-    rows = "document.querySelectorAll('.table-by-model tbody tr')"
+    rows = "document.querySelectorAll('.table-model tbody tr')"
     return run(chrome, f"return [...{rows}].map((row) => row.cells[{number}].textContent)")
 
 
@@ -476,7 +476,7 @@ def test_tables_sort(show):
     models = {"m2": usage(2, 200, 0, None), "m10": usage(10, 300, 0, "0.9"), "m3": usage(3, 400, 0, "0.3")}
     chrome = show(build([(-1, Frame("scope", "s"), 1, 0, models)], scoped=True))
     orders = {
-        "model": ["m2", "m3", "m10"],
+        "first": ["m2", "m3", "m10"],
         "calls": ["m10", "m3", "m2"],
         "tokens": ["m3", "m10", "m2"],
         "share": ["m3", "m10", "m2"],
@@ -484,12 +484,12 @@ def test_tables_sort(show):
     }
 
     for heading, order in orders.items():
-        click(chrome, f".table-by-model .{heading} button")
+        click(chrome, f".table-model .{heading} button")
         assert order == column(chrome)
         press(chrome, ENTER)
         assert order[::-1] == column(chrome)
     assert ["\N{EN DASH}", "$0.30", "$0.90"] == column(chrome, 4)
-    assert 1 == len(chrome.find_elements("css selector", ".table-by-model [aria-sort$='ending']"))
+    assert 1 == len(chrome.find_elements("css selector", ".table-model [aria-sort$='ending']"))
 
 
 @pytest.mark.parametrize("name", ["input", "output", "calls"])
@@ -508,12 +508,12 @@ def test_long_tables(show):
     """A long table shows its first rows, sorted among all, and a button shows the others."""
     modules = [(-1, Frame("module", f"m{n}"), 1, 0, {"x": usage(1, n + 1, 0, "0")}) for n in range(40)]
     chrome = show(build(modules, scoped=False))
-    cells = "return [...document.querySelectorAll('.table-by-module tbody th')].map((cell) => cell.textContent)"
+    cells = "return [...document.querySelectorAll('.table-module tbody th')].map((cell) => cell.textContent)"
 
     assert [f"m{n}" for n in range(39, 27, -1)] == run(chrome, cells)
-    click(chrome, ".table-by-module .module button")
+    click(chrome, ".table-module .first button")
     assert [f"m{n}" for n in range(12)] == run(chrome, cells)
-    click(chrome, ".table-by-module > button")
+    click(chrome, ".table-module > button")
     assert [f"m{n}" for n in range(40)] == run(chrome, cells)
 
 
@@ -596,7 +596,7 @@ def test_accessibility_while_zoomed_and_filtered(show):
 
     bar(chrome, "searcher").click()
     press(chrome, "/", "search")
-    click(chrome, ".table-by-model .cost button")
+    click(chrome, ".table-model .cost button")
     assert [] == violations(chrome)
 
 

@@ -76,7 +76,7 @@ def html(diff: Comparison) -> str:
         changes = [_change_of(name, before.get(name), after.get(name)) for name in names]
         changes.sort(key=lambda change: -abs(change.tokens))
         rows = (((printable(each.name), *_cells(each)), (None, *numbers(each)[:-2])) for each in changes)
-        tables.append(table(f"By {by}", (by.capitalize(), *_CAPITALS), rows))
+        tables.append(table(by, f"By {by}", (by.capitalize(), *_CAPITALS), rows))
     return page(
         {
             "title": f"What changed in {printable(tree.name)}" if tree.name else "What changed",

@@ -70,10 +70,10 @@ def short(name: str) -> str:
 
 
 def table(
-    title: str, heads: Sequence[str], rows: Iterable[tuple[Sequence[str], Sequence[Any]]], **more: Any
+    kind: str, title: str, heads: Sequence[str], rows: Iterable[tuple[Sequence[str], Sequence[Any]]], **more: Any
 ) -> dict[str, Any]:
     """Return a table for a page: the cells of each row, and a number for each cell to sort it by; None sorts it as text."""
-    return {"title": title, "heads": heads, "rows": list(rows), **more}
+    return {"kind": kind, "title": title, "heads": heads, "rows": list(rows), **more}
 
 
 def _json(value: object) -> str:
@@ -121,18 +121,21 @@ def _content(snapshot: Snapshot, tree: Node) -> dict[str, Any]:
 
 
 def _tables(snapshot: Snapshot, total: Usage, by_model: Breakdown) -> Iterator[dict[str, Any]]:
-    for by, usages in (("module", snapshot.by_module()), ("model", by_model)):
+    breakdowns = [("module", "module", snapshot.by_module()), ("model", "model", by_model)]
+    names = [row.frame.name for row in snapshot.attributes if row.parent < 0]
+    breakdowns += [("attribute", text.printable(name), snapshot.by_attribute(name)) for name in names]
+    for kind, by, usages in breakdowns:
         rows = (_row([name], usage, total) for name, usage in usages.items())
-        yield table(f"By {by}", (by.capitalize(), *_HEADS), rows, bar=3)
+        yield table(kind, f"By {by}", (by.capitalize(), *_HEADS), rows, bar=3)
     waste = (
         _row([module, why.replace("_", " ")], usage, total)
         for module, each in snapshot.waste().items()
         for why, usage in each.reasons()
     )
-    yield table("Wasted", ("Module", "Why", *_HEADS), waste)
+    yield table("wasted", "Wasted", ("Module", "Why", *_HEADS), waste)
     sides = ("input_tokens", "output_tokens")
     rates = ([None] * 3 + [float(price.rates.get(side, -1)) for side in sides] + [None] for price in snapshot.prices())
-    yield table(TITLE, HEADS, zip(price_rows(snapshot.prices()), rates, strict=True), note=NOTE)
+    yield table("prices", TITLE, HEADS, zip(price_rows(snapshot.prices()), rates, strict=True), note=NOTE)
 
 
 def _row(names: list[str], usage: Usage, total: Usage) -> tuple[list[str], list[Any]]:

@@ -3,7 +3,7 @@
 //
 //   nodes: [[parent or -1, kind, name, entries or status, [text of each column], [number of each column, ...]], ...]
 //   measures: [[a column's name, which number is a bar's width in the chart, which one is its bar in the tree], ...]
-//   tables: [{title, heads, rows: [[cells, numbers to sort by], ...], bar, note}, ...]
+//   tables: [{kind, title, heads, rows: [[cells, numbers to sort by], ...], bar, note}, ...]
 (() => {
   const PAGE = 2000; // rows drawn at a time
   const FIRST = 60; // rows unfolded at first
@@ -221,7 +221,7 @@
     }
     const widths = data.columns.map((name, column) => nodes.reduce((widest, node) => Math.max(widest, node.cells[column].length), name.length + 1));
     data.columns.forEach((name, column) => tree.style.setProperty(`--${name}`, `${Math.min(widths[column], 22) + 1}ch`));
-    tree.style.setProperty("--columns", heads.map((name) => (name === "name" ? "minmax(13rem, 1fr)" : name === "share" ? "10rem" : `var(--${name})`)).join(" "));
+    tree.style.setProperty("--columns", heads.map((name) => (name === "name" ? "minmax(13rem, 1fr)" : name === "share" ? "var(--bar, 10rem)" : `var(--${name})`)).join(" "));
     return make("div", { role: "rowgroup" }, row);
   }
 
@@ -395,7 +395,7 @@
 
   // -- the other tables -------------------------------------------------------------------------------------------------------
 
-  function table({ title, heads, rows, bar, note: text }) {
+  function table({ kind, title, heads, rows, bar, note: text }, index) {
     const shown = { rows, column: -1, up: false, limit: rows.length > SHORT + 3 ? SHORT : rows.length };
     const content = make("tbody");
     const cells = heads.map((name, column) => {
@@ -403,7 +403,7 @@
       button.addEventListener("click", () => sortRows(column));
       return make("th", { scope: "col", class: kinds(column), "aria-sort": "none" }, button);
     });
-    function kinds(column) { return `${heads[column].toLowerCase().replace(" ", "-")} ${rows.some(([, numbers]) => numbers[column] !== null) ? "" : "text"}`; }
+    function kinds(column) { return `${column ? heads[column].toLowerCase().replace(" ", "-") : "first"} ${rows.some(([, numbers]) => numbers[column] !== null) ? "" : "text"}`; }
     function sortRows(column) {
       const isText = rows.every(([, numbers]) => numbers[column] === null);
       shown.up = shown.column === column ? !shown.up : isText;
@@ -430,8 +430,8 @@
     }
     const kindOf = heads.map((_, column) => kinds(column));
     fill();
-    const id = `table-${title.toLowerCase().replace(" ", "-")}`;
-    const section = make("section", { "aria-labelledby": id, class: id }, make("h2", { id }, title));
+    const id = `table-${index}`;
+    const section = make("section", { "aria-labelledby": id, class: `table-${kind}` }, make("h2", { id }, title));
     section.append(make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...cells)), content)));
     if (shown.limit < rows.length) {
       const button = make("button", { type: "button" }, `Show all ${grouped(rows.length)}`);
