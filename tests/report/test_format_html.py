@@ -79,10 +79,11 @@ def test_when_and_with_what_it_was_made(monkeypatch):
         "/usr/lib/python3/site-packages/pytest/__main__.py": "Made by pytest with Python ",
         "-c": "Made with Python ",
         "": "Made with Python ",
+        None: "Made with Python ",
         "a\x07b.py": "Made by a\\x07b.py with Python ",
     }
     for program, expected in programs.items():
-        monkeypatch.setattr(sys, "argv", [program, "--password=x"])
+        monkeypatch.setattr(sys, "argv", [program, "--password=x"] if program is not None else [])
         text = PRICED.render("html")
         content = Page(text).content()
         before = datetime.now(UTC).replace(second=0, microsecond=0)
@@ -195,12 +196,15 @@ def test_an_unknown_cost_is_no_zero():
 
 
 def test_the_title():
-    """The title is the name of the scope, or `All scopes` for a process's report."""
+    """The title is the name of the only scope at the top level, or `All scopes` if there are several."""
     several = made((-1, "scope", "a", 1, 1, 10), (-1, "dspy", "B", 1, 1, 20), scoped=False)
 
     assert "pipeline" == page(PRICED).content()["title"]
+    assert "a" == page(made((-1, "scope", "a", 1, 1, 10), scoped=False)).content()["title"]
     assert "All scopes" == page(several).content()["title"]
     assert ["B", "a"] == [node[2] for node in page(several).content()["nodes"]]
+    assert "What changed in pipeline" == page(DIFF).content()["title"]
+    assert "What changed" == page(PRICED.diff(several)).content()["title"]
 
 
 def test_an_empty_report():

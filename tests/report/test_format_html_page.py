@@ -296,6 +296,9 @@ def test_a_deep_tree(show):
     press(chrome, "/", "level 12")
     assert "111 scopes match." == chrome.find_element("id", "status").text
     assert "level 0" == names(chrome)[0]
+    bar(chrome, "level 11").click()
+    assert ["Everything", "level 0", "level 1", "…", "level 9", "level 10", "level 11"] == zoomed(chrome)
+    assert [f"level {n}" for n in range(11, 23)] == list(bars(chrome))[::-1]
 
 
 def test_an_empty_report(show):

@@ -69,7 +69,7 @@ def html(diff: Comparison) -> str:
     from tokenscope._report.formats.html import isolated, page, short, table
 
     numbers = partial(_numbers, diff.total.before + diff.total.after)
-    tree, tables = diff.after.tree(), []
+    top, tables = diff.after.tree().root.children, []
     for by in ("module", "model"):
         before, after = (getattr(snapshot, f"by_{by}")() for snapshot in (diff.before, diff.after))
         names = {name: None for name in (*after, *before) if before.get(name) != after.get(name)}
@@ -79,7 +79,7 @@ def html(diff: Comparison) -> str:
         tables.append(table(by, f"By {by}", (by.capitalize(), *_CAPITALS), rows))
     return page(
         {
-            "title": f"What changed in {printable(tree.name)}" if tree.name else "What changed",
+            "title": f"What changed in {printable(top[0].name)}" if len(top) == 1 else "What changed",
             "empty": "" if diff else f"{headline(diff).capitalize()}.",
             "facts": list(_facts(diff.total)),
             "findings": findings_of_diff(diff, isolated),

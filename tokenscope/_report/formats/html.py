@@ -86,14 +86,14 @@ def _hash(source: str) -> str:
 
 def _made() -> str:
     """Return with what the page was made: the program's name and versions, but no path and no name of a host."""
-    program = Path(sys.argv[0])
+    program = Path((sys.argv or [""])[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     by = f" by {text.printable(name)}" if name not in ("", "-c", "-m") else ""
     try:
         dspy = [f"DSPy {version('dspy')}"]
     except PackageNotFoundError:
         dspy = []
-    versions = f"Python {platform.python_version()}", *dspy, f"tokenscope {__version__}"
+    versions = f"Python {platform.python_version()} on {platform.system()}", *dspy, f"tokenscope {__version__}"
     return f"Made{by} with {', '.join(versions)}."
 
 
@@ -106,7 +106,7 @@ def _content(snapshot: Snapshot, tree: Node) -> dict[str, Any]:
     notes = filter(None, (note, text.misnamed(snapshot.unused_prices, by_model)))
     cells = dict(zip(_COLUMNS, (*_cells(usage), text.duration(tree.seconds)), strict=True))
     return {
-        "title": text.printable(tree.name) if tree.kind != "root" else "All scopes",
+        "title": text.printable(_title(tree)),
         "empty": "" if snapshot else text.NOTHING_YET.capitalize() + ".",
         "facts": [
             (name, cells[name]) for name in ("tokens", "cost", "calls", "input", "output", "time") if cells[name]
@@ -118,6 +118,11 @@ def _content(snapshot: Snapshot, tree: Node) -> dict[str, Any]:
         "measures": [(name, _COLUMNS.index(name), _COLUMNS.index(name)) for name in _MEASURES],
         "tables": [each for each in _tables(snapshot, usage, by_model) if each["rows"]],
     }
+
+
+def _title(tree: Node) -> str:
+    top = tree.root.children
+    return top[0].name if len(top) == 1 else "All scopes"
 
 
 def _tables(snapshot: Snapshot, total: Usage, by_model: Breakdown) -> Iterator[dict[str, Any]]:
