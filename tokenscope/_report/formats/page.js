@@ -532,7 +532,7 @@
   unfoldCostliest();
   listenToChart();
   if (data.diff) {
-    at("sort").prepend(make("option", { value: "" }, "Largest change first"));
+    at("sort").prepend(make("option", { value: "" }, "Largest change"));
     at("sort").value = "";
     measureBy("change");
     refresh();
