@@ -6,10 +6,14 @@ invariant, so both types must be one and the same.)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, MutableMapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Generic, TypeVar, assert_type
+
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
 
 import tokenscope
 from tokenscope import (
@@ -47,6 +51,7 @@ from tokenscope import (
     track_tokens,
     uninstrument,
 )
+from tokenscope.integrations.asgi import TokenScopeMiddleware
 
 T = TypeVar("T")
 
@@ -576,3 +581,18 @@ def budgets() -> None:
         assert_type(error.limit, Budget)
         assert_type(error.spent, Usage)
         assert_type(error.report, Report)
+
+
+# -- servers -----------------------------------------------------------------------------------------------------------------
+
+
+def serving(app: Starlette) -> None:
+    def attributes(scope: MutableMapping[str, Any]) -> dict[str, str]:
+        return {"user": HTTPConnection(scope).headers["x-user"]}
+
+    async def async_attributes(scope: MutableMapping[str, Any]) -> dict[str, str]:
+        return attributes(scope)
+
+    app.add_middleware(TokenScopeMiddleware, budget=Budget(cost=0.05), attributes=attributes)
+    server: ASGIApp = TokenScopeMiddleware(app, attributes=async_attributes)
+    assert_type(TokenScopeMiddleware(server, Budget(calls=3)).budget, Budget | None)
