@@ -22,6 +22,7 @@ from starlette.requests import HTTPConnection  # noqa: E402
 from starlette.responses import JSONResponse, StreamingResponse  # noqa: E402
 from starlette.routing import Host, Mount, Route, Router  # noqa: E402
 from starlette.staticfiles import StaticFiles  # noqa: E402
+from support.dspy_support import assert_billed  # noqa: E402
 from support.programs import program, run  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
@@ -317,6 +318,14 @@ def test_attributes(attributes):
     assert {"user": "alice"} == get(added(app, attributes=attributes), "/").json()
 
 
+def test_attributes_of_any_name():
+    """An attribute may have the name of a parameter of `token_scope`."""
+    app, attributes = fastapi.FastAPI(), {"name": "alice", "budget": 7, "self": 8}
+    app.get("/")(lambda: dict(current_scope().attributes))
+
+    assert attributes == get(added(app, attributes=lambda _: attributes), "/").json()
+
+
 def test_no_attributes():
     """Without a function there are no attributes."""
     app = fastapi.FastAPI()
@@ -599,3 +608,39 @@ def test_a_client_that_goes(provider, caplog):
 
     assert 1 == tokenscope.report().find("GET /").usage.calls
     assert [] == warnings_of(caplog)
+
+
+# -- many clients -------------------------------------------------------------------------------------------------------
+
+
+async def ask_everything(url: str, users: list[str]) -> list[tuple[str, int]]:
+    """Let a client of each user ask in every way, all at the same time."""
+    paths = "/async/2 /sync/2 /group/2 /stream/async/3 /stream/sync/2 /background/2 /failing/1 /async/9".split()
+
+    async def ask(user: str) -> list[tuple[str, int]]:
+        async with httpx.AsyncClient(base_url=url, timeout=150, verify=False, headers={"x-user": user}) as client:
+            answers = await asyncio.gather(*map(client.get, paths))
+        return [(path, answer.status_code) for path, answer in zip(paths, answers, strict=True)]
+
+    return [each for answers in await asyncio.gather(*map(ask, users)) for each in answers]
+
+
+@pytest.mark.slow
+def test_a_hundred_clients(caplog):
+    """The tokens by user are the provider's bill by user, for a hundred clients at a time that ask in every way."""
+    users = [USERS[n % len(USERS)] for n in range(100)]
+    with LoopbackProvider() as provider:
+        with served(added(application(provider), budget=Budget(calls=4), attributes=user_of)) as client:
+            answers = asyncio.run(ask_everything(str(client.base_url), users))
+
+    failing, spent = ("/failing/1", 500), ("/async/9", 429)
+    assert 100 == answers.count(failing) == answers.count(spent)
+    assert {200} == {status for path, status in answers if path not in {failing[0], spent[0]}}
+    report = tokenscope.report()
+    assert 100 * (2 + 2 + 2 + 3 + 2 + 2 + 1 + 4) == report.total.calls
+    assert_billed(provider, dict(report.by_attribute("user")))
+    assert set(USERS) == set(provider.bill)
+    told = "answered with status 429: the budget of 'GET /async/{number}', 4 calls, is spent: 4 calls"
+    assert 100 * [told] == [
+        each for each in warnings_of(caplog) if not each.startswith("Exception in ASGI application")
+    ]

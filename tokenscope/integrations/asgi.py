@@ -80,10 +80,11 @@ class TokenScopeMiddleware:
         if scope["type"] not in {"http", "websocket"}:
             await self.app(scope, receive, send)
             return
-        attributes = await self._attributes_of(scope)
+        around = token_scope(_name_of(scope, self.app), budget=self.budget)
+        around.attributes = await self._attributes_of(scope)  # whatever their names, such as `name`
         response = _Response(scope, send)
         try:
-            with token_scope(_name_of(scope, self.app), budget=self.budget, **attributes) as entered:
+            with around as entered:
                 response.account = entered.account
                 await self.app(scope, receive, response.send)
         except BudgetExceeded as error:
@@ -97,14 +98,14 @@ class TokenScopeMiddleware:
         else:
             await response.finish()
 
-    async def _attributes_of(self, scope: Message) -> Attributes:
+    async def _attributes_of(self, scope: Message) -> dict[str, Any]:
         found = {} if self.attributes is None else self.attributes(scope)
         if isawaitable(found):
             found = await found
         if not isinstance(found, Mapping):
             kind = type(found).__name__
             raise TypeError(f"attributes must return a dict, such as {{'user': 'alice'}}, not {kind} {found!r}")
-        return found
+        return dict(found)
 
 
 class _Response:
