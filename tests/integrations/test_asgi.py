@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
 import threading
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -615,7 +620,16 @@ def test_a_client_that_goes(provider, caplog):
 
 async def ask_everything(url: str, users: list[str]) -> list[tuple[str, int]]:
     """Let a client of each user ask in every way, all at the same time."""
-    paths = "/async/2 /sync/2 /group/2 /stream/async/3 /stream/sync/2 /background/2 /failing/1 /async/9".split()
+    paths = [
+        "/async/2",
+        "/sync/2",
+        "/group/2",
+        "/stream/async/3",
+        "/stream/sync/2",
+        "/background/2",
+        "/failing/1",
+        "/async/9",
+    ]
 
     async def ask(user: str) -> list[tuple[str, int]]:
         async with httpx.AsyncClient(base_url=url, timeout=150, verify=False, headers={"x-user": user}) as client:
@@ -644,3 +658,36 @@ def test_a_hundred_clients(caplog):
     assert 100 * [told] == [
         each for each in warnings_of(caplog) if not each.startswith("Exception in ASGI application")
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_several_worker_processes(tmp_path, monkeypatch):
+    """The application of the how-to page, in two processes that write one file: its tokens by user are the bill by user."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "fastapi.md").read_text(encoding="utf-8")
+    first, *_ = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (sink,) = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "app.py").write_text(first + sink)
+
+    async def ask_all() -> list[int]:
+        transport = httpx.AsyncHTTPTransport(uds="socket", retries=8)  # until the server listens
+        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=150) as client:
+            asked = [
+                client.get("/ask/trees", params={"question": f"{n}? <<bill {user}>>"}, headers={"x-user": user})
+                for user in USERS
+                for n in range(4)
+            ]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    monkeypatch.chdir(tmp_path)
+    with LoopbackProvider() as provider:
+        environment = {"OPENAI_BASE_URL": provider.url, "OPENAI_API_KEY": "x", "DSPY_CACHEDIR": str(tmp_path)}
+        command = [sys.executable, "-m", "uvicorn", "app:app", "--workers", "2", "--uds", "socket"]
+        server = subprocess.Popen(command, env={**os.environ, **environment})
+        try:
+            assert {200} == set(asyncio.run(ask_all()))
+        finally:
+            server.terminate()
+            server.wait()
+
+    assert_billed(provider, dict(tokenscope.Report.load(tmp_path / "calls.jsonl").by_attribute("user")))
