@@ -152,6 +152,12 @@ def application(provider: LoopbackProvider) -> Any:
         with token_scope("inner", budget=TWO_CALLS):
             return len(await asking.aask(number, user))
 
+    @app.get("/inner/group/{number}")
+    async def in_a_budget_in_a_task(number: int) -> int:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(in_a_budget_of_its_own(number, ""))
+        return task.result()
+
     @app.get("/stream/async/{number}")
     async def streaming(number: int, user: str = User) -> Any:
         return StreamingResponse(asking.astream(number, user))
@@ -382,10 +388,31 @@ def test_a_spent_budget(provider, caplog, way, on_exceed):
 def test_a_budget_inside_of_a_request(provider, caplog, way):
     """A `BudgetExceeded` of a scope in an endpoint is answered with a 429, too, unless the program handles it."""
     with served(way(application(provider))) as client:
-        over = client.get("/inner/3")
+        answers = [client.get("/inner/3"), client.get("/inner/group/3")]
 
-    assert (429, "inner", {"calls": 2}) == (over.status_code, over.json()["scope"], over.json()["limit"])
-    assert ["answered with status 429: the budget of 'inner', 2 calls, is spent: 2 calls"] == warnings_of(caplog)
+    for over in answers:
+        assert (429, "inner", {"calls": 2}) == (over.status_code, over.json()["scope"], over.json()["limit"])
+    assert 2 * ["answered with status 429: the budget of 'inner', 2 calls, is spent: 2 calls"] == warnings_of(caplog)
+
+
+async def limiting(request: Any, call_next: Any) -> Any:
+    with token_scope("limited", budget=TWO_CALLS):
+        return await call_next(request)
+
+
+@pytest.mark.parametrize("kind", ["async", "sync", "group", "stream/async"])
+def test_a_budget_in_a_middleware(provider, caplog, kind):
+    """A scope with a budget in a `BaseHTTPMiddleware` ends the request in the same way."""
+    with served(above(limiting)(application(provider))) as client:
+        over = client.get(f"/{kind}/3")
+
+    (told,) = warnings_of(caplog)
+    assert told.endswith(": the budget of 'limited', 2 calls, is spent: 2 calls")
+    assert 2 == tokenscope.report().find(f"GET /{kind}/{{number}}/limited").usage.calls
+    if kind == "stream/async":
+        assert (200, 2 * "a answer of some length") == (over.status_code, over.text)
+    else:
+        assert (429, "limited") == (over.status_code, over.json()["scope"])
 
 
 @pytest.mark.parametrize("status", [500, 503])

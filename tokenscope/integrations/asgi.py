@@ -12,7 +12,7 @@ from inspect import isawaitable
 from typing import Any, Final
 
 from tokenscope._scopes.budget import LIMITS, Budget, BudgetExceeded, check_budget
-from tokenscope._scopes.enforcement import BudgetAccount, stop_in
+from tokenscope._scopes.enforcement import BudgetAccount, BudgetStop
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.token_scope import token_scope
 
@@ -87,14 +87,10 @@ class TokenScopeMiddleware:
             with around as entered:
                 response.account = entered.account
                 await self.app(scope, receive, response.send)
-        except BudgetExceeded as error:
-            await response.refuse(error)
         except BaseException as error:
-            # The server would swallow the stop of a budget of the whole program, and log it with its traceback.
-            stop = stop_in(error)
-            if stop is None or stop.account.scope is not STATE.root:
+            if (exceeded := _exceeded_in(error)) is None:
                 raise
-            await response.refuse(stop.account.error())
+            await response.refuse(exceeded)
         else:
             await response.finish()
 
@@ -159,9 +155,24 @@ class _Response:
             await self._send({"type": f"{kind}.body", "body": body})
 
 
+def _exceeded_in(error: BaseException) -> BudgetExceeded | None:
+    """Return what says that a budget is spent, if an exception says nothing else.
+
+    That may be a stop that no scope waits for: of a budget of the whole program, or in a group with the `BudgetExceeded` of a
+    scope that has ended. A server would log it with its traceback.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        found = [_exceeded_in(each) for each in error.exceptions]
+        return None if None in found else found[0]
+    if isinstance(error, BudgetStop) and (error.account.scope is STATE.root or error.account.scope.ended is not None):
+        return error.account.error()
+    return error if isinstance(error, BudgetExceeded) else None
+
+
 def _is_error_page(message: Message) -> bool:
     """Whether this begins Starlette's answer to a `BudgetExceeded` that nothing else handles."""
-    return message.get("status") == 500 and isinstance(sys.exception(), BudgetExceeded)
+    error = sys.exception()
+    return message.get("status") == 500 and error is not None and _exceeded_in(error) is not None
 
 
 def _body_of(error: BudgetExceeded) -> bytes:
