@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
 import pytest
+from support.browser import missing
 
 import tokenscope
 from tokenscope.testing import LoopbackProvider
@@ -34,6 +37,8 @@ SESSIONS = [
     for page in PAGES
     if page != PYTEST_PAGE
 ]
+SCRIPT_MAKES = ("page-dark.png", "page-light.png", "tree-dark.svg", "tree-light.svg")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXACT = version("dspy") == "3.4.1"  # other versions of DSPy write other prompts, so their numbers are not compared
 
 
@@ -161,6 +166,53 @@ def test_readme_gives_two_commands() -> None:
     assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install") for command in commands)
 
 
+def test_readme_is_short_and_opens_with_pictures() -> None:
+    """The README has less than 200 lines. It begins with pictures in light and dark, each smaller than 150 kB."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert page.count("\n") < 200
+    pictures = re.findall(r'(?:src|srcset)="(.*?)"', page.partition("```")[0])
+    assert [*SCRIPT_MAKES] == sorted(Path(each).name for each in pictures)
+    assert all(0 < (ROOT / each).stat().st_size < 150_000 for each in pictures)
+
+
+def test_readme_names_the_package_and_how_long_tests_take() -> None:
+    """The README says under which name the package is installed, and how long its tests take."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"installed as **`{PROJECT['name']}`**" in page
+    assert re.search(r"about \w+ minutes on two cores", page)
+
+
+@pytest.mark.slow
+def test_pictures(tmp_path: Path) -> None:
+    """The script writes each picture that the README shows. The two schemes differ, and no picture needs the network."""
+    pytest.importorskip("PIL", reason="needs the package pillow, of the dependency group docs")
+    if not shutil.which("chromium"):
+        missing("needs chromium")
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "pictures.py"), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert 0 == done.returncode, done.stderr
+    made = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert [*SCRIPT_MAKES] == sorted(made)
+    assert all(len(picture) < 150_000 for picture in made.values())
+    for name in ("tree-light.svg", "tree-dark.svg"):
+        assert b"ResearchAgent" in made[name]
+        assert not re.search(rb"(url\(|href=)[\"']?http", made[name])
+    assert 4 == len(set(made.values()))
+
+
+def test_first_example_runs_when_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's first example is a whole program: it needs no key and no configuration, and prints a tree."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    code = blocks(ROOT / "README.md", "python")[0]
+    assert "# lm = dspy.LM(" in code
+    printed = run_script(code)
+    for line in ("answering", "planner", "writer"):
+        assert line in printed
+
+
 def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's Python blocks run in order, like a session, and print trees."""
     monkeypatch.chdir(tmp_path)
@@ -170,7 +222,7 @@ def test_readme_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with LoopbackProvider() as provider, dspy.context(lm=provider.lm()), contextlib.redirect_stdout(output):
         for number, block in enumerate(code):
             exec(compile(block, f"README.md, block {number + 1}", "exec"), namespace)
-        assert provider.total.calls + 1 == tokenscope.report().total.calls
+        assert provider.total.calls + namespace["provider"].total.calls + 1 == tokenscope.report().total.calls
     printed = output.getvalue()
     assert len(code) >= 4
     for line in ("answering", "├─ planner", "review_answer", "summarize_page", "ocr"):
