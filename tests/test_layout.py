@@ -195,3 +195,17 @@ def test_examples_run(file):
 
     assert result.attempted
     assert 0 == result.failed
+
+
+def test_the_code_map_names_what_is_there():
+    """Each row of `code-map.md` names files of the package that define its names, and a test file."""
+    page = (ROOT / "docs" / "explanation" / "code-map.md").read_text("utf-8")
+    rows = [line.strip("|").split(" | ") for line in page.splitlines() if line.startswith("| ") and ".py`" in line]
+
+    assert len(rows) > 30
+    for _, files, names, test in rows:
+        code = "".join((PACKAGE / each).read_text("utf-8") for each in re.findall("`(.+?)`", files))
+        for name in re.findall("`(.+?)`", names):
+            for part in name.split("."):
+                assert re.search(rf"^ *((async )?def {part}\b|class {part}\b|{part}\b.* = )", code, re.MULTILINE), name
+        assert (ROOT / "tests" / test.strip(" `")).is_file(), test
