@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_click",
     "docstrings",
+    "llms",
     "pytest_reference",
 ]
 exclude_patterns = ["_extensions", "examples"]
