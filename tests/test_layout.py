@@ -198,14 +198,14 @@ def test_examples_run(file):
 
 
 def test_the_code_map_names_what_is_there():
-    """Each row of `code-map.md` names files of the package that define its names, and a test file."""
+    """Each line of `code-map.md` names files of the package that define its names, and a test file."""
     page = (ROOT / "docs" / "explanation" / "code-map.md").read_text("utf-8")
-    rows = [line.strip("|").split(" | ") for line in page.splitlines() if line.startswith("| ") and ".py`" in line]
+    lines = re.findall(r"^- .+?: (.+) in (.+); tests in `(.+)`$", page, re.MULTILINE)
 
-    assert len(rows) > 30
-    for _, files, names, test in rows:
+    assert page.count("\n- ") == len(lines) > 30
+    for names, files, test in lines:
         code = "".join((PACKAGE / each).read_text("utf-8") for each in re.findall("`(.+?)`", files))
         for name in re.findall("`(.+?)`", names):
             for part in name.split("."):
                 assert re.search(rf"^ *((async )?def {part}\b|class {part}\b|{part}\b.* = )", code, re.MULTILINE), name
-        assert (ROOT / "tests" / test.strip(" `")).is_file(), test
+        assert (ROOT / "tests" / test).is_file(), test
