@@ -121,7 +121,8 @@ class UsageTable:
             if kept is not None:
                 row = self.changes[here] = kept.copy()
                 break
-            if here.parent is None or (here.depth <= self.base.depth and not is_of_attribute(here)):
+            is_base = here is self.base or (here.depth <= self.base.depth and not is_of_attribute(here))
+            if is_base or here.parent is None:
                 row = self.changes[here] = UsageRow()
                 self._added += self.changes is not self.kept
                 break
