@@ -98,7 +98,7 @@ def test_nothing_changed():
     same = OLD.diff(OLD)
 
     assert "nothing changed: 7 calls; 2,070 in + 227 out = 2,297 tokens; $0.023" == str(same)
-    assert f"**{same}**\n" == same.render("markdown")
+    assert f"## Token usage: unchanged\n\n**{same}**\n" == same.render("markdown")
     assert [] == json.loads(same.render("json"))["changes"]
 
 
@@ -184,6 +184,8 @@ def test_plain_in_a_pipe():
 # -- markdown, JSON ---------------------------------------------------------------------------------------------------------
 
 MARKDOWN = """\
+## Token usage: +34.8%
+
 **tokens 2,297 -> 3,097 (+800, +34.8%); calls 7 -> 9 (+2); cost $0.023 -> $0.031 (+$0.0080, +34.9%)**
 
 | Scope | Before | After | Change | Growth | Calls | Cost |
@@ -197,7 +199,7 @@ MARKDOWN = """\
 
 
 def test_the_whole_markdown():
-    """The Markdown has a sentence with the totals and a table of the changes."""
+    """The Markdown has a title, a sentence with the totals and a table of the changes."""
     assert MARKDOWN == DIFF.render("markdown")
 
 
@@ -205,10 +207,54 @@ def test_hostile_names_in_markdown():
     """No name becomes a tag, a link or emphasis, nor breaks the table."""
     document = MarkdownIt("commonmark").enable("table").render(Report().diff(hostile()).render("markdown"))
 
-    assert {"p", "strong", "table", "thead", "tbody", "tr", "th", "td", "code"} == set(
+    assert {"h2", "p", "strong", "table", "thead", "tbody", "tr", "th", "td", "code", "details", "summary"} == set(
         re.findall(r"<([a-z0-9]+)", document)
     )
-    assert 2 + 2 * len(HOSTILE) == document.count("<tr>")
+    assert 1 + 20 + 2 + 2 * len(HOSTILE) == document.count("<tr>")
+
+
+def test_the_title_of_the_markdown():
+    """The title says by how much the tokens grew, also from nothing, and if only something else changed."""
+    called_twice = build([(-1, Frame("scope", "pipeline"), 1, 1, {"p/x": usage(2, 10, 0, None)})], scoped=True)
+    called = build([(-1, Frame("scope", "pipeline"), 1, 1, {"p/x": usage(1, 10, 0, None)})], scoped=True)
+    titles = [diff.render("markdown").splitlines()[0] for diff in (Report().diff(OLD), called.diff(called_twice))]
+
+    assert ["## Token usage: +2,297 tokens", "## Token usage: unchanged"] == titles
+
+
+def test_a_long_diff_in_markdown():
+    """Of a long diff, the 20 largest changes are shown, and all in a fold."""
+    rows = [(0, "scope", f"s{n}", 1, 1, 10 * n) for n in range(1, 31)]
+    text = Report().diff(made((-1, "scope", "top", 1, 1, 1), *rows)).render("markdown")
+    shown, folded = text.split("<details><summary>31 changes</summary>")
+    assert 20 == shown.count("`s") + shown.count("`top`")
+    assert "`s30`" in shown
+    assert "`s11`" not in shown
+    assert "11 of 31 rows are left out here, those with the fewest tokens." in shown
+    assert [f"`s{n}`" in folded for n in range(1, 31)] == [True] * 30
+
+
+def test_changes_that_cancel_out_are_shown_below_their_row():
+    """A row without a change of its own is shown, if large changes below it cancel out."""
+    small = [(0, "scope", f"s{n:02}", 1, 1, 100 + n) for n in range(25)]
+    old = made(
+        (-1, "scope", "top", 1, 1, 0), *small, (0, "scope", "moved", 1, 1, 0), (26, "dspy", "before", 1, 1, 5_000)
+    )
+    new = made((-1, "scope", "top", 1, 1, 0), (0, "scope", "moved", 1, 1, 0), (1, "dspy", "now", 1, 1, 5_000))
+    shown = old.diff(new).render("markdown").partition("<details>")[0]
+
+    assert [True, True, True, False] == [f"`{name}`" in shown for name in ("moved", "before", "now", "s00")]
+
+
+@QUICK
+@given(reports(), reports())
+def test_any_markdown_fits_into_a_comment(a, b):
+    """The Markdown of any diff has a title, at most 65,000 characters, and closes what it opens."""
+    text = a.diff(b).render("markdown")
+
+    assert text.startswith("## Token usage: ")
+    assert len(text) <= 65_000
+    assert text.count("<details>") == text.count("</details>")
 
 
 def test_unpriced_models_in_markdown():
@@ -273,13 +319,17 @@ def test_deep_reports():
 
 
 def test_deep_reports_in_other_formats():
-    """Markdown has a row for each of 1,100 levels. JSON ends at the 1,000th level to stay small."""
+    """Markdown has as many rows as a comment holds. JSON ends at the 1,000th level to stay small."""
     diff = deep().diff(deep() + deep())
     rows = diff.render("markdown").splitlines()
     changes = json.loads(diff.render("json"))["changes"]
 
-    assert 1_104 == len(rows)
-    assert rows[-1].startswith("| 1,099&gt; `level 1099` |")
+    assert 60_000 < len("\n".join(rows)) < 65_000
+    assert "</details>" == rows[-1]
+    assert rows[-3].endswith("those with the fewest tokens: GitHub takes no comment with more than 65,536 characters.")
+    assert (shown := 1_100 - int(rows[-3].split()[0])) > 700
+    assert rows[-5].startswith(f"| {shown - 1}&gt; `level {shown - 1}` |")
+    assert all(row.endswith("|") for row in rows if row.startswith("|"))
     assert [f"level {n}" for n in range(1_000)] == changes[-1]["path"]
 
 

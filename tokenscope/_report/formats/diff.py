@@ -20,7 +20,7 @@ from typing import Final, Literal
 from tokenscope._report.changes import Change, Comparison, percent
 from tokenscope._report.findings import findings_of_diff
 from tokenscope._report.formats.columns import Column, Columns, ScopeColumn, guides
-from tokenscope._report.formats.markdown import code, document, indent, table
+from tokenscope._report.formats.markdown import Part, bounded, code, indent
 from tokenscope._report.formats.order import DEEPEST
 from tokenscope._report.formats.terminal import WIDTH, Drawing, Line
 from tokenscope._report.formats.text import UNKNOWN, dollars, money, printable, share, summary, unpriced
@@ -60,8 +60,22 @@ def drawing(diff: Comparison) -> Drawing:
 def markdown(diff: Comparison) -> str:
     """Return the diff as a Markdown document, for a pull request or a note."""
     heads = ("Scope", *_CAPITALS)
-    rows = ((indent(change.where.depth - 1) + code(change.name), *_cells(change)) for change in diff.changes)
-    return document(f"**{headline(diff)}**", table(heads, rows) if diff else "", _unpriced(diff, code))
+    rows = [(indent(change.where.depth - 1) + code(change.name), *_cells(change)) for change in diff.changes]
+    part = Part(rows, _weights(diff), heads, f"{len(rows):,} changes")
+    tokens = diff.total.tokens
+    growth = f"{diff.growth.tokens:+,.1f}%" if diff.growth.tokens else f"{tokens:+,} tokens" if tokens else "unchanged"
+    return bounded(f"Token usage: {growth}", headline(diff), [part], _unpriced(diff, code))
+
+
+def _weights(diff: Comparison) -> list[int]:
+    """Return the largest change at or below each path: if a row is shown, so are those above it."""
+    weights: list[int] = []
+    below: dict[int, int] = {}  # the largest change by depth, of rows whose row above is still to come
+    for change in reversed(diff.changes):
+        depth = change.where.depth
+        weights.append(max(abs(change.tokens), below.pop(depth + 1, 0)))
+        below[depth] = max(weights[-1], below.get(depth, 0))
+    return weights[::-1]
 
 
 def html(diff: Comparison) -> str:

@@ -1,27 +1,83 @@
 """The `markdown` format: the tree as a table, then one by module and one by model, for issues, pull requests and notes.
 
+    ## Token usage
+
+    **3 calls; 420 in + 96 out = 516 tokens; $0.0012**
+
     | Scope                | Calls | Input | Output | Total | Share |    Cost | Time |
     |:---------------------|------:|------:|-------:|------:|------:|--------:|-----:|
     | `pipeline`           |     3 |   420 |     96 |   516 |  100% | $0.0012 | 1.2s |
     | &nbsp;&nbsp;`planner`|     2 |   300 |     80 |   380 |   74% | $0.0009 | 0.9s |
 
-Names are in code spans, in which Markdown has no meaning: no link, no mention, no HTML.
+Names are in code spans, in which Markdown has no meaning: no link, no mention, no HTML. A long table is folded, below its
+costliest rows. A document fits into a comment on GitHub, however large the report is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from itertools import chain
+from typing import Final, NamedTuple
 
 from tokenscope._report.formats import text
-from tokenscope._report.formats.columns import DEEPEST_GUIDE
+from tokenscope._report.formats.columns import DEEPEST_GUIDE, shortened
 from tokenscope._report.formats.order import breakdown, lines
 from tokenscope._report.formats.prices import HEADS, NOTE, TITLE, price_rows
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import Usage
 
+MOST: Final = 65_000
+"""Characters of a document, at most. GitHub refuses a comment of more than 65,536 characters: `Body is too long (maximum is 65536
+characters)`. See github.com/telia-oss/github-pr-resource/issues/259 and github.com/google/go-github/pull/440."""
 _NUMBERS: Final = ("Calls", "Input", "Output", "Total", "Share", "Cost")
 _SPECIAL: Final = frozenset("`|\\")
+_OPEN: Final = 20  # rows of a table that are not folded
+_LONGEST_NAME: Final = 200  # cells
+_SENTENCE: Final = 200  # more characters than the sentence has that says what was left out
+
+
+class Part(NamedTuple):
+    """A table of a document."""
+
+    rows: Sequence[tuple[str, ...]]
+    weights: Sequence[int]  # where rows have to be left out, those with the least go first
+    heads: Sequence[str]
+    fold: str  # the line that unfolds the table
+    title: str = ""
+    most: int = _OPEN
+    note: str = ""
+
+    def shown(self, room: int) -> str:
+        """Return the table, or its costliest rows if it is long, in so many characters."""
+        return self._table(self.title and f"### {self.title}\n\n", self.most, room, "") if self.most else ""
+
+    def folded(self, room: int) -> str:
+        """Return a long table as `<details>`, in so many characters; empty if the table is not long."""
+        start = f"<details><summary>{self.fold}</summary>\n\n"
+        return self._table(start, len(self.rows), room, "\n\n</details>") if len(self.rows) > self.most else ""
+
+    def _table(self, start: str, most: int, room: int, end: str) -> str:
+        lines = [_line(row) for row in self.rows]
+        room -= len(start) + len(table(self.heads, ())) + len(self.note) + _SENTENCE + len(end)
+        kept: list[int] = []
+        for index in sorted(range(len(lines)), key=lambda index: -self.weights[index])[
+            :most
+        ]:  # equal ones stay in order
+            room -= len(lines[index]) + 1
+            if room < 0:
+                break
+            kept.append(index)
+        rows = [self.rows[index] for index in sorted(kept)]
+        return (
+            start + "\n\n".join(filter(None, [table(self.heads, rows), self.note, self._rest(len(kept), most)])) + end
+        )
+
+    def _rest(self, kept: int, most: int) -> str:
+        if kept == len(self.rows):
+            return ""
+        which = ", those with the fewest tokens" if any(self.weights) else ""
+        why = "" if kept == most else ": GitHub takes no comment with more than 65,536 characters"
+        return f"{len(self.rows) - kept:,} of {len(self.rows):,} rows are left out here{which}{why}."
 
 
 def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
@@ -29,22 +85,37 @@ def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
     if not snapshot:
         return text.NOTHING_YET.capitalize() + ".\n"
     total, by_model = snapshot.total, snapshot.by_model()
-    rows = (
-        (indent(depth) + code(node.name), *_cells(node.usage, total), text.duration(node.seconds))
-        for depth, node in lines(snapshot.tree(), sort)
-    )
-    blocks = [f"**{text.summary(total)}**", table(("Scope", *_NUMBERS, "Time"), rows)]
+    nodes = [(depth, node, node.usage) for depth, node in lines(snapshot.tree(), sort)]
+    rows = [
+        (indent(depth) + code(node.name), *_cells(usage, total), text.duration(node.seconds))
+        for depth, node, usage in nodes
+    ]
+    weights = [usage.total_tokens for _, _, usage in nodes]
+    parts = [Part(rows, weights, ("Scope", *_NUMBERS, "Time"), text.plural(len(rows), "scope"))]
     for name, usages in (("module", snapshot.by_module()), ("model", by_model)):
-        rows = ((code(each), *_cells(usage, total)) for each, usage in breakdown(usages, sort))
-        blocks += [f"### By {name}", table((name.capitalize(), *_NUMBERS), rows)]
+        items = breakdown(usages, sort)
+        rows = [(code(each), *_cells(usage, total)) for each, usage in items]
+        weights = [usage.total_tokens for _, usage in items]
+        heads = (name.capitalize(), *_NUMBERS)
+        parts.append(Part(rows, weights, heads, text.plural(len(rows), name), f"By {name}"))
+    rows = price_rows(snapshot.prices(), code)
+    parts.append(Part(rows, [0] * len(rows), HEADS, TITLE, most=0, note=NOTE))
     notes = text.unpriced(by_model, code), text.misnamed(snapshot.unused_prices, by_model, code)
-    return document(*blocks, *notes, _prices(snapshot))
+    return bounded("Token usage", text.summary(total), parts, *notes)
 
 
-def _prices(snapshot: Snapshot) -> str:
-    if not (rows := price_rows(snapshot.prices(), code)):
-        return ""
-    return f"<details><summary>{TITLE}</summary>\n\n{table(HEADS, rows)}\n\n{NOTE}\n\n</details>"
+def bounded(title: str, totals: str, parts: Iterable[Part], *notes: str) -> str:
+    """Return a document of at most `MOST` characters. What is not folded comes first, and small tables before large ones."""
+    blocks = [f"## {title}", f"**{totals}**", *notes]
+    tables = [part for part in parts if part.rows]
+    room = MOST - len(document(*blocks))
+    shown: list[list[str]] = [[] for _ in tables]
+    for write in (Part.shown, Part.folded):
+        for done, index in enumerate(sorted(range(len(tables)), key=lambda index: len(tables[index].rows))):
+            if block := write(tables[index], room // (len(tables) - done) - 2):
+                shown[index].append(block)
+                room -= len(block) + 2
+    return document(*blocks[:2], *chain.from_iterable(shown), *notes)
 
 
 def document(*blocks: str) -> str:
@@ -54,8 +125,11 @@ def document(*blocks: str) -> str:
 
 def table(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a table: the first column is aligned on the left, the others on the right."""
-    head, *body = (f"| {' | '.join(cells)} |" for cells in (heads, *rows))
-    return "\n".join([head, "|:--|" + "--:|" * (len(heads) - 1), *body])
+    return "\n".join([_line(heads), "|:--|" + "--:|" * (len(heads) - 1), *map(_line, rows)])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def indent(depth: int) -> str:
@@ -65,7 +139,7 @@ def indent(depth: int) -> str:
 
 def code(name: str) -> str:
     """Return a name as inline code that ends where it ends, in a table too."""
-    shown = text.printable(name)
+    shown = shortened(text.printable(name), _LONGEST_NAME)
     if shown == shown.strip() != "" and not _SPECIAL & set(shown):
         return f"`{shown}`"
     return f"<code>{''.join(c if c.isalnum() or c == ' ' else f'&#{ord(c)};' for c in shown)}</code>"
