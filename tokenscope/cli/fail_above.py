@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from tokenscope._report.changes import EXACT, Amount, Comparison, percent
+from tokenscope._report.changes import EXACT, Amount, Change, Comparison, percent
 from tokenscope._report.formats.text import money
 
 
@@ -12,16 +12,23 @@ def check_growth(diff: Comparison, limit: Decimal) -> tuple[bool, str]:
     """Return whether total tokens or total cost grew by more than a percentage, and a message, empty if all is well."""
     total = diff.total
     before, after = total.before, total.after
-    grown: list[str] = []
-    if growth := _growth_above(limit, before.total_tokens, after.total_tokens):
-        grown.append(f"total tokens grew {growth} ({before.total_tokens:,} -> {after.total_tokens:,})")
-    if total.cost is not None and (growth := _growth_above(limit, before.cost or 0, after.cost or 0)):
-        grown.append(f"total cost grew {growth} ({money(before)} -> {money(after)})")
-    messages = [f"{' and '.join(grown)}, more than {limit}%"] if grown else []
+    more = grown(total, limit, "total ")
+    messages = [f"{' and '.join(more)}, more than {limit}%"] if more else []
     if total.cost is None:
         unpriced = f"{before.unpriced_calls:,} before, {after.unpriced_calls:,} after"
         messages.append(f"the cost is not compared, because some calls have no known price: {unpriced}")
-    return bool(grown), "; ".join(messages)
+    return bool(more), "; ".join(messages)
+
+
+def grown(change: Change, limit: Decimal, which: str = "") -> list[str]:
+    """Return by how much the tokens and the cost of a change grew, each as a clause, if they grew by more than a percentage."""
+    before, after = change.before, change.after
+    clauses: list[str] = []
+    if growth := _growth_above(limit, before.total_tokens, after.total_tokens):
+        clauses.append(f"{which}tokens grew {growth} ({before.total_tokens:,} -> {after.total_tokens:,})")
+    if change.cost is not None and (growth := _growth_above(limit, before.cost or 0, after.cost or 0)):
+        clauses.append(f"{which}cost grew {growth} ({money(before)} -> {money(after)})")
+    return clauses
 
 
 def _growth_above(limit: Decimal, old: Amount, new: Amount) -> str:

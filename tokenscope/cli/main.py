@@ -162,6 +162,7 @@ Examples:
   tokenscope diff old.json new.json -o diff.md         for a comment on a pull request
   tokenscope diff old.json new.json -o diff.html       a web page to send to others
   tokenscope diff old.json new.json --format json | jq .growth
+  tokenscope diff old.json new.json --github --comment comment.md    in a step of a GitHub workflow
 
 Each line shows what was spent at a path and below it. Paths without a change are left out. With --fail-above, the exit status
 is 1 if total tokens or total cost grew by more than that. Costs are not compared if a call has no known price."""
@@ -170,9 +171,24 @@ is 1 if total tokens or total cost grew by more than that. Costs are not compare
 @click.argument("new", type=_FILE)
 @click.option("--fail-above", type=percent, metavar="PERCENT", help="Exit with status 1 if the totals grew by more.")
 @_format(("text", "markdown", "html", "json"), "text")
+@click.option("--github", is_flag=True, help="In GitHub Actions: add to the job's summary, and warn of what grew.")
+@click.option(
+    "--comment",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write Markdown for a comment on a pull request. Its first line marks it, so that it can be updated.",
+)
 @_missing_prices
 @_output("Write to a file: .txt, .md, .html or .json.")
-def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, output: str | None) -> None:
+def diff(
+    old: str,
+    new: str,
+    fail_above: Decimal | None,
+    form: str | None,
+    github: bool,
+    comment: str | None,
+    output: str | None,
+) -> None:
     """Show what grew and what shrank from one report to another.
 
     Either OLD or NEW may be -, standard input.
@@ -182,14 +198,28 @@ def diff(old: str, new: str, fail_above: Decimal | None, form: str | None, outpu
     form = form or format_for(output, DIFFS, "text")
     if old == new == STANDARD:
         raise click.BadParameter("only one of them can be -, standard input.", param_hint="'OLD NEW'")
+    on_stdout = output in (None, STANDARD)
+    if github and form == "json" and on_stdout:
+        raise click.BadParameter("warnings go to standard output, so JSON needs -o FILE.", param_hint="'--github'")
+
+    from tokenscope.cli import github as actions
+
+    summary = actions.summary_file() if github else None
     difference = read([old]).diff(read([new]))
     failed, message = False, ""
     if fail_above is not None:
         from tokenscope.cli.fail_above import check_growth
 
         failed, message = check_growth(difference, fail_above)
-    drawn = form == "text" and output in (None, STANDARD)
-    write(str(difference) if drawn else difference.render(form), output, drawn=drawn, failed=failed)
+    if summary:
+        actions.add_to_summary(summary, difference.render("markdown"))
+    if comment:
+        write(f"{actions.MARKER}\n{difference.render('markdown')}", comment)
+    drawn = form == "text" and on_stdout
+    text = str(difference) if drawn else difference.render(form)
+    write(actions.harmless(text) if github and on_stdout else text, output, drawn=drawn, failed=failed)
+    if github:
+        write([actions.warning_lines(difference, fail_above)], None, drawn=True, failed=failed)
     if message:
         click.echo(f"tokenscope diff: {message}", err=True)
     if failed:
