@@ -106,6 +106,7 @@ _LAZY = {
     **dict.fromkeys(("TokenTracker", "get_tracker"), "_tracker.tracker"),
     "set_price": "_usage.custom_prices",
     "Price": "_usage.price_list",
+    "load_ipython_extension": "integrations.ipython",
 }
 
 

@@ -151,5 +151,11 @@ class Diff(Comparison):
 
         return drawing(self)
 
+    def _repr_html_(self) -> str:
+        """Show a table in a notebook."""
+        from tokenscope._report.formats.diff import notebook
+
+        return notebook(self)
+
     def __repr__(self) -> str:
         return f"<Diff of {len(self.changes):,} changes, {self.total.tokens:+,} tokens>"

@@ -141,6 +141,23 @@ class Breakdown(dict[str, Usage]):
     def __missing__(self, name: object) -> Usage:
         raise KeyError(no_such(str(name), self))
 
+    def _repr_html_(self) -> str:
+        """Show a table in a notebook."""
+        return usage_table(("name",), (((name,), usage) for name, usage in self.items()))
+
+
+def usage_table(heads: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], Usage]]) -> str:
+    """Return usage by name, as a table for notebooks."""
+    from tokenscope._usage.shown import cost_of, html_table
+
+    cells: list[tuple[str, ...]] = []
+    for names, usage in rows:
+        counts = usage.calls, usage.input_tokens, usage.output_tokens, usage.total_tokens
+        cells.append(
+            (*names, *(f"{count:,}" for count in counts), cost_of(usage.cost, is_part=usage.unpriced_calls > 0))
+        )
+    return html_table(heads, ("calls", "input", "output", "total", "cost"), cells)
+
 
 def breakdown_of(parts: Iterable[tuple[str, Usage]]) -> Breakdown:
     """Add up usages by name, the costliest first; equal ones are in the order of their names."""

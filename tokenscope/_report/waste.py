@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from tokenscope._report.attribution import attributions
 from tokenscope._report.rows import Rows
-from tokenscope._report.tree import no_such
+from tokenscope._report.tree import no_such, usage_table
 from tokenscope._usage.usage import ZERO, Usage, sum_usages
 
 
@@ -36,6 +36,10 @@ class Waste:
         """Return each reason that occurred, with what was wasted for it."""
         return [(field.name, usage) for field in fields(self) if (usage := getattr(self, field.name))]
 
+    def _repr_html_(self) -> str:
+        """Show a table in a notebook."""
+        return usage_table(("reason",), (((reason.replace("_", " "),), usage) for reason, usage in self.reasons()))
+
     def __repr__(self) -> str:
         reasons = (f"{name}: {usage.total_tokens:,} tokens" for name, usage in self.reasons())
         return f"<Waste {'; '.join(reasons) or 'of nothing'}>"
@@ -51,6 +55,13 @@ class Wastes(dict[str, Waste]):
 
     def __missing__(self, name: object) -> Waste:
         raise KeyError(no_such(str(name), self))
+
+    def _repr_html_(self) -> str:
+        """Show a table in a notebook."""
+        reasons = ((name, *each) for name, waste in self.items() for each in waste.reasons())
+        return usage_table(
+            ("module", "reason"), (((name, reason.replace("_", " ")), usage) for name, reason, usage in reasons)
+        )
 
 
 def waste_by_module(rows: Rows) -> Wastes:

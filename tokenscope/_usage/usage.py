@@ -169,6 +169,19 @@ class Usage:
             del result["cache_write_1h_tokens"]
         return result
 
+    def _repr_html_(self) -> str:
+        """Show what is not 0 as a table in a notebook."""
+        from tokenscope._usage.shown import cost_of, html_table
+
+        rows = [("total tokens", f"{self.total_tokens:,}")]
+        for name, value in zip(FIELDS, values_of(self), strict=True):
+            if value or value is None:
+                is_part = name == "cost" and self.unpriced_calls > 0
+                rows.append(
+                    (name.replace("_", " "), cost_of(value, is_part=is_part) if name in MONEY else f"{value:,}")
+                )
+        return html_table(("",), ("",), rows)
+
 
 MONEY: Final = frozenset({"cost", "saved_cost"})
 """The fields that are dollars, as Decimal; the others are counts, as int."""

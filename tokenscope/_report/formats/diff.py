@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
+from html import escape
 from typing import Final, Literal
 
 from tokenscope._report.changes import Change, Comparison, percent
@@ -25,6 +26,7 @@ from tokenscope._report.formats.order import DEEPEST
 from tokenscope._report.formats.terminal import WIDTH, Drawing, Line
 from tokenscope._report.formats.text import UNKNOWN, dollars, money, printable, share, summary, unpriced
 from tokenscope._usage.calls import ROOT, Frame, ScopePath
+from tokenscope._usage.shown import html_table
 from tokenscope._usage.usage import ZERO, Usage
 from tokenscope._version import __version__
 
@@ -65,6 +67,17 @@ def markdown(diff: Comparison) -> str:
     tokens = diff.total.tokens
     growth = f"{diff.growth.tokens:+,.1f}%" if diff.growth.tokens else f"{tokens:+,} tokens" if tokens else "unchanged"
     return bounded(f"Token usage: {growth}", headline(diff), [part], _unpriced(diff, code))
+
+
+def notebook(diff: Comparison) -> str:
+    """Return the diff as a fragment of HTML, for notebooks."""
+    rows = [(_MARKS[change.status] + change.name, *_cells(change)) for change in diff.changes]
+    depths = [change.where.depth - 1 for change in diff.changes]
+    table = html_table(("scope",), _HEADS, rows, depths, _weights(diff)) if diff else ""
+    note = escape(_unpriced(diff))
+    return f"<div><b>{escape(headline(diff))}</b></div>{table}" + (
+        f'<div style="opacity:.7">{note}</div>' if note else ""
+    )
 
 
 def _weights(diff: Comparison) -> list[int]:

@@ -81,7 +81,7 @@ def _row(node: Node, total: Usage) -> str:
     cells = [
         (f"{usage.total_tokens:,}", 5, 1),
         (f"{share(usage.total_tokens, total.total_tokens):.0%}", 3.5, 0.7),
-        (money(usage), 6, 1),
+        (money(usage), 7, 1),
         (duration(node.seconds), 4.5, 0.7),
     ]
     shown = "".join(f'<span style="{_CELL.format(width, faint)}">{text}</span>' for text, width, faint in cells)

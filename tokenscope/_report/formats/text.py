@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal
-from functools import lru_cache, partial
+from decimal import Decimal
 from itertools import islice
 from typing import Final, TypeVar
 
 from tokenscope._report.snapshot import Snapshot
+from tokenscope._usage import shown
 from tokenscope._usage.custom_prices import nearest
 from tokenscope._usage.usage import Usage
 
-UNKNOWN: Final = "\N{EN DASH}"
-AT_LEAST: Final = "≥ "
+UNKNOWN: Final = shown.UNKNOWN
+AT_LEAST: Final = shown.AT_LEAST
 NOTHING_YET: Final = "nothing was counted yet"
-_EXACT: Final = Context(prec=60)
 _LONGEST_MESSAGE: Final = 300  # characters of an exception's message
 _MOST_NAMES: Final = 3
 N = TypeVar("N", int, float, Decimal)
 
 
-def printable(name: str) -> str:
-    """Return a name with its line breaks, escapes and other control characters made visible."""
-    return name if name.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+printable = shown.printable
+dollars = shown.dollars
 
 
 def one_line(error: BaseException) -> str:
@@ -47,24 +45,8 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 
 def money(usage: Usage, part: Decimal | None = None) -> str:
     """Return what a usage cost, or a part: `$0.12`; `≥ $0.12`, rounded down, if some prices are unknown; a dash if all are."""
-    if usage.cost is None:
-        return UNKNOWN
-    amount = usage.cost if part is None else part
-    return AT_LEAST + dollars(amount, ROUND_FLOOR) if usage.unpriced_calls else dollars(amount)
-
-
-_two_digits: Final = lru_cache(partial(Context, 2))  # returns a context that rounds to two digits, given how
-
-
-def dollars(amount: Decimal, rounding: str = ROUND_HALF_UP) -> str:
-    """Return an amount of money: rounded to cents, or to two digits if it is less than a dollar."""
-    size = amount.adjusted()
-    if amount and not -9 < size < 30:  # written out, it would fill the page
-        return f"${amount:.1e}"
-    if size < 0:
-        amount = _two_digits(rounding).plus(amount)
-    last_digit = Decimal(1).scaleb(min(-2, amount.adjusted() - 1) if amount else -2)
-    return f"${amount.quantize(last_digit, rounding, _EXACT):,f}"
+    cost = usage.cost if part is None or usage.cost is None else part
+    return shown.cost_of(cost, is_part=usage.unpriced_calls > 0)
 
 
 def number(amount: Decimal) -> str:
