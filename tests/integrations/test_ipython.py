@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import dspy
 import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -21,9 +22,8 @@ from traitlets.config import Config
 import tokenscope
 from tokenscope.testing import LoopbackProvider
 
-SETUP = """
+NAMES = """
 import asyncio, dspy, tokenscope
-dspy.configure(lm=dspy.LM("openai/gpt-4o-mini", api_base={!r}, api_key="x", cache=False, num_retries=0))
 ask = dspy.Predict("question -> answer")
 """
 
@@ -55,8 +55,9 @@ def run(provider, tmp_path, monkeypatch):
 
     run.shell = shell
     try:
-        assert run(SETUP.format(provider.url)).error is run("%load_ext tokenscope").error is None
-        yield run
+        assert run(NAMES).error is run("%load_ext tokenscope").error is None
+        with dspy.context(lm=provider.lm()):
+            yield run
         assert tokenscope.current_scope() is None
     finally:
         atexit.unregister(shell.atexit_operations)
@@ -304,8 +305,9 @@ def test_the_page(run):
 def test_a_notebook(provider, tmp_path, monkeypatch):
     """In a kernel, the tree of a cell is its last output, and equals the bill: blocking, awaiting, in tasks and threads."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    lm = f"dspy.LM('openai/gpt-4o-mini', api_base={provider.url!r}, api_key='x', cache=False, num_retries=0)"
     cells = {
-        "": SETUP.format(provider.url) + "%load_ext tokenscope",
+        "": f"{NAMES}dspy.configure(lm={lm})\n%load_ext tokenscope",
         "blocking": "%%tokens blocking\nask(question='<<bill nb blocking>>')",
         "awaiting": "%%tokens awaiting\nawait ask.acall(question='<<bill nb awaiting>>')",
         "tasks": "%%tokens tasks\ntasks = [asyncio.create_task(ask.acall(question=f'{n} <<bill nb tasks>>')) for n in range(4)]\n"

@@ -162,7 +162,7 @@ Examples:
   tokenscope diff old.json new.json -o diff.md         for a comment on a pull request
   tokenscope diff old.json new.json -o diff.html       a web page to send to others
   tokenscope diff old.json new.json --format json | jq .growth
-  tokenscope diff old.json new.json --github --comment comment.md    in a step of a GitHub workflow
+  tokenscope diff old.json new.json --github           in GitHub Actions: a summary and warnings
 
 Each line shows what was spent at a path and below it. Paths without a change are left out. With --fail-above, the exit status
 is 1 if total tokens or total cost grew by more than that. Costs are not compared if a call has no known price."""
