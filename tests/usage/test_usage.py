@@ -21,6 +21,17 @@ class Whole:
         return 7
 
 
+def test_shows_what_is_not_0():
+    """A usage is shown with the total first and without what is 0. An unknown cost is shown."""
+    usage = Usage(calls=1, input_tokens=10, output_tokens=5, cost=Decimal("0.1"))
+
+    assert "Usage(total_tokens=15, calls=1, input_tokens=10, output_tokens=5, cost=Decimal('0.1'))" == repr(usage)
+    assert "Usage()" == repr(Usage())
+    assert "Usage(calls=2, failed_calls=2)" == repr(Usage(calls=2, failed_calls=2))
+    unpriced = Usage(calls=1, output_tokens=5, unpriced_calls=1)
+    assert "Usage(total_tokens=5, calls=1, output_tokens=5, cost=None, unpriced_calls=1)" == f"{unpriced}"
+
+
 def test_adds_field_by_field():
     """The sum of two usages has the sum of each field."""
     one = Usage(**dict(zip(FIELDS, range(1, len(FIELDS) + 1), strict=True)))

@@ -98,8 +98,8 @@ class Usage:
 
     Example:
         >>> from tokenscope import Usage
-        >>> sum([Usage(calls=1, input_tokens=100, output_tokens=20), Usage(calls=1, input_tokens=5)]).total_tokens
-        125
+        >>> sum([Usage(calls=1, input_tokens=100, output_tokens=20), Usage(calls=1, input_tokens=5)])
+        Usage(total_tokens=125, calls=2, input_tokens=105, output_tokens=20)
     """
 
     calls: int = 0
@@ -143,6 +143,11 @@ class Usage:
     def __radd__(self, other: object) -> Usage:
         """Let `sum(usages)` start from 0."""
         return self if other == 0 and not isinstance(other, bool) else NotImplemented
+
+    def __repr__(self) -> str:
+        """Show what is not 0, the total first."""
+        values = {"total_tokens": self.total_tokens, **dict(zip(FIELDS, values_of(self), strict=True))}
+        return f"Usage({', '.join(f'{name}={value!r}' for name, value in values.items() if value or value is None)})"
 
     def __bool__(self) -> bool:
         """Whether anything was counted."""
