@@ -5,19 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, get_args, overload
 
+from tokenscope._usage.keywords import teaches
 from tokenscope._usage.usage import Usage, check_count
 from tokenscope._usage.warnings import TokenScopeError
 
-if TYPE_CHECKING:
-    from tokenscope._report.report import Report
-
 OnExceed = Literal["raise", "stop", "warn"]
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
 
+    from tokenscope._report.report import Report
+
+    # for type checkers: a "stop" swallows exceptions
+    E_co = TypeVar("E_co", bound=OnExceed, covariant=True, default=OnExceed)
+else:
+    from typing import TypeVar
+
+    E_co = TypeVar("E_co", covariant=True)
+
+
+@teaches(
+    max_tokens="tokens",
+    token_limit="tokens",  # noqa: S106 - no password
+    limit="tokens",
+    max_cost="cost",
+    dollars="cost",
+    usd="cost",
+    max_calls="calls",
+    max_requests="calls",
+    action="on_exceed",
+)
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class Budget(Generic[E_co]):
     """How much may be spent in each entry of a scope: `token_scope("run", budget=Budget(tokens=50_000))`.
 
     Every enclosing budget is checked before each LM call, and when a scope is entered. If one is spent, the run ends before
@@ -49,6 +70,28 @@ class Budget:
     cost: Decimal | float | None = None
     calls: int | None = None
     on_exceed: OnExceed = "raise"
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(
+            self: Budget[Literal["stop"]],
+            *,
+            tokens: int | None = None,
+            cost: Decimal | float | None = None,
+            calls: int | None = None,
+            on_exceed: Literal["stop"],
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: Budget[OnExceed],
+            *,
+            tokens: int | None = None,
+            cost: Decimal | float | None = None,
+            calls: int | None = None,
+            on_exceed: OnExceed = "raise",
+        ) -> None: ...
+        def __init__(self, **limits: Any) -> None: ...
 
     def __post_init__(self) -> None:
         """Check the limits."""

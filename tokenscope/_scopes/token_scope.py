@@ -6,7 +6,7 @@ import functools
 import sys
 from time import perf_counter_ns
 from types import FrameType, TracebackType
-from typing import Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, overload
 
 from tokenscope._scopes.budget import Budget, check_budget
 from tokenscope._scopes.context import active, entered
@@ -17,6 +17,16 @@ from tokenscope._scopes.process import STATE
 from tokenscope._scopes.scope import Scope, open_scope, refer_to
 from tokenscope._scopes.wrapping import F, M, ScopeSpec, decorate
 from tokenscope._usage.calls import MAX_NAMES, Frame, check_name
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # what an exit returns: bool if it may swallow
+    E_co = TypeVar("E_co", bound=bool | None, covariant=True, default=bool | None)
+else:
+    from typing import TypeVar
+
+    E_co = TypeVar("E_co", covariant=True)
 
 _getframe: Final = sys._getframe  # pyright: ignore[reportPrivateUsage]
 _top: Final = entered.get
@@ -29,7 +39,7 @@ def _frames(name: str) -> tuple[Frame]:
     return (Frame("scope", check_name("the name of a token_scope", name)),)
 
 
-class token_scope:  # noqa: N801 - used like a function, as contextlib's own context managers are
+class token_scope(Generic[E_co]):  # noqa: N801 - used like a function, as contextlib's own context managers are
     """A named scope: what is spent inside is counted under its name.
 
     For `with`, `async with` and as a decorator. Each entry makes a `Scope` with counts of its own, so one `token_scope` can be
@@ -58,6 +68,10 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
 
     __slots__ = ("_caller", "_more", "_scope", "attributes", "budget", "frames")
 
+    @overload
+    def __init__(self: token_scope[bool], name: str, *, budget: Budget[Literal["stop"]], **attributes: Any) -> None: ...
+    @overload
+    def __init__(self: token_scope[None], name: str, *, budget: Budget | None = None, **attributes: Any) -> None: ...
     def __init__(self, name: str, *, budget: Budget | None = None, **attributes: Any) -> None:
         try:
             self.frames = _frames(name)
@@ -102,14 +116,14 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
+    ) -> E_co:
         # In one line: before the first line of a `try` over several, an interrupt could come that it does not see.
         try: scope = self._exit()  # fmt: skip
         except BaseException:
             self._exit()  # again, if that was interrupted
             raise
         account = None if scope is None or not scope.budgets else scope.account
-        return None if account is None else conclude(account, error)
+        return None if account is None else conclude(account, error)  # type: ignore[return-value]
 
     def _exit(self) -> Scope | None:
         scope = self._scope
@@ -140,13 +154,13 @@ class token_scope:  # noqa: N801 - used like a function, as contextlib's own con
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
+    ) -> E_co:
         try: scope = self._leave(_getframe(1))  # fmt: skip
         except BaseException:
             self._leave(_getframe(1))
             raise
         account = None if scope is None or not scope.budgets else scope.account
-        return None if account is None else conclude(account, error)
+        return None if account is None else conclude(account, error)  # type: ignore[return-value]
 
     def _note(self, scope: Scope, caller: FrameType) -> None:
         if self._more is None:

@@ -8,6 +8,7 @@ from typing import Any, overload
 from tokenscope._scopes.budget import Budget, check_budget
 from tokenscope._scopes.wrapping import Decorator, F, M, ScopeSpec, decorate
 from tokenscope._usage.calls import Frame, check_name
+from tokenscope._usage.keywords import teaches
 
 
 @overload
@@ -18,6 +19,7 @@ def track_tokens(function: M, /) -> M: ...
 def track_tokens(
     module: str | None = None, operation: str | None = None, *, budget: Budget | None = None
 ) -> Decorator: ...
+@teaches(name="operation", scope="operation", function="operation", op="operation", component="module", limit="budget")
 def track_tokens(module: Any = None, operation: str | None = None, *, budget: Budget | None = None) -> Any:
     """Count what a function spends under a module and an operation, two levels of the tree.
 
