@@ -39,9 +39,9 @@ def unmeasured(monkeypatch):
 
 
 def counted(text: str) -> int:
-    """Return the tokens in the tree's last line."""
+    """Return the tokens in the tree's first line."""
     assert HEAD.match(text), text
-    return int(re.search(r" = ([\d,]+) tokens", text)[1].replace(",", ""))
+    return int(text.partition(" ")[0].replace(",", ""))
 
 
 def comparable(stderr: str) -> str:
@@ -142,11 +142,17 @@ def test_a_double_dash(tmp_path):
     ("arguments", "status", "message"),
     [
         (["nope.py"], 2, r"tokenscope run: can't open file '/.*/nope.py': \[Errno 2\] No such file or directory\n"),
+        (
+            ["pytest", "-q"],
+            2,
+            r".*can't open file .*pytest.* directory; to run the module .*: tokenscope run -m pytest\n",
+        ),
+        (["package.it"], 2, r".*; to run the module of that name, write: tokenscope run -m package.it\n"),
         (["-m", "nope"], 1, r".*: No module named nope\n"),
         (["-m", "package"], 1, r".*: No module named package.__main__; 'package' is a package and cannot be .*\n"),
         (["empty"], 1, r".*: can't find '__main__' module in '.*empty'\n"),
         (["-o", "r.pdf", "it.py"], 2, r"tokenscope run: 'r.pdf': the suffix says the format, and must be one of .*\n"),
-        (["-o", "no/r.json", "it.py"], 2, r"tokenscope run: cannot write the report to no/r.json: No such file .*\n"),
+        (["-o", "it.py/r.json", "it.py"], 2, r"tokenscope run: cannot write the report to it.py/r.json: Not a dir.*\n"),
         (["-o", "empty.json", "it.py"], 2, r"tokenscope run: cannot write the report to empty.json: .* folder\n"),
         (["-o", "/proc/r.json", "it.py"], 2, r"tokenscope run: cannot write the report to /proc/r.json: .*\n"),
         ([], 2, r"tokenscope run: Missing argument .*\n"),

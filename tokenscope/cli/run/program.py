@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+from importlib.machinery import PathFinder, SourceFileLoader, SourcelessFileLoader
 from types import ModuleType, TracebackType
 
 from tokenscope._scopes.budget import Budget
@@ -83,7 +83,12 @@ def _program_at(path: str) -> Callable[[str, ModuleType], None]:
         with io.open_code(whole) as file:
             content = file.read()
     except OSError as error:
-        raise OSError(f"can't open file {whole!r}: [Errno {error.errno}] {error.strerror}") from None
+        hint = ""
+        if path.replace(".", "").isidentifier() and PathFinder.find_spec(
+            path.partition(".")[0], [os.getcwd(), *sys.path]
+        ):
+            hint = f"; to run the module of that name, write: tokenscope run -m {path}"
+        raise OSError(f"can't open file {whole!r}: [Errno {error.errno}] {error.strerror}{hint}") from None
 
     def script(_: str, main: ModuleType) -> None:
         if not sys.flags.safe_path:
