@@ -54,5 +54,8 @@ default_role = "name"
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!tokenscope\b)([A-Za-z_]\w*\.)+\w+"),  # other packages' names
     (r"py:(class|exc)", r"[a-z]+|[A-Z]|[A-Z]\w*(Error|Warning)|Exception|Decimal|\.\.\."),  # the standard library's
-    (r"py:class", r"(tokenscope\.[\w.]+\.)?([A-Z]|Decorator|GepaStopper|Growth|Wastes)"),  # types that need no import
+    (
+        r"py:class",
+        r"(tokenscope\.[\w.]+\.)?([A-Z]|Decorator|GepaStopper|Growth|OnExceed|Options|Path|Wastes)",
+    ),  # types that need no import
 ]

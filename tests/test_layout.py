@@ -47,6 +47,7 @@ PUBLIC = [
     "record_stream",
     "record_tokens",
     "report",
+    "reset",
     "set_price",
     "ship",
     "token_scope",

@@ -71,6 +71,7 @@ __all__ = [
     "record_stream",
     "record_tokens",
     "report",
+    "reset",
     "set_price",
     "ship",
     "token_scope",
@@ -91,6 +92,21 @@ def report() -> Report:
     from tokenscope._scopes.process import STATE
 
     return report_of(STATE.root)
+
+
+def reset() -> None:
+    """Forget all counts and records of this process. Scopes that are open keep what was counted in them.
+
+    Example:
+        >>> import tokenscope
+        >>> tokenscope.record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
+        >>> tokenscope.reset()
+        >>> tokenscope.report().total
+        Usage()
+    """
+    from tokenscope._scopes.event_log import clear
+
+    clear()
 
 
 _LAZY = {

@@ -214,11 +214,12 @@ def test_export_of_nothing(tracker, tmp_path):
 
 
 def test_a_failed_export_leaves_the_old_file(tracker, tmp_path):
-    """An export to a folder that does not exist raises the error, and creates no file."""
+    """An export that cannot be written raises the error, and leaves what is there."""
     spend(tracker)
-    with pytest.raises(FileNotFoundError):
-        tracker.export_to_file(tmp_path / "no" / "such" / "folder.json")
-    assert [] == os.listdir(tmp_path)
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(NotADirectoryError):
+        tracker.export_to_file(tmp_path / "file" / "export.json")
+    assert ["file"] == os.listdir(tmp_path)
 
 
 def test_summary(tracker, capsys):
@@ -412,3 +413,34 @@ def test_shown(tracker):
     spend(tracker)
 
     assert "<TokenTracker of 3 calls, 1,215 tokens>" == repr(tracker)
+
+
+def test_records_at_a_path(tracker):
+    """The records of calls at and below a path, which may be given by its last names."""
+    with token_scope("run"):
+        with token_scope("a/b"):
+            record_tokens("ocr", "page", "m", "p", 1, 0)
+        with token_scope("a"):
+            record_tokens("ocr", "page", "m", "p", 2, 0)
+            record_tokens("ocr", "other", "m", "p", 3, 0)
+
+    def tokens(path):
+        return [record.total_tokens for record in tracker.records_at(path)]
+
+    assert [1, 2, 3] == tokens("run") == tokens("")
+    assert [2, 3] == tokens("a") == tokens("run/a")
+    assert [1] == tokens("a/b/ocr/page") == tokens("a/b")
+    assert [3] == tokens("other")
+    with pytest.raises(KeyError, match="'page' is at several paths: 'run/a/ocr/page', 'run/a/b/ocr/page'"):
+        tokens("page")
+
+
+def test_reset_of_the_package(tracker):
+    """`tokenscope.reset` forgets counts and records. A scope that is open keeps what was counted in it."""
+    with token_scope("run") as scope:
+        record_tokens("ocr", "page", "m", "p", 1, 0)
+        tokenscope.reset()
+
+    assert () == tracker.records
+    assert 0 == tokenscope.report().total.total_tokens
+    assert 1 == scope.usage.total_tokens

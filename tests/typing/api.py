@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, MutableMapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Generic, TypeVar, assert_type
+from typing import Any, Generic, Literal, TypeVar, assert_type
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
@@ -45,6 +45,7 @@ from tokenscope import (
     record_cost,
     record_tokens,
     report,
+    reset,
     set_price,
     ship,
     token_scope,
@@ -78,7 +79,7 @@ def a_block() -> None:
 
 def a_recipe_used_twice() -> None:
     recipe = token_scope("pipeline")
-    assert_type(recipe, token_scope)
+    assert_type(recipe, token_scope[None])
     assert_type(recipe.name, str)
     with recipe, recipe as inner:
         assert_type(inner, Scope)
@@ -452,6 +453,10 @@ def a_report(report: Report, reports: list[Report]) -> None:
     assert_type(sum(reports, Report()), Report)
     assert_type(report.render(), str)
     assert_type(report.render("tree", width=80), str)
+    assert_type(report.render(depth=2, by="model", sort="cost", top=None, min_share=0.01), str)
+    report.save("deep/tokens.dat", "markdown", by="model", top=20)
+    assert_type(report - report, Report)
+    assert_type(report.find("planner").path, tuple[str, ...])
     assert_type(report.render(format="json"), str)
     report.save("report.json")
     report.save(Path("report.json"))
@@ -548,6 +553,8 @@ def tracking() -> None:
     assert_type(tracker.get_module_usage(), dict[str, dict[str, Any]])
     assert_type(tracker.get_module_usage("module"), dict[str, Any])
     assert_type(tracker.report(), Report)
+    reset()
+    assert_type(tracker.records_at("planner"), tuple[Record, ...])
     for record in tracker.records:
         assert_type(record, Record)
         assert_type(record.module, str)
@@ -581,6 +588,13 @@ def budgets() -> None:
         assert_type(error.limit, Budget)
         assert_type(error.spent, Usage)
         assert_type(error.report, Report)
+    assert_type(Budget(tokens=1), Budget)
+    assert_type(Budget(tokens=1, on_exceed="stop"), Budget[Literal["stop"]])
+
+
+def a_budget_that_raises_swallows_nothing(known: Budget) -> int:
+    with token_scope("run", budget=Budget(tokens=1_000)), token_scope("run", budget=known):
+        return 1
 
 
 # -- servers -----------------------------------------------------------------------------------------------------------------

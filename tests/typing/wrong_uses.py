@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tokenscope import (
+    Budget,
     Report,
     Scope,
     Usage,
@@ -26,10 +27,10 @@ from tokenscope import (
 
 # -- token_scope
 
-token_scope()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-token_scope(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-token_scope(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-token_scope("outer", "inner")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+token_scope()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+token_scope(7)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+token_scope(None)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+token_scope("outer", "inner")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 token_scope("step")(7)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 token_scope("step")("text")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
@@ -126,6 +127,20 @@ record_tokens("module", "operation", "gpt-5-mini", "openai", 10, 20, {}, 3)  # t
 
 # -- Usage and Report
 
+Budget(max_tokens=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+Budget(tokens=5, on_exceed="end")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def a_stop_may_swallow() -> int:  # type: ignore[return]  # pyright: ignore[reportReturnType]
+    with token_scope("run", budget=Budget(tokens=1_000, on_exceed="stop")):
+        return 1
+
+
+async def an_async_stop_may_swallow() -> int:  # type: ignore[return]  # pyright: ignore[reportReturnType]
+    async with token_scope("run", budget=Budget(tokens=1_000, on_exceed="stop")):
+        return 1
+
+
 Usage(1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 Usage(input_tokens="10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Usage(tokens=10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -141,6 +156,7 @@ def reports(scope: Scope) -> None:
     report() + scope  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     Report.load()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Report.load(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    report().render(tops=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     report().save()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     report(scope)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     scope.report().tree().children.append(scope.report().tree())  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
