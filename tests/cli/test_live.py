@@ -217,11 +217,12 @@ MANY = "import time\nfor n in range(200): spend(n, f'o{n}')\nfor n in range(1000
 
 
 def test_a_tree_that_is_taller_than_the_terminal(screen, tmp_path):
-    """The tree is cut with a note. The picture follows the size of the terminal."""
+    """The costliest rows are shown, with a note. The picture follows the size of the terminal."""
     shown = screen(80, 24, spender(tmp_path, MANY))
-    note = r"^and (\d+) more lines; 200 calls, 19,900 tokens so far$"
+    note = r"^and (\d+) more rows with [\d,]+ tokens"
     lines = shown.until(note, r"^line [1-9]\d")
     assert "189" == re.search(note, lines[-1])[1]
+    assert "19,900 tokens (19,900 in + 0 out); 200 calls" == lines[9]
     assert re.match("─+$", lines[8])
     assert re.match(r"^line \d+$", lines[6])
     for columns, height in ((80, 40), (60, 12), (100, 30)):
@@ -233,7 +234,7 @@ def test_a_tree_that_is_taller_than_the_terminal(screen, tmp_path):
         assert re.match(note, lines[-1])
         assert "─" * columns == lines[-(height * 2 // 3)]
     shown("resize-window", "-x", "60", "-y", "5")
-    shown.until("more lines", present=False)
+    shown.until("more rows", present=False)
     shown("resize-window", "-x", "60", "-y", "30")
     shown.until(note)
     shown("send-keys", "C-c")

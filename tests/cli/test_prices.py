@@ -78,7 +78,7 @@ def test_costs_that_are_known_stay():
     for file in ("it.json", "it.jsonl"):
         shown = ran("show", file, "--prices", "prices.toml")
         assert KNOWN in shown
-        assert "2 calls; 2,000 in + 400 out = 2,400 tokens; $1.00" == shown.splitlines()[-1]
+        assert "2,400 tokens (2,000 in + 400 out); $1.00; 2 calls" == shown.splitlines()[0]
         assert "≥ $0.00027" in ran("show", file)
 
 
@@ -143,7 +143,7 @@ def test_run(tmp_path):
     for arguments, environment in (["--prices", "prices.toml"], {}), ([], {"TOKENSCOPE_PRICES": "prices.toml"}):
         done = run(*arguments, "-o", "out.json", path, cwd=tmp_path, env=environment)
         assert (0, b"1\n", "") == (done.status, done.stdout.replace(b"\r", b""), done.stderr)
-        assert "1 call; 1,000 in + 0 out = 1,000 tokens; $1.00\n" in done.told
+        assert "1,000 tokens (1,000 in + 0 out); $1.00; 1 call\n" in done.told
         assert 1 == json.loads((tmp_path / "out.json").read_text("utf-8"))["summary"]["total_cost"]
 
 

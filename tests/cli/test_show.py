@@ -21,11 +21,11 @@ from support.spending import spend
 from support.terminal import in_a_terminal
 
 from tokenscope import Report, token_scope
-from tokenscope._report.formats import FORMATS
+from tokenscope._report.formats import FORMATS, SORTABLE
 from tokenscope._report.formats.analysis import FORMATS as ANALYSES
 from tokenscope._report.formats.analysis import render as analysis
 from tokenscope._report.formats.diff import FORMATS as DIFFS
-from tokenscope._report.formats.order import SORTABLE, SORTS
+from tokenscope._report.formats.order import SORTS
 from tokenscope._report.snapshot import cut, pivot
 from tokenscope._usage.calls import Frame
 from tokenscope.cli.console import CommandError, write
@@ -167,6 +167,24 @@ def test_show_sorted(form, sort, folder):
         assert PRICED.render(form, sort=sort).rstrip("\n") + "\n" == ran(*arguments)
 
 
+def test_show_the_costliest(folder):
+    """`--top`, `--all` and `--min-share` say which rows are shown."""
+    assert PRICED.render(top=3) + "\n" == ran("show", "priced.json", "--top", "3")
+    assert PRICED.render(min_share=0.105) + "\n" == ran("show", "priced.json", "--min-share", "10.5%")
+    hostile_report = Report.load("hostile.json")
+    assert hostile_report.render(top=None) + "\n" == ran("show", "hostile.json", "--all", "--top", "3")
+    assert hostile_report.render(top=60) + "\n" == ran("show", "hostile.json") != ran("show", "hostile.json", "--all")
+    assert PRICED.render("table", by="model", top=2) + "\n" == (
+        ran("show", "priced.json", "--format", "table", "--by", "model", "--top", "2")
+    )
+    assert "Invalid value for '--top': csv has no option 'top'" in refused(
+        "show", "x.json", "--format", "csv", "--top", "3"
+    )
+    assert "Invalid value for '--min-share': min_share must be a share from 0 to 1" in (
+        refused("show", "x.json", "--min-share", "300%")
+    )
+
+
 def test_what_cannot_be_sorted(folder):
     """Formats with a fixed order reject `--sort`. A flat report cannot be sorted by time."""
     for form in set(FORMATS) - set(SORTABLE):
@@ -178,8 +196,8 @@ def test_what_cannot_be_sorted(folder):
 
 def test_an_empty_report(folder):
     """An empty report is shown as a sentence."""
-    assert "nothing was counted yet\n" == ran("show", "empty.json")
-    assert "nothing was counted yet\n" == ran("show", "empty.json", "--by", "model", "--depth", "1")
+    assert Report().render() + "\n" == ran("show", "empty.json")
+    assert Report().render() + "\n" == ran("show", "empty.json", "--by", "model", "--depth", "1")
 
 
 # -- merge ------------------------------------------------------------------------------------------------------------------
@@ -292,16 +310,22 @@ def test_names_of_files_that_break_lines(folder):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("show", "one.json", "-o", "missing/x.json"),
-        ("merge", "one.json", "-o", "missing/x.json"),
-        ("analyze", "one.json", "-o", "missing/x.json", "--format", "text"),
-        ("diff", "one.json", "two.json", "-o", "missing/x.json"),
+        ("show", "one.json", "-o", "two.json/x.json"),
+        ("merge", "one.json", "-o", "two.json/x.json"),
+        ("analyze", "one.json", "-o", "two.json/x.json", "--format", "text"),
+        ("diff", "one.json", "two.json", "-o", "two.json/x.json"),
     ],
     ids=" ".join,
 )
 def test_outputs_that_cannot_be_written(arguments, folder):
-    """A missing folder leads to an error of one line."""
-    assert f"tokenscope {arguments[0]}: missing/x.json: No such file or directory" == refused(*arguments)
+    """A file in the place of the output's folder leads to an error of one line."""
+    assert f"tokenscope {arguments[0]}: two.json/x.json: Not a directory" == refused(*arguments)
+
+
+def test_a_missing_folder(folder):
+    """A folder that the output names is made."""
+    assert "" == ran("merge", "one.json", "-o", "new/folder/x.json")
+    assert Report.load("new/folder/x.json") == ONE
 
 
 def test_a_folder_as_output(folder):
@@ -422,7 +446,7 @@ def test_head(unbuffered, folder):
     """A pipe into `head` shows the first line and nothing else."""
     deep().save("deep.json")
     done = subprocess.run(
-        f"set -o pipefail; {sys.executable} -m tokenscope show deep.json | head -1",
+        f"set -o pipefail; {sys.executable} -m tokenscope show deep.json --all | head -1",
         shell=True,
         executable="/bin/bash",
         capture_output=True,
@@ -432,7 +456,7 @@ def test_head(unbuffered, folder):
     )
 
     assert (141, "") == (done.returncode, done.stderr)
-    assert ["scope", "calls", "input", "output", "total", "share", "cost", "time"] == done.stdout.split()
+    assert "1,100 tokens (1,100 in + 0 out); $0.0011; 1,100 calls\n" == done.stdout
 
 
 def test_a_full_disk(folder):

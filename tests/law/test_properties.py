@@ -71,6 +71,16 @@ def test_report_is_a_commutative_monoid(a, b, c):
 
 
 @QUICK
+@given(reports(), reports())
+def test_subtracting_undoes_adding(a, b):
+    """What was added to a report is what the sum has more than the report."""
+    since = (a + b) - a
+    assert since + a == a + b
+    assert since.total == b.total
+    assert since.by_model().keys() >= {model for model, usage in b.by_model().items() if usage}
+
+
+@QUICK
 @given(reports())
 def test_views_of_a_report_agree(report):
     """Every partition adds up to the total, and so do the nodes' own usages."""

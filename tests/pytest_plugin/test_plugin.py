@@ -944,12 +944,14 @@ def test_options_that_make_no_sense(run, arguments, problem):
 
 def test_a_baseline_that_cannot_be_written(spending, pytester):
     """A baseline that cannot be written fails the session, and one line says so."""
-    pytester.makeconftest("import shutil\ndef pytest_runtest_logfinish():\n    shutil.rmtree('down', True)\n")
+    pytester.makeconftest(
+        "import shutil\ndef pytest_runtest_logfinish():\n    shutil.rmtree('down'); open('down', 'w').close()\n"
+    )
     (pytester.path / "down").mkdir()
     result = spending({"a": 1}, "--tokens-baseline=down/base.json", "--tokens-update")
 
     assert pytest.ExitCode.TESTS_FAILED == result.ret
-    result.stdout.fnmatch_lines(["FAILED: *base.json could not be written: No such file or directory"])
+    result.stdout.fnmatch_lines(["FAILED: *base.json could not be written: Not a directory"])
 
 
 # -- parts --------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,17 @@ def test_the_format_is_that_of_the_suffix(tmp_path):
     assert ["R.TXT", "r.json"] == sorted(os.listdir(tmp_path))
 
 
+def test_a_format_and_options(tmp_path):
+    """`save` takes a format for a file of any suffix, and the options that `render` takes."""
+    REPORT.save(tmp_path / "report.out", "table", by="model", top=3)
+    REPORT.save(tmp_path / "report.txt", depth=1, sort="cost")
+    with pytest.raises(ValueError, match="there is no report format 'pdf'"):
+        REPORT.save(tmp_path / "report.txt", format="pdf")
+
+    assert REPORT.render("table", by="model", top=3) == (tmp_path / "report.out").read_text("utf-8")
+    assert REPORT.render(depth=1, sort="cost") == (tmp_path / "report.txt").read_text("utf-8")
+
+
 @pytest.mark.parametrize("name", ["report", "report.pdf", "json", ".jsonl"])
 def test_other_suffixes(name, tmp_path):
     """An unknown suffix raises an error that names the known suffixes, and no file is written."""
@@ -65,9 +76,17 @@ def test_a_system_that_fails(fault, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    """Saving into a missing folder raises a FileNotFoundError."""
-    with pytest.raises(FileNotFoundError):
-        REPORT.save(tmp_path / "missing" / "report.json")
+    """Saving into a missing folder makes it, and the folders above it."""
+    REPORT.save(tmp_path / "missing" / "too" / "report.json")
+
+    assert REPORT == Report.load(tmp_path / "missing" / "too" / "report.json")
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    """Saving into something that is no folder raises a NotADirectoryError."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        REPORT.save(tmp_path / "file" / "report.json")
 
 
 def test_a_folder_in_the_way(tmp_path):

@@ -51,17 +51,17 @@ def test_a_column_without_blanks_is_always_shown():
 
 
 def test_names_are_cut_at_the_width():
-    """Names are cut to the width of the column, but keep at least four cells."""
+    """Names lose their middle to fit the column, but keep at least four cells."""
     names = ScopeColumn(["", "├─ ", "│  └─ ", "│     └─ "], ["pipeline", "a rather long name", "inner", "innermost"])
     names.narrow(12)
     lines = list(names.lines(["bold", "cyan", "", ""], ascii_only=False))
 
     assert "scope       " == names.head
     assert [("", "dim"), ("pipeline    ", "bold")] == lines[0]
-    assert [("├─ ", "dim"), ("a rather…", "cyan")] == lines[1]
+    assert [("├─ ", "dim"), ("a ra…name", "cyan")] == lines[1]
     assert [("│  └─ ", "dim"), ("inner ", "")] == lines[2]
-    assert [("│     └─", "dim"), ("inn…", "")] == lines[3]
-    assert "a rath..." == list(names.lines([""] * 4, ascii_only=True))[1][1][0]
+    assert [("│     └─", "dim"), ("in…t", "")] == lines[3]
+    assert "a r...ame" == list(names.lines([""] * 4, ascii_only=True))[1][1][0]
 
 
 def test_a_width_without_room():

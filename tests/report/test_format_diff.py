@@ -37,8 +37,8 @@ NARROW = """\
 scope         before  after  change   growth  calls      cost
 pipeline       2,297  3,097    +800   +34.8%     +2  +$0.0080
 |- Agent       1,397  3,097  +1,700  +121.7%     +5   +$0.017
-|  |- pla...   1,200  2,310  +1,110   +92.5%     +1   +$0.011
-|  `- +...         0    590    +590      new     +4  +$0.0059
+|  |- pl...r   1,200  2,310  +1,110   +92.5%     +1   +$0.011
+|  `- +...n        0    590    +590      new     +4  +$0.0059
 `- - ingest      900      0    -900     gone     -3  -$0.0090
 tokens 2,297 -> 3,097 (+800, +34.8%); calls 7 -> 9 (+2); cost $0.023 -> $0.031 (+$0.0080, +34.9%)"""
 
@@ -97,7 +97,7 @@ def test_nothing_changed():
     """A diff without changes is one sentence in text and Markdown, and an empty list in JSON."""
     same = OLD.diff(OLD)
 
-    assert "nothing changed: 7 calls; 2,070 in + 227 out = 2,297 tokens; $0.023" == str(same)
+    assert "nothing changed: 2,297 tokens (2,070 in + 227 out); $0.023; 7 calls" == str(same)
     assert f"## Token usage: unchanged\n\n**{same}**\n" == same.render("markdown")
     assert [] == json.loads(same.render("json"))["changes"]
 

@@ -210,7 +210,7 @@ def test_the_title():
 def test_an_empty_report():
     """The page of an empty report says that nothing was counted yet."""
     assert "Nothing was counted yet." == page(Report()).content()["empty"]
-    assert "Nothing changed: 24 calls; " == page(PRICED.diff(PRICED)).content()["empty"][:27]
+    assert "Nothing changed: 33,800 tok" == page(PRICED.diff(PRICED)).content()["empty"][:27]
 
 
 def test_names_in_sentences():

@@ -16,15 +16,15 @@ def test_the_whole_table():
 
 def test_the_rows_are_the_modules():
     """There is a row for each module, the costliest first, and they add up to the total."""
-    rows = [line.split(" | ") for line in PRICED.render("table").splitlines()[2:]]
+    rows = [line.split(" | ") for line in PRICED.render("table").splitlines()[2:-3]]
 
     assert list(PRICED.by_module()) == [row[0].rstrip() for row in rows]
     assert PRICED.total.total_tokens == sum(int(row[3].replace(",", "")) for row in rows)
 
 
 def test_columns_line_up_whatever_the_names():
-    """Every line has the same width. Control characters are escaped, and long names are cut."""
-    lines = hostile().render("table").splitlines()
+    """Every row has the same width. Control characters are escaped, and long names are cut."""
+    lines = hostile().render("table").splitlines()[:-2]
 
     assert {cell_len(lines[1])} == {cell_len(line) for line in lines}
     assert len(HOSTILE) * 2 + 2 >= len(lines)
@@ -40,8 +40,17 @@ def test_narrow_names():
 
 
 def test_an_empty_report():
-    """An empty report says that nothing was counted yet."""
-    assert "nothing was counted yet" == Report().render("table")
+    """An empty report says that nothing was counted yet, and why that may be."""
+    assert Report().render("table") == Report().render()
+
+
+def test_the_costliest_rows():
+    """`top` and `min_share` show the costliest rows, and one line says what the others spent."""
+    rows = [line.split(" | ")[0].strip() for line in PRICED.render("table", top=2).splitlines()]
+
+    assert ["ResearchAgent.searcher", "ResearchAgent.synthesizer", ""] == rows[2:5]
+    assert "and 4 more rows with 4,690 tokens" == rows[5]
+    assert PRICED.render("table", top=2) == PRICED.render("table", min_share=0.2)
 
 
 def test_another_title():

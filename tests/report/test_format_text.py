@@ -6,11 +6,14 @@ from decimal import Decimal
 
 import pytest
 from support.formats import PRICED, deep, empty_and_free, hostile, huge, usage
-from support.reports import made
+from support.reports import build, made
 
 from tokenscope import Usage
 from tokenscope._report import formats as render
 from tokenscope._report.formats import text as _text
+from tokenscope._usage.calls import Frame
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.model_usage import ModelUsage
 
 
 @pytest.mark.parametrize(
@@ -157,3 +160,43 @@ def test_what_a_scope_spent_itself(name, own, below, rows):
     report = made((-1, "scope", "top", 1, 1, own), (0, "scope", "inner", 1, 1, below))
 
     assert rows == report.render(name).count("[self]")
+
+
+def test_the_notes_of_every_format_for_people():
+    """Tree, table and Markdown say below their numbers what failed, what was wasted and saved, and what has no price."""
+    told = UsageKey("p/x", 0, "provider")
+    report = build(
+        [
+            (
+                -1,
+                Frame("module", "a|b"),
+                1,
+                0,
+                [
+                    ModelUsage(told, Usage(calls=3, failed_calls=1, input_tokens=30, cost=Decimal("0.3"))),
+                    ModelUsage(
+                        told._replace(wasted="provider_errors"), Usage(calls=1, input_tokens=10, cost=Decimal("0.1"))
+                    ),
+                    ModelUsage(
+                        UsageKey("p/x", 0, "cache"),
+                        Usage(calls=1, cached_calls=1, input_tokens=7, cost=Decimal("0.07")),
+                    ),
+                    ModelUsage(UsageKey("p/y"), Usage(calls=1, input_tokens=10, unpriced_calls=1)),
+                ],
+            ),
+        ],
+        scoped=True,
+    )
+    notes = [
+        "1 call answered by DSPy's cache; 1 call failed; 7 tokens saved by DSPy's cache, worth $0.070",
+        "wasted: 10 tokens (25.0%), $0.10: provider errors 1 call with 10 tokens, in a|b",
+        "No price is known for 1 call of p/y.",
+    ]
+
+    assert notes == _text.notes(report)
+    for form in ("tree", "table"):
+        assert notes == report.render(form).splitlines()[-3:]
+    markdown = report.render("markdown").split("\n\n")
+    assert notes[0] in markdown
+    assert notes[1].replace("a|b", "<code>a&#124;b</code>") in markdown
+    assert "No price is known for 1 call of `p/y`." in markdown[-1]

@@ -83,7 +83,7 @@ def test_a_diff():
 
 def test_a_diff_without_changes():
     """A diff without changes is one sentence."""
-    assert "<div><b>nothing changed: 7 calls; 2,070 in + 227 out = 2,297 tokens; $0.023</b></div>" == (
+    assert "<div><b>nothing changed: 2,297 tokens (2,070 in + 227 out); $0.023; 7 calls</b></div>" == (
         OLD.diff(OLD)._repr_html_()
     )
 

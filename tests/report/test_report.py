@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from decimal import Decimal
 
 import pytest
-from support.reports import chain, made
+from support.reports import build, chain, made
 from support.spending import spend
 
 import tokenscope
-from tokenscope import Report, Usage, record_tokens, token_scope, track_tokens
+from tokenscope import Report, Usage, record_tokens, set_price, token_scope, track_tokens
+from tokenscope._report.snapshot import cut, pivot
 from tokenscope._report.tree import Breakdown
 from tokenscope._usage.calls import ROOT, Frame
 from tokenscope._usage.keys import UsageKey
@@ -139,6 +141,148 @@ def test_finding_nodes():
     assert 7 == slashes.find("a").usage.input_tokens
 
 
+def test_finding_nodes_by_their_last_names():
+    """`find` takes the last names of a path where only one path has them. A whole path comes first."""
+    assert {("pipeline", "Agent", "planner")} == {AGENT.find(path).path for path in ("planner", "Agent/planner")}
+    assert ("pipeline", "Agent", "search", "Predict(q -> a)") == AGENT.find("search/Predict").path
+    assert () == AGENT.tree().root.path
+    twice = made(
+        (-1, "scope", "a", 1, 1, 1),
+        (0, "scope", "b", 1, 1, 2),
+        (1, "scope", "c", 1, 1, 3),
+        (-1, "scope", "b", 1, 1, 4),
+        (3, "scope", "c", 1, 1, 5),
+        (0, "scope", "d", 1, 1, 6),
+        scoped=False,
+    )
+    assert (5, 4, 6) == tuple(
+        twice.find(path).usage.input_tokens - more for path, more in (("b/c", 0), ("b", 5), ("d", 0))
+    )
+    assert 3 == twice.find("a/b/c").usage.input_tokens
+    with pytest.raises(
+        KeyError, match=r"'c' is at several paths: 'a/b/c', 'b/c'|'c' is at several paths: 'b/c', 'a/b/c'"
+    ):
+        twice.find("c")
+
+
+def test_a_name_at_very_many_paths():
+    """The error shows ten of the paths that have a name, and how many more there are."""
+    rows = [(-1, "scope", "top", 1, 1, 1)]
+    for number in range(1, 24, 2):
+        rows += [(0, "scope", f"n{number}", 1, 1, 1), (number, "scope", "same", 1, 1, 1)]
+    with pytest.raises(KeyError, match=r"'same' is at several paths: 'top/n1/same', .* and 2 more") as error:
+        made(*rows).find("same")
+
+    assert 10 == str(error.value).count("/same'")
+
+
+def test_what_was_spent_since():
+    """A later report minus an earlier one is what was spent in between: calls, times, entries and costs."""
+    with token_scope("run") as scope:
+        with token_scope("ingest"):
+            record_tokens("ocr", "page", "gpt-4o-mini", "openai", input_tokens=1_000_000, output_tokens=0)
+        earlier = scope.report()
+        with token_scope("ingest"):
+            record_tokens("ocr", "page", "gpt-4o-mini", "openai", input_tokens=2_000_000, output_tokens=0)
+        with token_scope("answer"):
+            spend(7)
+        later = scope.report()
+    since = later - earlier
+
+    assert {"ocr": 2_000_000, "m": 7} == tokens(since.by_module())
+    assert Decimal("0.3") == since.by_model()["openai/gpt-4o-mini"].cost
+    assert since.by_model()["provider/model"].cost is None
+    assert 1 == since.find("run/ingest").entries
+    assert 0 < since.find("run/ingest").seconds < later.find("run/ingest").seconds
+    assert later == since + earlier
+    assert later.total == since.total + earlier.total
+    assert ["openai/gpt-4o-mini"] == [price.model for price in since.prices()]
+    assert "page" not in (scope.report() - later).render("json")
+
+
+def test_nothing_was_spent_since():
+    """A report minus itself is empty, and a report minus an empty one is itself."""
+    assert not AGENT - AGENT
+    assert AGENT == AGENT - Report()
+    assert Report() == Report() - Report()
+    assert AGENT == (AGENT + AGENT) - AGENT
+
+
+def test_the_difference_is_a_report(tmp_path):
+    """What was spent since can be saved, loaded and shown."""
+    since = (AGENT + made((-1, "scope", "pipeline", 1, 5, 7))) - AGENT
+    since.save(tmp_path / "since.json")
+
+    assert since == Report.load(tmp_path / "since.json")
+    assert "7 tokens (7 in + 0 out); 1 call" == since.render().splitlines()[0]
+
+
+def test_a_price_that_was_set_meanwhile(monkeypatch):
+    """If a price was set in between, the earlier calls are priced with it, too, so that the difference has a cost."""
+    monkeypatch.setattr("tokenscope._usage.custom_prices._custom", {})
+    with token_scope("run") as scope:
+        spend(1_000_000)
+        earlier = scope.report()
+        set_price("provider/model", input=2, output=0)
+        spend(3_000_000)
+
+    assert earlier.total.cost is None
+    assert Decimal(6) == (scope.report() - earlier).total.cost
+
+
+def test_calls_without_a_price():
+    """The difference of two lower bounds is that of the known costs, and calls without a price stay without."""
+    known, unknown = (
+        build([(-1, Frame("scope", "s"), 1, 0, {"p/x": usage})], scoped=True)
+        for usage in (
+            Usage(calls=2, input_tokens=5, cost=Decimal("0.5")),
+            Usage(calls=1, input_tokens=7, unpriced_calls=1),
+        )
+    )
+    both = known + unknown
+
+    assert known.total == (both - unknown).total
+    assert unknown.total == (both - known).total
+
+
+@pytest.mark.parametrize(
+    ("newer", "message"),
+    [
+        (Report(), "'pipeline' is gone in the newer report; only a later report of the same run has more"),
+        (
+            made((-1, "scope", "pipeline", 0, 1000, 0), (0, "dspy", "Agent", 1, 900, 10)),
+            "'pipeline' was entered less often, or for less time, in the newer",
+        ),
+        (
+            made((-1, "scope", "pipeline", 1, 1, 0), (0, "dspy", "Agent", 1, 900, 10)),
+            "'pipeline' was entered less often, or for less time, in the newer",
+        ),
+        (made((-1, "scope", "pipeline", 1, 1000, 9)), "'pipeline/Agent' is gone"),
+        (
+            made((-1, "scope", "pipeline", 1, 1000, 9), (0, "dspy", "Agent", 1, 900, 9)),
+            r"'pipeline/Agent' has less input_tokens of p/x \(9, before 10\)",
+        ),
+        (
+            made((-1, "scope", "pipeline", 1, 1000, 9), (0, "dspy", "Agent", 1, 900, 0)),
+            "has less calls of p/x .0, before 1",
+        ),
+    ],
+    ids=["empty", "entries", "time", "path", "tokens", "model"],
+)
+def test_a_report_that_is_not_later(newer, message):
+    """A path that has shrunk cannot be subtracted. The error says which."""
+    older = made((-1, "scope", "pipeline", 1, 1000, 0), (0, "dspy", "Agent", 1, 900, 10))
+    with pytest.raises(ValueError, match=message):
+        newer - older
+
+
+@pytest.mark.parametrize("other", [1, "x", None, Usage()])
+def test_subtracts_nothing_else(other):
+    """Anything but a report raises a TypeError."""
+    with pytest.raises(TypeError, match="unsupported operand"):
+        AGENT - other
+
+
 def test_adding_up():
     """Reports add up path by path, and keep paths that only one of them has."""
     other = made((-1, "scope", "pipeline", 1, 500, 0), (0, "dspy", "Agent", 1, 100, 5), (0, "scope", "new", 1, 1, 7))
@@ -263,6 +407,31 @@ def test_formats():
     assert AGENT.render("json").startswith("{")
     with pytest.raises(ValueError, match="there is no report format 'pdf'; there are tree, json"):
         AGENT.render("pdf")
+
+
+@pytest.mark.parametrize("form", ["tree", "table", "markdown", "html", "json", "csv", "speedscope", "folded"])
+def test_views_in_every_format(form):
+    """`by` and `depth` choose what every format shows, as the command line does."""
+    assert cut(AGENT, 2).render(form) == AGENT.render(form, depth=2)
+    assert pivot(AGENT, "module").render(form).replace("Module", "?") == AGENT.render(form, by="module").replace(
+        "Module", "?"
+    )
+    assert "planner" not in AGENT.render(form, by="model")
+
+
+def test_options_of_a_format():
+    """A format that does not have an option says which it has. A breakdown has no times, and a table says what it lists."""
+    with pytest.raises(TypeError, match="csv has no option 'top'; it has by, depth, sort"):
+        AGENT.render("csv", top=3)
+    with pytest.raises(TypeError, match="html has a fixed order; tree, table, markdown, csv can be sorted"):
+        AGENT.render("html", sort="cost")
+    with pytest.raises(ValueError, match="a breakdown has no times"):
+        AGENT.render(by="model", sort="time")
+    with pytest.raises(ValueError, match="no breakdown by 'colour'; there are model, module, predictor, operation"):
+        AGENT.render(by="colour")
+    assert AGENT.render("table", by="model").startswith("Model ")
+    assert AGENT.render("table", by="model", title="LM").startswith("LM ")
+    assert "planner" not in AGENT.render(depth=2, by=None, sort="calls", top=20, min_share=0.01, width=80)
 
 
 def test_format_strings():

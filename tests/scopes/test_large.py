@@ -251,6 +251,8 @@ READS = {
     "reprice": lambda report: report.reprice("openai/gpt-4o"),
     "walk": lambda report: [node.usage.total_tokens for _, node in report.tree().walk()],
     "notebook": lambda report: report._repr_html_(),
+    "every row": partial(Report.render, top=None),
+    "costliest rows": partial(Report.render, format="markdown", top=20),
     **{name: partial(Report.render, format=name) for name in FORMATS},
 }
 

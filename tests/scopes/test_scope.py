@@ -432,9 +432,9 @@ def test_prints_its_tree():
     with console.capture() as capture:
         console.print(scope)
 
-    assert str(scope).splitlines()[1].startswith("pipeline")
+    assert str(scope).splitlines()[2].startswith("pipeline")
     assert str(scope) == str(scope.report())
-    assert capture.get().splitlines()[1].startswith("pipeline")
+    assert capture.get().splitlines()[2].startswith("pipeline")
 
 
 def test_a_report_at_any_moment_from_any_thread():

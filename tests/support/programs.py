@@ -21,7 +21,7 @@ SPEND = """
 from tokenscope import record_tokens
 def spend(tokens, operation="o"): record_tokens("m", operation, "x", None, tokens, 0, cost=0)
 """
-HEAD = re.compile(r"^scope +calls +input +output +total +share", re.MULTILINE)
+HEAD = re.compile(r"^[\d,]+ tokens? \([\d,]+ in \+ [\d,]+ out\)", re.MULTILINE)
 NOTHING = "tokenscope run: nothing was counted: DSPy made no LM call"
 
 

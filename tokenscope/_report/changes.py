@@ -7,7 +7,7 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Final, Literal, NamedTuple
 
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Node, walk
+from tokenscope._report.tree import Node, counted, walk
 from tokenscope._usage.calls import ROOT, Frame, ScopePath
 from tokenscope._usage.usage import ZERO, Usage
 
@@ -138,9 +138,9 @@ class _Pair:
     def largest_first(self) -> list[_Pair]:
         return sorted(self.changed_below, key=_Pair.order)
 
-    def order(self) -> tuple[int, Decimal, str, str]:
+    def order(self) -> tuple[int, Decimal, str, str, str]:
         change = self.change()
-        return -abs(change.tokens), -abs(change.cost or Decimal(0)), change.name, change.kind
+        return -abs(change.tokens), -abs(change.cost or Decimal(0)), *counted(change.name), change.kind
 
 
 def changes_between(before: Snapshot, after: Snapshot) -> tuple[Change, ...]:

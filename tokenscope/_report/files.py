@@ -13,11 +13,14 @@ def write_whole(path: Path, text: str | Iterable[str]) -> None:
     """Write a text, or its pieces, to a file.
 
     It is written to a temporary file in the same folder, which then replaces the file. So the old file or the new one is there.
+    A folder that does not exist is made.
 
     Raises:
-        OSError: the folder does not exist or cannot be written to.
+        OSError: the folder cannot be made or written to.
     """
     target = Path(os.path.realpath(path))
+    if not target.parent.exists():
+        os.makedirs(target.parent, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         with open(handle, "w", encoding="utf-8", newline="\n") as file:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tokenscope._report.changes import Comparison, changes_between
 from tokenscope._report.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from tokenscope._report.formats import Options
     from tokenscope._report.formats.terminal import Drawing
 
 
@@ -47,33 +48,56 @@ class Report(Snapshot):
             raise TypeError(f"a report is compared with a Report, not with {type(newer).__name__} {newer!r}")
         return Diff(self, newer, changes_between(self, newer))
 
-    def render(self, format: str = "tree", **options: Any) -> str:  # noqa: A002 - the usual word
+    def render(self, format: str = "tree", **options: Unpack[Options]) -> str:  # noqa: A002 - the usual word
         """Return the report as plain text.
 
         Args:
             format: `tree`, `table`, `markdown`, `html`, `json`, `csv`, `speedscope` or `folded`.
-            **options: Options of the format. `tree` takes `width`, in cells.
+            **options: What is shown, and how. For every format: `by="model"` (or `module`, `predictor`, `operation`, or the name
+                of an attribute) for a flat list instead of the tree, and `depth=2` for so many levels. For some formats:
+                `sort="cost"` (or `tokens`, `calls`, `time`, `name`), `top=20` rows at most (`tree` has 60; None for all),
+                `min_share=0.01` of the total at least, and the tree's `width`, in cells.
 
         Raises:
-            ValueError: there is no such format.
+            ValueError: there is no such format, or an option has a wrong value.
+            TypeError: the format does not have such an option.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("ingest") as scope:
+            ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
+            >>> print(scope.report().render("table", by="model"))
+            Model               | Input | Output | Total
+            --------------------------------------------
+            mistral/mistral-ocr |   900 |    300 | 1,200
+            <BLANKLINE>
+            No price is known for 1 call of mistral/mistral-ocr.
         """
-        from tokenscope._report.formats import renderer
+        from tokenscope._report.formats import arranged
 
-        return renderer(format)(self, **options)
+        draw, shown, chosen = arranged(self, format, **options)
+        return draw(shown, **chosen)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, format: str | None = None, **options: Unpack[Options]) -> None:  # noqa: A002
         """Write the report to a file, in the format of its suffix: `.json` to load it again, `.txt` for the tree.
 
-        Other suffixes are `.md`, `.html`, `.csv`, `.speedscope.json` and `.folded`. The file is written whole or not at all.
+        Other suffixes are `.md`, `.html`, `.csv`, `.speedscope.json` and `.folded`. The file is written whole or not at all, into
+        a folder that is made if it does not exist.
+
+        Args:
+            path: The file.
+            format: The format, if the suffix does not say it.
+            **options: As `render` takes them.
 
         Raises:
-            ValueError: no format has that suffix.
+            ValueError: no format has that suffix or that name, or an option has a wrong value.
+            TypeError: the format does not have such an option.
             OSError: the file cannot be written.
         """
         from tokenscope._report.files import write_whole
         from tokenscope._report.formats import format_of
 
-        write_whole(Path(path), self.render(format_of(path)))
+        write_whole(Path(path), self.render(format or format_of(path), **options))
 
     @classmethod
     def load(cls, path: str | Path) -> Report:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.model_usage import ModelUsage
-from tokenscope._usage.usage import Usage, unchecked, values_of
+from tokenscope._usage.prices import repriced, settle
+from tokenscope._usage.usage import ARITHMETIC, FIELDS, MONEY, ZERO, Usage, unchecked, values_of
 
 _ONLY_WITH_CALLS: Final = frozenset({"tool", "evaluate", "compile", "phase"})
 """Kinds of scopes that a report leaves out unless a call was made below them."""
@@ -174,3 +175,68 @@ class RowBuilder:
                 here, then = parents[here], following[here]
             here = then
         return order
+
+
+def rows_since(newer: Rows, older: Rows) -> Iterator[Row]:
+    """Yield the rows of what was counted since the older ones, without those where nothing was.
+
+    Raises:
+        ValueError: a path is gone or has fewer counts. The message names it.
+    """
+    places = {(row.parent, row.frame): index for index, row in enumerate(newer)}
+    befores: dict[int, Row] = {}
+    indexes = {-1: -1}
+    for number, row in enumerate(older):
+        index = places.get((indexes[row.parent], row.frame))
+        if index is None:
+            raise _shrank(older, number, "is gone")
+        indexes[number] = index
+        befores[index] = row
+    rows = [_since(newer, index, row, befores.get(index)) for index, row in enumerate(newer)]
+    kept = bytearray(len(rows) + 1)  # the last one is of the index -1
+    for index in reversed(range(len(rows))):
+        kept[index] |= index not in befores or any(rows[index][2:])
+        kept[rows[index].parent] |= kept[index]
+    indexes = dict(zip([-1, *compress(range(len(rows)), kept)], range(-1, len(rows)), strict=False))
+    for row in compress(rows, kept):
+        yield row._replace(parent=indexes[row.parent])
+
+
+def _since(newer: Rows, index: int, row: Row, before: Row | None) -> Row:
+    if before is None:
+        return row
+    if row.entries < before.entries or row.nanoseconds < before.nanoseconds:
+        raise _shrank(newer, index, "was entered less often, or for less time,")
+    olds, news = _settled(before.usages), _settled(row.usages)
+    usages: list[ModelUsage] = []
+    for key in {**news, **olds}:
+        old, new = olds.get(key, ZERO), news.get(key, ZERO)
+        if old.cost is None and not new.unpriced_calls:
+            old = repriced(key, old)  # a price was set meanwhile, which the newer report has for all calls
+        parts: list[Any] = []
+        for name, less, more in zip(FIELDS, values_of(old), values_of(new), strict=True):
+            parts.append(ARITHMETIC.subtract(more or 0, less or 0) if name in MONEY else more - less)
+            if parts[-1] < 0:
+                raise _shrank(newer, index, f"has less {name} of {key.model} ({more or 0:,}, before {less or 0:,})")
+        if any(parts):
+            usages.append(ModelUsage(key, unchecked(parts)))
+    return Row(row.parent, row.frame, row.entries - before.entries, row.nanoseconds - before.nanoseconds, usages)
+
+
+def _settled(usages: Iterable[ModelUsage]) -> dict[UsageKey, Usage]:
+    """Return usages by keys that are equal in a report that was made before the prices were loaded, and in one made after."""
+    found: dict[UsageKey, Usage] = {}
+    for key, usage in usages:
+        found[settle(key)] = found.get(settle(key), ZERO) + usage
+    return found
+
+
+def _shrank(rows: Rows, index: int, what: str) -> ValueError:
+    names: list[str] = []
+    while index >= 0:
+        names.append(rows.frames[index].name)
+        index = rows.parents[index]
+    path = "/".join(reversed(names))
+    return ValueError(
+        f"{path!r} {what} in the newer report; only a later report of the same run has more than an earlier one"
+    )

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any, Final, Self, TypeVar
 
 from tokenscope._report.attribution import Attribution, attributions
-from tokenscope._report.rows import NO_ROWS, Row, RowBuilder, Rows
+from tokenscope._report.rows import NO_ROWS, Row, RowBuilder, Rows, rows_since
 from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, spent_by_model, tree_of
 from tokenscope._report.waste import Wastes, waste_by_module
 from tokenscope._usage.calls import ATTRIBUTES, Frame, ScopePath
@@ -160,10 +160,10 @@ class Snapshot:
         return tree_of(self.rows, scoped=self.scoped)
 
     def find(self, path: str) -> Node:
-        """Return the node at a path of names joined by `/`, from the top level down.
+        """Return the node at a path of names joined by `/`: the whole path from the top level down, or its last names.
 
         Raises:
-            KeyError: there is no such node. The message shows the nearest names.
+            KeyError: there is no such node, or several have these last names. The message shows the nearest names, or all paths.
 
         Example:
             >>> from tokenscope import record_tokens, token_scope
@@ -171,6 +171,8 @@ class Snapshot:
             ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
             >>> scope.report().find("ingest/ocr").usage.total_tokens
             1200
+            >>> scope.report().find("page").path
+            ('ingest', 'ocr', 'page')
         """
         return find(self.tree(), path)
 
@@ -190,6 +192,20 @@ class Snapshot:
         if other == 0 and not isinstance(other, bool):
             return self
         return NotImplemented
+
+    def __sub__(self, older: Snapshot) -> Self:
+        """Return what was spent since an older report of the same run: `newer - older`.
+
+        Raises:
+            ValueError: a path of the older one is gone or has shrunk. The message names it.
+        """
+        if not isinstance(older, Snapshot):
+            return NotImplemented
+        pairs = (self.rows, older.rows), (self.attributes, older.attributes)
+        rows, attributes = (RowBuilder().add_rows(rows_since(*pair)).freeze() for pair in pairs)
+        models = _models(rows)
+        prices = tuple(price for price in self._prices if price.model in models)
+        return type(self)(rows, self.scoped, prices, unused_names(self.unused_prices, models), attributes)
 
     def __bool__(self) -> bool:
         """Whether it has any rows."""
@@ -318,6 +334,12 @@ def pivot(snapshot: S, by: str) -> S:
         known = ", ".join(["model", *_NAMES, *names])
         raise ValueError(f"there is no breakdown by {by!r}; there are {known}")
     return _view(snapshot, inputs, scoped=not inputs)
+
+
+def view(snapshot: S, by: str | None, depth: int | None) -> S:
+    """Return a breakdown of a snapshot, or its upper levels, or what it is if neither is asked for."""
+    found = snapshot if by is None else pivot(snapshot, by)
+    return found if depth is None else cut(found, depth)
 
 
 def cut(snapshot: S, depth: int) -> S:

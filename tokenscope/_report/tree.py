@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from tokenscope._report.rows import Rows
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.usage import ZERO, Usage, sum_usages, sum_values, tokens_in, unchecked, values_of
 
 T = TypeVar("T")
+_MOST_PATHS: Final = 10
+_NUMBER: Final = re.compile(r"0*(\d+)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +35,16 @@ class Node:
     seconds: float
     _tree: Tree | Usage  # a usage if it is no scope
     _index: int = -1
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The names from the top level down."""
+        names: list[str] = []
+        index = self._index
+        while index >= 0 and isinstance(self._tree, Tree):
+            names.append(self._tree.rows.frames[index].name)
+            index = self._tree.rows.parents[index]
+        return tuple(reversed(names))
 
     @property
     def usage(self) -> Usage:
@@ -122,10 +135,10 @@ class Tree:
             yield here
             here = self.ends[here]
 
-    def order(self, index: int) -> tuple[int, str, str]:
+    def order(self, index: int) -> tuple[int, str, str, str]:
         """Return what siblings are sorted by."""
         frame = self.rows.frames[index]
-        return -tokens_in(self.totals[index]), frame.name, frame.kind
+        return -tokens_in(self.totals[index]), *counted(frame.name), frame.kind
 
     def _seconds(self, index: int) -> float:
         return self.rows.nanoseconds[index] / 1e9
@@ -133,6 +146,11 @@ class Tree:
     def spent(self, index: int) -> list[tuple[Any, ...]]:
         """Return what was spent at an index itself, as the values of usages."""
         return self.rows.spent(*self.rows.starts[index : index + 2]) if index >= 0 else []
+
+
+def counted(name: str) -> tuple[str, str]:
+    """Return what names are sorted by, so that `page 2` comes before `page 10`."""
+    return _NUMBER.sub(lambda found: f"{len(found[1]):06}{found[1]}", name), name
 
 
 class Breakdown(dict[str, Usage]):
@@ -165,7 +183,7 @@ def breakdown_of(parts: Iterable[tuple[str, Usage]]) -> Breakdown:
     for name, usage in parts:
         groups.setdefault(name, []).append(values_of(usage))
     sums = [(name, unchecked(sum_values(several))) for name, several in groups.items()]
-    return Breakdown(sorted(sums, key=lambda item: (-item[1].total_tokens, item[0])))
+    return Breakdown(sorted(sums, key=lambda item: (-item[1].total_tokens, *counted(item[0]))))
 
 
 def spent_by_model(usages: Iterable[ModelUsage]) -> Breakdown:
@@ -190,20 +208,36 @@ def walk(top: Sequence[T], below: Callable[[int, T], Sequence[T]]) -> Iterator[t
 
 def find(tree: Node, path: str) -> Node:
     """Return the node at a path, as `Snapshot.find` does. A name may contain a `/` itself."""
-    candidates = [(tree.root, path)]
     missed: list[tuple[Node, str]] = []
+    if found := _matches(tree.root, path, missed):
+        return found[0]
+    by_last_names = {found: None for _, node in tree.root.walk() for found in _matches(node, path, [])}
+    if len(by_last_names) == 1:
+        return next(iter(by_last_names))
+    if by_last_names:
+        paths = [repr("/".join(node.path)) for node in by_last_names]
+        more = f" and {len(paths) - _MOST_PATHS:,} more" if len(paths) > _MOST_PATHS else ""
+        raise KeyError(f"{path!r} is at several paths: {', '.join(paths[:_MOST_PATHS])}{more}")
+    node, rest = min(missed, key=lambda item: len(item[1]))
+    raise KeyError(no_such(rest, [child.name for child in node.children], path.removesuffix(rest).rstrip("/")))
+
+
+def _matches(top: Node, path: str, missed: list[tuple[Node, str]]) -> list[Node]:
+    """Return the nodes at a path below a node, the last ones first. What of the path is missing below others is noted."""
+    candidates = [(top, path)]
+    found: list[Node] = []
     while candidates:
         node, rest = candidates.pop()
         if not rest:
-            return node
+            found.append(node)
+            continue
         missed.append((node, rest))
         for child in node.children:
             for name in (child.name, child.name.partition("(")[0]):
                 if name and (rest == name or rest.startswith(name + "/")):
                     candidates.append((child, rest[len(name) + 1 :]))
                     break
-    node, rest = min(missed, key=lambda item: len(item[1]))
-    raise KeyError(no_such(rest, [child.name for child in node.children], path.removesuffix(rest).rstrip("/")))
+    return found
 
 
 def no_such(name: str, names: Iterable[str], where: str = "") -> str:

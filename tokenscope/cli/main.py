@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from tokenscope._report.formats import FORMATS
-from tokenscope._report.formats.order import SORTABLE, SORTS
+from tokenscope._report.formats.order import SORTS
 from tokenscope._usage.custom_prices import PRICES_VARIABLE
 from tokenscope._version import __version__
 from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, percent, read, use_prices, write
@@ -115,43 +115,52 @@ Examples:
 )
 @click.option("--depth", type=_NUMBER, metavar="N", help="Show N levels. Deeper levels are added to the last one.")
 @click.option("--sort", type=click.Choice(SORTS), help="The order of siblings. Default: tokens.")
+@click.option("--top", type=_NUMBER, metavar="N", help="Show N rows: the costliest and their parents. Tree: 60.")
+@click.option("--all", "everything", is_flag=True, help="Show all rows.")
+@click.option("--min-share", type=percent, metavar="PERCENT", help="Show rows with at least that share of the total.")
 @_missing_prices
 @_output("Write to a file, in the format of its suffix.")
 def show(
-    files: tuple[str, ...], form: str | None, by: str | None, depth: int | None, sort: str | None, output: str | None
+    files: tuple[str, ...],
+    form: str | None,
+    by: str | None,
+    depth: int | None,
+    output: str | None,
+    everything: bool,
+    **chosen: Any,
 ) -> None:
     """Show a report in any format.
 
     Several FILEs are added up. - is standard input.
     """
     form = form or format_for(output, FORMATS, "tree")
-    options: dict[str, str] = {}
-    if sort is not None:
-        if form not in SORTABLE:
-            problem = f"{form} has a fixed order; {', '.join(SORTABLE)} can be sorted."
-            raise click.BadParameter(problem, param_hint="'--sort'")
-        if sort == "time" and (by or form == "table"):
-            raise click.BadParameter("a breakdown has no times.", param_hint="'--sort'")
-        options["sort"] = sort
-    if by and form == "table":
-        options["title"] = by.capitalize()
+    options = {name: value for name, value in chosen.items() if value is not None}
+    if everything:
+        options["top"] = None
+    if "min_share" in options:
+        options["min_share"] = float(options["min_share"] / 100)
 
-    from tokenscope._report.snapshot import cut, pivot
+    from tokenscope._report.formats import arranged
+    from tokenscope._report.snapshot import Snapshot
 
-    report = read(files)
-    if by:
+    what = "module" if by or form == "table" else None
+    for name, value in options.items():  # before anything is read
         try:
-            report = pivot(report, by)
-        except ValueError as error:
-            raise click.BadParameter(f"{error}.", param_hint="'--by'") from None
-    if depth:
-        report = cut(report, depth)
+            render, nothing, option = arranged(Snapshot(), form, by=what, **{name: value})
+            render(nothing, **option)
+        except (TypeError, ValueError) as error:
+            raise click.BadParameter(f"{error}.", param_hint=f"'--{name.replace('_', '-')}'") from None
+    total = read(files)
+    try:
+        render, report, options = arranged(total, form, by=by, depth=depth, **options)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="'--by'") from None
     if form == "tree" and output in (None, STANDARD):
         from tokenscope._report.formats.tree import drawing
 
-        write(drawing(report, sort or "tokens").on(sys.stdout), output, drawn=True)
+        write(drawing(report, **options).on(sys.stdout), output, drawn=True)
     else:
-        write(report.render(form, **options), output)
+        write(render(report, **options), output)
 
 
 @main.command(

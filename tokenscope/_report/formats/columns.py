@@ -38,6 +38,12 @@ class Columns:
         """The width of all columns, with a gap before each."""
         return sum(len(GAP) + width for width in self._widths if width)
 
+    def leave_out(self, *heads: str) -> None:
+        """Leave out the columns with these headings."""
+        self._widths = [
+            0 if column.head in heads else width for column, width in zip(self._columns, self._widths, strict=True)
+        ]
+
     @property
     def heads(self) -> list[str]:
         """The headings, as `fit` returns cells."""
@@ -95,12 +101,19 @@ class ScopeColumn:
                 yield [(guide, "dim"), (name + " " * (room - width), style)]
                 continue
             room = max(room, min(4, width))
-            yield [(guide[: self.width - room], "dim"), (set_cell_size(shortened(name, room, dots), room), style)]
+            short = _without_middle(name, room, dots)
+            yield [(guide[: self.width - room], "dim"), (set_cell_size(short, room), style)]
 
 
 def shortened(name: str, width: int, dots: str = "…") -> str:
     """Return a name, cut if it is too wide."""
     return name if cell_len(name) <= width else set_cell_size(name, width - len(dots)).rstrip() + dots
+
+
+def _without_middle(name: str, width: int, dots: str) -> str:
+    """Return a name that is too wide with its ends, which tell it from its siblings."""
+    end = set_cell_size(name[::-1], (width - len(dots)) // 2)[::-1].lstrip()
+    return shortened(name, width - cell_len(end), dots) + end
 
 
 def guides(depths: Sequence[int], *, ascii_only: bool) -> Iterator[str]:

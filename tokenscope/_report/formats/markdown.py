@@ -2,7 +2,7 @@
 
     ## Token usage
 
-    **3 calls; 420 in + 96 out = 516 tokens; $0.0012**
+    **516 tokens (420 in + 96 out); $0.0012; 3 calls**
 
     | Scope                | Calls | Input | Output | Total | Share |    Cost | Time |
     |:---------------------|------:|------:|-------:|------:|------:|--------:|-----:|
@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from tokenscope._report.formats import text
 from tokenscope._report.formats.columns import DEEPEST_GUIDE, shortened
-from tokenscope._report.formats.order import breakdown, lines
+from tokenscope._report.formats.order import breakdown, shown
 from tokenscope._report.formats.prices import HEADS, NOTE, TITLE, price_rows
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import Usage
@@ -80,28 +80,28 @@ class Part(NamedTuple):
         return f"{len(self.rows) - kept:,} of {len(self.rows):,} rows are left out here{which}{why}."
 
 
-def render(snapshot: Snapshot, *, sort: str = "tokens") -> str:
+def render(snapshot: Snapshot, *, sort: str = "tokens", top: int | None = None, min_share: float | None = None) -> str:
     """Return the report as a Markdown document."""
+    chosen = shown(snapshot.tree(), sort, top, min_share)
     if not snapshot:
-        return text.NOTHING_YET.capitalize() + ".\n"
+        return f"{text.NOTHING_YET.capitalize()}: {text.WHY_NOTHING}.\n"
     total, by_model = snapshot.total, snapshot.by_model()
-    nodes = [(depth, node, node.usage) for depth, node in lines(snapshot.tree(), sort)]
+    nodes = [(depth, node, node.usage) for depth, node in chosen.lines]
     rows = [
         (indent(depth) + code(node.name), *_cells(usage, total), text.duration(node.seconds))
         for depth, node, usage in nodes
     ]
     weights = [usage.total_tokens for _, _, usage in nodes]
-    parts = [Part(rows, weights, ("Scope", *_NUMBERS, "Time"), text.plural(len(rows), "scope"))]
+    parts = [Part(rows, weights, ("Scope", *_NUMBERS, "Time"), text.plural(len(rows), "scope"), note=chosen.rest())]
     for name, usages in (("module", snapshot.by_module()), ("model", by_model)):
-        items = breakdown(usages, sort)
+        items = list(breakdown(usages, sort).lines)
         rows = [(code(each), *_cells(usage, total)) for each, usage in items]
         weights = [usage.total_tokens for _, usage in items]
         heads = (name.capitalize(), *_NUMBERS)
         parts.append(Part(rows, weights, heads, text.plural(len(rows), name), f"By {name}"))
     rows = price_rows(snapshot.prices(), code)
     parts.append(Part(rows, [0] * len(rows), HEADS, TITLE, most=0, note=NOTE))
-    notes = text.unpriced(by_model, code), text.misnamed(snapshot.unused_prices, by_model, code)
-    return bounded("Token usage", text.summary(total), parts, *notes)
+    return bounded("Token usage", text.summary(total), parts, *text.notes(snapshot, code))
 
 
 def bounded(title: str, totals: str, parts: Iterable[Part], *notes: str) -> str:

@@ -5,7 +5,7 @@
     ResearchAgent.searcher   | 1,456 |    412 | 1,868
     ResearchAgent.planner    |   234 |     89 |   323
 
-The rows add up to the report's total.
+The rows add up to the report's total. What the columns do not say stands below them.
 """
 
 from __future__ import annotations
@@ -16,21 +16,27 @@ from rich.cells import cell_len
 
 from tokenscope._report.formats.columns import Column, Columns, shortened
 from tokenscope._report.formats.order import breakdown
-from tokenscope._report.formats.text import NOTHING_YET, counts, printable
+from tokenscope._report.formats.text import NOTHING_YET, WHY_NOTHING, counts, notes, printable
 from tokenscope._report.snapshot import Snapshot
 
 _LONGEST_NAME: Final = 120
 
 
-def render(snapshot: Snapshot, *, sort: str = "tokens", title: str = "Module") -> str:
+def render(
+    snapshot: Snapshot,
+    *,
+    sort: str = "tokens",
+    top: int | None = None,
+    min_share: float | None = None,
+    title: str = "Module",
+) -> str:
     """Return the table as plain text. The title is the heading of the names."""
+    chosen = breakdown(snapshot.by_module(), sort, top, min_share)
     if not snapshot:
-        return NOTHING_YET
-    rows = [
-        (shortened(printable(name), _LONGEST_NAME), *counts(usage)[1:])
-        for name, usage in breakdown(snapshot.by_module(), sort)
-    ]
+        return f"{NOTHING_YET}: {WHY_NOTHING}"
+    rows = [(shortened(printable(name), _LONGEST_NAME), *counts(usage)[1:]) for name, usage in chosen.lines]
     columns = Columns([Column(title, align_left=True), *map(Column, ("Input", "Output", "Total"))], rows)
     lines = [" | ".join(cells) for cells in (columns.heads, *map(columns.fit, rows))]
     lines.insert(1, "-" * cell_len(lines[0]))
-    return "\n".join(lines)
+    below = list(filter(None, (chosen.rest(), *notes(snapshot))))
+    return "\n".join([*lines, *([""] if below else []), *below])

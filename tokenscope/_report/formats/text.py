@@ -15,6 +15,8 @@ from tokenscope._usage.usage import Usage
 UNKNOWN: Final = shown.UNKNOWN
 AT_LEAST: Final = shown.AT_LEAST
 NOTHING_YET: Final = "nothing was counted yet"
+READ_ON: Final = 'the page "Nothing is counted" (how-to/nothing-is-counted) helps'
+WHY_NOTHING: Final = f"DSPy made no LM call, nothing was recorded, or TOKENSCOPE_DISABLED is set; {READ_ON}"
 _LONGEST_MESSAGE: Final = 300  # characters of an exception's message
 _MOST_NAMES: Final = 3
 N = TypeVar("N", int, float, Decimal)
@@ -83,9 +85,9 @@ def counts(usage: Usage) -> tuple[str, str, str, str]:
 
 
 def summary(usage: Usage) -> str:
-    """Return the totals as a sentence."""
-    tokens = f"{usage.input_tokens:,} in + {usage.output_tokens:,} out = {usage.total_tokens:,} tokens"
-    return "; ".join([plural(usage.calls, "call"), tokens, *([money(usage)] if usage.cost else [])])
+    """Return the totals in one line, tokens and cost first."""
+    tokens = f"{plural(usage.total_tokens, 'token')} ({usage.input_tokens:,} in + {usage.output_tokens:,} out)"
+    return "; ".join([tokens, *([money(usage)] if usage.cost else []), plural(usage.calls, "call")])
 
 
 _DETAILS: Final = {
@@ -104,6 +106,26 @@ def details(usage: Usage, *names: str) -> Iterator[str]:
         noun, what = _DETAILS[name]
         if count := getattr(usage, name):
             yield f"{plural(count, noun)} {what}"
+
+
+def notes(snapshot: Snapshot, write: Callable[[str], str] | None = None) -> list[str]:
+    """Return what the columns of a report do not say, a sentence each: caches, failed calls, waste, and unknown prices.
+
+    Args:
+        snapshot: The report.
+        write: How the format writes names. Text for people to read needs none.
+    """
+    usage, by_model = snapshot.total, snapshot.by_model()
+    worth = f", worth {dollars(usage.saved_cost)}" if usage.saved_cost else ""
+    wasted = waste_line(snapshot, write or printable)
+    found = (
+        "; ".join(details(usage)) + worth,  # what was saved comes last
+        wasted and f"wasted: {wasted}",
+        unpriced(by_model, write or printable),
+        misnamed(snapshot.unused_prices, by_model, write or repr),
+        "" if usage else f"{NOTHING_YET.capitalize()}: {WHY_NOTHING}.",
+    )
+    return list(filter(None, found))
 
 
 def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printable) -> str:
@@ -128,14 +150,15 @@ def unused_price(name: str, models: Iterable[str], write: Callable[[str], str] =
     return f"A price is set for {write(name)}, but no call here has that name; did you mean {' or '.join(map(write, near))}?"
 
 
-def waste_line(snapshot: Snapshot) -> str:
+def waste_line(snapshot: Snapshot, write: Callable[[str], str] = printable) -> str:
     """Return in one line what was wasted, and why; empty if nothing was."""
-    if not (wastes := snapshot.waste()):
+    if not any(key.wasted for key in snapshot.rows.keys):
         return ""
+    wastes = snapshot.waste()
     total = wastes.total
     percent = share(100 * total.total.total_tokens, snapshot.total.total_tokens)
     reasons = "; ".join(f"{name.replace('_', ' ')} {_spent(usage)}" for name, usage in total.reasons())
-    where = f"{'most in' if len(wastes) > 1 else 'in'} {printable(next(iter(wastes)))}"
+    where = f"{'most in' if len(wastes) > 1 else 'in'} {write(next(iter(wastes)))}"
     return f"{total.total.total_tokens:,} tokens ({percent:.1f}%), {money(total.total)}: {reasons}, {where}"
 
 

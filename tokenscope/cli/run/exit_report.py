@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from tokenscope._report.formats import format_of
-from tokenscope._report.formats.text import one_line, waste_line
+from tokenscope._report.formats.text import READ_ON, one_line
 from tokenscope._scopes.budget import Budget, BudgetExceeded
 from tokenscope._scopes.enforcement import BudgetAccount, conclude, limit_process
 from tokenscope._scopes.process import DISABLED
@@ -26,7 +26,7 @@ from tokenscope._scopes.process import DISABLED
 if TYPE_CHECKING:
     from tokenscope.cli.run.live import Live
 
-_NOTHING = "tokenscope run: nothing was counted: DSPy made no LM call, and the program recorded no tokens"
+_NOTHING = f"tokenscope run: nothing was counted: DSPy made no LM call, and the program recorded no tokens; {READ_ON}"
 
 
 class ExitReport:
@@ -133,9 +133,6 @@ class ExitReport:
                 written.append(f"report written to {self._output}")
         with _or_why_not(lines, "the tree cannot be drawn"):
             lines.append(report.__rich__().on(sys.__stderr__) if spent else _NOTHING)
-        with _or_why_not(lines, "the waste cannot be summed up"):
-            if waste := waste_line(report):
-                lines.append(f"wasted: {waste}")
         if self._account is not None:
             lines.append(f"budget: {self._account.balance()}")
         return lines + written
@@ -156,7 +153,10 @@ def _writable(output: str) -> Path:
     if file.is_dir():
         raise IsADirectoryError(f"cannot write the report to {output}: that is a folder")
     try:
-        tempfile.TemporaryFile(dir=Path(os.path.realpath(file)).parent).close()
+        folder = Path(os.path.realpath(file)).parent
+        if not folder.exists():
+            os.makedirs(folder)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"cannot write the report to {output}: {error.strerror}") from None
     return file

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _PAUSE: Final = 0.25  # seconds between two pictures
 _SHARE: Final = 9  # pauses are so many times as long as drawing took: a tree of thousands of lines is drawn less often
 _LOWEST: Final = 6  # lines of a terminal that has room for a tree
+_OTHERS: Final = 4  # lines of a picture beside the scopes: a rule, the total, the headings, and what is left out
 
 
 def start(stream: TextIO | None) -> Live | None:
@@ -88,17 +89,13 @@ class Live:
         self._write(f"{picture}\x1b7{drawn}\x1b8")  # saves and restores the cursor and its colours
 
     def _lines(self, report: Report, columns: int, most: int) -> list[str]:
+        from tokenscope._report.formats.tree import drawing
+
         self._console.width = columns  # rich cuts longer lines
         with self._console.capture() as capture:
             self._console.rule(style="dim")
-            self._console.print(report.__rich__())
-        lines = capture.get().splitlines()
-        if len(lines) > most:
-            total = report.total
-            hidden = len(lines) - most + 1
-            note = f"and {hidden:,} more lines; {total.calls:,} calls, {total.total_tokens:,} tokens so far"
-            lines[most - 1 :] = [note[:columns]]
-        return lines
+            self._console.print(drawing(report, top=max(1, most - _OTHERS)))
+        return capture.get().splitlines()[:most]
 
     def _cleared(self, size: os.terminal_size) -> str:
         """Return the codes that give all lines back to the program."""
