@@ -181,8 +181,8 @@ def test_no_percentage(limit, folder):
 
 def test_an_output_that_cannot_be_written_is_an_error(folder):
     """If the output cannot be written, the status is 2, even if the check failed."""
-    assert "tokenscope diff: none/x.md: No such file or directory" == (
-        refused("diff", "old.json", "new.json", "--fail-above", "5", "-o", "none/x.md")
+    assert "tokenscope diff: old.json/x.md: Not a directory" == (
+        refused("diff", "old.json", "new.json", "--fail-above", "5", "-o", "old.json/x.md")
     )
 
 

@@ -127,7 +127,7 @@ def test_many_prices_fit_into_a_comment():
     assert re.fullmatch(
         r"Dollars per million tokens\.\n\n"
         r"[\d,]+ of 2,000 rows are left out here: GitHub takes no comment .*\.\n\n"
-        r"</details>\n\nNo price is known for 9 calls of .*\n",
+        r"</details>\n\n2 calls answered .*\n\nNo price is known for 9 calls of .*\n",
         end,
     )
 

@@ -86,12 +86,12 @@ def render(snapshot: Snapshot, *, sort: str = "tokens", top: int | None = None, 
     if not snapshot:
         return f"{text.NOTHING_YET.capitalize()}: {text.WHY_NOTHING}.\n"
     total, by_model = snapshot.total, snapshot.by_model()
-    nodes = [(depth, node, node.usage) for depth, node in chosen.lines]
-    rows = [
-        (indent(depth) + code(node.name), *_cells(usage, total), text.duration(node.seconds))
-        for depth, node, usage in nodes
-    ]
-    weights = [usage.total_tokens for _, _, usage in nodes]
+    rows: list[tuple[str, ...]] = []
+    weights: list[int] = []
+    for depth, node in chosen.lines:  # no node is kept
+        usage = node.usage
+        rows.append((indent(depth) + code(node.name), *_cells(usage, total), text.duration(node.seconds)))
+        weights.append(usage.total_tokens)
     parts = [Part(rows, weights, ("Scope", *_NUMBERS, "Time"), text.plural(len(rows), "scope"), note=chosen.rest())]
     for name, usages in (("module", snapshot.by_module()), ("model", by_model)):
         items = list(breakdown(usages, sort).lines)
