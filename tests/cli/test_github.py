@@ -229,8 +229,8 @@ def test_json_on_standard_output(summary):
 
 def test_files_that_cannot_be_written(summary, monkeypatch):
     """A summary or a comment that cannot be written leads to an error of one line."""
-    message = "tokenscope diff: none/c.md: No such file or directory"
-    assert message == refused("diff", "old.json", "new.json", "--comment", "none/c.md")
+    message = "tokenscope diff: old.json/c.md: Not a directory"
+    assert message == refused("diff", "old.json", "new.json", "--comment", "old.json/c.md")
 
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "none/summary.md")
     message = "tokenscope diff: GITHUB_STEP_SUMMARY: none/summary.md: No such file or directory"
