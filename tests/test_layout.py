@@ -24,6 +24,7 @@ PUBLIC = [
     "BudgetExceeded",
     "Change",
     "Diff",
+    "Forecast",
     "JSONLSink",
     "Node",
     "Price",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tokenscope._providers.responses import record_response
     from tokenscope._providers.streams import record_stream
     from tokenscope._report.changes import Change
+    from tokenscope._report.forecast import Forecast
     from tokenscope._report.report import Diff, Report
     from tokenscope._report.tree import Breakdown, Node
     from tokenscope._report.waste import Waste
@@ -48,6 +49,7 @@ __all__ = [
     "BudgetExceeded",
     "Change",
     "Diff",
+    "Forecast",
     "JSONLSink",
     "Node",
     "Price",
@@ -114,6 +116,7 @@ _LAZY = {
     "record_response": "_providers.responses",
     "record_stream": "_providers.streams",
     "Change": "_report.changes",
+    "Forecast": "_report.forecast",
     **dict.fromkeys(("Diff", "Report"), "_report.report"),
     **dict.fromkeys(("Breakdown", "Node"), "_report.tree"),
     "Waste": "_report.waste",

@@ -20,7 +20,7 @@ from support.reports import build, made
 from support.spending import spend
 from support.terminal import in_a_terminal
 
-from tokenscope import Report, token_scope
+from tokenscope import Report, Usage, token_scope
 from tokenscope._report.formats import FORMATS, SORTABLE
 from tokenscope._report.formats.analysis import FORMATS as ANALYSES
 from tokenscope._report.formats.analysis import render as analysis
@@ -650,7 +650,7 @@ def test_completion():
     assert {f"plain,{form}" for form in DIFFS} == completed("tokenscope diff --format ")
     assert {"plain,module", "plain,model"} == completed("tokenscope show --by mod")
     assert {f"plain,{sort}" for sort in SORTS} == completed("tokenscope show --sort ")
-    assert {"plain,--samples"} == completed("tokenscope analyze --s")
+    assert {"plain,--samples", "plain,--scale-to"} == completed("tokenscope analyze --s")
     assert {"file,to"} == completed("tokenscope show to") == completed("tokenscope merge a.json -o to")
 
 
@@ -715,6 +715,10 @@ def a_run(*more: tuple) -> Report:
     )
 
 
+def spent(tokens: int) -> Usage:
+    return usage(1, tokens, tokens // 10, str(tokens * 0.21 / 1_000_000))
+
+
 def test_the_page(folder, script):
     """The commands on the how-to page print the output shown below them."""
     before = a_run((1, "dspy", "writer", 20, 6_500, {SONNET: usage(20, 18_400, 7_800, "0.1722")}))
@@ -725,11 +729,15 @@ def test_the_page(folder, script):
         (7, "dspy", "Agent", 0, 3_700, {}),
         (8, "dspy", "planner", 0, 100, {}),
     )
-    for name, report in (("before", before), ("after", after), ("worker-1", before), ("worker-2", after)):
+    steps = {"index": 5_000, **{f"sample {n}": 900 + n * 100 for n in range(3)}}
+    rows = [(0, Frame("scope", name), 1, 1, {"openai/gpt-4o-mini": spent(n)}) for name, n in steps.items()]
+    pilot = build([(-1, Frame("scope", "run"), 1, 1, {}), *rows], scoped=True)
+    saved = {"before": before, "after": after, "worker-1": before, "worker-2": after, "pilot": pilot}
+    for name, report in saved.items():
         report.save(f"{name}.json")
     blocks = re.findall(r"^```console\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
-    assert 9 <= len(blocks)
+    assert 10 <= len(blocks)
     for block in blocks:
         commands = re.findall(r"^\$ (.*)$", block, re.MULTILINE)
         done = subprocess.run(

@@ -22,6 +22,7 @@ from tokenscope import (
     BudgetExceeded,
     Change,
     Diff,
+    Forecast,
     JSONLSink,
     Node,
     Price,
@@ -494,6 +495,15 @@ def a_breakdown(report: Report) -> None:
     assert_type(report.by_operation(), Breakdown)
     assert_type(report.predictors(), Breakdown)
     assert_type(by_model["openai/gpt-5-mini"], Usage)
+
+
+def a_forecast(report: Report) -> None:
+    forecast = report.scale(samples=5, to=1_000, records=get_tracker().records)
+    assert_type(forecast, Forecast)
+    assert_type(forecast.expected, Usage)
+    assert_type(forecast.tokens, tuple[int, int] | None)
+    assert_type(forecast.cost, tuple[Decimal, Decimal] | None)
+    assert_type(forecast.repeated, tuple[str, ...])
 
 
 def a_diff(older: Report, newer: Report) -> None:

@@ -191,7 +191,7 @@ class _Records:
         """Add a record if it is similar to an earlier one; return whether it is."""
         get: Callable[..., Any] = record.get
         group = self._groups.get((get("scope") or get("module"), get("model"), get("provider") or None))
-        if group is None or group.frames != _frames(record) or not _DISSIMILAR.isdisjoint(record):
+        if group is None or group.frames != frames_of(record) or not _DISSIMILAR.isdisjoint(record):
             return False
         input_tokens, output_tokens = get("input_tokens"), get("output_tokens")
         read, write, reasoning = get("cache_read_tokens", 0), get("cache_write_tokens", 0), get("reasoning_tokens", 0)
@@ -220,7 +220,7 @@ class _Records:
         if not isinstance(record, dict):
             raise TypeError("a record must be an object")
         get = record.get
-        frames, provider = _frames(record), get("provider") or None
+        frames, provider = frames_of(record), get("provider") or None
         model = model_name(record["model"], provider)
         cached, error, saved = bool(get("cached")), get("error"), get("saved")
         spent = record if saved is None else saved
@@ -274,7 +274,7 @@ def _parser() -> Callable[[bytes], Any]:
     return loads
 
 
-def _frames(record: dict[str, Any]) -> list[list[str]]:
+def frames_of(record: dict[str, Any]) -> list[list[str]]:
     """Return the path of a record; if another program wrote it, as its module and operation say."""
     frames: list[list[str]] | None = record.get("frames")
     if frames is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -11,6 +12,7 @@ from tokenscope._report.changes import Comparison, changes_between
 from tokenscope._report.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from tokenscope._report.forecast import Forecast
     from tokenscope._report.formats import Options
     from tokenscope._report.formats.terminal import Drawing
 
@@ -47,6 +49,38 @@ class Report(Snapshot):
         if not isinstance(newer, Report):
             raise TypeError(f"a report is compared with a Report, not with {type(newer).__name__} {newer!r}")
         return Diff(self, newer, changes_between(self, newer))
+
+    def scale(self, *, samples: int, to: int, records: Iterable[Mapping[str, Any]] = ()) -> Forecast:
+        """Return what a run of more samples, or fewer, is expected to spend, and in which range.
+
+        A scope that was entered once, such as one for set-up, is taken to be entered once in the larger run. All others grow with
+        the samples. The range holds in 95 of 100 runs: it is the prediction interval of Student's t for the sum of new samples.
+        There is one if the samples can be told apart: by numbers in the names of their scopes (`token_scope(f"sample {n}")`), or
+        by the records of samples that ran one after the other.
+
+        Args:
+            samples: How many samples this run made.
+            to: How many samples the other run makes.
+            records: The records of this run's calls, such as `get_tracker().records`.
+
+        Raises:
+            TypeError: a number of samples is no whole number.
+            ValueError: a number of samples is less than 1.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("run") as scope:
+            ...     for n, tokens in enumerate([900, 1_000, 1_100]):
+            ...         with token_scope(f"sample {n}"):
+            ...             record_tokens("ocr", "page", "gpt-4o-mini", "openai", input_tokens=tokens, output_tokens=100)
+            >>> forecast = scope.report().scale(samples=3, to=1_000)
+            >>> forecast.expected.total_tokens, forecast.tokens
+            (1100000, (851213, 1348787))
+        """
+        from tokenscope._report.forecast import forecast
+        from tokenscope._report.formats.json import line
+
+        return forecast(self, samples, to, (line(dict(record)) for record in records))
 
     def render(self, format: str = "tree", **options: Unpack[Options]) -> str:  # noqa: A002 - the usual word
         """Return the report as plain text.

@@ -269,14 +269,16 @@ def merge(files: tuple[str, ...], records: bool, output: str) -> None:
 Examples:
   tokenscope analyze tokens.json
   tokenscope analyze tokens.json --samples 500                 with tokens and cost per sample
+  tokenscope analyze calls.jsonl --samples 5 --scale-to 1000   what 1,000 would spend
   tokenscope analyze run-*.json --samples 500 -o report.md"""
 )
 @_files
 @click.option("--samples", type=_NUMBER, metavar="N", help="The number of samples that the run made.")
+@click.option("--scale-to", "to", type=_NUMBER, metavar="N", help="Estimate what a run of N samples would spend.")
 @_format(("text", "markdown"), "text")
 @_missing_prices
 @_output("Write to a file: .md or .txt.")
-def analyze(files: tuple[str, ...], samples: int | None, form: str | None, output: str | None) -> None:
+def analyze(files: tuple[str, ...], samples: int | None, to: int | None, form: str | None, output: str | None) -> None:
     """Sum up what a run spent, per sample, module and model.
 
     Several FILEs are added up. - is standard input.
@@ -284,7 +286,17 @@ def analyze(files: tuple[str, ...], samples: int | None, form: str | None, outpu
     from tokenscope._report.formats import analysis
 
     form = form or format_for(output, analysis.FORMATS, "text")
-    write(analysis.render(read(files), samples, form), output)
+    report, estimate = read(files), None
+    if to is not None:
+        if samples is None:
+            raise click.UsageError("--scale-to needs --samples N, the number of samples that the run made")
+        from tokenscope._report.forecast import forecast
+        from tokenscope._report.reading import record_lines
+
+        # standard input can be read only once
+        lines = chain.from_iterable(record_lines(file) for file in files if file != STANDARD)
+        estimate = forecast(report, samples, to, lines)
+    write(analysis.render(report, samples, form, estimate), output)
 
 
 @main.command()

@@ -13,28 +13,37 @@ The shares of a breakdown add up to 100.0%.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Final
 
+from tokenscope._report.forecast import CONFIDENCE, Forecast
 from tokenscope._report.formats.columns import GAP, Column, Columns, shortened
 from tokenscope._report.formats.markdown import code, document, table
-from tokenscope._report.formats.text import dollars, money, plural, printable, unpriced, waste_line
+from tokenscope._report.formats.text import dollars, listed, money, plural, printable, unpriced, waste_line
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.usage import Usage
 
 FORMATS: Final = {"text": ".txt", "markdown": ".md"}
 """The name of each format and the suffix of its files."""
 _LONGEST_NAME: Final = 60
+_MOST_PATHS: Final = 5
 _EXACT: Final = Context(prec=60)
 _Breakdowns = Mapping[str, Mapping[str, Usage]]
 
 
-def render(snapshot: Snapshot, samples: int | None = None, format: str = "text") -> str:  # noqa: A002 - the usual word
-    """Return the analysis of a run that made so many samples, in one of the `FORMATS`."""
+def render(
+    snapshot: Snapshot,
+    samples: int | None = None,
+    format: str = "text",  # noqa: A002 - the usual word
+    forecast: Forecast | None = None,
+) -> str:
+    """Return the analysis of a run that made so many samples, in one of the `FORMATS`, with what a larger run would spend."""
     facts = list(_facts(snapshot.total, samples))
     if waste := waste_line(snapshot):
         facts.append(("Wasted", waste))
+    if forecast is not None:
+        facts += _estimate(forecast, code if format == "markdown" else _short)
     breakdowns = {"Module": snapshot.by_module(), "Model": snapshot.by_model()}
     return (_markdown if format == "markdown" else _text)(facts, breakdowns)
 
@@ -71,13 +80,39 @@ def _facts(total: Usage, samples: int | None) -> Iterator[tuple[str, str]]:
         yield "Saved by DSPy's Cache", f"{total.saved_tokens:,} tokens{worth}"
 
 
+def _estimate(forecast: Forecast, shown: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    expected = forecast.expected
+    sides = f"{expected.input_tokens:,} input, {expected.output_tokens:,} output"
+    yield (
+        f"Estimate for {plural(forecast.to, 'Sample')}",
+        f"{expected.total_tokens:,} tokens ({sides}), {money(expected)}",
+    )
+    if forecast.tokens is not None:
+        low, high = forecast.tokens
+        yield "Range of Tokens", f"{low:,} to {high:,}"
+        if forecast.cost is not None:
+            yield "Range of Cost", " to ".join(map(dollars, forecast.cost))
+        method = f"{CONFIDENCE}% prediction interval (Student's t) from {plural(forecast.samples, 'sample')}"
+        yield "About the Range", f"{method}, told apart by {forecast.basis}"
+    else:
+        yield "Range", f"none: {forecast.basis}"
+    if forecast.repeated:
+        yield "Grows With the Samples", listed([shown(path) for path in forecast.repeated], _MOST_PATHS)
+    if forecast.once:
+        yield "Spent Once", listed([shown(path) for path in forecast.once], _MOST_PATHS)
+
+
+def _short(name: str) -> str:
+    return shortened(printable(name), _LONGEST_NAME)
+
+
 def _text(facts: list[tuple[str, str]], breakdowns: _Breakdowns) -> str:
     blocks = ["\n".join(["=== Token Usage Analysis ===", *(f"{name}: {fact}" for name, fact in facts)])]
     for title, usages in breakdowns.items():
         rows = []
         for name, part, usage in _with_shares(usages):
             tokens, calls = f"{usage.total_tokens:,} tokens", plural(usage.calls, "call")
-            rows.append((f"{shortened(printable(name), _LONGEST_NAME)}:", part, tokens, calls, money(usage)))
+            rows.append((f"{_short(name)}:", part, tokens, calls, money(usage)))
         columns = Columns([Column(align_left=True), *[Column()] * 4], rows)
         lines = (f"  {name} {GAP.join(numbers)}" for name, *numbers in map(columns.fit, rows))
         blocks.append("\n".join([f"Breakdown by {title}:", *lines]) if rows else "")
