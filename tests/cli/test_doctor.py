@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import dspy
@@ -19,7 +22,7 @@ import tokenscope
 from tokenscope import record_tokens, set_price
 from tokenscope._usage.custom_prices import forget_prices
 from tokenscope.cli import main
-from tokenscope.cli.doctor.checks import Finding, compared
+from tokenscope.cli.doctor.checks import Finding, compared, installation
 from tokenscope.cli.doctor.models import prices, trial
 from tokenscope.cli.doctor.report import as_json, as_text, examine, failed
 from tokenscope.integrations.patches import PATCHES
@@ -29,7 +32,7 @@ CLEAN = {key: value for key, value in os.environ.items() if key not in LEFT_OUT}
 NATIVE = tuple(map(int, version("dspy").split(".")[:2])) >= (3, 4)
 
 
-def doctor(*arguments, start=None, folder=None, **environment):
+def doctor(*arguments, start=None, folder=None, cwd=None, **environment):
     """Run the command. `start` is Python code that runs first."""
     if start is not None:
         (folder / "sitecustomize.py").write_text(start, "utf-8")
@@ -39,6 +42,7 @@ def doctor(*arguments, start=None, folder=None, **environment):
         capture_output=True,
         text=True,
         env={**CLEAN, **environment},
+        cwd=cwd,  # Python finds modules there first
         timeout=170,
         check=False,
     )
@@ -112,6 +116,85 @@ def test_a_patch_point_that_is_missing(tmp_path):
     assert ["dspy.clients.cache.Cache.get: missing in this version of dspy"] == [
         text.partition(";")[0] for text in found
     ]
+
+
+# -- another distribution with our import name ------------------------------------------------------------------------------
+
+ANOTHER = "tokenscope 9.9, another project with the same import name"
+REINSTALL = "pip install --force-reinstall --no-deps dspy-tokenscope"
+UNINSTALL = f"pip uninstall -y tokenscope && {REINSTALL}"
+
+
+def installed(folder, name, version, files):
+    """Install a distribution into a folder, as pip does: its files, and the record of their hashes."""
+    folder_of_metadata = f"{name.replace('-', '_')}-{version}.dist-info"
+    record = [f"{folder_of_metadata}/RECORD,,", "tokenscope/__pycache__/it.cpython-311.pyc,,"]
+    for path, content in files.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+        record.append(f"{path},sha256={digest},{len(content)}")
+    about = folder / folder_of_metadata
+    about.mkdir()
+    metadata = {"Metadata-Version": "2.1", "Name": name, "Version": version, "Requires-Python": ">=3.11"}
+    (about / "METADATA").write_text("".join(f"{key}: {value}\n" for key, value in metadata.items()), "utf-8")
+    (about / "RECORD").write_text("\n".join(record), "utf-8")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Return a folder of installed packages that has our files."""
+    package = Path(tokenscope.__file__).parent
+    files = {f"tokenscope/{file.relative_to(package).as_posix()}": file.read_bytes() for file in package.rglob("*.py")}
+    installed(tmp_path, "dspy-tokenscope", "0.1", files)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_our_files_are_all_there(site):
+    """If all files are as they were installed, nothing is said."""
+    assert [] == list(installation())
+
+
+def test_another_project_has_replaced_our_files(site):
+    """If `pip install tokenscope` has replaced files of ours, the command says so, and what to type."""
+    installed(site, "tokenscope", "9.9", {"tokenscope/__init__.py": b"name = 1", "tokenscope/core.py": b""})
+    done = doctor("--format", "json", cwd=site)
+    replaced = f"installed files were replaced or removed, by {ANOTHER} (tokenscope/__init__.py): {UNINSTALL}"
+
+    assert 1 == done.returncode, done.stderr
+    assert replaced == json.loads(done.stdout)["findings"][-1]["text"]
+
+
+def test_another_project_beside_our_files(site):
+    """If ours was installed last, nothing is wrong yet, and a note says what may happen."""
+    ours = (site / "tokenscope" / "__init__.py").read_bytes()
+    installed(site, "tokenscope", "9.9", {"tokenscope/__init__.py": b"name = 1"})
+    (site / "tokenscope" / "__init__.py").write_bytes(ours)
+
+    may = "is another project with the same import name; either may overwrite the other"
+    assert [("note", f"tokenscope 9.9 {may}: {UNINSTALL}")] == list(installation())
+
+
+def test_files_that_are_gone(site):
+    """If the other project was uninstalled, it has taken files of ours with it."""
+    for name in ("__init__.py", "errors.py"):
+        (site / "tokenscope" / name).unlink()
+    gone = "tokenscope/__init__.py, tokenscope/errors.py"
+
+    assert [("problem", f"installed files were replaced or removed ({gone}): {REINSTALL}")] == list(installation())
+
+
+def test_only_another_project_is_installed(tmp_path, monkeypatch):
+    """If our files run from a folder, and only the other project is installed, its name is said, and ours."""
+    installed(tmp_path, "tokenscope", "9.9", {"tokenscope/__init__.py": b""})
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    text = "tokenscope 9.9 is another project with the same import name; this one is installed as dspy-tokenscope"
+
+    assert [("problem", f"{text}: pip uninstall -y tokenscope && pip install dspy-tokenscope")] == list(installation())
+    (tmp_path / "tokenscope-9.9.dist-info" / "RECORD").unlink()
+    assert [] == list(installation())
 
 
 def test_without_dspy(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import platform
 import sys
 import time
@@ -13,7 +15,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 
-from tokenscope._report.formats.text import one_line
+from tokenscope._report.formats.text import listed, one_line
 from tokenscope._scopes.process import DISABLED
 from tokenscope._version import __version__
 from tokenscope.integrations import patches as applied_patches
@@ -72,6 +74,40 @@ def versions() -> Iterator[tuple[str, str]]:
                 yield compared(needed.name, metadata.version(needed.name), str(needed.specifier))
             except metadata.PackageNotFoundError:
                 yield PROBLEM, f"{needed.name} is not installed: pip install '{needed.name}{needed.specifier}'"
+
+
+def installation() -> Iterator[tuple[str, str]]:
+    """Yield a finding if another distribution has our import name, such as `tokenscope`, or our installed files are not ours."""
+    others = set(metadata.packages_distributions().get("tokenscope", ())) - {_DISTRIBUTION}
+    names = " and ".join(sorted(f"{name} {metadata.version(name)}" for name in others))
+    try:
+        ours = metadata.distribution(_DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        if others:
+            text = f"{names} is another project with the same import name; this one is installed as {_DISTRIBUTION}"
+            yield PROBLEM, f"{text}: pip uninstall -y {' '.join(sorted(others))} && pip install {_DISTRIBUTION}"
+        return
+    files = sorted(file for file in ours.files or () if file.parts[0] == "tokenscope")
+    damaged = [str(file) for file in files if not _is_as_recorded(file)]
+    advice = f"pip install --force-reinstall --no-deps {_DISTRIBUTION}"
+    if others:
+        advice = f"pip uninstall -y {' '.join(sorted(others))} && {advice}"
+    if damaged:
+        cause = f", by {names}, another project with the same import name" if others else ""
+        yield PROBLEM, f"installed files were replaced or removed{cause} ({listed(damaged, 3)}): {advice}"
+    elif others:
+        yield NOTE, f"{names} is another project with the same import name; either may overwrite the other: {advice}"
+
+
+def _is_as_recorded(file: metadata.PackagePath) -> bool:
+    """Return whether an installed file has the content that was installed. Compiled files are recorded without one."""
+    if file.hash is None:
+        return True
+    try:
+        digest = hashlib.new(file.hash.mode, file.read_binary()).digest()
+    except OSError:
+        return False
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=") == file.hash.value
 
 
 def compared(name: str, version: str, wanted: str) -> tuple[str, str]:

@@ -12,7 +12,17 @@ from typing import Any, Final
 from tokenscope._report.formats.terminal import Drawing, Line
 from tokenscope._report.formats.text import plural, printable
 from tokenscope._version import __version__
-from tokenscope.cli.doctor.checks import NOTE, OK, PROBLEM, Finding, import_dspy, others, patches, versions
+from tokenscope.cli.doctor.checks import (
+    NOTE,
+    OK,
+    PROBLEM,
+    Finding,
+    import_dspy,
+    installation,
+    others,
+    patches,
+    versions,
+)
 
 FORMAT: Final = 1
 _USUAL: Final = "openai/gpt-4o-mini"
@@ -27,7 +37,10 @@ def examine(models: Sequence[Any] = (), *, fresh: bool = False) -> list[Finding]
         fresh: This process was started for the checks: they import the modules to patch, and make calls to a server on
             loopback. Otherwise they look only at what is loaded, and call and change nothing.
     """
-    findings = [Finding("versions", *each) for each in versions()]
+    installed = [Finding("versions", *each) for each in installation()]
+    findings = [*(Finding("versions", *each) for each in versions()), *installed]
+    if failed(installed):  # what else is to be imported may be another project's
+        return findings
     if fresh:  # litellm would fetch its prices when it is imported
         os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     findings.append(Finding("patches", *import_dspy(fresh=fresh)))
