@@ -384,7 +384,7 @@ def test_unknown_formats(folder):
 def test_missing_files(arguments, folder):
     """A command without files leads to one line that points to its help."""
     assert re.fullmatch(
-        rf"tokenscope {arguments[0]}: Missing argument '\w+(\.\.\.)?'\. Try 'tokenscope {arguments[0]} --help'\.",
+        rf"tokenscope {arguments[0]}: Missing argument '\w+(\.\.\.)?'(; .*)?\. Try 'tokenscope {arguments[0]} --help'\.",
         refused(*arguments),
     )
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from tokenscope import Budget
 from tokenscope._usage import warnings as token_warnings
+from tokenscope._usage.custom_prices import forget_prices
 from tokenscope.pytest_plugin.baseline import Baseline
 from tokenscope.pytest_plugin.budget import marker_line, token_budget
 
@@ -977,3 +980,84 @@ def test_limits_take_what_is_a_number():
     assert Decimal(2) == token_budget(cost=2).cost
     assert Decimal("0.30") == token_budget(cost=Decimal("0.30")).cost
     assert Budget(tokens=0, calls=0) == token_budget(tokens=0, calls=0)
+
+
+# -- settings of a project ----------------------------------------------------------------------------------------------
+
+PAYS = (
+    PRICED
+    + """
+def test_a(): spend(110)
+
+@pytest.mark.token_budget(cost=0.005)
+def test_b():
+    record_tokens("m", "o", "my-llama", "ollama", 10, 0)
+"""
+)
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """Write the settings of a project above the folder of the tests, with a baseline in which `test_a` spent 100 tokens."""
+    forget_prices()
+    monkeypatch.delenv("TOKENSCOPE_PRICES", raising=False)
+    baseline = {"format": 1, "tokens_by_test": {"test_it.py::test_a": 100}}
+    pytester.path.joinpath("old.json").write_text(json.dumps(baseline), "utf-8")
+    settings = pytester.path / "pyproject.toml"
+
+    def write(text: str) -> None:
+        settings.write_text(f"[tool.tokenscope]\n{text}", "utf-8")
+
+    yield write
+    forget_prices()
+
+
+def test_a_project_names_the_baseline_and_the_limit(run, project, pytester):
+    """`--tokens` compares with the project's baseline, and fails above its limit. Options take precedence."""
+    project('fail_above = 5\nbaselines.tests = "old.json"')
+    result = run("def test_a(): spend(110)", "--tokens")
+    assert 1 == result.ret
+    result.stdout.fnmatch_lines(["*100 -> 110  +10.0%*", "FAILED: tokens grew by more than 5%"])
+    assert 0 == run("def test_a(): spend(110)", "--tokens", "--tokens-fail-on-increase", "10").ret
+    assert 0 == run("def test_a(): spend(110)", "--tokens-baseline", "new.json", "--tokens-update").ret
+    assert pytester.path.joinpath("new.json").exists()
+    assert 1 == run("def test_a(): spend(110)", "--tokens-fail-on-increase", "1").ret
+    run("def test_a(): spend(110)").stdout.no_fnmatch_line("*tokens against*")
+
+
+def test_a_limit_without_a_baseline(run, project):
+    """Without a baseline, the project's limit is for `tokenscope diff` only."""
+    project("fail_above = 5")
+
+    assert 0 == run("def test_a(): spend(110)", "--tokens").ret
+    result = run("def test_a(): spend(110)", "--tokens-update")
+    assert 4 == result.ret
+    result.stderr.fnmatch_lines(
+        ["*needs --tokens-baseline FILE, or [[]tool.tokenscope.baselines] tests in pyproject.toml*"]
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("--tokens",)], ids=["a marker", "an option"])
+def test_a_projects_prices(run, project, arguments, monkeypatch):
+    """Budgets in dollars use the project's prices, if the environment names none, and leave no trace in it."""
+    project('[tool.tokenscope.prices."ollama/my-llama"]\ninput = 1000\noutput = 0')
+    result = run(PAYS, *arguments)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*test_b exceeded its token budget: $0.01 (limit $0.005)*"])
+    assert "TOKENSCOPE_PRICES" not in os.environ
+
+    cheap = Path("cheap.toml")
+    cheap.write_text("[my-llama]\ninput = 1\noutput = 0", "utf-8")
+    monkeypatch.setenv("TOKENSCOPE_PRICES", str(cheap.absolute()))
+    run(PAYS, *arguments).assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("code", ["def test_a(token_report): pass", "def test_a(): pass"])
+def test_wrong_settings_of_a_project(run, project, code):
+    """A wrong setting ends the session with one error, if the plugin is asked for anything, and else is not read."""
+    project("colour = 1")
+    result = run(code)
+
+    assert (4 if "token_report" in code else 0) == result.ret
+    assert ("unknown key 'colour'" in result.stderr.str()) is bool(result.ret)
+    assert 4 == run(code, "--tokens").ret

@@ -4,6 +4,8 @@
 input = 0.10          # dollars per million tokens
 output = 0.40
 cache_read = 0.01     # may be left out, as cache_write may
+
+In a file named `pyproject.toml`, these are the tables below `[tool.tokenscope.prices]`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ Rates = dict[str, Decimal]
 """Dollars per million tokens, by `input`, `output`, `cache_read` and `cache_write`; the last two may be left out."""
 
 PRICES_VARIABLE: Final = "TOKENSCOPE_PRICES"
+PYPROJECT: Final = "pyproject.toml"
 _NEEDED: Final = ("input", "output")
 _KINDS: Final = (*_NEEDED, "cache_read", "cache_write")
 _LARGEST: Final = 100  # digits before the point: sums of larger prices might overflow
@@ -159,6 +162,11 @@ def _read(path: str) -> dict[str, Rates]:
         tables = tomllib.loads(content.decode("utf-8-sig"), parse_float=Decimal)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: this is no TOML: {error}") from None
+    if os.path.basename(path) == PYPROJECT:
+        try:
+            tables = tables["tool"]["tokenscope"]["prices"]
+        except (KeyError, TypeError):
+            raise ValueError(f"{path}: it has no [tool.tokenscope.prices]") from None
     prices: dict[str, Rates] = {}
     for model, table in tables.items():
         try:

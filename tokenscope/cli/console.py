@@ -22,6 +22,7 @@ from tokenscope._usage.warnings import ReportFormatError, TokenScopeWarning
 
 if TYPE_CHECKING:
     from tokenscope._report.report import Report
+    from tokenscope._report.settings import Settings
 
 STANDARD: Final = "-"  # the name of standard input and standard output on a command line
 BROKEN_PIPE: Final = 141  # the exit status of a command whose output pipe was closed: 128 + SIGPIPE
@@ -87,9 +88,19 @@ def _amount(text: str, number: str, expected: str) -> Decimal:
     return amount
 
 
+def settings() -> Settings:
+    """Return what `[tool.tokenscope]` of the project in the working directory sets."""
+    from tokenscope._report.settings import read_settings
+
+    try:
+        return read_settings(Path.cwd())
+    except (OSError, ValueError) as error:
+        raise CommandError(printable(str(error))) from None
+
+
 def use_prices(context: click.Context, _: click.Parameter, file: str | None) -> None:
     """Use the prices in a file as those of TOKENSCOPE_PRICES: during a command, or during the program that `run` runs."""
-    if file is None or context.resilient_parsing:
+    if context.resilient_parsing or (file := file or settings().prices) is None:
         return
     try:
         path = load_prices(file)

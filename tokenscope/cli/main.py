@@ -17,7 +17,7 @@ from tokenscope._report.formats import FORMATS
 from tokenscope._report.formats.order import SORTS
 from tokenscope._usage.custom_prices import PRICES_VARIABLE
 from tokenscope._version import __version__
-from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, percent, read, use_prices, write
+from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, percent, read, settings, use_prices, write
 
 F = TypeVar("F", bound=Callable[..., None])
 BREAKDOWNS: Final = ("module", "model", "predictor", "operation")
@@ -84,6 +84,8 @@ To complete commands, options and file names, put the line for your shell into i
   fish  (~/.config/fish/completions/tokenscope.fish)
                      _TOKENSCOPE_COMPLETE=fish_source tokenscope | source
 
+[tool.tokenscope] in pyproject.toml can set prices, fail_above, format and baselines.
+
 Exit status: 0; 1 if a check failed; 2 if the command line or a file is wrong.""",
 )
 @click.version_option(__version__, prog_name="tokenscope")
@@ -133,7 +135,7 @@ def show(
 
     Several FILEs are added up. - is standard input.
     """
-    form = form or format_for(output, FORMATS, "tree")
+    form = form or format_for(output, FORMATS, settings().format_among(FORMATS, "tree"))
     options = {name: value for name, value in chosen.items() if value is not None}
     if everything:
         options["top"] = None
@@ -176,8 +178,8 @@ Examples:
 Each line shows what was spent at a path and below it. Paths without a change are left out. With --fail-above, the exit status
 is 1 if total tokens or total cost grew by more than that. Costs are not compared if a call has no known price."""
 )
-@click.argument("old", type=_FILE)
-@click.argument("new", type=_FILE)
+@click.argument("old", type=_FILE, metavar="[OLD]", required=False)
+@click.argument("new", type=_FILE, metavar="NEW", required=False)
 @click.option("--fail-above", type=percent, metavar="PERCENT", help="Exit with status 1 if the totals grew by more.")
 @_format(("text", "markdown", "html", "json"), "text")
 @click.option("--github", is_flag=True, help="In GitHub Actions: add to the job's summary, and warn of what grew.")
@@ -190,8 +192,8 @@ is 1 if total tokens or total cost grew by more than that. Costs are not compare
 @_missing_prices
 @_output("Write to a file: .txt, .md, .html or .json.")
 def diff(
-    old: str,
-    new: str,
+    old: str | None,
+    new: str | None,
     fail_above: Decimal | None,
     form: str | None,
     github: bool,
@@ -200,11 +202,21 @@ def diff(
 ) -> None:
     """Show what grew and what shrank from one report to another.
 
-    Either OLD or NEW may be -, standard input.
+    Either OLD or NEW may be -, standard input. Without OLD, it is the baseline in pyproject.toml.
     """
     from tokenscope._report.formats.diff import FORMATS as DIFFS
 
-    form = form or format_for(output, DIFFS, "text")
+    project = settings()
+    form = form or format_for(output, DIFFS, project.format_among(DIFFS, "text"))
+    fail_above = project.fail_above if fail_above is None else fail_above
+    if old is None:
+        raise click.UsageError("Missing argument 'NEW'")
+    if new is None:
+        if project.report is None:
+            raise click.UsageError(
+                "Missing argument 'OLD'; [tool.tokenscope.baselines] in pyproject.toml may name it: report"
+            )
+        old, new = project.report, old
     if old == new == STANDARD:
         raise click.BadParameter("only one of them can be -, standard input.", param_hint="'OLD NEW'")
     on_stdout = output in (None, STANDARD)
@@ -285,7 +297,7 @@ def analyze(files: tuple[str, ...], samples: int | None, to: int | None, form: s
     """
     from tokenscope._report.formats import analysis
 
-    form = form or format_for(output, analysis.FORMATS, "text")
+    form = form or format_for(output, analysis.FORMATS, settings().format_among(analysis.FORMATS, "text"))
     report, estimate = read(files), None
     if to is not None:
         if samples is None:

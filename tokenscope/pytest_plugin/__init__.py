@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from tokenscope import Report
 from tokenscope._scopes.process import DISABLED
+from tokenscope._usage.custom_prices import PRICES_VARIABLE, PYPROJECT, load_prices
 from tokenscope.pytest_plugin.baseline import Baseline
 from tokenscope.pytest_plugin.budget import marker_line
 from tokenscope.pytest_plugin.meter import TestMeter, asks
 from tokenscope.pytest_plugin.summary import Summary
+
+if TYPE_CHECKING:
+    from tokenscope._report.settings import Settings
 
 _METER: Final = "tokenscope-meter"
 
@@ -59,10 +64,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the plugins that the options ask for."""
     config.addinivalue_line("markers", marker_line())
     option = config.option
+    asked = [option.tokenscope_show, option.tokenscope_update, option.tokenscope_fail_on_increase is not None]
+    if option.tokenscope_baseline or any(asked):
+        project = _use_project(config)
+        option.tokenscope_baseline = option.tokenscope_baseline or project.tests
+        if option.tokenscope_fail_on_increase is None and project.fail_above is not None and option.tokenscope_baseline:
+            option.tokenscope_fail_on_increase = float(project.fail_above)
     for name in ("fail_on_increase", "update"):
         given = getattr(option, f"tokenscope_{name}")
         if given is not None and given is not False and not option.tokenscope_baseline:
-            raise pytest.UsageError(f"--tokens-{name.replace('_', '-')} needs --tokens-baseline FILE")
+            advice = f"--tokens-baseline FILE, or [tool.tokenscope.baselines] tests in {PYPROJECT}"
+            raise pytest.UsageError(f"--tokens-{name.replace('_', '-')} needs {advice}")
     if not (option.tokenscope_show or option.tokenscope_baseline):
         return
     if DISABLED:
@@ -85,7 +97,23 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Measure tests with a budget, and tests that use `token_report`, even without an option."""
     if not config.pluginmanager.has_plugin(_METER) and any(map(asks, items)):
+        _use_project(config)
         config.pluginmanager.register(TestMeter(everything=False), _METER)
+
+
+def _use_project(config: pytest.Config) -> Settings:
+    """Return what the project's `pyproject.toml` sets; its prices hold until the session ends, if the environment names none."""
+    from tokenscope._report.settings import read_settings
+
+    try:
+        project = read_settings(config.invocation_params.dir)
+        if project.prices is not None and not os.environ.get(PRICES_VARIABLE):
+            patch = pytest.MonkeyPatch()
+            patch.setenv(PRICES_VARIABLE, load_prices(project.prices))
+            config.add_cleanup(patch.undo)
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(str(error)) from None
+    return project
 
 
 @pytest.fixture
