@@ -173,6 +173,35 @@ def test_two_scopes_of_each_sample_are_one_sample():
     assert (22_000, 22_000) == found.tokens
 
 
+def test_the_range_of_an_attribute(folder):
+    """Samples are told apart by the attribute `sample` of their scopes, in a report, a saved one, and records."""
+    sink = JSONLSink("calls.jsonl")
+    get_tracker().add_sink(sink)
+    with token_scope("run") as run:
+        with token_scope("index"):
+            spend(5_000)
+        for number in range(3):
+            with token_scope("ask", sample=number):
+                for _ in range(number + 10):
+                    spend(100)
+    get_tracker().remove_sink(sink)
+    sink.close()
+    run.report().save("it.json")
+    found = run.report().scale(samples=3, to=100)
+    spread = 4.30265 * 110 * (100 + 100 * 100 / 3) ** 0.5
+
+    assert "their attribute 'sample'" == found.basis
+    assert (5_500 + 121_000 - spread, 5_500 + 121_000 + spread) == pytest.approx(found.tokens, abs=2)
+    assert found == Report.load("it.json").scale(samples=3, to=100)
+    assert "their attribute 'sample'" != run.report().scale(samples=2, to=100).basis
+    with token_scope("ask"):
+        spend(100)
+    with token_scope("ask"):
+        spend(100)
+    more = run.report() + _process_report()  # some of what grows has no such attribute
+    assert "their attribute 'sample'" != more.scale(samples=3, to=100).basis
+
+
 def test_a_range_is_not_below_nothing():
     """The lower bound is not negative, however much the samples differ."""
     found = numbered(1, 100_000).scale(samples=2, to=1_000)
@@ -288,7 +317,8 @@ def test_records_in_any_order(folder):
     assert 615 == sum(samples)
 
 
-ALONE = "a report alone does not tell the samples apart; give their scopes numbers"
+ALONE = "a report alone does not tell the samples apart; give their scopes numbers or the attribute 'sample'"
+AT_ONCE = "the records overlap, as samples ran at once; give their scopes numbers or the attribute 'sample'"
 OTHERS = "the records are not those of all calls that grow with the samples"
 
 
@@ -298,7 +328,7 @@ OTHERS = "the records are not those of all calls that grow with the samples"
         ([record(0)], None, "nothing was spent that grows with the samples"),
         ([record(0), record(1)], [record(0, operation="set-up")], f"{ALONE}, or pass the records"),
         ([record(0), record(1), record(2)], None, "3 calls at m/o are not the same number for each of 2 samples"),
-        ([record(0), record(0.2)], None, "the records overlap, as samples ran at once; give their scopes numbers"),
+        ([record(0), record(0.2)], None, AT_ONCE),
         ([record(0), record(1)], [record(0), record(1, 7)], OTHERS),
         ([record(0), record(1, timestamp=None)], None, "a record does not say when its call was made"),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Context, Decimal
@@ -26,6 +26,8 @@ from tokenscope._usage.calls import NO_SCOPE
 from tokenscope._usage.usage import FIELDS, MONEY, Usage, check_count, sum_usages, values_of
 
 CONFIDENCE: Final = 95  # percent
+ATTRIBUTE: Final = "sample"  # of the scopes of samples: token_scope("run", sample=3)
+_ADVICE: Final = f"give their scopes numbers or the attribute {ATTRIBUTE!r}"
 _EXACT: Final = Context(prec=60)
 _NUMBER: Final = re.compile(r"\d+")
 _LARGE: Final = 1_000  # degrees of freedom from which on t is reckoned from the normal distribution
@@ -65,7 +67,7 @@ def forecast(snapshot: Snapshot, samples: int, to: int, records: Iterable[str] =
             raise ValueError(f"{name} must be 1 or more, but is {value}")
     places = _places(snapshot, samples)
     grown = [each for each in places if each.repeats and each.spent]
-    each_sample, basis = _told_apart(grown, samples, records)
+    each_sample, basis = _told_apart(grown, samples, snapshot.by_attribute(ATTRIBUTE), records)
     varying, once = (sum_usages(each.spent for each in places if each.repeats is repeats) for repeats in (True, False))
     expected = once + _scaled(varying, to, samples)
     tokens = cost = None
@@ -127,7 +129,9 @@ def _places(snapshot: Snapshot, samples: int) -> list[_Place]:
     return places
 
 
-def _told_apart(grown: Sequence[_Place], samples: int, records: Iterable[str]) -> tuple[list[Usage], str]:
+def _told_apart(
+    grown: Sequence[_Place], samples: int, by_attribute: Mapping[str, Usage], records: Iterable[str]
+) -> tuple[list[Usage], str]:
     """Return what each sample spent, and how that is known; or nothing, and why it is not."""
     if samples == 1:
         return [], "one sample does not show how much samples differ"
@@ -138,13 +142,21 @@ def _told_apart(grown: Sequence[_Place], samples: int, records: Iterable[str]) -
         by_number.setdefault(each.sample, []).append(each.spent)
     if None not in by_number and len(by_number) == samples:
         return [sum_usages(each) for each in by_number.values()], "the numbers in the names of their scopes"
+    if len(by_value := by_attribute.keys() - {"(none)"}) == samples:
+        each_sample = [by_attribute[value] for value in by_value]
+        if _amounts(each_sample) == _amounts(each.spent for each in grown):
+            return each_sample, f"their attribute {ATTRIBUTE!r}"
     found, problem = _split(records, {each.names for each in grown}, samples)
     if problem:
         return [], f"{problem}"
-    total = sum_usages(each.spent for each in grown)
-    if (sum_usages(found).calls, sum_usages(found).total_tokens) != (total.calls, total.total_tokens):
+    if _amounts(found) != _amounts(each.spent for each in grown):
         return [], "the records are not those of all calls that grow with the samples"
     return found, "their records: one sample after the other, each with as many calls"
+
+
+def _amounts(usages: Iterable[Usage]) -> tuple[int, int]:
+    total = sum_usages(usages)
+    return total.calls, total.total_tokens
 
 
 def _split(records: Iterable[str], paths: set[_Names], samples: int) -> tuple[list[Usage], str]:
@@ -160,7 +172,7 @@ def _split(records: Iterable[str], paths: set[_Names], samples: int) -> tuple[li
                 return [], "a record does not say when its call was made"
             by_path.setdefault(names, []).append(_Call(start, start + record.get("seconds", 0), line))
     if not by_path:
-        return [], "a report alone does not tell the samples apart; give their scopes numbers, or pass the records"
+        return [], f"a report alone does not tell the samples apart; {_ADVICE}, or pass the records"
     parts: list[list[_Call]] = [[] for _ in range(samples)]
     for names, calls in by_path.items():
         if len(calls) % samples:
@@ -170,7 +182,7 @@ def _split(records: Iterable[str], paths: set[_Names], samples: int) -> tuple[li
         for number, call in enumerate(sorted(calls)):
             parts[number // size].append(call)
     if any(max(one.end for one in part) > min(then).start + _SAME_TIME for part, then in pairwise(parts)):
-        return [], "the records overlap, as samples ran at once; give their scopes numbers"
+        return [], f"the records overlap, as samples ran at once; {_ADVICE}"
     texts = ("".join(f"{call.line}\n" for call in part) for part in parts)
     return [with_missing_costs(read_stream(BytesIO(text.encode()), "records")).total for text in texts], ""
 

@@ -55,8 +55,8 @@ class Report(Snapshot):
 
         A scope that was entered once, such as one for set-up, is taken to be entered once in the larger run. All others grow with
         the samples. The range holds in 95 of 100 runs: it is the prediction interval of Student's t for the sum of new samples.
-        There is one if the samples can be told apart: by numbers in the names of their scopes (`token_scope(f"sample {n}")`), or
-        by the records of samples that ran one after the other.
+        There is one if the samples can be told apart: by numbers in the names of their scopes (`token_scope(f"sample {n}")`), by
+        their attribute `sample` (`token_scope("ask", sample=n)`), or by the records of samples that ran one after the other.
 
         Args:
             samples: How many samples this run made.
