@@ -193,6 +193,7 @@ def test_the_range_of_an_attribute(folder):
     assert "their attribute 'sample'" == found.basis
     assert (5_500 + 121_000 - spread, 5_500 + 121_000 + spread) == pytest.approx(found.tokens, abs=2)
     assert found == Report.load("it.json").scale(samples=3, to=100)
+    assert found.tokens == Report.load("calls.jsonl").scale(samples=3, to=100).tokens
     assert "their attribute 'sample'" != run.report().scale(samples=2, to=100).basis
     with token_scope("ask"):
         spend(100)
