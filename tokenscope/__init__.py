@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from tokenscope._providers.streams import record_stream
     from tokenscope._report.changes import Change
     from tokenscope._report.forecast import Forecast
+    from tokenscope._report.record import Record
     from tokenscope._report.report import Diff, Report
     from tokenscope._report.tree import Breakdown, Node
     from tokenscope._report.waste import Waste
-    from tokenscope._tracker.record import Record
     from tokenscope._tracker.sinks import JSONLSink
     from tokenscope._tracker.tracker import TokenTracker, get_tracker
     from tokenscope._usage.custom_prices import set_price
@@ -120,7 +120,7 @@ _LAZY = {
     **dict.fromkeys(("Diff", "Report"), "_report.report"),
     **dict.fromkeys(("Breakdown", "Node"), "_report.tree"),
     "Waste": "_report.waste",
-    "Record": "_tracker.record",
+    "Record": "_report.record",
     "JSONLSink": "_tracker.sinks",
     **dict.fromkeys(("TokenTracker", "get_tracker"), "_tracker.tracker"),
     "set_price": "_usage.custom_prices",

@@ -19,8 +19,8 @@ from support.spending import count
 from tokenscope import Report, ReportFormatError, Usage, get_tracker, record_tokens, token_scope
 from tokenscope._report.formats import json as json_format
 from tokenscope._report.reading import read_stream
+from tokenscope._report.record import Record
 from tokenscope._scopes.event_log import clear, records
-from tokenscope._tracker.record import Record
 from tokenscope._usage.usage import TOKENS
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.cli import main

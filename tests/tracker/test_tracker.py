@@ -425,12 +425,20 @@ def test_records_at_a_path(tracker):
             record_tokens("ocr", "other", "m", "p", 3, 0)
 
     def tokens(path):
-        return [record.total_tokens for record in tracker.records_at(path)]
+        return [record.total_tokens for record in tokenscope.report().records(path)]
 
     assert [1, 2, 3] == tokens("run") == tokens("")
     assert [2, 3] == tokens("a") == tokens("run/a")
     assert [1] == tokens("a/b/ocr/page") == tokens("a/b")
     assert [3] == tokens("other")
+    with token_scope("run") as again, token_scope("a"):
+        record_tokens(model="m", input_tokens=4, output_tokens=0)
+    report = again.report()
+    assert [2, 3, 4] == [record.total_tokens for record in report.records("a")]  # those of all entries of the scope
+    assert [1, 2, 3, 4] == [record.total_tokens for record in report.records()]
+    assert () == (report + report).records("a") == pickle.loads(pickle.dumps(report)).records("a")
+    with pytest.raises(KeyError, match="no 'x'"):
+        report.records("x")
     with pytest.raises(KeyError, match="'page' is at several paths: 'run/a/ocr/page', 'run/a/b/ocr/page'"):
         tokens("page")
 

@@ -564,7 +564,7 @@ def tracking() -> None:
     assert_type(tracker.get_module_usage("module"), dict[str, Any])
     assert_type(tracker.report(), Report)
     reset()
-    assert_type(tracker.records_at("planner"), tuple[Record, ...])
+    assert_type(tokenscope.report().records("planner"), tuple[Record, ...])
     for record in tracker.records:
         assert_type(record, Record)
         assert_type(record.module, str)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenscope._report.forecast import Forecast
     from tokenscope._report.formats import Options
     from tokenscope._report.formats.terminal import Drawing
+    from tokenscope._report.record import Record
 
 
 class Report(Snapshot):
@@ -49,6 +50,34 @@ class Report(Snapshot):
         if not isinstance(newer, Report):
             raise TypeError(f"a report is compared with a Report, not with {type(newer).__name__} {newer!r}")
         return Diff(self, newer, changes_between(self, newer))
+
+    def records(self, path: str = "") -> tuple[Record, ...]:
+        """Return the latest calls that were made at a path and below, the oldest first.
+
+        They are those that the tracker of this process keeps now (see `TokenTracker.max_records`). A report that was loaded,
+        added up or sent from another process has none.
+
+        Args:
+            path: The names joined by `/`, or the last of them, as `find` takes them. Empty for all calls of the report.
+
+        Raises:
+            KeyError: nothing was counted there, or several paths have these last names. The message shows which.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("ingest") as scope:
+            ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
+            >>> scope.report().records("ocr")[-1].total_tokens
+            1200
+        """
+        from tokenscope._report.record import Record
+
+        node = self.find(path) if path else self.tree()
+        if self._calls is None:
+            return ()
+        latest, above = self._calls
+        names = (*above, *node.path)
+        return tuple(Record(call) for call in latest() if call.path.names[: len(names)] == names)
 
     def scale(self, *, samples: int, to: int, records: Iterable[Mapping[str, Any]] = ()) -> Forecast:
         """Return what a run of more samples, or fewer, is expected to spend, and in which range.

@@ -14,7 +14,7 @@ from tokenscope._report.attribution import Attribution, attributions
 from tokenscope._report.rows import NO_ROWS, Row, RowBuilder, Rows, rows_since
 from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, spent_by_model, tree_of
 from tokenscope._report.waste import Wastes, waste_by_module
-from tokenscope._usage.calls import ATTRIBUTES, Frame, ScopePath
+from tokenscope._usage.calls import ATTRIBUTES, Call, Frame, ScopePath
 from tokenscope._usage.custom_prices import custom_names, custom_price, unused_names
 from tokenscope._usage.keys import NO_MODEL, UsageKey
 from tokenscope._usage.model_usage import ModelUsage, total
@@ -36,6 +36,10 @@ class Snapshot:
     _prices: tuple[Price, ...] = field(default=(), compare=False)  # what its costs were reckoned with
     unused_prices: tuple[str, ...] = field(default=(), compare=False)  # names that prices are set for, and no call has
     attributes: Rows = NO_ROWS  # what was spent by attribute (the upper rows) and value (the rows below)
+    _calls: tuple[Callable[[], tuple[Call, ...]], tuple[str, ...]] | None = field(
+        default=None, compare=False, repr=False
+    )
+    """How to get the latest calls of this process, and the names above those of the report."""
 
     @classmethod
     def from_rows(
@@ -206,6 +210,9 @@ class Snapshot:
         models = _models(rows)
         prices = tuple(price for price in self._prices if price.model in models)
         return type(self)(rows, self.scoped, prices, unused_names(self.unused_prices, models), attributes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.rows, self.scoped, self._prices, self.unused_prices, self.attributes)
 
     def __bool__(self) -> bool:
         """Whether it has any rows."""

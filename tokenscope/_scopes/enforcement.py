@@ -11,10 +11,11 @@ The budgets that hold in a scope are `scope.budgets`, its own first, the program
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokenscope._scopes.budget import LIMITS, Budget, BudgetExceeded, amount
-from tokenscope._scopes.event_log import collect, counted_in, drain, warn_later
+from tokenscope._scopes.event_log import collect, counted_in, drain, records, warn_later
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.prices import load_table, priced
@@ -143,9 +144,9 @@ def _report_of(scope: Counted) -> Report:
     from tokenscope._report.report import Report
 
     above = scope.above
-    if above is None:
-        return Report.from_table(collect(scope), scope.path, scoped=False)
-    return Report.from_table(collect(scope), above.path, scoped=True)
+    path = scope.path if above is None else above.path
+    report = Report.from_table(collect(scope), path, scoped=above is not None)
+    return replace(report, _calls=(records, path.names))
 
 
 # -- before something is spent ------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Final
 
 from tokenscope._report.formats.json import line as line_of
+from tokenscope._report.record import Record
 from tokenscope._scopes.process import STATE
-from tokenscope._tracker.record import Record
 from tokenscope._usage.prices import load_table
 from tokenscope._usage.warnings import warn_once
 

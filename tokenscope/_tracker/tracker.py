@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable
 from functools import partial
@@ -11,13 +10,13 @@ from typing import Any, ClassVar, Self, overload
 
 from tokenscope._report.files import write_whole
 from tokenscope._report.formats import json
+from tokenscope._report.record import Record
 from tokenscope._report.report import Report
 from tokenscope._report.snapshot import pivot
 from tokenscope._scopes.enforcement import report_of
 from tokenscope._scopes.event_log import clear, keep_records, observe, records, unobserve, warn_later
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import record_cost, record_tokens
-from tokenscope._tracker.record import Record
 from tokenscope._usage.calls import Call
 
 Sink = Callable[[Record], object]
@@ -87,26 +86,6 @@ class TokenTracker:
     def records(self) -> tuple[Record, ...]:
         """The latest calls, the oldest first: at most `max_records` of them."""
         return tuple(map(Record, records()))
-
-    def records_at(self, path: str) -> tuple[Record, ...]:
-        """Return those of the latest calls that were made at a path and below, the oldest first.
-
-        Args:
-            path: The names joined by `/`, or the last of them, as `Report.find` takes them.
-
-        Raises:
-            KeyError: nothing was counted there, or several paths have these last names. The message shows which.
-
-        Example:
-            >>> from tokenscope import get_tracker, record_tokens, token_scope
-            >>> with token_scope("ingest"):
-            ...     record_tokens("ocr", "page", "mistral-ocr", "mistral", input_tokens=900, output_tokens=300)
-            >>> get_tracker().records_at("ingest")[-1].total_tokens
-            1200
-        """
-        names = self.report().find(path).path
-        at = operator.attrgetter("name")
-        return tuple(record for record in self.records if tuple(map(at, record.frames[: len(names)])) == names)
 
     @property
     def max_records(self) -> int:
