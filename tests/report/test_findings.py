@@ -42,6 +42,16 @@ def test_what_a_report_says():
     ] == findings(PRICED)
 
 
+def test_one_module_around_the_whole_program():
+    """If all is one module's, the sentences name the DSPy modules in it, if there are several."""
+    rows = [(-1, Frame("module", "serving"), 1, 0, {}), (0, Frame("dspy", "Rag"), 1, 0, {})]
+    rows += [
+        (1, Frame("dspy", name), 1, 0, {"p/x": usage(1, tokens, 0, "1")}) for name, tokens in (("a", 80), ("b", 20))
+    ]
+    assert ["Rag.a spends 80% of the tokens."] == findings(build(rows, scoped=False))
+    assert [] == findings(build(rows[:3], scoped=False))
+
+
 def test_one_module_that_leads_in_both():
     """If one module spends most tokens and most of the cost, one sentence says both."""
     assert ["a spends 90% of the tokens and over 99% of the cost."] == of(

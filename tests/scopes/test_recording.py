@@ -237,3 +237,22 @@ def test_what_must_be_given(missing):
     with pytest.raises(TypeError, match=r"record_cost needs cost=..., as in record_cost\(cost="):
         record_cost("m", "o")
     assert not report()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("prompt_tokens", "input_tokens"),
+        ("completion_tokens", "output_tokens"),
+        ("inputtokens", "input_tokens"),
+    ],
+)
+def test_a_wrong_keyword(wrong, meant):
+    """A wrong keyword names the right one, and nothing is counted."""
+    with pytest.raises(TypeError) as caught:
+        record_tokens(model="m", input_tokens=1, output_tokens=1, **{wrong: 1})
+
+    assert str(caught.value).startswith(f"record_tokens() has no argument {wrong!r}; ")
+    assert meant in str(caught.value)
+    assert caught.traceback[-1].name == "record_tokens"
+    assert not report()

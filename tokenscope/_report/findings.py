@@ -32,6 +32,8 @@ def findings_of_diff(diff: Comparison, write: Write = printable) -> list[str]:
 
 def _spenders(snapshot: Snapshot, total: Usage, write: Write) -> Iterator[str]:
     modules = snapshot.by_module()
+    if len(modules) == 1 and len(predictors := snapshot.predictors()) > 1:  # one module is around the whole program
+        modules = predictors
     parts: dict[str, list[str]] = {}
     for what, amount in (("tokens", _tokens), (_known_cost(total), _cost)):
         if name := _leader(modules, amount):

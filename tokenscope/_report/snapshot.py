@@ -330,17 +330,18 @@ def pivot(snapshot: S, by: str) -> S:
     It adds up to the same total; by `predictor`, to what DSPy's modules spent. Its rows have no times and entries, because scopes
     that are open at once share their time.
     """
+    inputs: Iterable[Row]
     if by == "model":
-        inputs = [Row(-1, Frame("scope", each.key.model), 0, 0, [each]) for each in snapshot.rows.usages()]
+        inputs = (Row(-1, Frame("scope", each.key.model), 0, 0, [each]) for each in snapshot.rows.usages())
     elif by in _NAMES:
         kind = "dspy" if by == "predictor" else "module"
-        inputs = [Row(-1, Frame(kind, name), 0, 0, row.usages) for row, name in _named(snapshot.rows, by)]
+        inputs = (Row(-1, Frame(kind, name), 0, 0, row.usages) for row, name in _named(snapshot.rows, by))
     elif by in (names := [row.frame.name for row in snapshot.attributes if row.parent < 0]):
-        inputs = [Row(-1, Frame("scope", value), 0, 0, usages) for value, usages in _by_value(snapshot, by)]
+        inputs = (Row(-1, Frame("scope", value), 0, 0, usages) for value, usages in _by_value(snapshot, by))
     else:
         known = ", ".join(["model", *_NAMES, *names])
         raise ValueError(f"there is no breakdown by {by!r}; there are {known}")
-    return _view(snapshot, inputs, scoped=not inputs)
+    return _view(snapshot, inputs)
 
 
 def view(snapshot: S, by: str | None, depth: int | None) -> S:
@@ -353,15 +354,17 @@ def cut(snapshot: S, depth: int) -> S:
     """Return the upper levels of a snapshot, 1 or more. Deeper levels are added to the last one."""
     if depth < 1:
         raise ValueError(f"depth must be 1 or more, but is {depth!r}")
-    inputs: list[Row] = []
-    kept: list[tuple[int, Row]] = []  # for each row: its level, and the row that takes its counts
-    for row in snapshot.rows:
-        level, last = kept[row.parent] if row.parent >= 0 else (0, row)
-        if level < depth:
-            last = row
-        inputs.append(row if last is row else Row(last.parent, last.frame, 0, 0, row.usages))
-        kept.append((level + 1, last))
-    return _view(snapshot, inputs, scoped=snapshot.scoped)
+    return _view(snapshot, _cut(snapshot.rows, depth), scoped=snapshot.scoped)
+
+
+def _cut(rows: Rows, depth: int) -> Iterator[Row]:
+    above: list[tuple[int, Row]] = []
+    for index, row in enumerate(rows):
+        while above and above[-1][0] != row.parent:
+            above.pop()
+        above.append((index, row))
+        last = above[min(len(above), depth) - 1][1]
+        yield row if last is row else Row(last.parent, last.frame, 0, 0, row.usages)
 
 
 def with_missing_costs(snapshot: S) -> S:
@@ -392,6 +395,6 @@ def _with_cost(each: ModelUsage) -> ModelUsage:
     return ModelUsage(each.key, repriced(each.key, each.usage)) if _lacks_cost(each) else each
 
 
-def _view(snapshot: S, inputs: Iterable[Row], *, scoped: bool) -> S:
+def _view(snapshot: S, inputs: Iterable[Row], *, scoped: bool = False) -> S:
     rows = RowBuilder().add_rows(inputs).freeze()
-    return type(snapshot)(rows, scoped, snapshot.prices(), snapshot.unused_prices, snapshot.attributes)
+    return type(snapshot)(rows, scoped or not rows, snapshot.prices(), snapshot.unused_prices, snapshot.attributes)

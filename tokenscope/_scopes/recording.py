@@ -14,6 +14,7 @@ from tokenscope._scopes.lm_calls import lm_call_in_progress, note_inner_usage
 from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
 from tokenscope._usage.keys import NO_MODEL, PriceSource, Terms, key_of
+from tokenscope._usage.keywords import wrong_keyword
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, check_count, check_money, check_parts
 
 _REQUIRED: Final[Any] = object()
@@ -72,6 +73,7 @@ def record_tokens(
     input_audio_tokens: int = 0,
     output_audio_tokens: int = 0,
     cost: Decimal | float | None = None,
+    **unknown: Any,
 ) -> None:
     """Count one model call that DSPy does not make, in the current scope, or under a module and an operation in it.
 
@@ -90,6 +92,7 @@ def record_tokens(
         input_audio_tokens: How many of the input tokens were audio.
         output_audio_tokens: How many of the output tokens were audio.
         cost: What the call cost, in dollars, where you know; else reports look it up by the model's name.
+        **unknown: None: a wrong keyword raises a TypeError that names the right one.
 
     Raises:
         TypeError: the model or the tokens are not given, a name is no str, a count is no number or a bool.
@@ -103,6 +106,9 @@ def record_tokens(
         >>> scope.usage.total_tokens, scope.report().find("ingest/ocr/page").usage.total_tokens
         (1320, 120)
     """
+    if unknown:
+        name = next(iter(unknown))
+        raise TypeError(wrong_keyword("record_tokens", name, _ARGUMENTS, _OTHER_NAMES.get(name)))
     for argument, value in (("model", model), ("input_tokens", input_tokens), ("output_tokens", output_tokens)):
         if value is _REQUIRED:
             raise TypeError(f"record_tokens needs {argument}=..., as in {_USE}")
@@ -122,6 +128,15 @@ def record_tokens(
     record(active() or STATE.root, name, counts, time.time(), cost_source=source, frames=frames, metadata=kept)
 
 
+_ARGUMENTS: Final = record_tokens.__code__.co_varnames[:14]
+_OTHER_NAMES: Final = {
+    **dict.fromkeys(("prompt_tokens", "tokens_in", "input"), "input_tokens"),
+    **dict.fromkeys(("completion_tokens", "tokens_out", "output"), "output_tokens"),
+    **dict.fromkeys(("cached_tokens", "cache_read_input_tokens"), "cache_read_tokens"),
+    "cache_creation_input_tokens": "cache_write_tokens",
+    "model_name": "model",
+}
+"""What other libraries call these arguments."""
 _USE: Final = 'record_tokens(model="gpt-4o-mini", input_tokens=10, output_tokens=5)'
 
 

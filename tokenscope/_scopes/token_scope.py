@@ -208,6 +208,14 @@ class token_scope(Generic[E_co]):  # noqa: N801 - used like a function, as conte
         """Decorate a function: each call is one entry."""
         return decorate("token_scope", function, lambda _: ScopeSpec(self.frames, self.attributes, self.budget))
 
+    if not TYPE_CHECKING:  # or type checkers would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            hint = ""
+            if not name.startswith("_") and hasattr(Scope, name):
+                hint = f"; the scope that it opens has: with token_scope(...) as scope: scope.{name}"
+            raise AttributeError(f"a token_scope has no attribute {name!r}{hint}")
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle the recipe alone: who has entered it is no part of it."""
         return _remake, (self.name, self.budget, dict(self.attributes))

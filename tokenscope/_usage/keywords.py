@@ -25,7 +25,7 @@ def teaches(**meant: str) -> Callable[[C], C]:
         def checked(*args: Any, **keywords: Any) -> Any:
             for name in keywords:
                 if name not in names:
-                    raise TypeError(_sentence(target.__name__, name, names, meant.get(name)))
+                    raise TypeError(wrong_keyword(target.__name__, name, names, meant.get(name)))
             return called(*args, **keywords)
 
         if not isinstance(target, type):
@@ -36,7 +36,8 @@ def teaches(**meant: str) -> Callable[[C], C]:
     return decorate
 
 
-def _sentence(function: str, name: str, names: Sequence[str], meant: str | None) -> str:
+def wrong_keyword(function: str, name: str, names: Sequence[str], meant: str | None) -> str:
+    """Return a sentence about a keyword that a function does not have."""
     import difflib
 
     near = [meant] if meant else difflib.get_close_matches(name, names, n=1)

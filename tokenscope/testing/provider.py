@@ -37,6 +37,8 @@ from tokenscope.testing.answers import Answer, instruction, prompt_of, reply, to
 class LoopbackProvider:
     """An OpenAI-compatible server on 127.0.0.1: chat completions, responses, embeddings, streams, errors.
 
+    It runs from when `lm` or `url` is first asked for, to the end of its `with` block; without one, to the end of the program.
+
     Args:
         answer: Given a field's name and the prompt, returns the field's value, or None for a made-up one. It is also asked for
             `tool_calls` if a request offers tools: a list of `{"name": ..., "args": {...}}`, or None to answer in text.
@@ -67,6 +69,7 @@ class LoopbackProvider:
     @property
     def url(self) -> str:
         """The base URL, as `api_base` takes it."""
+        self._start()
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     @property
@@ -93,8 +96,13 @@ class LoopbackProvider:
         settings: dict[str, Any] = {"api_base": self.url, "api_key": "loopback", "cache": False, "num_retries": 0}
         return dspy.LM(model, **{**settings, **kwargs})
 
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread.ident is None:
+                self._thread.start()
+
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ from heapq import nlargest
 from html import escape
 from typing import Final
 
-from tokenscope._report.formats.text import NOTHING_YET, duration, misnamed, money, plural, printable, share, unpriced
+from tokenscope._report.formats.text import NOTHING_YET, duration, money, notes, plural, printable, share
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._report.tree import Node
 from tokenscope._usage.usage import Usage
@@ -32,10 +32,7 @@ def render(snapshot: Snapshot) -> str:
     usage = tree.usage
     cost = [] if usage.cost is None else [f"<b>{money(usage)}</b>"]
     head = [f"<b>{usage.total_tokens:,} tokens</b>", *cost, plural(usage.calls, "call")]
-    by_model = tree.by_model
-    notes = unpriced(by_model, _name), misnamed(snapshot.unused_prices, by_model, _name)
-    note = " ".join(filter(None, notes))
-    foot = f'<div style="opacity:.7">{note}</div>' if note else ""
+    foot = "".join(f'<div style="opacity:.7">{note}</div>' for note in notes(snapshot, _name))
     return f'<div style="{_FRAME}"><div>{" · ".join(head)}</div>{"".join(_rows(tree))}{foot}</div>'
 
 
