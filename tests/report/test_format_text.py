@@ -200,3 +200,24 @@ def test_the_notes_of_every_format_for_people():
     assert notes[0] in markdown
     assert notes[1].replace("a|b", "<code>a&#124;b</code>") in markdown
     assert "No price is known for 1 call of `p/y`." in markdown[-1]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("0.001443", "0.001476", ("$0.001443", "$0.001476")),
+        ("12.3456789", "12.3456111", ("$12.345679", "$12.345611")),
+        ("1.23", "1.30", ("$1.23", "$1.30")),
+        ("0", "0.0001", ("$0.00", "$0.00010")),
+        ("0.5", "0.5", ("$0.50", "$0.50")),
+        ("1", "1.0000000000000000000000001", ("$1.00", "$1.00")),
+        (None, "0.001", (_text.UNKNOWN, "$0.0010")),
+    ],
+)
+def test_costs_that_are_compared(before, after, expected):
+    """Two costs show the digits in which they differ, if rounding would hide these."""
+    first, second = (
+        Usage(calls=1, input_tokens=1, cost=None if cost is None else Decimal(cost), unpriced_calls=int(cost is None))
+        for cost in (before, after)
+    )
+    assert expected == _text.compared(first, second)

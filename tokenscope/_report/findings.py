@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from tokenscope._report.changes import Change, Comparison
-from tokenscope._report.formats.text import dollars, listed, money, plural, printable, share
+from tokenscope._report.formats.text import compared, dollars, listed, money, plural, printable, share
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage.keys import NO_MODEL
 from tokenscope._usage.usage import Usage
@@ -107,7 +107,7 @@ def _totals(total: Change) -> Iterator[str]:
     if total.tokens:
         yield _grew("Tokens", total.tokens, before.total_tokens, f"{before.total_tokens:,}", f"{after.total_tokens:,}")
     if total.cost:
-        yield _grew("The cost", total.cost, before.cost or 0, money(before), money(after))
+        yield _grew("The cost", total.cost, before.cost or 0, *compared(before, after))
 
 
 def _grew(what: str, change: Any, base: Any, before: str, after: str) -> str:

@@ -24,7 +24,7 @@ from tokenscope._report.formats.columns import Column, Columns, ScopeColumn, gui
 from tokenscope._report.formats.markdown import Part, bounded, code, indent
 from tokenscope._report.formats.order import DEEPEST
 from tokenscope._report.formats.terminal import WIDTH, Drawing, Line
-from tokenscope._report.formats.text import UNKNOWN, dollars, money, printable, share, summary, unpriced
+from tokenscope._report.formats.text import UNKNOWN, compared, dollars, printable, share, summary, unpriced
 from tokenscope._usage.calls import ROOT, Frame, ScopePath
 from tokenscope._usage.shown import html_table
 from tokenscope._usage.usage import ZERO, Usage
@@ -131,7 +131,7 @@ def _facts(total: Change) -> Iterator[tuple[str, ...]]:
     before, after = total.before, total.after
     yield ("tokens", f"{before.total_tokens:,}", f"{after.total_tokens:,}", _signed(total.tokens))
     change = "" if total.cost is None else _signed_dollars(total.cost)
-    yield ("cost", money(before), money(after), change)
+    yield ("cost", *compared(before, after), change)
     yield ("calls", f"{before.calls:,}", f"{after.calls:,}", _signed(total.calls))
 
 
@@ -193,7 +193,7 @@ def headline(diff: Comparison) -> str:
     ]
     if before.cost or after.cost:
         change = "" if total.cost is None else _signed_dollars(total.cost)
-        parts.append(f"cost {money(before)} -> {money(after)}{_by(change, growth.cost)}")
+        parts.append(f"cost {' -> '.join(compared(before, after))}{_by(change, growth.cost)}")
     return "; ".join(parts)
 
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 from itertools import islice
 from typing import Final, TypeVar
 
+from tokenscope._report.changes import EXACT
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._usage import shown
 from tokenscope._usage.custom_prices import nearest
@@ -49,6 +50,18 @@ def money(usage: Usage, part: Decimal | None = None) -> str:
     """Return what a usage cost, or a part: `$0.12`; `≥ $0.12`, rounded down, if some prices are unknown; a dash if all are."""
     cost = usage.cost if part is None or usage.cost is None else part
     return shown.cost_of(cost, is_part=usage.unpriced_calls > 0)
+
+
+def compared(before: Usage, after: Usage) -> tuple[str, str]:
+    """Return two costs as `money` does, but with the digits in which they differ, if rounding would hide these."""
+    if before.cost is None or after.cost is None or before.unpriced_calls or after.unpriced_calls:
+        return money(before), money(after)
+    costs = before.cost, after.cost
+    digit = EXACT.subtract(*costs).adjusted()
+    if before.cost == after.cost or digit >= min(-2, max(costs).adjusted() - 1) or digit < -20:
+        return money(before), money(after)
+    first, second = (f"${cost.quantize(Decimal(1).scaleb(digit - 1), context=EXACT):,f}" for cost in costs)
+    return first, second
 
 
 def number(amount: Decimal) -> str:
