@@ -55,6 +55,7 @@ def served(app: Any, **options: Any) -> Iterator[Any]:
     """Serve an application, and return an HTTP client of it. In the end, its requests have ended with their background tasks."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, **options))
     sockets = [server.config.bind_socket()]
+    sockets[0].listen()  # clients wait until the server accepts them
     thread = threading.Thread(target=server.run, args=(sockets,))
     thread.start()
     try:
@@ -498,6 +499,7 @@ async def app(scope, receive, send):
 
 server = uvicorn.Server(uvicorn.Config(TokenScopeMiddleware(app), port=0, lifespan="off", log_level="warning"))
 sockets = [server.config.bind_socket()]
+sockets[0].listen()
 thread = threading.Thread(target=server.run, args=(sockets,))
 thread.start()
 url = "http://127.0.0.1:%d" % sockets[0].getsockname()[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import hashlib
 import platform
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Collection, Iterator
 from functools import reduce
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tokenscope._report.formats.text import listed, one_line
@@ -87,8 +89,10 @@ def installation() -> Iterator[tuple[str, str]]:
             text = f"{names} is another project with the same import name; this one is installed as {_DISTRIBUTION}"
             yield PROBLEM, f"{text}: pip uninstall -y {' '.join(sorted(others))} && pip install {_DISTRIBUTION}"
         return
-    files = sorted(file for file in ours.files or () if file.parts[0] == "tokenscope")
-    damaged = [str(file) for file in files if not _is_as_recorded(file)]
+    # Not `ours.files`: where the package importlib_metadata is imported, these are only the files that are there.
+    record = csv.reader((ours.read_text("RECORD") or "").splitlines())
+    files = {path: digest for path, digest, _ in record if path.startswith("tokenscope/") and digest}
+    damaged = [path for path in sorted(files) if not _is_as_recorded(Path(str(ours.locate_file(path))), files[path])]
     advice = f"pip install --force-reinstall --no-deps {_DISTRIBUTION}"
     if others:
         advice = f"pip uninstall -y {' '.join(sorted(others))} && {advice}"
@@ -99,15 +103,14 @@ def installation() -> Iterator[tuple[str, str]]:
         yield NOTE, f"{names} is another project with the same import name; either may overwrite the other: {advice}"
 
 
-def _is_as_recorded(file: metadata.PackagePath) -> bool:
-    """Return whether an installed file has the content that was installed. Compiled files are recorded without one."""
-    if file.hash is None:
-        return True
+def _is_as_recorded(file: Path, recorded: str) -> bool:
+    """Return whether an installed file has the content that was installed, given its digest in RECORD: `sha256=...`."""
+    mode, _, value = recorded.partition("=")
     try:
-        digest = hashlib.new(file.hash.mode, file.read_binary()).digest()
+        digest = hashlib.new(mode, file.read_bytes()).digest()
     except OSError:
         return False
-    return base64.urlsafe_b64encode(digest).decode().rstrip("=") == file.hash.value
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=") == value
 
 
 def compared(name: str, version: str, wanted: str) -> tuple[str, str]:
