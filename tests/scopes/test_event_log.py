@@ -6,13 +6,14 @@ import threading
 import time
 import warnings
 from contextlib import ExitStack
+from itertools import islice
 
 import pytest
 from support.spending import spend, spent
 
 import tokenscope
 from tokenscope import Budget, token_scope
-from tokenscope._scopes import enforcement
+from tokenscope._scopes import enforcement, event_log
 from tokenscope._scopes.event_log import Event, append, drain, observe, outside_lock, unobserve
 from tokenscope._scopes.process import MANY_EVENTS, STATE
 from tokenscope._usage.warnings import forget_warnings
@@ -247,3 +248,20 @@ def test_a_budget_that_cannot_be_charged(monkeypatch):
             spend(3)
             assert 3 == spent(scope)
     assert 3 == sum(call.counts.input_tokens for call in STATE.records)
+
+
+def test_an_event_that_comes_while_the_log_is_read(monkeypatch):
+    """A finaliser may note an event between the moment in which the log is looked at and the next one. Nothing is lost then."""
+    comes_late = [2]
+
+    def islice_and_then(log, most):
+        events = islice(log, most)
+        while comes_late:
+            spend(comes_late.pop())
+        return events
+
+    with token_scope("a") as scope:
+        spend(1)
+        monkeypatch.setattr(event_log, "islice", islice_and_then)
+        assert 3 == spent(scope)
+    assert not comes_late

@@ -208,7 +208,7 @@ class token_scope(Generic[E_co]):  # noqa: N801 - used like a function, as conte
         """Decorate a function: each call is one entry."""
         return decorate("token_scope", function, lambda _: ScopeSpec(self.frames, self.attributes, self.budget))
 
-    if not TYPE_CHECKING:  # or type checkers would take every name for an attribute
+    if not TYPE_CHECKING:  # pragma: no branch - or type checkers would take every name for an attribute
 
         def __getattr__(self, name: str) -> Any:
             hint = ""
