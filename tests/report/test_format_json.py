@@ -191,6 +191,10 @@ WRONG = {
     **{f"wasted {value!r}": (usage(wasted=value), "damaged: 'wasted' must be one of failed") for value in ("x", 1, [])},
     "wasted and cached": (usage(wasted="retries", cached=True), "damaged: 'wasted' must be one of failed"),
     "infinite": (changed(entries=7).replace('"entries": 7', '"entries": 1e999'), "damaged"),
+    "a web page": (
+        "\n<!doctype html>\n<title>tokenscope</title>",
+        "a web page, and no report; save reports as .json, too",
+    ),
     "a huge number": ('{"format": ' + "1" * 10_000 + "}", "no tokenscope report"),
     "nested lists": ("[" * 200_000, "no tokenscope report"),
     "nested objects": ('{"a":' * 200_000, "no tokenscope report"),

@@ -131,6 +131,8 @@ def parse(text: str, where: str = "<string>") -> Snapshot:
     try:
         data = json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
+        if text.lstrip().startswith("<"):
+            raise ReportFormatError(f"{where}: this is a web page, and no report; save reports as .json, too") from None
         problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise ReportFormatError(f"{where}: this is no tokenscope report, or a truncated one: {problem}") from None
     except (ValueError, RecursionError) as error:
