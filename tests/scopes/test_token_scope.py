@@ -719,12 +719,3 @@ def test_an_entered_recipe_is_copied_without_its_entries():
             assert ("a", {"id": 7}) == (twin.name, twin.attributes)
             with twin as inner:
                 assert scope is inner.parent
-
-
-def test_what_only_the_scope_has():
-    """Asked for what its scopes have, such as the usage, a `token_scope` says where that is."""
-    there = "; the scope that it opens has: with token_scope(...) as scope: scope.usage"
-    for name, hint in (("usage", there), ("tokens", ""), ("__fspath__", "")):
-        with pytest.raises(AttributeError) as caught:
-            getattr(token_scope("a"), name)
-        assert f"a token_scope has no attribute {name!r}{hint}" == str(caught.value)

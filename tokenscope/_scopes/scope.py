@@ -191,7 +191,6 @@ def open_scope(
     opened_by: object = None,
     budget: Budget | None = None,
     frame: FrameType | None = None,
-    attributes: Mapping[str, Any] | None = None,
 ) -> S:
     """Return a scope that is about to begin.
 
@@ -202,7 +201,6 @@ def open_scope(
             end is counted, it must not keep what a program has forgotten.
         budget: How much may be spent in it.
         frame: The frame of the generator whose `with` statement opens it.
-        attributes: Its own attributes.
 
     Raises:
         BudgetStop: where a budget of an enclosing scope is exceeded.
@@ -225,16 +223,18 @@ def open_scope(
     scope.detour = detour
     scope.budgets = budgets
     scope.opened_by = opened_by
-    scope.all_attributes = (
-        {**above.all_attributes, **dict(map(_plain_attribute, attributes.items()))}
-        if attributes
-        else above.all_attributes
-    )
+    scope.all_attributes = above.all_attributes
     scope.table = scope.ended = None
     scope.is_referenced = False
     if budget is not None:
         scope.budgets = (BudgetAccount(budget, scope, "/".join(each.name for each in frames)), *budgets)
     scope.started = perf_counter_ns()
+    return scope
+
+
+def with_attributes(scope: S, attributes: Mapping[str, Any]) -> S:
+    """Give a scope attributes of its own, and return it."""
+    scope.all_attributes = {**scope.all_attributes, **dict(map(_plain_attribute, attributes.items()))}
     return scope
 
 

@@ -14,7 +14,7 @@ from tokenscope._scopes.enforcement import conclude
 from tokenscope._scopes.event_log import drain
 from tokenscope._scopes.generators import GENERATOR, PASSING, generator_frame, keep
 from tokenscope._scopes.process import STATE
-from tokenscope._scopes.scope import Scope, open_scope, refer_to
+from tokenscope._scopes.scope import Scope, open_scope, refer_to, with_attributes
 from tokenscope._scopes.wrapping import F, M, ScopeSpec, decorate
 from tokenscope._usage.calls import MAX_NAMES, Frame, check_name
 
@@ -94,7 +94,9 @@ class token_scope(Generic[E_co]):  # noqa: N801 - used like a function, as conte
         caller = _getframe(1)
         code = caller.f_code
         frame = generator_frame(caller) if code.co_flags & GENERATOR or code.co_name in PASSING else None
-        scope = open_scope(Scope, self.frames, self, self.budget, frame, self.attributes)
+        scope = open_scope(Scope, self.frames, self, self.budget, frame)
+        if self.attributes:
+            with_attributes(scope, self.attributes)
         scope.is_referenced = True  # `as scope` may be asked for its counts later, and for its parents
         if not scope.above.is_referenced:
             refer_to(scope.above)
@@ -207,14 +209,6 @@ class token_scope(Generic[E_co]):  # noqa: N801 - used like a function, as conte
     def __call__(self, function: Any, /) -> Any:
         """Decorate a function: each call is one entry."""
         return decorate("token_scope", function, lambda _: ScopeSpec(self.frames, self.attributes, self.budget))
-
-    if not TYPE_CHECKING:  # pragma: no branch - or type checkers would take every name for an attribute
-
-        def __getattr__(self, name: str) -> Any:
-            hint = ""
-            if not name.startswith("_") and hasattr(Scope, name):
-                hint = f"; the scope that it opens has: with token_scope(...) as scope: scope.{name}"
-            raise AttributeError(f"a token_scope has no attribute {name!r}{hint}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle the recipe alone: who has entered it is no part of it."""

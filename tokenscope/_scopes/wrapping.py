@@ -18,7 +18,7 @@ from tokenscope._scopes.context import CapturedScope, entered
 from tokenscope._scopes.enforcement import conclude
 from tokenscope._scopes.generators import keep
 from tokenscope._scopes.process import DISABLED
-from tokenscope._scopes.scope import Scope, open_scope
+from tokenscope._scopes.scope import Scope, open_scope, with_attributes
 from tokenscope._usage.calls import Frame
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,7 +39,12 @@ class ScopeSpec:
 
     def open(self, frame: FrameType | None = None) -> Scope:
         """Return a scope of it, which is about to begin; `frame` is that of a generator's body."""
-        return open_scope(Scope, self.frames, self, self.budget, frame, self.attributes)
+        scope = open_scope(Scope, self.frames, self, self.budget, frame)
+        return with_attributes(scope, self.attributes) if self.attributes else scope
+
+
+def _open_with_attributes(_kind: type[Scope], _frames: tuple[Frame, ...], spec: ScopeSpec) -> Scope:
+    return spec.open()
 
 
 class BudgetedCall:
@@ -224,7 +229,7 @@ def wrap(function: Any, spec: ScopeSpec | CapturedScope) -> Any:
 
     else:  # nearly always; a context manager around the call would cost a quarter more
         frames, kind_of_scope = spec.frames, Scope
-        open = functools.partial(open_scope, attributes=spec.attributes) if spec.attributes else open_scope  # noqa: A001
+        open = _open_with_attributes if spec.attributes else open_scope  # noqa: A001
         if inspect.iscoroutinefunction(kind):
 
             @functools.wraps(function)
