@@ -29,15 +29,6 @@ def spent(tokens: int, cost: str | None) -> Report:
     return build([(-1, Frame("scope", "s"), 1, 1, {"x": usage(1, tokens, 0, cost)})], scoped=True)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Work in a folder with an old and a new report in it."""
-    monkeypatch.chdir(tmp_path)
-    OLD.save("old.json")
-    NEW.save("new.json")
-    return tmp_path
-
-
 def judged(*arguments: str) -> tuple[int, str]:
     """Run a diff, and return its exit status and its standard error."""
     done = CliRunner().invoke(main, ["diff", *arguments], prog_name="tokenscope")
@@ -47,7 +38,7 @@ def judged(*arguments: str) -> tuple[int, str]:
 # -- output ------------------------------------------------------------------------------------------------------------
 
 
-def test_text(folder):
+def test_text(old_and_new):
     """Outside a terminal, the diff is plain text."""
     assert (
         DIFF.render("text") + "\n"
@@ -57,13 +48,13 @@ def test_text(folder):
     assert NEW.diff(OLD).render("text") + "\n" == ran("diff", "new.json", "old.json")
 
 
-def test_nothing_changed(folder):
+def test_nothing_changed(old_and_new):
     """If nothing has changed, the diff says so, and the check passes."""
     assert f"{OLD.diff(OLD)}\n" == ran("diff", "old.json", "old.json", "--fail-above", "0")
 
 
 @pytest.mark.parametrize("form", _diff.FORMATS)
-def test_formats(form, folder):
+def test_formats(form, old_and_new):
     """Every format is the same on standard output and in a file. The option wins over the suffix."""
     expected = undated(DIFF.render(form).rstrip("\n") + "\n")
     suffix = _diff.FORMATS[form]
@@ -75,7 +66,7 @@ def test_formats(form, folder):
     assert [expected] * 2 == [undated(Path(name).read_text("utf-8")) for name in (f"diff{suffix}", "diff.other")]
 
 
-def test_unknown_formats(folder):
+def test_unknown_formats(old_and_new):
     """The error for an unknown format lists the formats."""
     assert "'pdf' is not one of 'text', 'markdown', 'html', 'json'" in refused(
         "diff", "old.json", "new.json", "--format", "pdf"
@@ -85,7 +76,7 @@ def test_unknown_formats(folder):
     )
 
 
-def test_standard_input(folder):
+def test_standard_input(old_and_new):
     """One side can be standard input, but not both."""
     text = DIFF.render() + "\n"
 
@@ -94,7 +85,7 @@ def test_standard_input(folder):
     assert "only one of them can be -, standard input" in refused("diff", "-", "-")
 
 
-def test_in_a_terminal(folder):
+def test_in_a_terminal(old_and_new):
     """In a terminal, the diff is in colour and fits the width."""
     shown = on_a_terminal("diff", "old.json", "new.json", width=70)
 
@@ -104,7 +95,7 @@ def test_in_a_terminal(folder):
     assert "\x1b" not in on_a_terminal("diff", "old.json", "new.json", NO_COLOR="1")
 
 
-def test_files_that_cannot_be_read(folder):
+def test_files_that_cannot_be_read(old_and_new):
     """A file that cannot be read leads to an error of one line, on either side."""
     Path("damaged.json").write_text("{")
 
@@ -142,7 +133,7 @@ def test_files_that_cannot_be_read(folder):
         ),
     ],
 )
-def test_fail_above(old, new, limit, expected, folder):
+def test_fail_above(old, new, limit, expected, old_and_new):
     """If tokens or cost grew by more than the limit, the exit status is 1, and one line says by how much."""
     spent(*old).save("a.json")
     spent(*new).save("b.json")
@@ -151,7 +142,7 @@ def test_fail_above(old, new, limit, expected, folder):
     assert (status, f"tokenscope diff: {said}\n" if said else "") == judged("a.json", "b.json", "--fail-above", limit)
 
 
-def test_the_diff_is_shown_if_the_check_fails(folder):
+def test_the_diff_is_shown_if_the_check_fails(old_and_new):
     """If the check fails, the diff is still shown or written."""
     done = tokenscope_command("diff", "old.json", "new.json", "--fail-above", "5")
     assert (1, DIFF.render() + "\n") == (done.returncode, done.stdout)
@@ -163,7 +154,7 @@ def test_the_diff_is_shown_if_the_check_fails(folder):
     assert DIFF.render("markdown") == Path("diff.md").read_text("utf-8")
 
 
-def test_without_fail_above(folder):
+def test_without_fail_above(old_and_new):
     """Without the option, the exit status is 0 and nothing is said about costs."""
     PRICED.save("priced.json")
 
@@ -172,14 +163,14 @@ def test_without_fail_above(folder):
 
 
 @pytest.mark.parametrize("limit", ["x", "", "nan", "inf", "-1", "1/2", "5%%", "1e999999999999999999999"])
-def test_no_percentage(limit, folder):
+def test_no_percentage(limit, old_and_new):
     """A wrong percentage leads to an error with an example of a right one."""
     assert f"Invalid value for '--fail-above': {limit!r} is not a percentage of 0 or more, such as 5 or 0.5%." in (
         refused("diff", "old.json", "new.json", "--fail-above", limit)
     )
 
 
-def test_an_output_that_cannot_be_written_is_an_error(folder):
+def test_an_output_that_cannot_be_written_is_an_error(old_and_new):
     """If the output cannot be written, the status is 2, even if the check failed."""
     assert "tokenscope diff: old.json/x.md: Not a directory" == (
         refused("diff", "old.json", "new.json", "--fail-above", "5", "-o", "old.json/x.md")
@@ -187,7 +178,7 @@ def test_an_output_that_cannot_be_written_is_an_error(folder):
 
 
 @pytest.mark.parametrize(("limit", "status", "lines"), [("5", 1, 1), ("500", 141, 0)])
-def test_a_broken_pipe_does_not_hide_a_failed_check(limit, status, lines, folder):
+def test_a_broken_pipe_does_not_hide_a_failed_check(limit, status, lines, old_and_new):
     """If the reader closes the pipe, a failed check still gives status 1."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -210,7 +201,7 @@ def test_a_broken_pipe_does_not_hide_a_failed_check(limit, status, lines, folder
 
 @pytest.mark.parametrize("form", _diff.FORMATS)
 @pytest.mark.parametrize("report", [hostile, huge, deep])
-def test_extreme_reports(report, form, folder):
+def test_extreme_reports(report, form, old_and_new):
     """Names made to do harm, huge numbers and 1,100 levels come through in every format."""
     report().save("extreme.json")
     shown = ran("diff", "old.json", "extreme.json", "--format", form)

@@ -20,18 +20,9 @@ ESCAPES = {"%0D": "\r", "%0A": "\n", "%3A": ":", "%2C": ",", "%25": "%"}
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Work in a folder with an old and a new report in it."""
-    monkeypatch.chdir(tmp_path)
-    OLD.save("old.json")
-    NEW.save("new.json")
-    return tmp_path
-
-
-@pytest.fixture
-def summary(folder, monkeypatch):
+def summary(old_and_new, monkeypatch):
     """Return the file of a job's summary, in which another step has written."""
-    file = folder / "summary.md"
+    file = old_and_new / "summary.md"
     file.write_text("# Tests\nall passed", "utf-8")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
     return file
@@ -209,7 +200,7 @@ def test_names_run_no_commands(summary):
     assert 10 == len(log("a.json", "b.json", "--github")[1])
 
 
-def test_outside_of_github(folder, monkeypatch):
+def test_outside_of_github(old_and_new, monkeypatch):
     """Without the variable of GitHub Actions, an error says what to do instead, and nothing is written."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
@@ -217,7 +208,7 @@ def test_outside_of_github(folder, monkeypatch):
         "Invalid value for '--github': GITHUB_STEP_SUMMARY is not set. GitHub Actions sets it; elsewhere, write the diff with "
         "'-o diff.md'." in refused("diff", "old.json", "new.json", "--github", "--comment", "comment.md")
     )
-    assert {"old.json", "new.json"} == {path.name for path in folder.iterdir()}
+    assert {"old.json", "new.json"} == {path.name for path in old_and_new.iterdir()}
 
 
 def test_json_on_standard_output(summary):

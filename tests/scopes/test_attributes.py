@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import pickle
 import random
@@ -143,6 +144,13 @@ def test_only_values_are_kept():
         def __str__(self):
             raise ValueError("no name")
 
+    class Plain:
+        """Has no text of its own."""
+
+    for value in (10**5_000, Plain(), {"a": 1}, ["x", 2]):
+        with token_scope("a", kind=value):
+            spend(4)
+    assert {"<int>": 4, "<Plain>": 4, "<dict>": 4, "['x', 2]": 4} == by(tokenscope.report(), "kind")
     person = Person()
     with token_scope("a", user=person):
         spend(1)
@@ -153,8 +161,8 @@ def test_only_values_are_kept():
     del person
 
     assert reference() is None
-    assert by(tokenscope.report()) == {"<Nameless>": 2, "a person": 1}
-    assert ["x" * 1_000, "(none)"] == list(tokenscope.report().by_attribute("more"))
+    assert by(tokenscope.report()) == {"(none)": 16, "<Nameless>": 2, "a person": 1}
+    assert ["(none)", "x" * 1_000] == list(tokenscope.report().by_attribute("more"))
 
 
 def test_who_uses_none_pays_nothing():
@@ -196,6 +204,10 @@ def test_records_and_files(tmp_path):
         report.reprice("openai/gpt-4o").by_attribute("user")["alice"].cost
         == 5 * report.reprice("openai/gpt-4o").total.cost / 15
     )
+    with token_scope("without"):
+        spend(0)
+    for record in get_tracker().records[-2:]:
+        assert dict(record) == dict(pickle.loads(pickle.dumps(record))) == dict(copy.deepcopy(record))
 
 
 @pytest.mark.parametrize("damage", [{"attributes": {}}, {"attributes": [{"parent": 3}]}])
@@ -315,3 +327,28 @@ def test_dspy_is_billed_by_user():
     assert wasted["cid"].failed_parses.input_tokens == provider.garbled["cid"].input_tokens > 0
     assert list(wasted) == ["cid"]
     assert current_scope() is None
+
+
+def test_attempts_that_are_replaced():
+    """What replaced attempts wasted is of the users of the calls in them, and of nobody else."""
+    users, rewards = iter(["ann", "bob", "cid"]), iter([0.1, 0.9, 0.3])
+
+    class Draft(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.predict = dspy.Predict("question -> answer")
+
+        def forward(self, question):
+            with token_scope("draft", user=next(users)):
+                return self.predict(question=question)
+
+    with (
+        LoopbackProvider() as provider,
+        dspy.context(lm=provider.lm()),
+        token_scope("all", user="outer", tenant="t") as scope,
+    ):
+        dspy.BestOfN(Draft(), N=3, reward_fn=lambda *_: next(rewards), threshold=1.0)(question="Why?")
+    by_user, by_tenant = (pivot(scope.report(), name).waste() for name in ("user", "tenant"))
+    assert {"ann": 1, "cid": 1} == {user: waste.retries.calls for user, waste in by_user.items()}
+    assert {"t": 2} == {tenant: waste.retries.calls for tenant, waste in by_tenant.items()}
+    assert scope.report().waste().total == by_user.total == by_tenant.total

@@ -28,7 +28,7 @@ from time import perf_counter_ns
 from typing import Any, Final
 
 from tokenscope._scopes.process import MANY_EVENTS, STATE, Account, Counted, Observer, ScopeRoot
-from tokenscope._usage.calls import ATTRIBUTES, ROOT, Call, ScopePath, is_failure, value_path
+from tokenscope._usage.calls import ATTRIBUTES, NO_ATTRIBUTES, ROOT, Call, ScopePath, is_failure, value_path
 from tokenscope._usage.keys import UsageKey, WasteReason
 from tokenscope._usage.price_dates import MANY_MOMENTS, noted_moments
 from tokenscope._usage.table import UsageRow, UsageTable
@@ -222,17 +222,25 @@ class Batch:
         if attributes:
             self._add_values(scope, attributes, key, counts)
         if error is not None and is_failure(error):
-            self.mark_wasted(scope, path, key, counts, "provider_errors")
+            self.mark_wasted(scope, path, key, counts, "provider_errors", attributes)
         self.calls.append(call)
         for account in scope.budgets:
             self.charge(account, key, counts, reserved=reserved)
 
-    def mark_wasted(self, scope: Counted, path: ScopePath, key: UsageKey, counts: Counts, reason: WasteReason) -> None:
-        """Mark what a call spent as wasted. An answer from DSPy's cache cost nothing, so wastes nothing."""
+    def mark_wasted(
+        self,
+        scope: Counted,
+        path: ScopePath,
+        key: UsageKey,
+        counts: Counts,
+        reason: WasteReason,
+        attributes: Mapping[str, Any] = NO_ATTRIBUTES,
+    ) -> None:
+        """Mark what a call with some attributes spent as wasted. An answer from DSPy's cache cost nothing, so wastes nothing."""
         if not counts.cached_calls:
             key = key._replace(wasted=reason)
             self._add_counts(scope, path, key, counts)
-            self._add_values(scope, scope.all_attributes, key, counts)
+            self._add_values(scope, attributes, key, counts)
 
     def _add_values(self, scope: Counted, attributes: Mapping[str, Any], key: UsageKey, counts: Counts) -> None:
         for name, value in attributes.items():

@@ -17,7 +17,7 @@ from tokenscope._usage.keys import NO_MODEL, PriceSource, Terms, key_of
 from tokenscope._usage.keywords import wrong_keyword
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, check_count, check_money, check_parts
 
-_REQUIRED: Final[Any] = object()
+_REQUIRED: Final[Any] = ...
 """Stands for an argument that must be given, after others that may be left out."""
 
 

@@ -241,12 +241,16 @@ def with_attributes(scope: S, attributes: Mapping[str, Any]) -> S:
 def _plain_attribute(attribute: tuple[str, Any]) -> tuple[str, Any]:
     """Return an attribute with a value that keeps nothing alive, and that can be written to a file."""
     name, value = attribute
-    if value is None or isinstance(value, int | float | str):
-        return name, value[:_LONGEST_VALUE] if isinstance(value, str) else value
-    try:
-        return name, str(value)[:_LONGEST_VALUE]
+    kind = type(value)
+    if value is None or kind is bool or kind is float:
+        return name, value
+    # Without a `__str__` of its own, an object would show its address, or all that it holds, such as the rows of a query.
+    has_text = kind in (int, list, tuple) or getattr(kind, "__str__", None) is not object.__str__
+    try:  # an int of thousands of digits has no text
+        text = str(value)[:_LONGEST_VALUE] if has_text else f"<{kind.__name__}>"
     except Exception:  # noqa: BLE001 - the host program has asked for no text
-        return name, f"<{type(value).__name__}>"
+        return name, f"<{kind.__name__}>"
+    return name, value if kind is int else text
 
 
 def _around(below: Any, frame: FrameType | None) -> tuple[Any, Counted, Detour | None]:

@@ -12,7 +12,7 @@ from tokenscope._usage.usage import ZERO_COUNTS, Counts, add_counts
 
 def mark_all_wasted(scope: Counted, reason: WasteReason) -> None:
     """Mark what was counted in a scope as wasted, but for what is marked already: each call is wasted for one reason."""
-    for path, row in collect(scope).rows.items():
+    for path, row in collect(scope).all_rows.items():  # those of attributes, too
         marked: dict[UsageKey, Counts] = {}
         for key, counts in row.counts.items():
             if key.wasted is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from tokenscope._usage.keys import UsageKey
@@ -60,12 +59,13 @@ class ScopePath:
     the tree few paths; beyond that, tables of counts compare the names (`UsageTable.row`).
     """
 
-    __slots__ = ("_numbers", "children", "depth", "frame", "is_compile", "parent")
+    __slots__ = ("_numbers", "children", "depth", "frame", "is_compile", "is_of_attribute", "parent")
 
     def __init__(self, parent: ScopePath | None, frame: Frame, numbers: Iterator[int] | None = None) -> None:
         self.parent = parent
         self.frame = frame
         self.is_compile = frame.kind == "compile"  # asked at each call; a named tuple's attributes are slow
+        self.is_of_attribute: bool = frame.kind == "attributes" if parent is None else parent.is_of_attribute
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.children: dict[Frame, ScopePath] = {}
         self._numbers = itertools.count() if numbers is None else numbers
@@ -109,7 +109,7 @@ NO_SCOPE: Final = Frame("none", "(no scope)")
 OTHER: Final = Frame("other", "(other)")
 ATTRIBUTES: Final = ScopePath(None, Frame("attributes", ""))
 """In a table, the rows below it hold what was spent by attribute and value. They repeat what the scopes' rows hold."""
-NO_ATTRIBUTES: Final[Mapping[str, Any]] = MappingProxyType({})
+NO_ATTRIBUTES: Final[Mapping[str, Any]] = {}
 
 
 class Call(NamedTuple):
@@ -129,15 +129,6 @@ class Call(NamedTuple):
 def value_path(name: str, value: object) -> ScopePath:
     """Return the path in a table at which the calls are counted that were made where an attribute had a value."""
     return ATTRIBUTES.child(Frame("attribute", name)).child(Frame("value", str(value)))
-
-
-def is_of_attribute(path: ScopePath) -> bool:
-    """Whether a path is that of an attribute or of its value, and no scope's."""
-    return path.depth <= 2 and (path is ATTRIBUTES or path.parent is ATTRIBUTES or _above(path.parent) is ATTRIBUTES)
-
-
-def _above(path: ScopePath | None) -> ScopePath | None:
-    return None if path is None else path.parent
 
 
 _ENDINGS: Final = {"CancelledError", "KeyboardInterrupt", "SystemExit", "GeneratorExit", "BudgetStop", "Stop"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import filterfalse
+from operator import attrgetter
 from typing import Final
 
-from tokenscope._usage.calls import ATTRIBUTES, MAX_NAMES, MAX_PATHS, OTHER, Frame, ScopePath, is_of_attribute
+from tokenscope._usage.calls import ATTRIBUTES, MAX_NAMES, MAX_PATHS, OTHER, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
-from tokenscope._usage.usage import Counts, add_counts, subtract_counts, sum_counts
+from tokenscope._usage.usage import ZERO_COUNTS, Counts, add_counts, subtract_counts, sum_counts
 from tokenscope._usage.warnings import warn_once
 
 _NO_COUNTS: Final[dict[UsageKey, Counts]] = {}
@@ -14,6 +16,7 @@ _NO_COUNTS: Final[dict[UsageKey, Counts]] = {}
 _NO_NAMES: Final[dict[tuple[ScopePath, Frame], ScopePath]] = {}
 _NO_PATHS: Final[dict[ScopePath | None, None]] = {}
 """Most tables share these."""
+_IS_OF_ATTRIBUTE: Final = attrgetter("is_of_attribute")
 
 
 class UsageRow:
@@ -96,7 +99,8 @@ class UsageTable:
         rows = self.all_rows
         if ATTRIBUTES not in rows:
             return {} if of_attributes else rows
-        return {path: row for path, row in rows.items() if is_of_attribute(path) is of_attributes}
+        paths = [*(filter if of_attributes else filterfalse)(_IS_OF_ATTRIBUTE, rows)]
+        return dict(zip(paths, map(rows.__getitem__, paths), strict=True))
 
     def draft(self) -> UsageTable:
         """Return a table with the same rows, to which may be added without changing this one."""
@@ -121,7 +125,7 @@ class UsageTable:
             if kept is not None:
                 row = self.changes[here] = kept.copy()
                 break
-            is_base = here is self.base or (here.depth <= self.base.depth and not is_of_attribute(here))
+            is_base = here is self.base or (here.depth <= self.base.depth and not here.is_of_attribute)
             if is_base or here.parent is None:
                 row = self.changes[here] = UsageRow()
                 self._added += self.changes is not self.kept
@@ -214,7 +218,7 @@ class UsageTable:
         for path, row in self.attribute_rows.items():
             if path.parent is not None and path.parent.frame == ("attribute", name):
                 for key, counts in row.counts.items():
-                    found[key] = subtract_counts(found[key], counts)
+                    found[key] = subtract_counts(found.get(key, ZERO_COUNTS), counts)
         return {key: counts for key, counts in found.items() if any(counts)}
 
     def warn_of_overflow(self) -> None:
@@ -223,7 +227,7 @@ class UsageTable:
             self.overflowed.pop(path, None)
             if path is None:
                 too_many = f"more than {MAX_PATHS:,} distinct paths of names"
-            elif is_of_attribute(path):
+            elif path.is_of_attribute:
                 warn_once(
                     f"values:{path!r}",
                     f"more than {MAX_NAMES:,} distinct values of the attribute {path.frame.name!r}: the tokens of further ones "

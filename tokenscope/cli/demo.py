@@ -27,7 +27,9 @@ def run(model: str | None) -> int:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no prices are fetched from anywhere
     _say("importing dspy ...")
     import dspy
+    import litellm
 
+    litellm.suppress_debug_info = True  # it prints advice when a call fails
     logging.getLogger("dspy").setLevel(logging.ERROR)
     if model is None:
         with LoopbackProvider(_answer) as provider:
@@ -118,7 +120,6 @@ def _translate(lm: Any, answer: str) -> None:
     """Call the provider without DSPy, and record the tokens by hand."""
     import litellm
 
-    litellm.suppress_debug_info = True  # it prints advice when a call fails
     where = {key: lm.kwargs[key] for key in ("api_base", "api_key") if key in lm.kwargs}
     messages = [{"role": "user", "content": f"Translate into French: {answer}"}]
     response: Any = litellm.completion(model=lm.model, messages=messages, **where)

@@ -341,7 +341,7 @@ class UnparsedAnswer(Event):
     def put(self, batch: Batch) -> None:
         """Mark it."""
         for scope, call in self._call.counted:
-            batch.mark_wasted(scope, call.path, call.key, call.counts, "failed_parses")
+            batch.mark_wasted(scope, call.path, call.key, call.counts, "failed_parses", call.attributes)
 
 
 def _are_free(entries: list[Any]) -> bool:
