@@ -105,10 +105,8 @@ class Tree:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self.ends = [
-            *range(1, len(rows) + 1),
-            len(rows),
-        ]  # where the rows below each end; the last one is of the index -1
+        # Where the rows below each end; the last one is of the index -1, the root above all.
+        self.ends = [*range(1, len(rows) + 1), len(rows)]
         self.totals = [values_of(ZERO)] * (len(rows) + 1)
         parts: dict[int, list[tuple[Any, ...]]] = {}  # of rows whose rows below are being added up
         for index in range(len(rows) - 1, -2, -1):

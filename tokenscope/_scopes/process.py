@@ -82,9 +82,7 @@ class Loading:
 
     def __init__(self) -> None:
         self._gate: Any = threading.RLock()  # held by a fork, so that no thread begins to read for the first time
-        self._readers: dict[
-            int, Any
-        ] = {}  # a lock for each thread that has read; threads hold their own, forks hold all
+        self._readers: dict[int, Any] = {}  # a lock for each thread that has read: it holds its own, forks hold all
         self._held: dict[int, list[Any]] = {}  # by each thread that forks now
 
     def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
