@@ -17,6 +17,7 @@ from tokenscope import current_scope, integrations
 from tokenscope._scopes.context import entered
 from tokenscope._scopes.event_log import clear
 from tokenscope._scopes.process import STATE
+from tokenscope.integrations import patches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,3 +62,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: the test's name holds an address; give it ids=")
+
+
+if "MUTANT_UNDER_TEST" in os.environ:  # set by mutmut
+
+    @pytest.fixture(autouse=True)
+    def patches_of_the_mutant(nothing_leaks: None) -> None:
+        """Make the patches anew: the functions that make them have run before mutmut switches a mutant on."""
+        integrations.uninstrument()
+        patches._registry.undone.clear()
+        integrations.instrument()

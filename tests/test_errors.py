@@ -6,7 +6,7 @@ import pytest
 
 import tokenscope
 from tokenscope import ReportFormatError, TokenScopeError
-from tokenscope._usage.warnings import forget_warnings, internal_error, warn_once
+from tokenscope._usage.warnings import forget_warnings, internal_error, silence, warn_once
 from tokenscope.errors import TokenScopeWarning
 
 
@@ -34,16 +34,13 @@ def test_warns_once_at_the_nearest_line_that_is_not_ours():
     assert {__file__} == {warning.filename for warning in caught}
 
 
-def test_warns_at_a_level():
-    """`warn_once` counts a stack level from its caller."""
+def test_a_silenced_warning_never_comes(recwarn):
+    """What is silenced is not warned of. Other warnings come."""
+    silence("a")
+    warn_once("a", "silenced")
+    warn_once("b", "heard")
 
-    def inner():
-        warn_once("a", "message", stacklevel=2)
-
-    with pytest.warns(TokenScopeWarning) as caught:
-        inner()
-
-    assert __file__ == caught[0].filename
+    assert ["heard"] == [str(each.message) for each in recwarn]
 
 
 def test_a_warning_without_a_host():
@@ -75,3 +72,16 @@ def test_internal_errors_are_one_warning_elsewhere(monkeypatch):
 
     assert 1 == sum(warning.category is TokenScopeWarning for warning in caught)
     assert tokenscope.TokenScopeError is TokenScopeError
+
+
+def test_internal_errors_in_two_places_are_two_warnings(monkeypatch):
+    """Each place has a warning of its own."""
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    with pytest.warns(TokenScopeWarning) as caught:
+        for place in ("one place", "another place"):
+            try:
+                1 / 0  # noqa: B018
+            except ZeroDivisionError:
+                internal_error(place)
+
+    assert 2 == len([each for each in caught if "place;" in str(each.message)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from html import unescape
 
 import dspy
@@ -124,6 +125,8 @@ def test_usage():
     ] == table(PRICED.total)
     assert ["cost", "\N{EN DASH}"] == table(usage(1, 10, 0, None))[4 - 1]
     assert [["total tokens", "0"]] == table(Usage())
+    for unpriced, shown in ((0, "$0.50"), (1, "≥ $0.50")):
+        assert ["cost", shown] in table(Usage(calls=2, cost=Decimal("0.5"), unpriced_calls=unpriced))
 
 
 def test_a_breakdown():

@@ -165,6 +165,16 @@ def test_only_values_are_kept():
     assert ["(none)", "x" * 1_000] == list(tokenscope.report().by_attribute("more"))
 
 
+def test_numbers_and_truths_stay_what_they_are():
+    """Records have the values of attributes that are numbers, truths or None as they were given."""
+    with token_scope("run", rate=0.5, count=3, flag=True, nothing=None):
+        spend(1)
+
+    found = tokenscope.get_tracker().records[-1].attributes
+    assert [("rate", 0.5), ("count", 3), ("flag", True)] == [(name, value) for name, value in found.items() if value]
+    assert [float, int, bool] == [type(value) for value in found.values() if value]
+
+
 def test_who_uses_none_pays_nothing():
     """Without attributes, scopes share one empty mapping, and tables have no rows for them."""
     with token_scope("a"), token_scope("b") as scope:

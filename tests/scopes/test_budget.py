@@ -22,17 +22,20 @@ from tokenscope._scopes.context import active
 from tokenscope._scopes.enforcement import (
     BudgetAccount,
     BudgetStop,
+    account_of,
+    limit_process,
     release,
     reserve,
     reserve_again,
     stop_in,
 )
-from tokenscope._scopes.event_log import EndedCall, append
+from tokenscope._scopes.event_log import EndedCall, add_table, append
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import path_of
 from tokenscope._usage.calls import Call
 from tokenscope._usage.custom_prices import forget_prices
 from tokenscope._usage.keys import UsageKey, key_of
+from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import Counts
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
@@ -79,7 +82,7 @@ async def abuy(tokens: int = 1) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({}, TypeError, "a Budget needs a limit: tokens=, cost= or calls="),
+        ({}, TypeError, "^a Budget needs a limit: tokens=, cost= or calls=$"),
         ({"on_exceed": "stop"}, TypeError, "needs a limit"),
         ({"tokens": -1}, ValueError, "tokens must not be negative, but is -1"),
         ({"tokens": 1.5}, ValueError, "tokens must be a whole number"),
@@ -135,6 +138,7 @@ def test_raise():
     assert error.__cause__ is None
     assert isinstance(error, Exception)
     assert str(error) == str(pickle.loads(pickle.dumps(error)))
+    assert (str(error), error.scope, error.limit, error.spent, error.report) == error.args
 
 
 def test_nothing_happens_within_the_budget():
@@ -287,24 +291,39 @@ def test_a_call_that_is_given_back():
 
 def test_a_call_that_is_handed_on():
     """An LM call can hand on its reservation to another call. To spend tokens itself, it has to reserve again."""
-    with suppress(BudgetExceeded), token_scope("run", budget=Budget(calls=1)):
+    done = False
+    with suppress(BudgetExceeded), token_scope("run", budget=Budget(calls=1)) as scope:
         call = SimpleNamespace(scope=here(), reserved=reserve(here()))
         reserve_again(call)
         assert call.reserved
         assert reserve(here(), call)
         assert not call.reserved
+        assert 1 == scope.account.calls
         with pytest.raises(BudgetStop):
             reserve_again(call)
+        done = True
+    assert done
 
 
 def test_a_call_that_is_refused_is_not_handed_on():
     """If an inner budget refuses the other call, the first call keeps its reservation."""
-    with token_scope("run", budget=Budget(calls=1)) as scope:
+    with token_scope("run", budget=Budget(calls=2)) as scope:
+        assert reserve(here())
         call = SimpleNamespace(scope=here(), reserved=reserve(here()))
         with suppress(BudgetExceeded), token_scope("inside", budget=Budget(calls=0)):
             reserve(here(), call)
         assert call.reserved
-        assert 1 == scope.account.calls
+        assert 2 == scope.account.calls
+
+
+def test_what_a_call_in_flight_records_stops_no_scope_in_it():
+    """An LM call may record by hand what it spends, and enter a scope: a limit on calls stops calls alone."""
+    with token_scope("run", budget=Budget(calls=1)) as scope:
+        assert reserve(here())
+        record_tokens("m", "o", "x", None, 1, 0)
+        with token_scope("step"):
+            release(here())
+    assert 1 == scope.usage.calls
 
 
 # -- whatever runs inside ----------------------------------------------------------------------------------------------
@@ -742,6 +761,56 @@ def test_recorded_calls_are_calls_of_the_budget():
             record_tokens("m", "o", "x", None, 1, 0)
         buy()
     assert "the budget of 'run', 2 calls, is spent: 2 calls" == str(raised.value)
+
+
+def test_calls_that_were_made_elsewhere():
+    """What comes from another process is charged to the budgets of the scope, its calls, too."""
+    with token_scope("run", budget=Budget(tokens=9, calls=4)) as scope:
+        table = UsageTable(scope.path)
+        table.add(scope.path, UsageKey("x"), Counts(calls=2, input_tokens=3))
+        record_tokens(model="x", input_tokens=1, output_tokens=0)
+        add_table(scope, table, scope.budgets)
+        assert "4 of 9 tokens; 3 of 4 calls" == scope.account.balance()
+        assert 4 == scope.usage.input_tokens == tokenscope.report().total.input_tokens
+
+
+def test_what_comes_before_a_scope_is_asked_for():
+    """A scope of a decorated function has what came from another process, also if it is asked for later."""
+
+    @track_tokens("m", "o")
+    def work():
+        scope = active()
+        table = UsageTable(scope.path)
+        table.add(scope.path, UsageKey("x"), Counts(calls=2, input_tokens=3))
+        add_table(scope, table)
+        return current_scope().usage.input_tokens
+
+    assert 3 == work()
+
+
+def test_the_budget_of_a_program(monkeypatch):
+    """A budget on the process holds in scopes that are opened later. Its balance says what is spent of each limit."""
+    monkeypatch.setattr(STATE.root, "budgets", ())
+    account = limit_process(Budget(tokens=2_000, cost=Decimal("0.5"), calls=9))
+    assert "0 of 2,000 tokens; $0 of $0.5; 0 of 9 calls" == account.balance()
+    with pytest.raises(BudgetStop, match="the budget of 'the program', 2,000 tokens, is spent: 3,000 tokens"):
+        for _ in range(3):
+            with token_scope("run"):
+                record_tokens("m", "o", "x", None, 1_500, 0, cost=Decimal("0.1"))
+
+    assert "3,000 of 2,000 tokens; $0.2 of $0.5; 2 of 9 calls: spent, and the run was ended" == account.balance()
+    assert 3_000 == account.error().report.find("run").usage.input_tokens
+
+
+def test_a_budget_that_no_scope_has():
+    """`account_of` says what a scope has spent until now of a budget that is not its own."""
+    with token_scope("test") as scope:
+        record_tokens("m", "o", "x", None, 15, 0)
+    account = account_of(scope, Budget(tokens=10, calls=1), "a test")
+
+    assert ("15 of 10 tokens; 1 of 1 call", True) == (account.balance(), account.exceeded)
+    assert "the budget of 'a test', 10 tokens, is spent: 15 tokens, 5 tokens more than that" == account.sentence()
+    assert scope is account.scope
 
 
 def test_a_released_call_is_one_call():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import warnings
@@ -12,10 +13,13 @@ import pytest
 from support.spending import spend, spent
 
 import tokenscope
-from tokenscope import Budget, token_scope
+from tokenscope import Budget, current_scope, token_scope, track_tokens
 from tokenscope._scopes import enforcement, event_log
-from tokenscope._scopes.event_log import Event, append, drain, observe, outside_lock, unobserve
+from tokenscope._scopes.event_log import EndedCall, Event, append, drain, observe, outside_lock, records, unobserve
 from tokenscope._scopes.process import MANY_EVENTS, STATE
+from tokenscope._usage.calls import NO_SCOPE, ROOT, Call
+from tokenscope._usage.keys import key_of
+from tokenscope._usage.usage import Counts
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 
@@ -72,6 +76,28 @@ def test_many_are_counted_at_once():
     assert list(range(10 * MANY_EVENTS)) == seen
 
 
+def test_more_calls_than_are_counted_in_one_batch():
+    """Many calls may wait between the ends of empty scopes. All are counted, each once, in order."""
+    empties = []
+    with token_scope("a") as scope:
+        for n in range(MANY_EVENTS // 3):
+            spend(n + 1)
+            with token_scope(f"empty {n % 2}") as empty:
+                empties.append(empty)
+            spend(n + 1)
+        waiting = len(STATE.log)
+        counted = spent(scope)
+
+    assert waiting > 200
+    assert (MANY_EVENTS // 3) * (MANY_EVENTS // 3 + 1) == counted == spent(scope) == spent(tokenscope.report())
+    assert MANY_EVENTS // 3 == sum(scope.report().find(f"a/empty {each}").entries for each in range(2))
+    taken = sum(each.seconds for each in empties if each.name == "empty 0")
+    assert taken == pytest.approx(scope.report().find("a/empty 0").seconds)
+    recorded = [call.counts.input_tokens for call in STATE.records]
+    assert recorded == sorted(recorded)
+    assert 2 * (MANY_EVENTS // 3) == len(recorded)
+
+
 def test_empty_scopes_are_bounded_too():
     """The log keeps its maximum length even if all its events are ends of empty scopes."""
     for _ in range(10 * MANY_EVENTS):
@@ -96,6 +122,77 @@ def test_a_call_that_cannot_be_counted_holds_up_no_other():
         drain()
     drain()
     assert [1, 2] == seen
+
+
+def test_a_call_that_cannot_be_counted_is_a_warning(monkeypatch):
+    """Without pytest, a warning tells of a call that cannot be counted. The events after it are counted at once."""
+    forget_warnings()
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    seen = []
+    note(lambda: 1 / 0)
+    note(seen.append, 1)
+    with pytest.warns(TokenScopeWarning, match="(?s)do its work in counting a call;.*ZeroDivisionError"):
+        drain()
+    assert [1] == seen
+
+
+async def test_equal_scopes_that_are_open_at_once():
+    """Two tasks may be in scopes of one name. Each scope has the entries of the scopes inside it."""
+    both_are_in = asyncio.Barrier(2)
+
+    async def work():
+        with token_scope("a") as scope:
+            with token_scope("b"):
+                pass
+            await both_are_in.wait()
+        return scope
+
+    scopes = await asyncio.gather(work(), work())
+    assert [1, 1] == [scope.report().find("a/b").entries for scope in scopes]
+    assert 2 == tokenscope.report().find("a/b").entries
+
+
+def test_what_was_counted_before_a_scope_is_asked_for():
+    """A scope of a decorated function has what was counted in it while it was open, also if it is asked for later."""
+
+    @track_tokens("m", "inner")
+    def inner():
+        spend(1)
+
+    @track_tokens("m", "outer")
+    def outer():
+        inner()
+        tokenscope.report()
+        return current_scope().report()
+
+    report = outer()
+    node = report.find("m/outer/m/inner")
+    assert (1, 1) == (node.entries, node.usage.input_tokens)
+    assert 1 == report.find("m/outer/m").entries
+
+
+def test_the_time_of_a_scope():
+    """A scope in which something was counted has the same time in its report as one in which nothing was."""
+    with token_scope("spends") as spends:
+        spend(1)
+        drain()
+    with token_scope("idle") as idle:
+        pass
+
+    for scope in (spends, idle):
+        assert (
+            0 < scope.seconds == tokenscope.report().find(scope.name).seconds == scope.report().find(scope.name).seconds
+        )
+
+
+def test_the_latest_calls_are_in_the_order_of_their_ends():
+    """A long call that began earlier may end later."""
+    for started, seconds in ((1.0, 10.0), (2.0, 1.0), (0.0, 4.0)):
+        counts = Counts(calls=1, input_tokens=1)
+        call = Call(ROOT.child(NO_SCOPE), key_of("m", counts, 0.0), counts, started, seconds, None, None)
+        append(EndedCall(STATE.root, call))
+
+    assert [3.0, 4.0, 11.0] == [call.started + call.seconds for call in records()]
 
 
 def test_two_that_ask_at_once():
@@ -236,6 +333,35 @@ def test_a_reading_in_the_middle_of_draining():
     assert 7 == spent(scope)
     assert not STATE.counting
     assert not STATE.batches
+
+
+def test_a_reading_in_the_middle_counts_what_waits():
+    """What asks in the middle of draining gets the calls, too, that the draining has not come to."""
+    seen = []
+    note(lambda: (drain(), seen.append("the first")))
+    note(seen.append, "the second")
+    drain()
+    assert ["the second", "the first"] == seen
+
+
+def test_a_call_that_asks_while_it_is_counted():
+    """Reading what a call spent may run code that asks for counts. The call is counted once, after that."""
+
+    class Asking(EndedCall):
+        found = None
+
+        def count(self):
+            seen.append(spent(scope))
+            self.found = ()
+
+    seen = []
+    counts = Counts(calls=1, input_tokens=10)
+    with token_scope("a") as scope:
+        append(Asking(scope, Call(scope.path, key_of("m", counts, 0.0), counts, 0.0, 0.0, None, None)))
+        spend(1)
+        assert 11 == spent(scope)
+    assert [1] == seen
+    assert 11 == spent(scope) == spent(tokenscope.report())
 
 
 def test_a_budget_that_cannot_be_charged(monkeypatch):

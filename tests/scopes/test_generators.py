@@ -18,7 +18,7 @@ import pytest
 from support.spending import spend, spent
 
 import tokenscope
-from tokenscope import current_scope, token_scope
+from tokenscope import carry, current_scope, token_scope
 from tokenscope._scopes.context import entered
 from tokenscope._scopes.generators import generator_frame
 from tokenscope._scopes.process import STATE
@@ -134,6 +134,47 @@ def test_what_a_resumed_generator_opens_lies_in_its_own_scope():
     assert 11_110 == own(report, "consumer/generator")
     assert 1_100 == own(report, "consumer/generator/inner")
     assert [1, 2, 3] == [own(report, f"consumer/{path}") for path in ("between", "m", "again/deeper")]
+
+
+def test_what_the_body_calls():
+    """A function that the body calls may open a scope, or run in one that was carried there. It spends in that scope."""
+    with token_scope("elsewhere") as elsewhere:
+        carried = carry(spend)
+
+    def work():
+        with token_scope("inner"):
+            spend(1)
+            carried(100)
+            spend(2)
+
+    def body():
+        with token_scope("generator"):
+            for _ in range(2):
+                work()
+                carried(1_000)
+                spend(10)
+                yield
+
+    with token_scope("consumer") as consumer:
+        assert 2 == len(list(body()))
+
+    report = consumer.report()
+    assert (6, 26) == (own(report, "consumer/generator/inner"), own(report, "consumer/generator"))
+    assert 26 == consumer.usage.input_tokens
+    assert 2_200 == elsewhere.usage.input_tokens
+
+
+def test_a_function_carried_out_of_a_scope_that_was_left_elsewhere():
+    """A function that was carried runs in its scope, also after that was left in another Context."""
+    with token_scope("around") as around:
+        left = token_scope("left")
+        scope = left.__enter__()
+        carried = carry(spend)
+        contextvars.Context().run(left.__exit__, None, None, None)
+        carried(5)
+        spend(1)
+
+    assert (5, 6) == (scope.usage.input_tokens, around.usage.input_tokens)
 
 
 def test_interleaved_generators():

@@ -281,3 +281,11 @@ def test_waste():
 
     assert PAID == scope.report().waste()["search"].retries
     assert Decimal("0.006") == scope.report().by_module()["search"].cost
+
+
+def test_an_amount_of_nothing_has_a_source():
+    """An amount of 0 dollars was told, as any other amount."""
+    with token_scope("run") as scope:
+        record_cost(cost=0)
+
+    assert [("(no model)", "provider")] == [(price.model, price.source) for price in scope.report().prices()]

@@ -20,6 +20,7 @@ TOKENS = (
     "output_audio_tokens",
 )
 ALL_INPUT = "input_tokens counts everything, cached and reasoning tokens included"
+ALL_CACHE_WRITES = "cache_write_tokens counts everything, cached and reasoning tokens included"
 ALL_OUTPUT = "output_tokens counts everything, cached and reasoning tokens included"
 
 
@@ -46,6 +47,11 @@ ALL_OUTPUT = "output_tokens counts everything, cached and reasoning tokens inclu
             {"cache_read_tokens": 8, "cache_write_tokens": 3},
             ValueError,
             f"cache_read_tokens + cache_write_tokens (11) is part of input_tokens, which is only 10: {ALL_INPUT}",
+        ),
+        (
+            {"cache_write_tokens": 3, "cache_write_1h_tokens": 4},
+            ValueError,
+            f"cache_write_1h_tokens (4) is part of cache_write_tokens, which is only 3: {ALL_CACHE_WRITES}",
         ),
         (
             {"input_audio_tokens": 11},
@@ -234,7 +240,7 @@ def test_what_must_be_given(missing):
     for names in ((), ("m", "o")):
         with pytest.raises(TypeError, match=f"record_tokens needs {missing}=..., as in record_tokens\\(model="):
             record_tokens(*names, **given)
-    with pytest.raises(TypeError, match=r"record_cost needs cost=..., as in record_cost\(cost="):
+    with pytest.raises(TypeError, match=r"^record_cost needs cost=..., as in record_cost\(cost="):
         record_cost("m", "o")
     assert not report()
 

@@ -17,6 +17,7 @@ import tokenscope
 from tokenscope import Scope, Usage, carry, current_scope, record_tokens, token_scope, track_tokens
 from tokenscope._scopes.context import CapturedScope
 from tokenscope._scopes.process import STATE
+from tokenscope._scopes.scope import open_scope
 
 
 def test_a_call_is_counted_in_the_innermost_scope():
@@ -606,3 +607,16 @@ def test_names_of_a_bare_decorator():
         track_tokens("m", "o")(property(work))
     with pytest.raises(TypeError, match=r"^track_tokens decorates functions and methods, not int 3"):
         track_tokens("m", "o")(3)
+
+
+def test_a_part_of_a_scope_that_runs_apart():
+    """Of several runs in one scope, each counted apart, the active scope is the one around them."""
+    with token_scope("outer") as outer, token_scope("inner") as inner:
+        runs = [open_scope(Scope, ()) for _ in range(2)]
+        for run in runs:
+            run.begin(run)
+            assert inner is current_scope()
+            assert outer is current_scope().parent
+        for run in reversed(runs):
+            run.leave()
+        assert inner is current_scope()

@@ -28,6 +28,9 @@ def test_iterates_from_the_top_down():
     assert ("a", "b") == path.names
     assert [] == list(ROOT)
     assert "<ScopePath a/b>" == repr(path)
+    for number in range(7):
+        path = path.child(Frame("scope", str(number)))
+    assert "<ScopePath b/0/1/2/3/4/5/6>" == repr(path)
 
 
 def test_children_are_bounded():
@@ -101,3 +104,4 @@ def test_observers_get_each_call():
     assert {"id": 7} == call.metadata
     assert call.started > 1e9
     assert call.error is None
+    assert (0.0, False) == (call.seconds, call.is_embedding)

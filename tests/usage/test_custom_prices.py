@@ -214,7 +214,9 @@ def test_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [] == custom_names()
 
 
-@pytest.mark.parametrize("text", ["", "# nothing yet\n", "\ufeff[m]\r\ninput = 0\r\noutput = 0\r\n"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing yet\n", "\ufeff[m]\r\ninput = 0\r\noutput = 0\r\n", "[m]\ninput = 9e100\noutput = 1"]
+)
 def test_sound_files(text: str, team: Callable[[str], Path]) -> None:
     """A file may be empty, and an editor on Windows may have written it."""
     file = team("")
@@ -238,7 +240,10 @@ def test_sound_files(text: str, team: Callable[[str], Path]) -> None:
             "[m]\ninput = 1\noutput = 1\ncached = 1",
             "'m': unknown key 'cached'; known are input, output, cache_read, cache_write$",
         ),
-        ("[gpt-4.1-mini]\ninput = 1", "'gpt-4': unknown key '1-mini'; .*; a name with a dot needs quotes"),
+        (
+            "[gpt-4.1-mini]\ninput = 1",
+            "'gpt-4': unknown key '1-mini'; known are [a-z_, ]*; a name with a dot needs quotes$",
+        ),
         ("[m]\ninput = -0.1\noutput = 1", "'m': input must be dollars per million tokens, 0 or more, but is -0.1"),
         ("[m]\ninput = 1\noutput = nan", "'m': output must be dollars per million tokens, 0 or more, but is NaN"),
         ("[m]\ninput = inf\noutput = 1", "'m': input must be .* but is Infinity"),
@@ -282,6 +287,31 @@ def test_a_wrong_file_disturbs_no_program(team: Callable[[str], Path]) -> None:
         str(each.message) for each in caught
     ]
     assert __file__ == caught[0].filename
+
+
+def test_each_wrong_file_is_a_warning(
+    team: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the environment names another file that is wrong, too, there is a warning of that one."""
+    team("[m]\ninput = 1")
+    with pytest.warns(TokenScopeWarning, match="prices.toml"):
+        assert dollars("m") is None
+    monkeypatch.setenv("TOKENSCOPE_PRICES", str(tmp_path / "other.toml"))
+    with pytest.warns(TokenScopeWarning, match="other.toml"):
+        assert dollars("m") is None
+
+
+def test_prices_in_a_pyproject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file named `pyproject.toml`, prices are the tables below `[tool.tokenscope.prices]`; without these it is wrong."""
+    file = tmp_path / "pyproject.toml"
+    monkeypatch.setenv("TOKENSCOPE_PRICES", str(file))
+    file.write_text('[project]\nname = "x"\n[tool.tokenscope.prices."ollama/my-llama"]\ninput = 3\noutput = 4')
+    assert Decimal(3) == dollars("ollama/my-llama")
+    assert ["ollama/my-llama"] == custom_names()
+    for text in ("[project]", "[tool.tokenscope]\nfail_above = 3", "tool = 3"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"pyproject.toml: it has no \[tool.tokenscope.prices\]$"):
+            load_prices(str(file))
 
 
 def test_a_missing_file_disturbs_no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

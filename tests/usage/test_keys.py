@@ -35,6 +35,14 @@ def test_where_a_price_comes_from(counts, is_told, key):
     assert key == key_of("m", counts, 0.0, source="provider" if is_told else None)._replace(moment="")
 
 
+def test_the_service_is_in_the_key():
+    """A key has the service that the response tells of, unless the cost is told."""
+    terms = (("service_tier", "flex"),)
+
+    assert terms == key_of("m", Counts(calls=1, input_tokens=1), 0.0, terms).terms
+    assert () == key_of("m", Counts(calls=1, input_tokens=1, cost=Decimal(1)), 0.0, terms).terms
+
+
 def test_one_key_is_one_object():
     """`usage_key` returns the same object for the same model, tier and source."""
     assert usage_key("m", 1, "table") is usage_key("m", 1, "table")

@@ -9,6 +9,7 @@ import pickle
 import pytest
 
 from tokenscope import Budget, track_tokens
+from tokenscope._usage.keywords import teaches
 
 WRONG = {
     "max_tokens": "Budget() has no argument 'max_tokens'; did you mean tokens=?",
@@ -53,3 +54,24 @@ def test_the_signatures_stay():
     assert ["module", "operation", "budget"] == list(inspect.signature(track_tokens).parameters)
     assert budget == copy.copy(budget) == pickle.loads(pickle.dumps(budget))
     assert pickle.loads(pickle.dumps(track_tokens)) is track_tokens
+
+
+def test_any_function_and_any_class():
+    """A function and a class name all arguments that they have, keyword-only ones, too, but not `self`."""
+
+    @teaches(words="tokens")
+    def count(tokens, *, model="m"):
+        return tokens, model
+
+    @teaches(words="tokens")
+    class Counter:
+        def __init__(self, tokens, *, model="m"):
+            self.counted = tokens, model
+
+    assert (3, "x") == count(3, model="x") == Counter(3, model="x").counted == Counter(tokens=3, model="x").counted
+    assert ("count", True) == (count.__name__, isinstance(Counter, type))
+    for each in (count, Counter):
+        with pytest.raises(TypeError, match=rf"^{each.__name__}\(\) has no argument 'words'; did you mean tokens=\?$"):
+            each(words=3)
+        with pytest.raises(TypeError, match=rf"^{each.__name__}\(\) has no argument 'x'; it has tokens, model$"):
+            each(x=3)

@@ -15,7 +15,7 @@ from genai_prices.data_snapshot import get_snapshot
 from support.spending import python
 
 from tokenscope._usage.keys import UsageKey, key_of
-from tokenscope._usage.price_dates import moment_of
+from tokenscope._usage.price_dates import earlier_moments, moment_of, settled
 from tokenscope._usage.prices import known_models, priced, settle
 from tokenscope._usage.usage import Counts
 
@@ -128,6 +128,18 @@ def test_moments(model, made, moment):
     known_models()
     started = datetime.fromisoformat(made).replace(tzinfo=UTC).timestamp()
     assert moment == key_of(model, COUNTS, started).moment
+
+
+def test_earlier_moments():
+    """Before a moment, prices may have changed at earlier dates, at the same time of day; none is before the first."""
+    known_models()
+    assert ["2026-10-12", "1970-01-01"] == earlier_moments("openai/gpt-5-mini", "2026-10-14")
+    assert [] == earlier_moments("openai/gpt-5-mini", "1970-01-01") == earlier_moments("openai/gpt-5-mini", "")
+    assert {"T16:30"} == {each[10:] for each in earlier_moments("deepseek/deepseek-chat", "2099-01-01T16:30")}
+    assert "" == settled("openai/gpt-5-mini", "")
+    assert ("2026-10-12", "2026-10-14") == tuple(
+        settled("openai/gpt-5-mini", moment) for moment in ("2026-10-12", "2026-10-14T23:59")
+    )
 
 
 def test_what_a_price_does_not_depend_on():

@@ -8,7 +8,9 @@ import pytest
 
 from tokenscope import Price, Report, get_tracker, record_response, record_tokens, report, set_price, token_scope
 from tokenscope._usage.custom_prices import forget_prices
-from tokenscope._usage.prices import table_version
+from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.price_list import merged, price_of, price_source
+from tokenscope._usage.prices import known_models, table_version
 from tokenscope.errors import ReportFormatError
 
 
@@ -149,3 +151,35 @@ def test_records_have_costs(tmp_path):
     assert loaded.total.unpriced_calls == 3
     assert loaded.by_model()["ollama/llama"].cost == Decimal("0.006")
     assert report()
+
+
+def test_where_the_price_of_a_key_comes_from():
+    """Calls that spent nothing, wasted counts and unknown models have no price of their own."""
+    key = UsageKey("openai/gpt-5-mini", moment="2026-10-14")
+    assert ("genai-prices", "none", None) == tuple(
+        map(price_source, (key, key._replace(source="none"), UsageKey("unknown/model")))
+    )
+    assert "genai-prices" == price_of(key).source
+    for other in (key._replace(source="none"), key._replace(wasted="retries"), UsageKey("unknown/model")):
+        assert price_of(other) is None
+
+
+def test_since_when_a_price_holds():
+    """A price holds since a date, or since a time of the day; a date at which only other services' prices changed is not told."""
+    known_models()
+    key = UsageKey("openai/gpt-5-mini", moment="2026-10-14")
+    assert "2026-10-12" == price_of(key._replace(terms=(("service_tier", "flex"),))).since
+    assert "" == price_of(key).since == price_of(key._replace(moment="1970-01-01")).since
+    assert "16:30" == price_of(UsageKey("deepseek/deepseek-chat", moment="1970-01-01T16:30")).since
+    assert "" == price_of(UsageKey("openai/gpt-4o-mini")).since
+
+
+def test_prices_that_differ_in_terms_or_rates():
+    """Prices of one model are in the order of their terms, and then of their rates; equal ones are one."""
+    first, second = ({"service_tier": tier} for tier in ("flex", "priority"))
+    one, two = ({"input_tokens": Decimal(rate)} for rate in (1, 2))
+    prices = [
+        Price("m", 0, "genai-prices", terms=terms, rates=rates) for terms in (first, second) for rates in (one, two)
+    ]
+
+    assert tuple(prices) == merged([*reversed(prices), *prices])

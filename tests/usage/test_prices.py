@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 
 from tokenscope import Usage, record_tokens, token_scope
 from tokenscope._usage.custom_prices import forget_prices, set_price
+from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.price_tiers import tier_edges, tier_of
-from tokenscope._usage.prices import price, split
+from tokenscope._usage.prices import check_priced, known_models, price, priced, repriced, settle, split
+from tokenscope._usage.usage import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -216,3 +219,53 @@ def test_a_prompt_longer_than_all_edges() -> None:
     tier = tier_of(usage.input_tokens)
     assert len(tier_edges()) == tier
     assert table_price("openai/gpt-4o-mini", usage) == price("openai/gpt-4o-mini", usage, tier)
+
+
+def test_the_price_of_another_model():
+    """A usage at another model's price has its counts, and that model's cost, or none if its price is not known."""
+    usage = Usage(calls=2, input_tokens=1_000, cost=Decimal(9))
+    key, unknown = UsageKey("openai/gpt-4o"), UsageKey("unknown/model")
+
+    assert (Decimal("0.0025"), 0, 2) == (
+        (found := repriced(key, usage)).cost,
+        found.unpriced_calls,
+        found.calls,
+    )
+    assert usage is repriced(key._replace(source="none"), usage)
+    assert (None, 2) == ((found := repriced(unknown, usage)).cost, found.unpriced_calls)
+    assert 1 == repriced(unknown, Usage(input_tokens=5)).unpriced_calls
+    assert 1 == priced(unknown, Counts(input_tokens=5)).unpriced_calls
+    by_night, by_day = (UsageKey("deepseek/deepseek-chat", moment=f"2025-06-01T{time}") for time in ("18:00", "12:00"))
+    assert repriced(by_night, usage).cost < repriced(by_day, usage).cost
+    assert (
+        priced(by_night, Counts(calls=1, input_tokens=10)).cost < priced(by_day, Counts(calls=1, input_tokens=10)).cost
+    )
+
+
+def test_the_price_of_a_service():
+    """A call that used a cheaper service costs less."""
+    known_models()
+    key = UsageKey("openai/gpt-5-mini", moment="2026-10-14")
+    flex = key._replace(terms=(("service_tier", "flex"),))
+    counts = Counts(calls=1, input_tokens=10)
+
+    assert priced(flex, counts).cost < priced(key, counts).cost
+    assert "2026-10-14" == settle(key._replace(moment="2026-11-27")).moment
+
+
+def test_a_model_without_a_price_is_refused():
+    """The error shows the nearest models, and how to tell a price."""
+    check_priced("openai/gpt-4o-mini")
+    with pytest.raises(TypeError, match=r"^model must be a str, not int 3$"):
+        check_priced(3)
+    with pytest.raises(ValueError, match=r"^no price is known of ") as caught:
+        check_priced("openai/gpt-4o-minni")
+    assert (
+        "no price is known of 'openai/gpt-4o-minni'; the nearest: "
+        + ", ".join(map(repr, get_close_matches("openai/gpt-4o-minni", known_models(), n=3)))
+        + ". set_price('openai/gpt-4o-minni', input=..., output=...) tells one"
+    ) == str(caught.value)
+    with pytest.raises(
+        ValueError, match=r"^no price is known of '\*'\. set_price\('\*', input=..., output=...\) tells one$"
+    ):
+        check_priced("*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokenscope._usage import table as tables
-from tokenscope._usage.calls import MAX_NAMES, MAX_PATHS, OTHER, Frame, ScopePath
+from tokenscope._usage.calls import MAX_NAMES, MAX_PATHS, OTHER, Frame, ScopePath, value_path
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.table import UsageRow, UsageTable
 from tokenscope._usage.usage import Counts
@@ -109,10 +109,16 @@ def ten_paths(monkeypatch):
     monkeypatch.setattr(tables, "MAX_NAMES", 3)
 
 
-@pytest.mark.parametrize("make", [names, lambda *parts: path(*(Frame("scope", str(part)) for part in parts))])
-def test_paths_beyond_the_limit(ten_paths, make):
+def new_paths(*parts: object) -> ScopePath:
+    """Return a path of scopes with these names, a new object at each call."""
+    return path(*(Frame("scope", str(part)) for part in parts))
+
+
+@pytest.mark.parametrize("make", [names, new_paths])
+@pytest.mark.parametrize("table", [UsageTable, lambda top: UsageTable(top).copy()], ids=["a table", "a copy"])
+def test_paths_beyond_the_limit(ten_paths, table, make):
     """What has no row when a table is full is counted as `(other)`, at the level where its first new name begins."""
-    table = UsageTable(TOP)
+    table = table(TOP)
     for top in "ab":
         for number in range(3):
             table.add(make(top, number), KEY, ONE)
@@ -143,9 +149,34 @@ def test_paths_beyond_the_limit(ten_paths, make):
     assert [None] == list(table.overflowed)
 
 
-def test_rows_of_others_are_bounded_too(ten_paths):
-    """If many levels of a full table get new names, these are counted as `(other)` further up."""
+@pytest.mark.parametrize("make", [names, new_paths])
+def test_names_beyond_the_limit_of_a_level(ten_paths, make):
+    """A level has at most so many names, also if the paths of all are kept."""
     table = UsageTable(TOP)
+    for number in range(5):
+        table.add(make("a", number), KEY, ONE)
+
+    assert {"a/0": 1, "a/1": 1, "a/2": 1, "a/(other)": 2} == tokens_by_name(table)
+
+
+def test_a_full_table_of_a_scope(ten_paths):
+    """What has no row in the table of a scope is counted as `(other)` in it, not above the scope."""
+    table = UsageTable(names("s", "t"))
+    for number in range(3):
+        for inner in range(3):
+            table.add(names("s", "t", number, inner), KEY, ONE)
+    for number in range(3):
+        table.add(names("s", "t", "new", number), KEY, ONE)
+
+    assert all(("s", "t") == path.names[:2] for path in table.rows)
+    assert 3 + 2 == tokens_by_name(table)["s/t/(other)"] + tokens_by_name(table).get("s/t/2/(other)", 0)
+    assert 12 == sum(tokens_by_name(table).values())
+
+
+@pytest.mark.parametrize("table", [UsageTable, lambda top: UsageTable(top).copy()], ids=["a table", "a copy"])
+def test_rows_of_others_are_bounded_too(ten_paths, table):
+    """If many levels of a full table get new names, these are counted as `(other)` further up."""
+    table = table(TOP)
     for top in "abc":
         for number in range(3):
             table.add(names(top, number), KEY, ONE)
@@ -167,6 +198,28 @@ def test_rows_of_others_are_bounded_too(ten_paths):
         "a/1/(other)": 2,
         "(other)": 8,
     } == tokens_by_name(table)
+
+
+def test_rows_of_others_stay_in_the_scope(ten_paths):
+    """If many levels of a full table of a scope get new names, these are counted in the scope's own row `(other)`."""
+    table = UsageTable(names("s", "t"))
+    for number in range(9):
+        table.add(names("s", "t", number // 3, number), KEY, ONE)
+    for _ in range(2):
+        for number in range(9):
+            table.add(names("s", "t", number // 3, number, "new"), KEY, ONE)
+
+    assert all(("s", "t") == path.names[:2] for path in table.rows)
+    assert 8 == tokens_by_name(table)["s/t/(other)"]
+    assert 27 == sum(tokens_by_name(table).values())
+
+
+def test_a_path_that_equals_the_base():
+    """Nothing is counted above the base of a table, also at paths of other objects than the base."""
+    table = UsageTable(names("s", "t"))
+    table.add(new_paths("s", "t", "x"), KEY, ONE)
+
+    assert all(("s", "t") == path.names[:2] for path in table.rows)
 
 
 def test_entries_beyond_the_limit(ten_paths):
@@ -231,6 +284,19 @@ def test_a_draft_changes_no_kept_row():
     assert table.rows == kept.rows
 
 
+def test_a_merged_table_has_the_entries_of_both():
+    """Merging adds entries and times."""
+    table, other = UsageTable(TOP), UsageTable(TOP)
+    table.add_entries(names("a"), TOP, 1, 5)
+    for each in ("a", "b"):
+        other.add_entries(names(each), TOP, 2, 7)
+    table.merge(other)
+
+    assert [(3, 12), (2, 7)] == [
+        (row.entries, row.nanoseconds) for row in (table.row(names("a")), table.row(names("b")))
+    ]
+
+
 def test_copies_of_a_table_are_independent():
     """What is added to a table is not in its copy, and the other way around."""
     table = UsageTable(TOP)
@@ -241,6 +307,10 @@ def test_copies_of_a_table_are_independent():
 
     assert {"a": 2} == tokens_by_name(copy)
     assert {"a": 1, "b": 1} == tokens_by_name(table)
+    again = table.copy()
+    table.add(names("a"), KEY, ONE)
+    assert {"a": 1, "b": 1} == tokens_by_name(again)
+    assert {"a": 2, "b": 1} == tokens_by_name(table)
 
 
 @pytest.mark.parametrize("at", range(1, 8))
@@ -306,3 +376,28 @@ def test_a_warning_about_names_at_the_top():
         table.warn_of_overflow()
     assert 1 == len(caught)
     assert not table.overflowed
+
+
+def test_each_level_and_each_attribute_has_a_warning(monkeypatch):
+    """A warning names the attribute, or the last eight names of the level."""
+    monkeypatch.setattr(tables, "MAX_NAMES", 3)
+    forget_warnings()
+    table = UsageTable(TOP)
+    for number in range(5):
+        for name in ("user", "request"):
+            table.row(value_path(name, number))
+        table.row(names("a", "b", number))
+        table.row(names(*range(9), number))
+    with pytest.warns(TokenScopeWarning) as caught:
+        table.warn_of_overflow()
+
+    levels = [f"more than 3 distinct names below {level!r}: the tokens of" for level in ("a/b", "1/2/3/4/5/6/7/8")]
+    attributes = [
+        f"more than 3 distinct values of the attribute {name!r}: the tokens of further ones are added up under '(other)' in "
+        "by_attribute. Records keep all values."
+        for name in ("user", "request")
+    ]
+    said = [str(each.message) for each in caught]
+    assert sorted([*levels, *attributes]) == sorted(
+        each if "attribute " in each else each.partition(" further")[0] for each in said
+    )

@@ -11,7 +11,19 @@ import pytest
 from support.spending import python
 
 from tokenscope import Usage
-from tokenscope._usage.usage import FIELDS, ZERO, ZERO_COUNTS, Counts, check_count, sum_counts, values_of
+from tokenscope._usage.usage import (
+    FIELDS,
+    MONEY,
+    ZERO,
+    ZERO_COUNTS,
+    Counts,
+    check_count,
+    subtract,
+    subtract_counts,
+    sum_counts,
+    sum_usages,
+    values_of,
+)
 
 
 class Whole:
@@ -119,6 +131,12 @@ def test_integers_of_another_make_become_int(value):
     assert int is type(usage.output_tokens)
 
 
+def test_none_of_another_make():
+    """A 0 of numpy is a count, as any other 0 is."""
+    assert 0 == Usage(output_tokens=np.uint8(0)).output_tokens
+    assert int is type(Usage(output_tokens=np.uint8(0)).output_tokens)
+
+
 def test_counts_are_a_usage_without_prices():
     """Counts have the fields of a usage, without unpriced calls and without saved tokens and cost."""
     counts = Counts(*range(1, len(Counts._fields) + 1))
@@ -138,6 +156,25 @@ def test_counts_add_up_field_by_field():
 
     assert Usage.from_counts(one) + Usage.from_counts(other) == Usage.from_counts(sum_counts([one, other]))
     assert ZERO_COUNTS == sum_counts([])
+    assert other == subtract_counts(sum_counts([one, other]), one)
+
+
+def test_nothing_is_left_below_0():
+    """`subtract` leaves whole numbers, and dollars where nothing of them is taken away."""
+    paid = Usage(calls=2, input_tokens=5, cost=Decimal("0.5"))
+    left = subtract(paid, Usage(calls=3, input_tokens=4))
+
+    assert Usage(input_tokens=1, cost=Decimal("0.5")) == left
+    assert {int} == {type(getattr(left, name)) for name in FIELDS if name not in MONEY}
+    assert Decimal("0.5") == subtract(paid, UNKNOWN).cost
+
+
+def test_a_sum_of_many_is_the_sum_of_two_and_two():
+    """Many usages have the sum that they have one by one, also if it is unknown what any of them cost."""
+    many = [UNKNOWN, Usage(input_tokens=5), *[ZERO] * 99, CACHED]
+
+    assert sum(many, ZERO) == sum_usages(many)
+    assert sum(many, ZERO).cost is None
 
 
 def test_money_is_decimal():
@@ -218,6 +255,9 @@ PAID = Usage(calls=1, input_tokens=5, cost=Decimal("0.5"))
         ([UNKNOWN, CACHED], None),
         ([UNKNOWN, ZERO], None),
         ([UNKNOWN, FREE], Decimal(0)),
+        ([UNKNOWN, Usage(input_tokens=5)], None),
+        ([UNKNOWN, Usage(calls=1, input_tokens=5, output_tokens=5)], Decimal(0)),
+        ([UNKNOWN, Usage(calls=1, output_tokens=5)], Decimal(0)),
         ([UNKNOWN, PAID], Decimal("0.5")),
         ([UNKNOWN, CACHED, FREE, UNKNOWN], Decimal(0)),
         ([CACHED, ZERO], Decimal(0)),

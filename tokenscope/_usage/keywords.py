@@ -40,6 +40,6 @@ def wrong_keyword(function: str, name: str, names: Sequence[str], meant: str | N
     """Return a sentence about a keyword that a function does not have."""
     import difflib
 
-    near = [meant] if meant else difflib.get_close_matches(name, names, n=1)
+    near = [meant] if meant else difflib.get_close_matches(name, names)
     hint = f"; did you mean {near[0]}=?" if near else f"; it has {', '.join(names)}"
     return f"{function}() has no argument {name!r}{hint}"

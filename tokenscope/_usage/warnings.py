@@ -30,11 +30,11 @@ for _class in (TokenScopeError, ReportFormatError, TokenScopeWarning):
 _warned: Final[set[str]] = set()
 
 
-def warn_once(key: str, message: str, stacklevel: int | None = None) -> None:
+def warn_once(key: str, message: str) -> None:
     """Warn with `message`, the first time only that `key` is seen in this process; at the nearest line that is not ours."""
     if key not in _warned:
         _warned.add(key)
-        warnings.warn(message, TokenScopeWarning, stacklevel=host_level() if stacklevel is None else stacklevel + 1)
+        warnings.warn(message, TokenScopeWarning, stacklevel=host_level())
 
 
 def host_level() -> int:

@@ -1,0 +1,122 @@
+"""Faults of tokenscope's own hooks of DSPy, and unusual programs: these go on as without tokenscope."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import pytest
+from support.dspy_support import DSPY
+
+from tokenscope import token_scope
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
+from tokenscope.integrations.dspy import attempts, cache_hits, lm_calls, modules, service
+from tokenscope.testing import LoopbackProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def provider() -> Iterator[LoopbackProvider]:
+    with LoopbackProvider() as provider:
+        yield provider
+
+
+def ask(provider: LoopbackProvider) -> str:
+    """Ask a module."""
+    with dspy.context(lm=provider.lm()):
+        return str(dspy.Predict("question -> answer")(question="Why?").answer)
+
+
+def ask_again(provider: LoopbackProvider) -> str:
+    """Ask the same twice, so that DSPy's cache answers the second time."""
+    with dspy.context(lm=provider.lm(cache=True)):
+        question = f"Why {id(provider)}?"
+        answers = [str(dspy.Predict("question -> answer")(question=question).answer) for _ in range(2)]
+    return answers[1]
+
+
+def try_again(provider: LoopbackProvider) -> str:
+    """Make two attempts."""
+    with dspy.context(lm=provider.lm()):
+        best = dspy.BestOfN(dspy.Predict("question -> answer"), N=2, reward_fn=lambda *_: 0.0, threshold=1.0)
+        return str(best(question="Why?").answer)
+
+
+def ask_through_another(provider: LoopbackProvider) -> str:
+    """Ask an LM that asks another one twice, by `forward`."""
+    inner = provider.lm()
+
+    class Router(dspy.BaseLM):  # type: ignore[misc]
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            inner.forward(prompt=prompt, messages=messages)
+            return inner.forward(prompt=prompt, messages=messages)
+
+    return str(Router("router")("Why?")[0])
+
+
+FAULTS = {
+    "naming a DSPy module": (modules, "module_name", ask),
+    "reading what a cache hit saved": (cache_hits, "_usage_of_hit", ask_again),
+    "reading what attempts have spent": (attempts.Attempts, "conclude", try_again),
+    "reading which service was used": (service, "terms_of", ask),
+    "counting a call": (lm_calls.CallTracker, "_count_nested", ask_through_another),
+    "reading what a request has spent": (lm_calls, "read_counts", ask_through_another),
+}
+
+
+@pytest.mark.parametrize("place", FAULTS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_fault_is_one_warning(place: str, provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault is a warning that names where it was, with its traceback. The program gets its answer."""
+    owner, name, program = FAULTS[place]
+    work: Callable[[LoopbackProvider], str] = program
+    expected = work(provider)
+    forget_warnings()
+    monkeypatch.setattr(owner, name, lambda *arguments, **keywords: 1 / 0)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    with pytest.warns(TokenScopeWarning) as caught, token_scope("run"):
+        assert expected == work(provider)
+
+    said = [str(each.message) for each in caught if each.category is TokenScopeWarning]
+    assert [f"tokenscope could not do its work in {place};"] == [
+        each.partition(" your program")[0] for each in said if f"in {place}" in each
+    ]
+    assert all("ZeroDivisionError" in each for each in said)
+
+
+@pytest.mark.skipif(DSPY < (3, 4), reason="the arguments of DSPy 3.4")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_an_adapter_that_parses_twice(provider: LoopbackProvider) -> None:
+    """An adapter of a program's own may parse an answer again, and gets what DSPy's returns."""
+
+    class Twice(dspy.ChatAdapter):  # type: ignore[misc]
+        def _call_postprocess(self, *arguments: Any, **keywords: Any) -> Any:
+            *others, settings = arguments
+            first = super()._call_postprocess(*others, lm_kwargs=settings, **keywords)
+            assert first == super()._call_postprocess(*others, lm_kwargs=settings, **keywords)
+            return first
+
+    with dspy.context(lm=provider.lm(), adapter=Twice()), token_scope("run") as run:
+        assert dspy.Predict("question -> answer")(question="Why?").answer
+    assert 1 == run.usage.calls
+    assert not run.report().waste()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_model_without_a_name() -> None:
+    """An LM of a program's own that has no model is counted under the name of its class."""
+
+    class Nameless(dspy.BaseLM):  # type: ignore[misc]
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            choice = SimpleNamespace(message=SimpleNamespace(content="blue"), finish_reason="stop")
+            usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+            return SimpleNamespace(choices=[choice], usage=usage, model="", _hidden_params={})
+
+    with token_scope("run") as run:
+        Nameless("")("Why?")
+    assert ["Nameless"] == list(run.report().by_model())
+    assert 4 == run.usage.total_tokens
