@@ -93,7 +93,7 @@ def test_deep_paths():
 
 def tokens_of(packed):
     """Return the input tokens of packed rows."""
-    return sum(counts.input_tokens for _, _, _, _, models in packed for counts in models.values())
+    return sum(counts.input_tokens for _, _, _, _, models, _ in packed for counts in models.values())
 
 
 def test_a_task_stands_alone():
@@ -170,7 +170,7 @@ def test_too_many_names():
     one = {UsageKey("p/x"): Counts(calls=1, input_tokens=1)}
     with token_scope("full") as a, pytest.warns(TokenScopeWarning, match="more than 2,000 distinct names below 'full'"):
         for n in range(2_100):
-            bring_home(((-1, Frame("scope", f"name {n}"), 1, 1, one),), a)
+            bring_home(((-1, Frame("scope", f"name {n}"), 1, 1, one, None),), a)
         tokenscope.report()
 
     assert 2_100 == spent(a)

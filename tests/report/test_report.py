@@ -6,13 +6,14 @@ import time
 from decimal import Decimal
 
 import pytest
+from support.prompts import MEASURED
 from support.reports import build, chain, made
 from support.spending import spend
 
 import tokenscope
-from tokenscope import Report, Usage, record_tokens, set_price, token_scope, track_tokens
+from tokenscope import Breakdown, Report, Usage, record_tokens, set_price, token_scope, track_tokens
+from tokenscope._report.formats.order import self_line
 from tokenscope._report.snapshot import cut, pivot
-from tokenscope._report.tree import Breakdown
 from tokenscope._usage.calls import ROOT, Frame
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.table import UsageTable
@@ -464,3 +465,19 @@ def test_a_predictor_names_a_thousand_modules_at_most():
 
     (name,) = Report.from_table(table, ROOT, scoped=False).predictors()
     assert ".".join(["M"] * 1_000) == name
+
+
+def test_parts_of_a_node():
+    """A node tells the parts of its own prompts, and of those below; a line `[self]` of a drawing tells none."""
+    searcher = MEASURED.find("searcher")
+
+    assert (44_600, 22_800) == tuple(
+        parts["input:trajectory"].input_tokens for parts in (searcher.parts, searcher.own_parts)
+    )
+    assert (
+        {}
+        == MEASURED.tree().root.own_parts
+        == MEASURED.find("Research").own_parts
+        == self_line(searcher, searcher.children)[0].own_parts
+    )
+    assert MEASURED.total.input_tokens == sum(usage.input_tokens for usage in MEASURED.tree().parts.values())

@@ -15,13 +15,15 @@ from tokenscope._scopes.enforcement import stop_in
 from tokenscope._scopes.event_log import add_table, hand_over
 from tokenscope._scopes.process import STATE, Counted, ScopeRoot
 from tokenscope._scopes.scope import Scope
+from tokenscope._usage.call_sizes import CallSizes
 from tokenscope._usage.calls import ATTRIBUTES, NO_ATTRIBUTES, NO_SCOPE, ROOT, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.table import UsageTable
 from tokenscope._usage.usage import Counts
 
-PackedRows = tuple[tuple[int, Frame, int, int, dict[UsageKey, Counts]], ...]
-"""A table as it travels, upper rows first: the index of the row above or -1, frame, entries, nanoseconds, counts."""
+PackedRow = tuple[int, Frame, int, int, dict[UsageKey, Counts], CallSizes | None]
+PackedRows = tuple[PackedRow, ...]
+"""A table as it travels, upper rows first: the index of the row above or -1, frame, entries, nanoseconds, counts, sizes."""
 
 
 class WorkerScope(Scope):
@@ -66,19 +68,18 @@ def ordinary_error(error: BaseException) -> BaseException:
 
 def pack(table: UsageTable, base: ScopePath) -> PackedRows:
     """Return the rows at and below a path, as seen from there. What was counted at the path itself is in no scope."""
-    packed: list[tuple[int, Frame, int, int, dict[UsageKey, Counts]]] = []
+    packed: list[PackedRow] = []
     index = {base: -1}
     rows = table.all_rows
     for path in sorted(rows, key=lambda path: path.depth):
         row = rows[path]
         counts = dict(row.counts)
         if path is base and counts:
-            packed.append((-1, NO_SCOPE, 0, 0, counts))
+            packed.append((-1, NO_SCOPE, 0, 0, counts, row.sizes))
         elif path.parent in index or path is ATTRIBUTES:
             index[path] = len(packed)
-            packed.append(
-                (-1 if path.parent is None else index[path.parent], path.frame, row.entries, row.nanoseconds, counts)
-            )
+            above = -1 if path.parent is None else index[path.parent]
+            packed.append((above, path.frame, row.entries, row.nanoseconds, counts, row.sizes))
     return tuple(packed)
 
 
@@ -86,13 +87,14 @@ def unpack(packed: PackedRows, base: ScopePath) -> UsageTable:
     """Return a table of packed rows, below a path."""
     table = UsageTable(base)
     paths: list[ScopePath] = []
-    for parent, frame, entries, nanoseconds, counts in packed:
+    for parent, frame, entries, nanoseconds, counts, sizes in packed:
         is_base = parent < 0 and frame == NO_SCOPE and base.parent is not None
         above = paths[parent] if parent >= 0 else base
         paths.append(base if is_base else ATTRIBUTES if frame == ATTRIBUTES.frame else above.child(frame))
         row = table.row(paths[-1])
         row.entries += entries
         row.nanoseconds += nanoseconds
+        row.add_sizes(sizes)
         for key, spent in counts.items():
             row.add(key, spent)
     return table

@@ -28,7 +28,7 @@ class Attribution(NamedTuple):
             return self._replace(tracked_module=frame.name, operation="")
         if frame.kind == "operation":
             return self._replace(operation=frame.name)
-        if frame.kind in ("scope", "other"):
+        if frame.kind in ("scope", "other", "part"):
             return self._replace(scope=frame.name)
         if frame.kind == "dspy" and self.dspy_depth < _DEEPEST_PREDICTOR:
             return self._replace(dspy_modules=(self.dspy_modules, frame.name), dspy_depth=self.dspy_depth + 1)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Final, Literal, NamedTuple
 
+from tokenscope._report.breakdown import counted
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Node, counted, walk
+from tokenscope._report.tree import Node, walk
 from tokenscope._usage.calls import ROOT, Frame, ScopePath
 from tokenscope._usage.usage import ZERO, Usage
 

@@ -19,9 +19,9 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, Final, NamedTuple
 
+from tokenscope._report.breakdown import breakdown_of
 from tokenscope._report.reading import frames_of, read_stream
 from tokenscope._report.snapshot import Snapshot, with_missing_costs
-from tokenscope._report.tree import breakdown_of
 from tokenscope._usage.calls import NO_SCOPE
 from tokenscope._usage.usage import FIELDS, MONEY, Usage, check_count, sum_usages, values_of
 
@@ -118,7 +118,7 @@ def _places(snapshot: Snapshot, samples: int) -> list[_Place]:
     for index, row in enumerate(rows):
         above = places[row.parent] if row.parent >= 0 else _Place((), Usage(), samples == 1, samples == 1, "", None)
         names = (*above.names, (row.frame.kind, row.frame.name))
-        spent = sum_usages(each.spent for each in row.usages if each.key.wasted is None)
+        spent = sum_usages(each.spent for each in row.usages if not each.key.is_repeated)
         passes_on = above.passes_on or index in numbered or (row.entries or spent.calls) > 1
         repeats = passes_on or bool(spent.calls and spent.calls % samples == 0)
         top, sample = above.top if above.passes_on else "", above.sample

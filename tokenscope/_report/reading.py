@@ -14,10 +14,11 @@ from functools import lru_cache
 from itertools import chain, takewhile
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from tokenscope._report.formats.json import parse
+from tokenscope._report.formats.json import parse, part_of
 from tokenscope._report.snapshot import Snapshot
+from tokenscope._usage.call_sizes import CallSizes
 from tokenscope._usage.calls import NO_SCOPE, ROOT, Frame, ScopePath, check_name, is_failure, model_name, value_path
-from tokenscope._usage.keys import PriceSource, key_of, usage_key
+from tokenscope._usage.keys import PriceSource, Terms, UsageKey, key_of, usage_key
 from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.price_list import BY_HAND, TABLE
 from tokenscope._usage.price_tiers import tier_of
@@ -108,6 +109,7 @@ _DISSIMILAR: Final = frozenset(
         "attributes",
         "calls",
         "error",
+        "prompt",
         "cached",
         "saved",
         "terms",
@@ -229,7 +231,7 @@ class _Records:
         counts = Counts._make((int(get("calls") != 0), int(cached), int(error is not None), *tokens, ZERO_COUNTS.cost))
         told_by = None if cost is None else get("price_source", "provider")
         is_reckoned = told_by in (BY_HAND, TABLE)
-        terms = tuple(sorted(get("terms", {}).items()))
+        terms = _terms(record)
         source: PriceSource | None = "cache" if saved is not None else "provider" if told_by == "provider" else None
         key = key_of(model, counts, _started(record), terms, source=source)
         if cost is not None:
@@ -242,10 +244,27 @@ class _Records:
             table.add(each, key, counts)
             if error is not None and is_failure(error):
                 table.add(each, key._replace(wasted="provider_errors"), counts)
+        if get("prompt") is not None:
+            self._add_prompt(path, key, counts, record)
         scope = get("scope") or get("module")
         if isinstance(scope, str) and len(self._groups) < _MOST_PATHS:
             group = _Group(frames, path, model, defaultdict(_Sum))
             self._groups.setdefault((scope, record["model"], provider), group)
+
+    def _add_prompt(self, path: ScopePath, key: UsageKey, counts: Counts, record: dict[str, Any]) -> None:
+        """Add the parts of a call's prompt. They are priced when the report is read, as of when the call was made."""
+        prompt = record["prompt"]
+        measured_by = check_name("measured_by", prompt["measured_by"])
+        started = _started(record)
+        own = key_of(key.model, counts._replace(cost=ZERO_COUNTS.cost), started, _terms(record), source="table")
+        for values in prompt["parts"]:
+            part = part_of(values)
+            calls = check_count("calls", values.get("calls", 1))
+            tokens = [check_count(name, values.get(name, 0)) for name in TOKENS]
+            self.table.add(path, own._replace(part=part), Counts._make((calls, 0, 0, *tokens, ZERO_COUNTS.cost)))
+        seconds = record.get("seconds", 0.0)
+        call = key.model, counts.input_tokens, counts.output_tokens, float(seconds), measured_by
+        self.table.row(path).add_sizes(CallSizes.of([call]))
 
     def finish(self) -> None:
         """Add the sums of similar records to the table."""
@@ -281,6 +300,10 @@ def frames_of(record: dict[str, Any]) -> list[list[str]]:
         operation = record.get("operation")
         frames = [["module", record["module"]], *([["operation", operation]] if operation else [])]
     return frames
+
+
+def _terms(record: dict[str, Any]) -> Terms:
+    return tuple(sorted(record.get("terms", {}).items()))
 
 
 def _started(record: dict[str, Any]) -> float:

@@ -8,14 +8,17 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
+from itertools import starmap
 from types import MappingProxyType
 from typing import Any, Final
 
 from tokenscope._report.attribution import attribution_of
 from tokenscope._usage.calls import Call, Frame
+from tokenscope._usage.keys import PromptPart, UsageKey
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.price_list import price_source
 from tokenscope._usage.prices import priced
+from tokenscope._usage.prompt_parts import parts_of
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, Usage
 
 _FIRST: Final = ("module", "operation", "model", "provider", *TOKENS[:2], "total_tokens", "timestamp")
@@ -149,6 +152,8 @@ class Record(Mapping[str, Any]):
             found["price_source"] = source
         if not call.counts.calls:
             found["calls"] = 0
+        if call.prompt is not None and (parts := parts_of(call)):
+            found["prompt"] = {"measured_by": call.prompt.measured_by, "parts": list(starmap(_part, parts.items()))}
         if call.key.terms:
             found["terms"] = dict(call.key.terms)
         found.update({name: value for name in _OPTIONAL if (value := getattr(usage, name))})
@@ -170,6 +175,18 @@ class Record(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"<Record {self.scope or self.module!r}, {self._call.key.model}, {self.total_tokens:,} tokens>"
+
+
+def _part(key: UsageKey, counts: Counts) -> dict[str, Any]:
+    name, turn, view = key.part or PromptPart("")
+    marks: dict[str, Any] = {
+        "part": name,
+        **({"turn": turn} if turn != 1 else {}),
+        **({"view": view} if view != "part" else {}),
+    }
+    if counts.calls != 1:  # several demos or messages
+        marks["calls"] = counts.calls
+    return marks | {field: value for field, value in counts._asdict().items() if value and field in TOKENS}
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

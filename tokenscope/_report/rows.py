@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, compress
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
+from tokenscope._usage.call_sizes import CallSizes
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.model_usage import ModelUsage
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     entries: int
     nanoseconds: int
     usages: Sequence[ModelUsage]  # what was spent, as finely as prices need it, and what was saved and wasted
+    sizes: CallSizes | None = None  # how its calls' sizes are distributed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,16 @@ class Rows:
     keys: tuple[UsageKey, ...] = ()
     values: tuple[tuple[Any, ...], ...] = ()
     """Of all usages: their keys, and the values of their fields."""
+    sizes: tuple[tuple[int, CallSizes], ...] = ()
+    """Of the rows whose calls' prompts were measured, which are few: their indexes, and their sizes."""
 
     def __len__(self) -> int:
         return len(self.parents)
 
     def __iter__(self) -> Iterator[Row]:
         usages = map(self._usages, self.starts, self.starts[1:])
-        return map(Row, self.parents, self.frames, self.entries, self.nanoseconds, usages)
+        sizes = map(dict(self.sizes).get, range(len(self)))
+        return map(Row, self.parents, self.frames, self.entries, self.nanoseconds, usages, sizes)
 
     def usages(self, start: int = 0, end: int | None = None) -> Iterator[ModelUsage]:
         """Yield the usages of all rows, or some of them."""
@@ -66,7 +71,7 @@ class Rows:
         return [
             values if key.source != "cache" else values_of(ModelUsage(key, unchecked(values)).spent)
             for key, values in zip(self.keys[start:end], self.values[start:end], strict=True)
-            if key.wasted is None
+            if not key.is_repeated
         ]
 
     def _usages(self, start: int, end: int) -> tuple[ModelUsage, ...]:
@@ -79,7 +84,7 @@ NO_ROWS: Final = Rows()
 class RowBuilder:
     """A tree, in columns, to which counts are added until its rows are frozen."""
 
-    __slots__ = ("_entries", "_frames", "_indexes", "_nanoseconds", "_numbers", "_parents", "_values")
+    __slots__ = ("_entries", "_frames", "_indexes", "_nanoseconds", "_numbers", "_parents", "_sizes", "_values")
 
     def __init__(self) -> None:
         self._parents: list[int] = []
@@ -89,6 +94,7 @@ class RowBuilder:
         self._indexes: dict[tuple[int, str, str], int] = {}  # of rows, by the row above and the frame
         self._numbers: dict[UsageKey, int] = {}
         self._values: dict[tuple[int, int], tuple[Any, ...]] = {}  # of usages, by the row and the number of the key
+        self._sizes: dict[int, CallSizes] = {}
 
     @property
     def keys(self) -> Iterable[UsageKey]:
@@ -111,6 +117,12 @@ class RowBuilder:
         self._entries[index] += entries
         self._nanoseconds[index] += nanoseconds
 
+    def add_sizes(self, index: int, sizes: CallSizes | None) -> None:
+        """Add how further calls' sizes at a row are distributed."""
+        if sizes is not None:
+            before = self._sizes.get(index)
+            self._sizes[index] = sizes if before is None else before + sizes
+
     def number(self, key: UsageKey) -> int:
         """Return the number of a key, to add usages by."""
         return self._numbers.setdefault(key, len(self._numbers))
@@ -124,10 +136,11 @@ class RowBuilder:
     def add_rows(self, inputs: Iterable[Row]) -> RowBuilder:
         """Add rows, and return this builder."""
         indexes: list[int] = []
-        for parent, frame, entries, nanoseconds, usages in inputs:
+        for parent, frame, entries, nanoseconds, usages, sizes in inputs:
             index = self.row(indexes[parent] if parent >= 0 else -1, frame)
             indexes.append(index)
             self.add_entries(index, entries, nanoseconds)
+            self.add_sizes(index, sizes)
             for key, usage in usages:
                 self.add(index, self.number(key), usage)
         return self
@@ -152,6 +165,7 @@ class RowBuilder:
             tuple(accumulate(widths, initial=0)),
             tuple([keys[rank] for _, rank, _ in usages]),
             tuple([each for _, _, each in usages]),
+            tuple(sorted([(places[index], sizes) for index, sizes in self._sizes.items()], key=itemgetter(0))),
         )
 
     def _order(self, *, prune: bool) -> list[int]:
@@ -220,7 +234,17 @@ def _since(newer: Rows, index: int, row: Row, before: Row | None) -> Row:
                 raise _shrank(newer, index, f"has less {name} of {key.model} ({more or 0:,}, before {less or 0:,})")
         if any(parts):
             usages.append(ModelUsage(key, unchecked(parts)))
-    return Row(row.parent, row.frame, row.entries - before.entries, row.nanoseconds - before.nanoseconds, usages)
+    sizes = row.sizes
+    if sizes is not None and before.sizes is not None:
+        sizes = sizes - before.sizes
+    return Row(
+        row.parent,
+        row.frame,
+        row.entries - before.entries,
+        row.nanoseconds - before.nanoseconds,
+        usages,
+        sizes or None,
+    )
 
 
 def _settled(usages: Iterable[ModelUsage]) -> dict[UsageKey, Usage]:

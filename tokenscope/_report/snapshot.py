@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final, Self, TypeVar
 
+from tokenscope._report import parts
 from tokenscope._report.attribution import Attribution, attributions
+from tokenscope._report.breakdown import Breakdown, breakdown_of, spent_by_model
+from tokenscope._report.parts import Reread
 from tokenscope._report.rows import NO_ROWS, Row, RowBuilder, Rows, rows_since
-from tokenscope._report.tree import Breakdown, Node, breakdown_of, find, spent_by_model, tree_of
+from tokenscope._report.tree import Node, find, tree_of
 from tokenscope._report.waste import Wastes, waste_by_module
+from tokenscope._usage.call_sizes import CallSizes
 from tokenscope._usage.calls import ATTRIBUTES, Call, Frame, ScopePath
 from tokenscope._usage.custom_prices import custom_names, custom_price, unused_names
 from tokenscope._usage.keys import NO_MODEL, UsageKey
@@ -110,6 +114,61 @@ class Snapshot:
             {'alice': 1200, '(none)': 60}
         """
         return breakdown_of((value, each.spent) for value, usages in _by_value(self, name) for each in usages)
+
+    def by_part(self) -> Breakdown:
+        """Partition the input by part of the prompt, such as `instructions`, `demos` or `input:context`.
+
+        Prompts are measured if a program asks for it: `instrument(prompt_parts=True)`. The input of other calls is under
+        `(not measured)`. The parts of each call add up to the input that it was billed for. How that is split is an estimate.
+        A part's `calls` are those whose prompts had it. Its cost is that of input, by the table of prices.
+
+        Example:
+            >>> from tokenscope import record_tokens, token_scope
+            >>> with token_scope("ingest") as scope:
+            ...     record_tokens(model="gpt-4o-mini", input_tokens=900, output_tokens=300)
+            >>> scope.report().by_part()["(not measured)"].input_tokens
+            900
+        """
+        return parts.by_part(self.rows.usages())
+
+    def parts(self) -> dict[str, Breakdown]:
+        """Return the input by part of the prompt for each predictor, as `by_part` does for all.
+
+        Outside of DSPy, modules take the place of predictors.
+        """
+        return parts.by_predictor(self.rows)
+
+    def by_turn(self) -> dict[str, dict[int, Breakdown]]:
+        """Return what each predictor was given in its 1st, 2nd, ... call within one entry of the module around it, by part.
+
+        The 32nd and all later calls are together.
+        """
+        return parts.by_turn(self.rows)
+
+    def carried(self) -> dict[str, Breakdown]:
+        """Return the input that prompts had in common with those of the turn before, by predictor and part.
+
+        It is part of the input: a view on it, that nothing else counts.
+        """
+        return parts.carried(self.rows)
+
+    def changed(self) -> dict[str, Breakdown]:
+        """Return the parts at which prompts first differ from the predictor's prompt before, by predictor.
+
+        Each has the number of such calls, and their input from there to the end, which no provider's cache can hold.
+        """
+        return parts.changed(self.rows)
+
+    def rereads(self) -> dict[str, dict[str, Reread]]:
+        """Return what tools added to prompts, and how often later prompts held it again, by predictor and tool."""
+        return parts.rereads(self.rows)
+
+    def call_sizes(self) -> dict[str, CallSizes]:
+        """Return how many tokens and seconds calls took, by predictor: the median, the 95th percentile and the maximum.
+
+        There is one for each predictor with a measured prompt (see `by_part`).
+        """
+        return parts.sizes(self.rows)
 
     def predictors(self) -> Breakdown:
         """Partition what DSPy modules spent by their path (`ResearchAgent.searcher.extract`), own tokens only."""
@@ -272,6 +331,7 @@ def _add_counts(
         for step in reversed(missing):
             index = indexes[step] = builder.row(index, step.frame)
         builder.add_entries(index, row.entries, row.nanoseconds)
+        builder.add_sizes(index, row.sizes)
         for key, spent in row.counts.items():
             if (number := numbers.get(key)) is None:
                 number = numbers[key] = builder.number(settle(key))
@@ -312,6 +372,8 @@ def _by_value(snapshot: Snapshot, name: str) -> Iterator[tuple[str, Sequence[Mod
     """Yield the values of an attribute, each with what was spent, as finely as prices need it."""
     rest: dict[UsageKey, Usage] = {}
     for key, usage in snapshot.rows.usages():
+        if key.part is not None:
+            continue
         rest[key] = rest[key] + usage if key in rest else usage
     is_meant = False
     for row in snapshot.attributes:
@@ -331,17 +393,27 @@ def pivot(snapshot: S, by: str) -> S:
     that are open at once share their time.
     """
     inputs: Iterable[Row]
-    if by == "model":
+    if by == "part":
+        inputs = (
+            Row(-1, Frame("part", name), 0, 0, [each._replace(key=each.key._replace(part=None))])
+            for name, each in parts.parts_of_input(snapshot.rows.usages())
+        )
+    elif by == "model":
         inputs = (Row(-1, Frame("scope", each.key.model), 0, 0, [each]) for each in snapshot.rows.usages())
     elif by in _NAMES:
         kind = "dspy" if by == "predictor" else "module"
-        inputs = (Row(-1, Frame(kind, name), 0, 0, row.usages) for row, name in _named(snapshot.rows, by))
+        inputs = (Row(-1, Frame(kind, name), 0, 0, row.usages, row.sizes) for row, name in _named(snapshot.rows, by))
     elif by in (names := [row.frame.name for row in snapshot.attributes if row.parent < 0]):
         inputs = (Row(-1, Frame("scope", value), 0, 0, usages) for value, usages in _by_value(snapshot, by))
     else:
-        known = ", ".join(["model", *_NAMES, *names])
+        known = ", ".join(["model", *_NAMES, "part", *names])
         raise ValueError(f"there is no breakdown by {by!r}; there are {known}")
     return _view(snapshot, inputs)
+
+
+def is_by_part(snapshot: Snapshot) -> bool:
+    """Whether a snapshot is the breakdown by part of the prompt. Its rows are of the input only, and have calls in common."""
+    return bool(snapshot.rows) and snapshot.rows.frames[0].kind == "part"
 
 
 def view(snapshot: S, by: str | None, depth: int | None) -> S:
@@ -364,7 +436,7 @@ def _cut(rows: Rows, depth: int) -> Iterator[Row]:
             above.pop()
         above.append((index, row))
         last = above[min(len(above), depth) - 1][1]
-        yield row if last is row else Row(last.parent, last.frame, 0, 0, row.usages)
+        yield row if last is row else Row(last.parent, last.frame, 0, 0, row.usages, row.sizes)
 
 
 def with_missing_costs(snapshot: S) -> S:
@@ -384,7 +456,7 @@ def with_missing_costs(snapshot: S) -> S:
 
 
 def _models(rows: Rows) -> set[str]:
-    return {key.model for key in rows.keys if key.wasted is None}
+    return {key.model for key in rows.keys if not key.is_repeated}
 
 
 def _lacks_cost(each: ModelUsage) -> bool:

@@ -1,20 +1,20 @@
-"""The tree of a report, its nodes, and breakdowns of usage by name."""
+"""The tree of a report, and its nodes."""
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from tokenscope._report.breakdown import Breakdown, counted, no_such, spent_by_model
+from tokenscope._report.parts import by_part
 from tokenscope._report.rows import Rows
+from tokenscope._usage.call_sizes import CallSizes
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.usage import ZERO, Usage, sum_usages, sum_values, tokens_in, unchecked, values_of
 
 T = TypeVar("T")
 _MOST_PATHS: Final = 10
-_NUMBER: Final = re.compile(r"0*(\d+)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,8 +63,23 @@ class Node:
         """`usage`, by model, the costliest first."""
         if not isinstance(tree := self._tree, Tree):
             return {}
-        starts = tree.rows.starts
-        return spent_by_model(tree.rows.usages(starts[max(0, self._index)], starts[tree.ends[self._index]]))
+        return spent_by_model(tree.usages(self._index))
+
+    @property
+    def parts(self) -> Breakdown:
+        """The input of `usage`, by part of the prompt, as `Report.by_part` has it for the whole."""
+        return by_part(tree.usages(self._index)) if isinstance(tree := self._tree, Tree) else Breakdown()
+
+    @property
+    def own_parts(self) -> Breakdown:
+        """The input of `own`, by part of the prompt."""
+        tree = self._tree
+        return by_part(tree.own_usages(self._index)) if isinstance(tree, Tree) and self._index >= 0 else Breakdown()
+
+    @property
+    def call_sizes(self) -> CallSizes | None:
+        """How many tokens and seconds the calls took that were made here itself, if their prompts were measured."""
+        return tree.call_sizes(self._index) if isinstance(tree := self._tree, Tree) else None
 
     @property
     def root(self) -> Node:
@@ -141,52 +156,21 @@ class Tree:
     def _seconds(self, index: int) -> float:
         return self.rows.nanoseconds[index] / 1e9
 
+    def usages(self, index: int) -> Iterator[ModelUsage]:
+        """Yield the usages at an index and below."""
+        return self.rows.usages(self.rows.starts[max(0, index)], self.rows.starts[self.ends[index]])
+
+    def own_usages(self, index: int) -> Iterator[ModelUsage]:
+        """Yield the usages at an index itself."""
+        return self.rows.usages(*self.rows.starts[index : index + 2])
+
+    def call_sizes(self, index: int) -> CallSizes | None:
+        """Return how calls' sizes at an index itself are distributed."""
+        return dict(self.rows.sizes).get(index)
+
     def spent(self, index: int) -> list[tuple[Any, ...]]:
         """Return what was spent at an index itself, as the values of usages."""
         return self.rows.spent(*self.rows.starts[index : index + 2]) if index >= 0 else []
-
-
-def counted(name: str) -> tuple[str, str]:
-    """Return what names are sorted by, so that `page 2` comes before `page 10`."""
-    return _NUMBER.sub(lambda found: f"{len(found[1]):06}{found[1]}", name), name
-
-
-class Breakdown(dict[str, Usage]):
-    """Usage by name, the costliest first. The KeyError for a missing name shows the nearest names."""
-
-    def __missing__(self, name: object) -> Usage:
-        raise KeyError(no_such(str(name), self))
-
-    def _repr_html_(self) -> str:
-        """Show a table in a notebook."""
-        return usage_table(("name",), (((name,), usage) for name, usage in self.items()))
-
-
-def usage_table(heads: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], Usage]]) -> str:
-    """Return usage by name, as a table for notebooks."""
-    from tokenscope._usage.shown import cost_of, html_table
-
-    cells: list[tuple[str, ...]] = []
-    for names, usage in rows:
-        counts = usage.calls, usage.input_tokens, usage.output_tokens, usage.total_tokens
-        cells.append(
-            (*names, *(f"{count:,}" for count in counts), cost_of(usage.cost, is_part=usage.unpriced_calls > 0))
-        )
-    return html_table(heads, ("calls", "input", "output", "total", "cost"), cells)
-
-
-def breakdown_of(parts: Iterable[tuple[str, Usage]]) -> Breakdown:
-    """Add up usages by name, the costliest first; equal ones are in the order of their names."""
-    groups: dict[str, list[tuple[Any, ...]]] = {}
-    for name, usage in parts:
-        groups.setdefault(name, []).append(values_of(usage))
-    sums = [(name, unchecked(sum_values(several))) for name, several in groups.items()]
-    return Breakdown(sorted(sums, key=lambda item: (-item[1].total_tokens, *counted(item[0]))))
-
-
-def spent_by_model(usages: Iterable[ModelUsage]) -> Breakdown:
-    """Add up what was spent by model, the costliest first."""
-    return breakdown_of((each.key.model, each.spent) for each in usages if each.key.wasted is None)
 
 
 def tree_of(rows: Rows, *, scoped: bool) -> Node:
@@ -236,11 +220,3 @@ def _matches(top: Node, path: str, missed: list[tuple[Node, str]]) -> list[Node]
                     candidates.append((child, rest[len(name) + 1 :]))
                     break
     return found
-
-
-def no_such(name: str, names: Iterable[str], where: str = "") -> str:
-    """Return the message for a missing name: it shows the nearest names."""
-    known = list(names)
-    near = difflib.get_close_matches(name.partition("/")[0], known, n=3, cutoff=0.4) or known[:5]
-    below = f" below {where!r}" if where else ""
-    return f"no {name!r}{below}; " + (f"the nearest: {', '.join(map(repr, near))}" if near else "there is nothing")

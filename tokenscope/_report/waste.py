@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from tokenscope._report.attribution import attributions
+from tokenscope._report.breakdown import no_such, usage_table
 from tokenscope._report.rows import Rows
-from tokenscope._report.tree import no_such, usage_table
 from tokenscope._usage.usage import ZERO, Usage, sum_usages
 
 

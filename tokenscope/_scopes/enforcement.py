@@ -66,7 +66,7 @@ class BudgetAccount:
         """Add a call that has ended to what is spent; `reserved` says that it was taken as a call before it began."""
         if not reserved:
             spent["calls"] += counts.calls
-        if key.source == "cache" or key.wasted is not None:
+        if key.source == "cache" or key.is_repeated:
             return
         spent["tokens"] += counts.tokens
         if self.budget.cost is not None:

@@ -28,9 +28,11 @@ from time import perf_counter_ns
 from typing import Any, Final
 
 from tokenscope._scopes.process import MANY_EVENTS, STATE, Account, Counted, Observer, ScopeRoot
+from tokenscope._usage.call_sizes import CallSizes
 from tokenscope._usage.calls import ATTRIBUTES, NO_ATTRIBUTES, ROOT, Call, ScopePath, is_failure, value_path
 from tokenscope._usage.keys import UsageKey, WasteReason
 from tokenscope._usage.price_dates import MANY_MOMENTS, noted_moments
+from tokenscope._usage.prompt_parts import is_measured, sizes_of, sum_parts
 from tokenscope._usage.table import UsageRow, UsageTable
 from tokenscope._usage.usage import Counts, sum_counts
 from tokenscope._usage.warnings import TokenScopeWarning, internal_error, warn_once
@@ -186,6 +188,7 @@ class Batch:
         "_new",
         "_path",
         "_pending",
+        "_prompts",
         "_similar",
         "calls",
         "ended",
@@ -203,6 +206,7 @@ class Batch:
         self._path: Any = None
         self._key: Any = None
         self._similar: list[Counts] = []  # of calls with one key that follow each other in one scope
+        self._prompts: dict[tuple[Counted, ScopePath], list[Call]] = {}  # calls whose prompts were measured
         self._accounts: dict[Account, dict[str, Any]] = {}
         self.calls: list[Call] = []
         self.ended: list[Any] = []
@@ -210,7 +214,7 @@ class Batch:
 
     def add(self, scope: Counted, call: Call, *, reserved: bool) -> None:
         """Add a call that was made in a scope."""
-        path, key, counts, _, _, error, _, _, attributes = call
+        path, key, counts, _, _, error, _, _, attributes, prompt = call
         here: Any = scope
         while here.ended is not None and not here.is_referenced:  # left and forgotten, as most are
             here = here.above
@@ -219,6 +223,8 @@ class Batch:
         else:
             self._add_similar()
             self._here, self._path, self._key, self._similar = here, path, key, [counts]
+        if prompt is not None and is_measured(call):
+            self._prompts.setdefault((here, path), []).append(call)
         if attributes:
             self._add_values(scope, attributes, key, counts)
         if error is not None and is_failure(error):
@@ -253,7 +259,16 @@ class Batch:
             counts = several[0] if len(several) == 1 else sum_counts(several)
             self._add_counts(self._here, self._path, self._key, counts)
 
-    def _add_counts(self, scope: Any, path: ScopePath, key: UsageKey, counts: Counts) -> None:
+    def _add_prompts(self) -> None:
+        for (scope, path), calls in self._prompts.items():
+            sizes: CallSizes | None = CallSizes.of(map(sizes_of, calls))
+            for key, counts in sum_parts(calls).items():
+                self._add_counts(scope, path, key, counts, sizes)
+                sizes = None  # once for all parts
+
+    def _add_counts(
+        self, scope: Any, path: ScopePath, key: UsageKey, counts: Counts, sizes: CallSizes | None = None
+    ) -> None:
         drafts, place, here = self._drafts, path, scope
         while here is not None:
             if here.ended is None or here.is_referenced:
@@ -268,6 +283,8 @@ class Batch:
                 else:
                     row.pending = [(key, counts)]
                     self._pending.append(row)
+                if sizes is not None:
+                    row.add_sizes(sizes)
             here = here.above
 
     def add_entries(self, above: Any, path: Any, entries: int, nanoseconds: int) -> None:
@@ -328,6 +345,7 @@ class Batch:
             waiting: Those of them that stay there.
         """
         self._add_similar()
+        self._add_prompts()
         for row in self._pending:
             row.settle()
         steps: list[Iterable[Any]] = [

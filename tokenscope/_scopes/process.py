@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from tokenscope._usage.calls import NO_ATTRIBUTES, ROOT, Call, ScopePath
+from tokenscope._usage.prompts import Prompt
 from tokenscope._usage.table import UsageTable
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _PATIENCE: Final = 10.0
 """How many seconds a fork waits for threads that read counts, and those for a fork."""
 
 T = TypeVar("T")
+PromptReader = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any], Prompt | None]
+"""Is given an LM, the arguments of its call, and the scope."""
 Observer = Callable[[Call], None]
 
 
@@ -142,6 +145,12 @@ class ProcessState:
         """Scopes that were opened in the body of a generator, by its frame, the innermost last."""
         self.records: deque[Call] = deque(maxlen=KEPT_RECORDS)
         self.observers: tuple[Observer, ...] = ()
+        self.splits_prompts = False
+        """Whether a program has asked for its prompts by parts."""
+        self.read_sent: Callable[[Any, str], Prompt | None] | None = None
+        """Measures what a program says it has sent to a model of this name, if it has asked for that."""
+        self.read_prompt: PromptReader | None = None
+        """Measures the prompt of each LM call, by parts, if a program has asked for that and uses DSPy."""
         self.begin()
 
     def begin(self) -> None:

@@ -15,6 +15,7 @@ from tokenscope._scopes.process import STATE, Counted
 from tokenscope._usage.calls import MAX_NAMES, NO_SCOPE, Call, Frame, ScopePath, check_name, model_name
 from tokenscope._usage.keys import NO_MODEL, PriceSource, Terms, key_of
 from tokenscope._usage.keywords import wrong_keyword
+from tokenscope._usage.prompts import Prompt
 from tokenscope._usage.usage import TOKENS, ZERO_COUNTS, Counts, check_count, check_money, check_parts
 
 _REQUIRED: Final[Any] = ...
@@ -234,11 +235,12 @@ def record(
     error: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     is_embedding: bool = False,
+    prompt: Prompt | None = None,
 ) -> None:
     """Note one call that has ended, or a plain amount, to be counted in a scope."""
     key = key_of(model, counts, started, terms, source=cost_source)
     path = path_of(scope, frames)
-    call = Call(path, key, counts, started, seconds, error, metadata, is_embedding, scope.all_attributes)
+    call = Call(path, key, counts, started, seconds, error, metadata, is_embedding, scope.all_attributes, prompt)
     append(EndedCall(scope, call))
     for _ in frames:
         path = path.parent or path

@@ -126,7 +126,7 @@ class Scope:
     def __repr__(self) -> str:
         state = "open" if self.ended is None else "closed"
         # Without a price: that would load the table of prices.
-        spent = [counts for key, counts in counted_in(self) if key.source != "cache" and key.wasted is None]
+        spent = [counts for key, counts in counted_in(self) if key.source != "cache" and not key.is_repeated]
         tokens = sum(counts.tokens for counts in spent)
         return f"<Scope {'/'.join(self.path.names[-8:])!r}, {state}, {tokens:,} tokens>"
 

@@ -19,7 +19,7 @@ def mark_all_wasted(scope: Counted, reason: WasteReason) -> None:
                 key = key._replace(wasted=None)  # noqa: PLW2901
                 marked[key] = add_counts(marked.get(key, ZERO_COUNTS), counts)
         for key, counts in row.counts.items():
-            if key.wasted is not None or key.source == "cache":
+            if key.is_repeated or key.source == "cache":
                 continue
             before: tuple[Any, ...] = marked.get(key, ZERO_COUNTS)
             rest = Counts._make(max(a - b, 0) for a, b in zip(counts, before, strict=True))

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from tokenscope._usage.keys import UsageKey
+from tokenscope._usage.prompts import Prompt
 from tokenscope._usage.usage import Counts
 
 MAX_NAMES: Final = 2_000
@@ -124,6 +125,7 @@ class Call(NamedTuple):
     metadata: Mapping[str, Any] | None  # what the caller attached to it
     is_embedding: bool = False
     attributes: Mapping[str, Any] = NO_ATTRIBUTES  # those of the scopes around it
+    prompt: Prompt | None = None  # what was asked, if its prompt was measured
 
 
 def value_path(name: str, value: object) -> ScopePath:

@@ -21,15 +21,29 @@ was saved; or nowhere, as they spent no tokens."""
 WasteReason = Literal["failed_parses", "provider_errors", "retries", "stragglers"]
 """Why what calls spent was wasted."""
 
+PartView = Literal["part", "items", "carried", "made", "reread", "changed"]
+"""What counts of a part of prompts tell: its input; of how many demos or messages that is; how much of it the prompt before held,
+too; what a tool's results added to prompts, and how much of them was given again in later ones; or the input from the place on at
+which a prompt differs from the one before."""
+
 Terms = tuple[tuple[str, str], ...]
 """What a response tells of the service that was used, and its price depends on: `(("service_tier", "flex"),)`."""
 
 NO_MODEL: Final = "(no model)"
 """The name, among those of models, of amounts that no model call cost."""
+PART_VIEWS: Final[tuple[PartView, ...]] = get_args(PartView)
 WASTE_REASONS: Final[tuple[WasteReason, ...]] = get_args(WasteReason)
 _SOURCES: Final[tuple[PriceSource, ...]] = ("provider", "call", "cache", "none", "table")
 COST_IS_KNOWN: Final = frozenset({"provider", "call", "none"})
 """The sources of prices where the counts hold the cost already."""
+
+
+class PromptPart(NamedTuple):
+    """A part of prompts."""
+
+    name: str  # `demos`, `input:context`; of what tools made, the name of the tool
+    turn: int = 1  # in which call of its predictor, counted from the entry of the module around it
+    view: PartView = "part"
 
 
 class UsageKey(NamedTuple):
@@ -42,6 +56,7 @@ class UsageKey(NamedTuple):
         wasted: Why what the calls spent was wasted. Such counts repeat what other keys hold already, and no total holds them.
         moment: As of when the calls are priced (see `price_dates.moment_of`); empty if that makes no difference.
         terms: Which service was used, if not the usual one.
+        part: The part of the prompts that the counts are of. Such counts repeat input that other keys hold already.
     """
 
     model: str
@@ -50,13 +65,25 @@ class UsageKey(NamedTuple):
     wasted: WasteReason | None = None
     moment: str = ""
     terms: Terms = ()
+    part: PromptPart | None = None
 
     @property
-    def rank(self) -> tuple[str, int, int, int, str, Terms]:
-        """Where it stands among others: by model, then wasted counts first, then by source, tier, moment and terms."""
+    def is_repeated(self) -> bool:
+        """Whether other keys hold the same counts, so that no total holds these."""
+        return self.wasted is not None or self.part is not None
+
+    @property
+    def rank(self) -> tuple[str, int, int, int, str, Terms, PromptPart | tuple[()]]:
+        """Where it stands among others: by model, then wasted counts first, then by source, tier, moment, terms and part."""
         wasted = 0 if self.wasted is None else -1 - WASTE_REASONS.index(self.wasted)
         tier = self.tier if self.source == "table" else -self.tier
-        return self.model, wasted, _SOURCES.index(self.source), tier, self.moment, self.terms
+        return self.model, wasted, _SOURCES.index(self.source), tier, self.moment, self.terms, self.part or ()
+
+
+@lru_cache(maxsize=4_096)
+def part_key(key: UsageKey, name: str, turn: int, view: PartView) -> UsageKey:
+    """Return the key of a part of prompts; the same object again."""
+    return key._replace(part=PromptPart(name, turn, view))
 
 
 @lru_cache(maxsize=4_096)
@@ -82,5 +109,5 @@ def key_of(
     if source is None:
         source = "provider" if counts.cost else "table" if length or counts.output_tokens else "none"
     if source in COST_IS_KNOWN:
-        return usage_key(model, 0 if source == "none" else tier, source)
+        return usage_key(model, tier, source)
     return usage_key(model, tier, source, moment_of(model, int(started // HALF_HOUR)), terms)

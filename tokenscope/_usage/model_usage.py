@@ -17,9 +17,9 @@ class ModelUsage(NamedTuple):
 
     @property
     def spent(self) -> Usage:
-        """What counts in totals: cached calls spent nothing, and wasted counts repeat what is counted already."""
+        """What counts in totals: cached calls spent nothing, and wasted counts and parts of prompts repeat others."""
         usage = self.usage
-        if self.key.wasted is not None:
+        if self.key.is_repeated:
             return ZERO
         if self.key.source != "cache":
             return usage

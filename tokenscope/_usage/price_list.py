@@ -51,7 +51,7 @@ def price_source(key: UsageKey) -> str | None:
 
 def price_of(key: UsageKey) -> Price | None:
     """Return the price of one key; None if its calls have none, or an unknown one."""
-    if key.source == "none" or key.wasted is not None:
+    if key.source == "none" or key.is_repeated:
         return None
     if key.source == "provider":
         return Price(key.model, 0, "provider")

@@ -30,7 +30,7 @@ def priced(key: UsageKey, counts: Counts) -> Usage:
     """Return what the calls of one key spent, with its cost where that was not told."""
     if key.source in COST_IS_KNOWN:
         return Usage.from_counts(counts)
-    cost = price(key.model, counts, key.tier, key.moment, key.terms)
+    cost = _price(key, counts, key.terms)
     if cost is None:
         return Usage.from_counts(counts, unpriced_calls=counts.calls or 1)
     return Usage.from_counts(counts._replace(cost=cost))
@@ -49,7 +49,7 @@ def repriced(key: UsageKey, usage: Usage) -> Usage:
     """Return a usage with the cost that it has by another key than its own."""
     if key.source == "none":
         return usage
-    cost = price(key.model, usage, key.tier, key.moment)
+    cost = _price(key, usage)
     return replace(usage, cost=cost, unpriced_calls=usage.calls or 1 if cost is None else 0)
 
 
@@ -57,8 +57,8 @@ def check_priced(model: object) -> None:
     """Raise a ValueError for a model without a known price. It shows the nearest models that have one."""
     if not isinstance(model, str):
         raise TypeError(f"model must be a str, not {type(model).__name__} {model!r}")
-    if price(model, Usage(calls=1, input_tokens=1), 0) is None:
-        near = get_close_matches(model, known_models(), n=3, cutoff=0.6)
+    if price(model, Usage(), 0) is None:
+        near = get_close_matches(model, known_models())
         raise ValueError(
             f"no price is known of {model!r}"
             + (f"; the nearest: {', '.join(map(repr, near))}" if near else "")
@@ -73,7 +73,14 @@ def known_models() -> list[str]:
     ]
 
 
-def price(model: str, usage: Usage | Counts, tier: int, moment: str = "", terms: Terms = ()) -> Decimal | None:
+def _price(key: UsageKey, usage: Usage | Counts, terms: Terms = ()) -> Decimal | None:
+    # What a call itself costs, if it costs anything besides its tokens, is of no part of its prompt.
+    return price(key.model, usage, key.tier, key.moment, terms, with_calls=key.part is None)
+
+
+def price(
+    model: str, usage: Usage | Counts, tier: int, moment: str = "", terms: Terms = (), *, with_calls: bool = True
+) -> Decimal | None:
     """Return what calls of one model, whose price depends on the same, cost together in dollars; None if unknown."""
     custom = custom_price(model)
     if custom is not None:
@@ -82,7 +89,12 @@ def price(model: str, usage: Usage | Counts, tier: int, moment: str = "", terms:
     if rates is None:
         return None
     per_call, rate_of = rates
-    return _total([(per_call, usage.calls), *((rate, getattr(usage, part)) for part, rate in rate_of.items())])
+    return _total(
+        [
+            (per_call, usage.calls if with_calls else 0),
+            *((rate, getattr(usage, part)) for part, rate in rate_of.items()),
+        ]
+    )
 
 
 def _by_hand(prices: Rates, usage: Usage | Counts) -> Decimal:
@@ -215,13 +227,20 @@ def _table() -> Any:
     return get_snapshot()
 
 
+def model_info(model: str) -> Any:
+    """Return what genai-prices knows of a model, a `ModelInfo`; None if it does not know the model."""
+    provider, name = split(model)
+    try:
+        return _table().find_provider_model(name.lower(), None, provider, None)[1]
+    except (LookupError, ValueError):
+        return None
+
+
 @cache
 def _conditions(model: str) -> tuple[list[Any], Terms]:
     """Return on which dates and times, and on which terms, the table makes the price of a model depend."""
-    provider, name = split(model)
-    try:
-        _, info = _table().find_provider_model(name.lower(), None, provider, None)
-    except (LookupError, ValueError):
+    info = model_info(model)
+    if info is None:
         return [], ()
     variants = info.price_variants or ()
     prices = info.prices if isinstance(info.prices, list) else ()

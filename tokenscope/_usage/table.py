@@ -6,6 +6,7 @@ from itertools import filterfalse
 from operator import attrgetter
 from typing import Final
 
+from tokenscope._usage.call_sizes import CallSizes
 from tokenscope._usage.calls import ATTRIBUTES, MAX_NAMES, MAX_PATHS, OTHER, Frame, ScopePath
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.usage import ZERO_COUNTS, Counts, add_counts, subtract_counts, sum_counts
@@ -22,13 +23,15 @@ _IS_OF_ATTRIBUTE: Final = attrgetter("is_of_attribute")
 class UsageRow:
     """What was counted at one path itself, and how often and for how long the path was entered."""
 
-    __slots__ = ("counts", "entries", "nanoseconds", "pending", "width")
+    __slots__ = ("counts", "entries", "nanoseconds", "pending", "sizes", "width")
 
     def __init__(self) -> None:
         self.entries = 0
         self.nanoseconds = 0
         self.width = 0  # rows one level below
         self.counts: dict[UsageKey, Counts] = _NO_COUNTS
+        self.sizes: CallSizes | None = None
+        """How its calls' sizes are distributed, if their prompts were measured."""
         self.pending: list[tuple[UsageKey, Counts]] | None = None
         """What `settle` adds: counts are added up several times as fast many at once."""
 
@@ -39,6 +42,11 @@ class UsageRow:
             return
         before = self.counts.get(key)
         self.counts[key] = counts if before is None else add_counts(before, counts)
+
+    def add_sizes(self, sizes: CallSizes | None) -> None:
+        """Add how further calls' sizes are distributed."""
+        if sizes is not None:
+            self.sizes = sizes if self.sizes is None else self.sizes + sizes
 
     def settle(self) -> None:
         """Add what is pending."""
@@ -52,7 +60,12 @@ class UsageRow:
     def copy(self) -> UsageRow:
         """Return a row with the same numbers."""
         copy = UsageRow()
-        copy.entries, copy.nanoseconds, copy.width = self.entries, self.nanoseconds, self.width
+        copy.entries, copy.nanoseconds, copy.width, copy.sizes = (
+            self.entries,
+            self.nanoseconds,
+            self.width,
+            self.sizes,
+        )
         if self.counts:
             copy.counts = self.counts.copy()
         return copy
@@ -206,6 +219,7 @@ class UsageTable:
             mine = self.row(path)
             mine.entries += row.entries
             mine.nanoseconds += row.nanoseconds
+            mine.add_sizes(row.sizes)
             for key, counts in row.counts.items():
                 mine.add(key, counts)
 
@@ -214,7 +228,8 @@ class UsageTable:
         found: dict[UsageKey, Counts] = {}
         for row in self.rows.values():
             for key, counts in row.counts.items():
-                found[key] = add_counts(found[key], counts) if key in found else counts
+                if key.part is None:
+                    found[key] = add_counts(found[key], counts) if key in found else counts
         for path, row in self.attribute_rows.items():
             if path.parent is not None and path.parent.frame == ("attribute", name):
                 for key, counts in row.counts.items():

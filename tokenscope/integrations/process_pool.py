@@ -74,6 +74,8 @@ def _pack_others() -> PackedRows:
         for key, spent in row.counts.items():
             # Without entries: those of scopes that a fork has inherited are the parent's.
             table.add(path, key, spent)
+        if row.sizes is not None:
+            table.row(path).add_sizes(row.sizes)
     return pack(table, ROOT)
 
 

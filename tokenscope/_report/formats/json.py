@@ -20,6 +20,13 @@ Version 0.1 reads such files, too, and knows no other names in a tally. So `more
 - `terms`: which service was used, if not the usual one: `{"service_tier": "flex"}`.
 - `priced_by_call`: the price table gave the cost of each call, which used more than tokens, such as searches.
 - `cache_write_1h_tokens`
+
+If prompts were measured, a row has `parts`, sums of input by `part` of the prompt, with the other names of a tally, and:
+
+- `turn`: in which call of its predictor within one entry of the module around it; the first, if it is left out.
+- `view`: `carried`, `made`, `reread`, `changed` or `items`, for counts that repeat others of `parts`.
+
+And it has `call_sizes`: quantiles of the calls' sizes, as `CallSizes.to_dict` writes them.
 """
 
 from __future__ import annotations
@@ -31,8 +38,9 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from tokenscope._report.rows import Row
 from tokenscope._report.snapshot import Snapshot
-from tokenscope._usage.calls import Frame
-from tokenscope._usage.keys import COST_IS_KNOWN, WASTE_REASONS, PriceSource, Terms, UsageKey
+from tokenscope._usage.call_sizes import CallSizes
+from tokenscope._usage.calls import Frame, check_name
+from tokenscope._usage.keys import COST_IS_KNOWN, PART_VIEWS, WASTE_REASONS, PriceSource, PromptPart, Terms, UsageKey
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.price_dates import moment_as_datetime
 from tokenscope._usage.price_list import SOURCES, Price, merged
@@ -93,7 +101,10 @@ def _price(price: Price) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    tallies = [_tally(key, usage) for key, usage in row.usages]
+    tallies = [_tally(key, usage) for key, usage in row.usages if key.part is None]
+    parts = [
+        {"part": part.name, **_marks_of(part), **_tally(key, usage)} for key, usage in row.usages if (part := key.part)
+    ]
     more = [{name: tally.pop(name) for name in _MORE if name in tally} for tally in tallies]
     return {
         "parent": row.parent if row.parent >= 0 else None,
@@ -103,7 +114,14 @@ def _row(row: Row) -> dict[str, Any]:
         "nanoseconds": row.nanoseconds,
         "tallies": tallies,
         **({"more": more} if any(more) else {}),
+        **({"parts": parts} if parts else {}),
+        **({"call_sizes": row.sizes.to_dict()} if row.sizes else {}),
     }
+
+
+def _marks_of(part: PromptPart) -> dict[str, Any]:
+    turn = {"turn": part.turn} if part.turn != 1 else {}
+    return turn | ({"view": part.view} if part.view != "part" else {})
 
 
 def _tally(key: UsageKey, usage: Usage) -> dict[str, Any]:
@@ -193,14 +211,31 @@ def _rows(rows: list[Any], where: str) -> Iterator[Row]:
             tallies = _checked("tallies", row["tallies"], list)
             more = _checked("more", row.get("more", [{}] * len(tallies)), list)
             usages = [_model_usage(*each) for each in zip(tallies, more, strict=True)]
+            parts = _checked("parts", row.get("parts", []), list)
+            usages += [_part_usage(_checked("a part", each, dict)) for each in parts]
+            sizes = CallSizes.from_dict(row["call_sizes"]) if row.get("call_sizes") is not None else None
             entries, nanoseconds = (check_count(name, row[name]) for name in ("entries", "nanoseconds"))
             if nanoseconds > _LONGEST:
                 raise ValueError(f"'nanoseconds' must be at most {_LONGEST:.0e}")  # noqa: TRY301
-            yield Row(parent, frame, entries, nanoseconds, usages)
+            yield Row(parent, frame, entries, nanoseconds, usages, sizes)
         except KeyError as error:
             raise ReportFormatError(f"{where}: row {index} of the report lacks {error}") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise ReportFormatError(f"{where}: row {index} of the report is damaged: {error}") from None
+
+
+def _part_usage(values: dict[str, Any]) -> ModelUsage:
+    part = part_of(values)
+    found = _model_usage({name: value for name, value in values.items() if name not in ("part", "turn", "view")}, {})
+    return found._replace(key=found.key._replace(part=part))
+
+
+def part_of(values: dict[str, Any]) -> PromptPart:
+    """Return the part of prompts that a tally is of, or raise for damaged values."""
+    turn, view = check_count("turn", values.get("turn", 1)), values.get("view", "part")
+    if view not in PART_VIEWS:
+        raise ValueError(f"'view' must be one of {', '.join(PART_VIEWS)}, not {view!r}")
+    return PromptPart(check_name("part", values["part"]), turn, view)
 
 
 def _model_usage(tally: object, more: object) -> ModelUsage:

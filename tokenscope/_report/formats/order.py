@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from tokenscope._report.breakdown import counted
 from tokenscope._report.formats.text import plural
-from tokenscope._report.tree import Node, counted, walk
+from tokenscope._report.tree import Node, walk
 from tokenscope._usage.usage import Usage, sum_usages
 
 T = TypeVar("T")
