@@ -55,7 +55,7 @@ class _Every(_Handler):
 
     def _message(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         text, _ = self.server.provider.reply(prompt, prompt, tag)
-        usage = usage_of(prompt, text, 1)
+        usage = usage_of(prompt, text, 1, tokens_of)
         self.server.provider.charge(tag, usage)
         read = {
             "input_tokens": usage.input_tokens - usage.cache_read_tokens,

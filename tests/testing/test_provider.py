@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from textwrap import dedent
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from support.spending import python
@@ -32,3 +33,11 @@ def test_a_provider_in_a_block():
         assert url == provider.url
     with pytest.raises(OSError, match="refused"):
         urlopen(f"{url}/chat/completions", timeout=10)
+
+
+def test_counting_with_another_tokenizer():
+    """A provider bills as many tokens as a given function counts."""
+    with LoopbackProvider(count_tokens=lambda text: len(text.split())) as provider:
+        body = {"model": "m", "messages": [{"role": "user", "content": "one two three"}]}
+        answer = json.load(urlopen(Request(f"{provider.url}/chat/completions", json.dumps(body).encode())))
+    assert 3 == answer["usage"]["prompt_tokens"] == provider.total.input_tokens

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import time
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
@@ -28,7 +29,13 @@ PLAIN_VALUES: Final = (str, bytes, bytearray, int, float, complex, Decimal, list
 """Types whose objects are neither responses nor streams."""
 
 
-def record_response(response: T, *, provider: str | None = None, model: str | None = None) -> T:
+def record_response(
+    response: T,
+    *,
+    provider: str | None = None,
+    model: str | None = None,
+    messages: str | Sequence[Any] | Mapping[str, Any] | None = None,
+) -> T:
     """Count what a provider's SDK returned, in the current scope, and return it: wrap it around the call.
 
     It reads responses of OpenAI (chat, responses, embeddings) and of compatible APIs, of Anthropic, Google, Mistral, Groq,
@@ -39,12 +46,15 @@ def record_response(response: T, *, provider: str | None = None, model: str | No
         provider: The provider, if the response does not show it: many serve OpenAI's format.
         model: The model, if the response does not name it (Bedrock's does not) or you call it by another name. A name with a
             slash includes the provider: `azure/my-deployment`.
+        messages: What was sent: the text, the messages, or all keyword arguments of the call as a dict, which may hold a system
+            prompt and tools, too. If prompts are measured (`instrument(prompt_parts=True)`), its input is split by role, see
+            `Report.by_part`; otherwise this makes no difference. No text is kept.
 
     Returns:
         The response itself.
 
     Raises:
-        TypeError: `response` is None, text, a stream, or a coroutine that was not awaited.
+        TypeError: `response` is None, text, a stream, or a coroutine that was not awaited; `messages` is of another type.
         ValueError: the response does not name its model, and `model` is not given.
 
     Example:
@@ -63,6 +73,11 @@ def record_response(response: T, *, provider: str | None = None, model: str | No
             f"record_response takes a whole response, and this {kind.__name__} comes in pieces: "
             "pass the stream to record_stream, or the last chunk or the final message to record_response"
         )
+    if messages is not None and not isinstance(messages, (str, Sequence, Mapping)):
+        raise TypeError(
+            "messages must be what was sent: a text, a list of messages, or a dict of the call's keyword arguments, "
+            f"not {type(messages).__name__} {messages!r:.60}"
+        )
     if DISABLED or is_counted(response):
         return response
     try:
@@ -78,7 +93,10 @@ def record_response(response: T, *, provider: str | None = None, model: str | No
     try:
         scope = active() or STATE.root
         outer = lm_call_in_progress()
-        for call in calls_of(source, scope, outer, "response", time.time(), seconds=0, error=None):
+        calls = calls_of(source, scope, outer, "response", time.time(), seconds=0, error=None)
+        if messages is not None and STATE.read_sent is not None:
+            calls[0] = calls[0]._replace(prompt=STATE.read_sent(messages, source.name))
+        for call in calls:
             append(EndedCall(scope, call))
     except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
         internal_error("reading a response")

@@ -77,6 +77,14 @@ PATCHES: Final = (
     Patch("litellm", "embedding", f"{_OURS}.litellm:embed", "proxy"),
     Patch("litellm", "aembedding", f"{_OURS}.litellm:aembed", "proxy"),
 )
+PROMPT_PATCHES: Final = (
+    Patch("dspy.adapters.base", "Adapter.__call__", f"{_DSPY}.prompts:keep_given", "make"),
+    Patch("dspy.adapters.base", "Adapter.acall", f"{_DSPY}.prompts:keep_given", "make"),
+    Patch(_TWO_STEP, "TwoStepAdapter.acall", f"{_DSPY}.prompts:keep_given", "make"),
+    Patch(_BASE_LM, "BaseLM.__init__", f"{_DSPY}.prompts:make_lm"),
+)
+"""What is patched besides, in programs that ask for their prompts by parts."""
 OPTIMIZERS: Final = "dspy.teleprompt.teleprompt"
 """Where the optimizers' base class is: `compile` is wrapped in each of its subclasses, also in those to come."""
 OPTIMIZERS_HOOK: Final = f"{_DSPY}.optimizers"
+PROMPTS_HOOK: Final = f"{_DSPY}.prompts"

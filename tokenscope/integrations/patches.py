@@ -9,15 +9,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
+from tokenscope._scopes.process import STATE
+from tokenscope._usage.prompts import Prompt
 from tokenscope._usage.warnings import internal_error, warn_once
 from tokenscope.integrations.import_hooks import after_import
-from tokenscope.integrations.patch_table import OPTIMIZERS, OPTIMIZERS_HOOK, PATCHES, Patch
+from tokenscope.integrations.patch_table import (
+    OPTIMIZERS,
+    OPTIMIZERS_HOOK,
+    PATCHES,
+    PROMPT_PATCHES,
+    PROMPTS_HOOK,
+    Patch,
+)
 
 
 class _Applied(NamedTuple):
@@ -30,8 +40,8 @@ class _Applied(NamedTuple):
 
 
 _INHERITED: Final = object()
-_PATCHES_OF: Final = {  # the patches of each module whose import is waited for
-    module: tuple(patch for patch in PATCHES if patch.module == module)
+_PATCHES_OF: Final = {  # the patches of each module whose import is waited for; those that measure prompts, outermost
+    module: tuple(patch for patch in (*PATCHES, *PROMPT_PATCHES) if patch.module == module)
     for module in dict.fromkeys(["dspy", *(patch.module for patch in PATCHES), OPTIMIZERS])
 }
 
@@ -50,14 +60,22 @@ class _Registry:
 _registry: Final = _Registry()
 
 
-def instrument() -> None:
+def instrument(*, prompt_parts: bool | None = None) -> None:
     """Apply every patch whose module is imported, now or later. Done by `import tokenscope`; does nothing a second time.
+
+    Args:
+        prompt_parts: Whether to measure which part of each prompt has how many tokens: instructions, demos, inputs, and so on
+            (see `Report.by_part`). It costs some microseconds a call, and making the first `dspy.LM` takes up to a second
+            longer: a tokenizer is loaded. None leaves it as it is: off, unless `TOKENSCOPE_PROMPT_PARTS=1` is in the
+            environment when tokenscope is imported.
 
     Example:
         >>> import tokenscope
         >>> tokenscope.uninstrument()
         >>> tokenscope.instrument()
     """
+    if prompt_parts is not None:
+        _switch_prompt_parts(on=prompt_parts)
     _registry.is_active = True
     for module in _PATCHES_OF:
         if module in sys.modules:
@@ -71,13 +89,34 @@ def uninstrument() -> None:
     Calls that are on their way are still counted when they end.
     """
     _registry.is_active = False
-    while _registry.applied:
-        patch, applied = _registry.applied.popitem()
-        _undo(applied)
-        _registry.undone[patch] = applied
+    STATE.read_prompt = None
+    for patch in reversed(applied()):
+        _take_back(patch)
     if _registry.release_optimizers is not None:
         _registry.release_optimizers()
         _registry.release_optimizers = None
+
+
+def _switch_prompt_parts(*, on: bool) -> None:
+    STATE.splits_prompts = on
+    STATE.read_sent = _read_sent if on else None
+    if not on:
+        STATE.read_prompt = None
+        for patch in reversed(applied()):
+            if patch in PROMPT_PATCHES:
+                _take_back(patch)
+
+
+def _read_sent(sent: Any, model: str) -> Prompt | None:
+    from tokenscope._prompts.sent import read_sent
+
+    return read_sent(sent, model)
+
+
+def _take_back(patch: Patch) -> None:
+    done = _registry.applied.pop(patch)
+    _undo(done)
+    _registry.undone[patch] = done
 
 
 def is_active() -> bool:
@@ -116,8 +155,12 @@ def _on_import(module: ModuleType) -> None:
                 if each.startswith("dspy.") and each in sys.modules:
                     _on_import(sys.modules[each])
         for patch in _PATCHES_OF.get(name, ()):
-            if patch not in _registry.applied:
+            if patch not in _registry.applied and (STATE.splits_prompts or patch not in PROMPT_PATCHES):
                 _apply(patch, module)
+        if name == "dspy" and STATE.splits_prompts and STATE.read_prompt is None:
+            prompts = import_module(PROMPTS_HOOK)
+            prompts.prepare()
+            STATE.read_prompt = prompts.read_prompt
         if name == OPTIMIZERS and _registry.release_optimizers is None:
             _registry.release_optimizers = import_module(OPTIMIZERS_HOOK).adopt_optimizers(module)
     except Exception:  # noqa: BLE001
@@ -268,3 +311,7 @@ def _undo(applied: _Applied) -> None:
         delattr(applied.owner, applied.attribute)
     else:
         setattr(applied.owner, applied.attribute, applied.original)
+
+
+if os.environ.get("TOKENSCOPE_PROMPT_PARTS", "") not in ("", "0"):
+    _switch_prompt_parts(on=True)

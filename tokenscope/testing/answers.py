@@ -88,13 +88,13 @@ def _text(message: Any) -> str:
     return "\n".join(part.get("text") or "" for part in content if isinstance(part, dict))
 
 
-def usage_of(prompt: str, text: str, number: int) -> Usage:
+def usage_of(prompt: str, text: str, number: int, count: Callable[[str], int]) -> Usage:
     """Return the usage to report for an answer, of which there are `number` choices."""
     reasoning_tokens = int(instruction(r"reasoning (\d+)", prompt) or 0)
     return Usage(
         calls=1,
-        input_tokens=tokens_of(prompt),
-        output_tokens=number * tokens_of(text) + reasoning_tokens,
+        input_tokens=count(prompt),
+        output_tokens=number * count(text) + reasoning_tokens,
         cache_read_tokens=int(instruction(r"cached (\d+)", prompt) or 0),
         reasoning_tokens=reasoning_tokens,
     )

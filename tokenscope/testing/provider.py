@@ -26,7 +26,7 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -43,6 +43,7 @@ class LoopbackProvider:
         answer: Given a field's name and the prompt, returns the field's value, or None for a made-up one. It is also asked for
             `tool_calls` if a request offers tools: a list of `{"name": ..., "args": {...}}`, or None to answer in text.
         latency: The least number of seconds that a call takes.
+        count_tokens: Given a text, returns how many tokens it has. Without it, four bytes of text are a token.
 
     Example:
         >>> import json, urllib.request
@@ -55,9 +56,15 @@ class LoopbackProvider:
         True
     """
 
-    def __init__(self, answer: Answer | None = None, latency: float = 0.0) -> None:
+    def __init__(
+        self,
+        answer: Answer | None = None,
+        latency: float = 0.0,
+        count_tokens: Callable[[str], int] = tokens_of,
+    ) -> None:
         self._answer: Answer = answer or (lambda _field, _prompt: None)
         self.latency = latency
+        self.count_tokens = count_tokens
         self._lock = threading.Lock()
         self._bill: dict[str, Usage] = defaultdict(Usage)
         self._failed: set[str] = set()
@@ -179,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         calls = provider.tool_calls(body, prompt)
         text, garbled = (json.dumps(calls), False) if calls else provider.reply(prompt, last, tag)
         number = int(body.get("n") or 1)
-        usage = usage_of(prompt, text, number)
+        usage = usage_of(prompt, text, number, provider.count_tokens)
         reported = _reported(usage, "prompt", "completion")
         common = {"id": "chatcmpl-loopback", "created": int(time.time()), "model": body["model"]} | _service(body)
         provider.charge(tag, usage, garbled=garbled)
@@ -200,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _responses(self, body: dict[str, Any], prompt: str, last: str, tag: str) -> None:
         text, garbled = self.server.provider.reply(prompt, last, tag)
-        usage = usage_of(prompt, text, 1)
+        usage = usage_of(prompt, text, 1, self.server.provider.count_tokens)
         self.server.provider.charge(tag, usage, garbled=garbled)
         common = {"id": "resp-loopback", "object": "response", "created_at": int(time.time()), "model": body["model"]}
         tools = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
@@ -212,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _embeddings(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
-        usage = Usage(calls=1, input_tokens=tokens_of(prompt))
+        usage = Usage(calls=1, input_tokens=self.server.provider.count_tokens(prompt))
         self.server.provider.charge(tag, usage)
         data = [{"object": "embedding", "index": i, "embedding": [0.1, 0.2]} for i in range(len(texts))]
         counts = {"prompt_tokens": usage.input_tokens, "total_tokens": usage.input_tokens}
@@ -220,7 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _system_one(self, body: dict[str, Any], prompt: str, tag: str) -> None:
         """Answer a request to the API that `dspy.experimental.TypeSafe` calls."""
-        usage = Usage(calls=1, input_tokens=tokens_of(prompt), output_tokens=len(body["questions"]))
+        usage = Usage(
+            calls=1, input_tokens=self.server.provider.count_tokens(prompt), output_tokens=len(body["questions"])
+        )
         self.server.provider.charge(tag, usage)
         answers = {name: {"type": "noul", "noul": 0.9} for name in body["questions"]}
         counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}

@@ -28,6 +28,7 @@ from tokenscope._scopes.recording import path_of
 from tokenscope._scopes.scope import Scope, open_scope
 from tokenscope._usage.calls import Call
 from tokenscope._usage.keys import Terms, UsageKey, key_of
+from tokenscope._usage.prompts import Prompt
 from tokenscope._usage.usage import ZERO_COUNTS, Counts, sum_counts
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations import usage_watchers
@@ -74,6 +75,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         Counts
     ] = ()  # what the program has recorded by hand inside this call: the LM may report the same
     requests: Sequence[Request] = ()
+    prompt: Prompt | None = None  # what was asked, measured by parts, if a program wants to know
     saved: Any = None  # the usage of a cached answer, if the cache still has it
     terms: Terms = ()  # which service was used, if not the usual one
     kept_for_an_hour: Mapping[
@@ -248,7 +250,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         path = path_of(scope) if scope.path.parent is None else scope.path
         seconds = self.nanoseconds / 1e9
         call: Call = _new_tuple(
-            Call, (path, key, counts, self.started, seconds, error, None, False, scope.all_attributes)
+            Call, (path, key, counts, self.started, seconds, error, None, False, scope.all_attributes, self.prompt)
         )
         self.found = call
         return call
@@ -393,7 +395,10 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
         # As `settings.usage_tracker`, without its look-up in Python.
         replaced = _get(overrides if "usage_tracker" in overrides else main_thread_config, "usage_tracker")
         kind = CallTracker if replaced is None or type(replaced) is CallTracker else ReplacingTracker
-        return kind(lm, outer, scope, overrides, replaced, reserved=reserved)
+        call = kind(lm, outer, scope, overrides, replaced, reserved=reserved)
+        if STATE.read_prompt is not None:
+            call.prompt = STATE.read_prompt(lm, args, kwargs, scope)
+        return call
     except Exception:  # noqa: BLE001
         if reserved:
             release(scope)
