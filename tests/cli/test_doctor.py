@@ -22,7 +22,7 @@ import tokenscope
 from tokenscope import record_tokens, set_price
 from tokenscope._usage.custom_prices import forget_prices
 from tokenscope.cli import main
-from tokenscope.cli.doctor.checks import Finding, compared, installation
+from tokenscope.cli.doctor.checks import CheckResult, compared, installation
 from tokenscope.cli.doctor.models import prices, trial
 from tokenscope.cli.doctor.report import as_json, as_text, examine, failed
 from tokenscope.integrations.patches import PATCHES
@@ -438,9 +438,9 @@ def test_a_trial_that_does_not_add_up():
 def test_text_and_json_say_the_same():
     """Each finding is a line below its topic. Control characters are made visible."""
     findings = [
-        Finding("versions", "ok", "a"),
-        Finding("patches", "problem", "b\n\x1b"),
-        Finding("patches", "note", "c"),
+        CheckResult("versions", "ok", "a"),
+        CheckResult("patches", "problem", "b\n\x1b"),
+        CheckResult("patches", "note", "c"),
     ]
     assert [
         "versions",

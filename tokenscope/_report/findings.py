@@ -1,6 +1,6 @@
 """Findings: what stands out in a report or a diff, as sentences. Where nothing stands out, there is no sentence.
 
-For example: "searcher spends 51% of the tokens." "12% of the tokens ($0.42) were wasted on failed parses, most in writer."
+What could be saved comes first: see `advice`. For example: "searcher spends 51% of the tokens."
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
+from tokenscope._report.advice import advice
 from tokenscope._report.changes import Change, Comparison
 from tokenscope._report.formats.text import compared, dollars, listed, money, plural, printable, share
 from tokenscope._report.snapshot import Snapshot
@@ -20,9 +21,14 @@ Write = Callable[[str], str]
 
 
 def findings(snapshot: Snapshot, write: Write = printable) -> list[str]:
-    """Return who spends most, what was wasted and why, and what the cache saved, each as a sentence. `write` writes a name."""
-    found = (_spenders, _model, _waste, _calls)
-    return [sentence for find in found for sentence in find(snapshot, snapshot.total, write)]
+    """Return what could be saved, who spends most, what was wasted and why, and what the cache saved, each as a sentence.
+
+    `write` writes a name.
+    """
+    advised = advice(snapshot, write)
+    is_said = any(each.kind == "waste" for each in advised)
+    found = (_spenders, _model, *(() if is_said else (_waste,)), _calls)
+    return [*map(str, advised), *(sentence for find in found for sentence in find(snapshot, snapshot.total, write))]
 
 
 def findings_of_diff(diff: Comparison, write: Write = printable) -> list[str]:

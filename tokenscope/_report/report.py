@@ -12,6 +12,7 @@ from tokenscope._report.changes import Comparison, changes_between
 from tokenscope._report.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from tokenscope._report.advice import Finding
     from tokenscope._report.forecast import Forecast
     from tokenscope._report.formats import Options
     from tokenscope._report.formats.terminal import Drawing
@@ -111,15 +112,38 @@ class Report(Snapshot):
 
         return forecast(self, samples, to, (line(dict(record)) for record in records))
 
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what makes the run cost more than it needs to, and what to do about it: at most ten, ranked by money.
+
+        Each is a sentence with its numbers: demos, instructions, tools, a field, the format, the history or media that are most
+        of a predictor's input; results of tools that are read again and again, and conversations that grow; a context window
+        that is nearly full; a provider's cache that is not used; and waste. All but waste need measured prompts (see `by_part`).
+
+        A finding rests on at least five calls, and would save at least 3% of the run's cost, or of its tokens if no price is
+        known. What it would save is an estimate: the tokens that the advice leaves out, at their price in this run. It does not
+        say whether the answers stay as good.
+
+        Example:
+            >>> from tokenscope import token_scope
+            >>> with token_scope("pipeline") as scope:
+            ...     pass  # run a DSPy program here
+            >>> for finding in scope.report().findings():
+            ...     print(finding)
+        """
+        from tokenscope._report.advice import advice
+
+        return advice(self)
+
     def render(self, format: str = "tree", **options: Unpack[Options]) -> str:  # noqa: A002 - the usual word
         """Return the report as plain text.
 
         Args:
             format: `tree`, `table`, `markdown`, `html`, `json`, `csv`, `speedscope` or `folded`.
-            **options: What is shown, and how. For every format: `by="model"` (or `module`, `predictor`, `operation`, or the name
-                of an attribute) for a flat list instead of the tree, and `depth=2` for so many levels. For some formats:
+            **options: What is shown, and how. For every format: `by="model"` (or `module`, `predictor`, `operation`, `part`, or
+                the name of an attribute) for a flat list instead of the tree, and `depth=2` for so many levels. For some formats:
                 `sort="cost"` (or `tokens`, `calls`, `time`, `name`), `top=20` rows at most (`tree` has 60; None for all),
-                `min_share=0.01` of the total at least, and the tree's `width`, in cells.
+                `min_share=0.01` of the total at least, the tree's `width`, in cells, and `parts=True` for the parts of prompts
+                by predictor, if they were measured.
 
         Raises:
             ValueError: there is no such format, or an option has a wrong value.

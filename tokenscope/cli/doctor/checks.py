@@ -43,7 +43,7 @@ _WATCHERS: Final = _PLATFORMS | {prefix + topic for prefix in _PREFIXES for topi
 _CALLBACKS: Final = ("callbacks", "input_callback", "success_callback", "failure_callback", "_async_success_callback")
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """The result of one check: what it is about, `ok`, `note` or `problem`, and a sentence. A check returns the last two."""
 
     about: str

@@ -16,7 +16,7 @@ from tokenscope.cli.doctor.checks import (
     NOTE,
     OK,
     PROBLEM,
-    Finding,
+    CheckResult,
     import_dspy,
     installation,
     others,
@@ -29,7 +29,7 @@ _USUAL: Final = "openai/gpt-4o-mini"
 _STYLES: Final = {OK: "green", NOTE: "yellow", PROBLEM: "bold red"}
 
 
-def examine(models: Sequence[Any] = (), *, fresh: bool = False) -> list[Finding]:
+def examine(models: Sequence[Any] = (), *, fresh: bool = False) -> list[CheckResult]:
     """Return the findings about this process: whether everything that DSPy spends is counted, and counted once.
 
     Args:
@@ -37,16 +37,16 @@ def examine(models: Sequence[Any] = (), *, fresh: bool = False) -> list[Finding]
         fresh: This process was started for the checks: they import the modules to patch, and make calls to a server on
             loopback. Otherwise they look only at what is loaded, and call and change nothing.
     """
-    installed = [Finding("versions", *each) for each in installation()]
-    findings = [*(Finding("versions", *each) for each in versions()), *installed]
+    installed = [CheckResult("versions", *each) for each in installation()]
+    findings = [*(CheckResult("versions", *each) for each in versions()), *installed]
     if failed(installed):  # what else is to be imported may be another project's
         return findings
     if fresh:  # litellm would fetch its prices when it is imported
         os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    findings.append(Finding("patches", *import_dspy(fresh=fresh)))
+    findings.append(CheckResult("patches", *import_dspy(fresh=fresh)))
     if findings[-1].mark != OK:
         return findings
-    findings += [Finding("patches", *each) for each in patches(fresh=fresh)]
+    findings += [CheckResult("patches", *each) for each in patches(fresh=fresh)]
 
     import dspy
 
@@ -62,20 +62,20 @@ def examine(models: Sequence[Any] = (), *, fresh: bool = False) -> list[Finding]
         "others": others({name for name, _, _ in engines}),
         "trial": trials() if fresh else (),
     }
-    return findings + [Finding(about, *each) for about, results in checks.items() for each in results]
+    return findings + [CheckResult(about, *each) for about, results in checks.items() for each in results]
 
 
-def failed(findings: Iterable[Finding]) -> bool:
+def failed(findings: Iterable[CheckResult]) -> bool:
     """Return whether there is a problem."""
     return any(finding.mark == PROBLEM for finding in findings)
 
 
-def as_text(findings: Sequence[Finding]) -> str:
+def as_text(findings: Sequence[CheckResult]) -> str:
     """Return a line for each finding, as standard output can show it."""
     return Drawing(lambda _width, _ascii_only: _lines(findings)).on(sys.stdout)
 
 
-def _lines(findings: Sequence[Finding]) -> Iterator[Line]:
+def _lines(findings: Sequence[CheckResult]) -> Iterator[Line]:
     for about, group in groupby(findings, key=lambda finding: finding.about):
         yield [(about, "bold")]
         for finding in group:
@@ -85,7 +85,7 @@ def _lines(findings: Sequence[Finding]) -> Iterator[Line]:
     yield [(found, _STYLES[PROBLEM if problems else OK])]
 
 
-def as_json(findings: Sequence[Finding]) -> str:
+def as_json(findings: Sequence[CheckResult]) -> str:
     """Return the findings as JSON, for programs."""
     report = {
         "format": FORMAT,
