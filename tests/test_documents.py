@@ -18,6 +18,7 @@ import pytest
 from support.browser import missing
 
 import tokenscope
+from tokenscope._prompts import meter
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("tokenscope._usage.custom_prices._custom", {})
     monkeypatch.setattr(dspy, "cache", dspy.cache)
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
+    meter.forget()  # what it has learned from other tests makes other estimates
     before = dspy.settings.lm
     with LoopbackProvider() as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
@@ -107,6 +109,7 @@ def test_pages(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             own = run(page).get("provider")
         finally:
             dspy.configure(lm=before)
+            tokenscope.instrument(prompt_parts=False)
     if own is not None:
         own.__exit__(None, None, None)
 

@@ -32,14 +32,18 @@ if TYPE_CHECKING:
     from tokenscope._processes.shipment import Shipment, receive, ship
     from tokenscope._providers.responses import record_response
     from tokenscope._providers.streams import record_stream
+    from tokenscope._report.advice import Finding
+    from tokenscope._report.breakdown import Breakdown
     from tokenscope._report.changes import Change
     from tokenscope._report.forecast import Forecast
+    from tokenscope._report.parts import Reread
     from tokenscope._report.record import Record
     from tokenscope._report.report import Diff, Report
-    from tokenscope._report.tree import Breakdown, Node
+    from tokenscope._report.tree import Node
     from tokenscope._report.waste import Waste
     from tokenscope._tracker.sinks import JSONLSink
     from tokenscope._tracker.tracker import TokenTracker, get_tracker
+    from tokenscope._usage.call_sizes import CallSizes
     from tokenscope._usage.custom_prices import set_price
     from tokenscope._usage.price_list import Price
 
@@ -47,8 +51,10 @@ __all__ = [
     "Breakdown",
     "Budget",
     "BudgetExceeded",
+    "CallSizes",
     "Change",
     "Diff",
+    "Finding",
     "Forecast",
     "JSONLSink",
     "Node",
@@ -56,6 +62,7 @@ __all__ = [
     "Record",
     "Report",
     "ReportFormatError",
+    "Reread",
     "Scope",
     "Shipment",
     "TokenScopeError",
@@ -116,9 +123,13 @@ _LAZY = {
     "record_response": "_providers.responses",
     "record_stream": "_providers.streams",
     "Change": "_report.changes",
+    "Finding": "_report.advice",
+    "Reread": "_report.parts",
+    "CallSizes": "_usage.call_sizes",
     "Forecast": "_report.forecast",
     **dict.fromkeys(("Diff", "Report"), "_report.report"),
-    **dict.fromkeys(("Breakdown", "Node"), "_report.tree"),
+    "Node": "_report.tree",
+    "Breakdown": "_report.breakdown",
     "Waste": "_report.waste",
     "Record": "_report.record",
     "JSONLSink": "_tracker.sinks",

@@ -354,6 +354,21 @@ with LoopbackProvider() as provider:
 """
 
 
+def test_findings(tmp_path):
+    """What could be saved is written last."""
+    code = """
+import dspy
+from tokenscope.testing import LoopbackProvider
+with LoopbackProvider() as provider:
+    dspy.configure(lm=provider.lm())
+    for n in range(6):
+        dspy.Predict("question -> answer")(question=f"<<bill {n}>> <<garble once>>")
+"""
+    last = run(program(tmp_path, code)).told.splitlines()[-1]
+    assert last.startswith("- ")
+    assert "were wasted on failed parses: 6 of 12 calls" in last
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_dspy(fails, tmp_path):
     """The tokens of a DSPy program equal the provider's bill, even if the program fails."""
@@ -365,6 +380,20 @@ def test_dspy(fails, tmp_path):
     assert tokens == counted(done.told)
     assert re.search(r"^└─ writer|^Agent +4 ", done.told, re.MULTILINE)
     assert fails == ("RuntimeError: late" in done.stderr)
+
+
+def test_parts_of_prompts(tmp_path):
+    """`--parts` measures prompts, in the program and in programs that it starts, and shows their parts below each predictor."""
+    code = "import os; print('switched on:', os.environ['TOKENSCOPE_PROMPT_PARTS'])\n" + DSPY.replace("FAIL", "")
+    done = run("--parts", "-o", "r.json", program(tmp_path, code), cwd=tmp_path)
+    report = Report.load(tmp_path / "r.json")
+
+    assert "switched on: 1" == done.stdout.decode().splitlines()[0]
+    assert report.total.input_tokens == sum(usage.input_tokens for usage in report.by_part().values())
+    assert "instructions" in report.by_part()
+    assert re.search(r"^ +[a-z:]+ \d+% · .*instructions \d+%|^ +instructions \d+% · ", done.told, re.MULTILINE)
+    assert "Parts of input are estimates, measured " in done.told
+    assert done.told.endswith("report written to r.json\n")
 
 
 # -- signals ------------------------------------------------------------------------------------------------------------

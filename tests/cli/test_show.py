@@ -16,6 +16,7 @@ import pytest
 from cli.test_cli import CLEAN, tokenscope_command
 from click.testing import CliRunner
 from support.formats import HOSTILE, PRICED, deep, hostile, huge, usage
+from support.prompts import MEASURED
 from support.reports import build, made
 from support.spending import spend
 from support.terminal import in_a_terminal
@@ -120,6 +121,18 @@ def test_show_by(by, form, folder):
     )
 
 
+def test_show_parts(folder):
+    """`--parts` shows the parts of prompts in the formats that have a place for them."""
+    MEASURED.save("measured.json")
+
+    assert MEASURED.render("tree", parts=True) + "\n" == ran("show", "measured.json", "--parts")
+    assert MEASURED.render("tree") + "\n" == ran("show", "measured.json")
+    assert MEASURED.render("markdown") == ran("show", "measured.json", "--parts", "--format", "markdown")
+    assert "csv has no option 'parts'" in refused("show", "measured.json", "--parts", "--format", "csv")
+    assert MEASURED.render("tree", by="part") + "\n" == ran("show", "measured.json", "--by", "part")
+    assert "No prompt was measured" in ran("show", "priced.json", "--parts")
+
+
 def test_by_what_there_is():
     """The command line offers every breakdown."""
     with pytest.raises(ValueError, match="no breakdown by 'size'") as error:
@@ -139,7 +152,7 @@ def test_by_an_attribute(folder):
 
     lines = ran("show", "users.json", "--by", "user", "--format", "csv").splitlines()
     assert ["bob,scope", "alice,scope", "(none),scope"] == [",".join(line.split(",")[:2]) for line in lines[1:]]
-    assert "no breakdown by 'usr'; there are model, module, predictor, operation, user. Try" in refused(
+    assert "no breakdown by 'usr'; there are model, module, predictor, operation, part, user. Try" in refused(
         "show", "users.json", "--by", "usr"
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tokenscope import Budget
+from tokenscope._scopes.process import STATE
 from tokenscope._usage import warnings as token_warnings
 from tokenscope._usage.custom_prices import forget_prices
 from tokenscope.pytest_plugin.baseline import Baseline
@@ -124,6 +125,44 @@ def test_tokens_by_test(run):
     }
     assert {**expected, "total": sum(expected.values())} == table(result)
     result.stdout.fnmatch_lines(["*total of 10 tests, 1 of them without a call"])
+
+
+PROMPTS = """
+import dspy
+from tokenscope.testing import LoopbackProvider
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_it(n):
+    with LoopbackProvider() as provider, dspy.context(lm=provider.lm()):
+        for _ in range(n):
+            dspy.Predict("question -> answer")(question="Why do leaves turn red?")
+def test_idle(): pass
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_parts_of_prompts(run, workers):
+    """`--tokens-parts` measures prompts and adds up their parts, with pytest-xdist, too, until the session ends."""
+    result = run(PROMPTS, "--tokens-parts", *(["-n", str(workers)] if workers else []), subprocess=True)
+    text = result.stdout.str()
+    rows = re.findall(r"^ *([\d,]+) +(?:\d+|<1)%  [\w:]+$", text, re.MULTILINE)
+    (total,) = re.findall(r"^ *[\d,]+ +([\d,]+) .* total of 3 tests", text, re.MULTILINE)
+
+    result.assert_outcomes(passed=3)
+    assert int(total.replace(",", "")) == sum(int(tokens.replace(",", "")) for tokens in rows) > 0
+    result.stdout.fnmatch_lines(
+        ["*input by part of the prompt*", "tokens  share  part", "* instructions", "Parts of input*"]
+    )
+
+
+def test_parts_of_no_prompt(run):
+    """Without any measured prompt, a line says so. When the session ends, prompts are no longer measured."""
+    recorded = run("def test_it(): spend(7)\n", "--tokens-parts").stdout.str()
+
+    assert STATE.read_prompt is None
+    assert "No prompt was measured" in recorded
+    assert "input by part" not in run("def test_it(): spend(7)\n", "--tokens").stdout.str()
+    assert "no prompt was sent" in run("def test_it(): pass\n", "--tokens-parts").stdout.str()
 
 
 def test_a_test_that_pays(run):

@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from rich.console import Console
 from support.formats import DIFF, HOSTILE, HUGE, NEW, OLD, PRICED, deep, hostile, huge, usage
+from support.prompts import FEWER_DEMOS, MEASURED, call, measured_row
 from support.reports import build, made
 from support.spending import python
 
@@ -360,3 +361,46 @@ def test_importing_reports_loads_no_formats():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "False False\n" == done.stdout
+
+
+def test_parts_of_prompts():
+    """Below the table, a line for each predictor says which parts of its prompts changed, as many as fit into the width."""
+    diff = FEWER_DEMOS.diff(MEASURED)
+    back = MEASURED.diff(FEWER_DEMOS)
+
+    assert [
+        "Research.writer: demos +1,380 tokens a call (460 -> 1,840)",
+        "Research.judge: history -90 tokens a call (gone)",
+    ] == diff.render().splitlines()[-2:]
+    assert "Research.judge: history +90 tokens a call (new)" == back.render().splitlines()[-1]
+    assert [("demos", 460, 1840), ("history", 90, 0)] == [
+        (each["part"], each["before"], each["after"]) for each in json.loads(diff.render("json"))["tokens_a_call"]
+    ]
+    assert "tokens_a_call" not in json.loads(DIFF.render("json"))
+
+
+def test_many_parts_of_prompts():
+    """Of many parts and predictors, those that changed most are named, and it is said how many there are besides."""
+
+    def report(tokens: int) -> Report:
+        pieces = {f"input_{name}": tokens + 10 * n for n, name in enumerate("abcdefgh")}
+        rows = [measured_row(-1, Frame("dspy", f"p {n:02}"), 1, 1.0, [call(**pieces)]) for n in range(12)]
+        return Report.from_rows(rows, scoped=False)
+
+    lines = report(100).diff(report(200)).render(width=80).splitlines()
+
+    assert "The prompts of 2 more predictors changed." == lines[-1]
+    assert "p 00: input:a +100 tokens a call (100 -> 200), and 7 more" == lines[-11]
+    assert all(cell_len(line) <= 80 for line in lines[-11:])
+
+
+def test_parts_that_changed_while_tokens_did_not():
+    """If only the split of the input changed, the diff says so, though nothing else has changed."""
+
+    def report(**pieces: float) -> Report:
+        return Report.from_rows([measured_row(-1, Frame("dspy", "p"), 1, 1.0, [call(**pieces)])], scoped=True)
+
+    text = report(demos=60, fields=40).diff(report(demos=70, fields=30)).render()
+
+    assert text.startswith("nothing changed")
+    assert text.endswith("\np: demos +10 tokens a call (60 -> 70), fields -10 (40 -> 30)")

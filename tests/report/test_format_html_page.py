@@ -8,10 +8,12 @@ import time
 import pytest
 from support.browser import BACKGROUNDS, chromium, look, press, problems, violations
 from support.formats import DIFF, HOSTILE, PRICED, deep, hostile, huge, usage
+from support.prompts import FEWER_DEMOS, MEASURED
 from support.reports import build, made
 
 from tokenscope import Report
 from tokenscope._report.formats.text import printable
+from tokenscope._report.snapshot import pivot
 from tokenscope._usage.calls import Frame
 
 pytestmark = pytest.mark.slow
@@ -564,6 +566,53 @@ def test_an_empty_diff(show):
     assert "Nothing changed: 33,800 tokens" in run(show(PRICED.diff(PRICED)), "return document.body.innerText")
 
 
+# -- prompts by part ---------------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_prompts(show):
+    """Rows have a bar of their input by part, which text repeats, and a section tells the parts of each predictor's prompts."""
+    chrome = show(MEASURED)
+    rows = "return [...document.querySelectorAll('#tree [aria-level]')].map((row) => row.querySelector('.prompt').textContent)"
+    tables = "return [...document.querySelectorAll('#predictors [open] table')].map((table) => table.innerText)"
+    shares = dict(zip(names(chrome), run(chrome, rows), strict=True))
+
+    assert (
+        "demos 66%, input:context 18%, instructions 6%, format 5%, fields 3%, input:question 1%, other <1%"
+        == shares["writer"]
+    )
+    assert "" == shares["search"] == shares["ingest"]
+    assert ["Parts", "Input by turn", "Tools"] == [
+        text.splitlines()[0] for text in run(chrome, tables) if not text.startswith("Size of a call")
+    ]
+    click(chrome, "#predictors details:nth-child(2) summary")
+    assert "demos\t36,800\t66%\t1,840\t4,370\t$0.0082" in "".join(run(chrome, tables))
+    assert "measured with o200k_base and by bytes" in run(chrome, "return document.body.innerText")
+
+
+def test_without_measured_prompts(show):
+    """A page of a report without measured prompts has no column, legend and section of them."""
+    chrome = show(PRICED)
+
+    assert not run(chrome, "return document.querySelector('.prompt, .stack')")
+    assert not run(
+        chrome, "return ['prompts', 'tree-legend'].some((id) => document.getElementById(id).checkVisibility())"
+    )
+
+
+def test_a_bar_by_part_is_as_wide_as_its_shares(show):
+    """The pieces of a bar are as wide as their shares. On a phone, too, the bar and the tables fit on the page."""
+    chrome = show(MEASURED)
+    widths = """
+        const rows = [...document.querySelectorAll('#tree [aria-level]')];
+        const bar = rows.find((row) => row.querySelector('.name').textContent === 'writer').querySelector('.stack');
+        return [...bar.children].map((piece) => piece.getBoundingClientRect().width / bar.getBoundingClientRect().width);
+    """  # instructions, fields, format, demos, the inputs, other
+
+    assert [0.06, 0.03, 0.05, 0.66, 0.18, 0.01, 0.0] == pytest.approx(run(chrome, widths), abs=0.03)
+    look(chrome, width=390)
+    assert run(chrome, "return document.documentElement.scrollWidth") <= 390
+
+
 # -- for everybody, and for large reports -----------------------------------------------------------------------------------
 
 
@@ -578,6 +627,9 @@ def ten_thousand():
 
 PAGES = {
     "priced": lambda: PRICED,
+    "measured": lambda: MEASURED,
+    "by part": lambda: pivot(MEASURED, "part"),
+    "measured diff": lambda: FEWER_DEMOS.diff(MEASURED),
     "hostile": hostile,
     "diff": lambda: DIFF,
     "hostile diff": lambda: hostile().diff(PRICED),

@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 import pytest
 from support.browser import chromium, look, problems
 from support.formats import HOSTILE, PRICED, deep, golden, hostile, huge
+from support.prompts import MEASURED, call, measured_row
 from support.reports import made
 
 from tokenscope import Report, record_tokens, token_scope
 from tokenscope._report.formats.text import printable
+from tokenscope._usage.calls import Frame
 
 
 class Fragment(HTMLParser):
@@ -124,3 +126,14 @@ def test_in_a_browser(tmp_path):
 def test_no_more_rows_than_needed():
     """A row without anything below it does not fold."""
     assert 5 == len(re.findall("<details", PRICED._repr_html_())) + 1
+
+
+def test_parts_of_prompts():
+    """Below each predictor with measured prompts stands a line of their parts; hostile names of parts are escaped."""
+    shown = MEASURED._repr_html_()
+
+    assert 4 == shown.count("</bdi></div>")
+    assert "demos 66% · input:context 18% · " in shown
+    assert "measured with o200k_base and by bytes" in shown
+    row = measured_row(-1, Frame("dspy", "it"), 1, 1.0, [call(**{"input_<script>": 9})])
+    assert "input:&lt;script&gt; 100%" in Report.from_rows([row], scoped=True)._repr_html_()

@@ -181,12 +181,16 @@ def test_the_footer_says_what_the_columns_do_not():
 
 
 def test_a_deep_tree():
-    """10,000 levels are drawn without recursion, within seconds. Below level 30 a line shows its level."""
-    report = chain(10_000)
-    began = time.process_time()
-    lines = report.render(top=None).splitlines()
+    """10,000 levels are drawn without recursion, in about ten times as long as 1,000. Below level 30 a line shows its level."""
+    times: list[float] = []
+    lines: list[str] = []
+    for depth in (1_000, 1_000, 10_000):
+        report = chain(depth)
+        began = time.process_time()
+        lines = report.render(top=None).splitlines()
+        times.append(time.process_time() - began)
 
-    assert time.process_time() - began < 5
+    assert times[2] < 40 * min(times[:2])
     assert 20_001 == len(lines)
     assert all(cell_len(line) <= 120 for line in lines)
     assert any(line.startswith("9,999> level 9999") for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.formats import GOLDEN, PRICED, golden
+from support.prompts import FEWER_DEMOS, MEASURED
 
 from tokenscope import Report
 from tokenscope._report.formats.analysis import render as analysis
@@ -45,6 +46,28 @@ def test_diff(form, suffix):
 def test_flat(by):
     """Each flat report equals its golden file."""
     golden(f"report.by-{by}.txt", pivot(PRICED, by).render("tree") + "\n")
+
+
+def test_parts():
+    """The tree with the parts of prompts, at two widths, equals its golden files."""
+    golden("parts.txt", MEASURED.render("tree", parts=True) + "\n")
+    golden("parts.narrow.txt", MEASURED.render("tree", parts=True, width=60, ascii_only=True) + "\n")
+
+
+def test_by_part():
+    """The breakdown by part equals its golden file. Its total has no calls, because parts have these in common."""
+    golden("parts.by-part.txt", MEASURED.render("tree", by="part") + "\n")
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("text", "txt"), ("markdown", "md")])
+def test_diff_of_parts(form, suffix):
+    """The diff of two reports with measured prompts equals its golden file."""
+    golden(f"parts.diff.{suffix}", FEWER_DEMOS.diff(MEASURED).render(form).rstrip("\n") + "\n")
+
+
+def test_markdown_of_parts():
+    """The document with the parts by predictor equals its golden file."""
+    golden("parts.md", MEASURED.render("markdown"))
 
 
 def test_the_golden_report_loads():

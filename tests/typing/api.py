@@ -18,10 +18,12 @@ from starlette.types import ASGIApp
 import tokenscope
 from tokenscope import (
     Breakdown,
+    CallSizes,
     Budget,
     BudgetExceeded,
     Change,
     Diff,
+    Finding,
     Forecast,
     JSONLSink,
     Node,
@@ -29,6 +31,7 @@ from tokenscope import (
     Record,
     Report,
     ReportFormatError,
+    Reread,
     Scope,
     Shipment,
     TokenScopeError,
@@ -364,6 +367,7 @@ def a_response(response: Response, as_json: dict[str, Any]) -> None:
     assert_type(record_response(response), Response)
     assert_type(record_response(response, provider="azure", model="my-deployment"), Response)
     assert_type(record_response(as_json), dict[str, Any])
+    assert_type(record_response(as_json, messages=[{"role": "user", "content": "Hello"}]), dict[str, Any])
 
 
 def a_stream(stream: Iterator[Response], async_stream: AsyncIterator[Response], as_json: dict[str, Any]) -> None:
@@ -455,6 +459,7 @@ def a_report(report: Report, reports: list[Report]) -> None:
     assert_type(report.render(), str)
     assert_type(report.render("tree", width=80), str)
     assert_type(report.render(depth=2, by="model", sort="cost", top=None, min_share=0.01), str)
+    assert_type(report.render(parts=True), str)
     report.save("deep/tokens.dat", "markdown", by="model", top=20)
     assert_type(report - report, Report)
     assert_type(report.find("planner").path, tuple[str, ...])
@@ -497,6 +502,18 @@ def a_breakdown(report: Report) -> None:
     assert_type(by_model["openai/gpt-5-mini"], Usage)
 
 
+def a_prompt(report: Report) -> None:
+    assert_type(report.by_part(), Breakdown)
+    assert_type(report.parts(), dict[str, Breakdown])
+    assert_type(report.tree().parts, Breakdown)
+    assert_type(report.by_turn(), dict[str, dict[int, Breakdown]])
+    assert_type(report.carried(), dict[str, Breakdown])
+    assert_type(report.rereads(), dict[str, dict[str, Reread]])
+    assert_type(report.rereads()["agent"]["search"].made, Usage)
+    assert_type(report.call_sizes(), dict[str, CallSizes])
+    assert_type(report.call_sizes()["agent"].input.p95, float)
+
+
 def a_forecast(report: Report) -> None:
     forecast = report.scale(samples=5, to=1_000, records=get_tracker().records)
     assert_type(forecast, Forecast)
@@ -504,6 +521,16 @@ def a_forecast(report: Report) -> None:
     assert_type(forecast.tokens, tuple[int, int] | None)
     assert_type(forecast.cost, tuple[Decimal, Decimal] | None)
     assert_type(forecast.repeated, tuple[str, ...])
+
+
+def some_findings(report: Report) -> None:
+    findings = report.findings()
+    assert_type(findings, tuple[Finding, ...])
+    assert_type(findings[0].text, str)
+    assert_type(findings[0].predictor, str)
+    assert_type(findings[0].cost, Decimal | None)
+    assert_type(findings[0].saving, Decimal | None)
+    assert_type(findings[0].saved_tokens, int | None)
 
 
 def a_diff(older: Report, newer: Report) -> None:

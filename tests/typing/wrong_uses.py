@@ -109,7 +109,7 @@ carry("text")  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 carry()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 carry(bare)(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 current_scope().name  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
-instrument("dspy")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+instrument("dspy")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
 
 # -- record_tokens
 

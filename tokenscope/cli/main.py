@@ -20,7 +20,7 @@ from tokenscope._version import __version__
 from tokenscope.cli.console import STANDARD, Commands, dollars, format_for, percent, read, settings, use_prices, write
 
 F = TypeVar("F", bound=Callable[..., None])
-BREAKDOWNS: Final = ("module", "model", "predictor", "operation")
+BREAKDOWNS: Final = ("module", "model", "predictor", "operation", "part")
 
 
 class _Breakdown(click.Choice[str]):
@@ -103,6 +103,7 @@ Examples:
   tokenscope show worker-*.json --depth 2        the sum of several runs, two levels deep
   tokenscope show tokens.json --by model         what each model spent
   tokenscope show tokens.json --by user          what was spent for each value of an attribute
+  tokenscope show tokens.json --parts            which parts of prompts the input is
   tokenscope show tokens.json -o tokens.html     a web page to fold, filter and sort
   tokenscope show tokens.json --format csv       for a spreadsheet, on standard output
   ssh host cat tokens.json | tokenscope show -   a report from standard input"""
@@ -115,6 +116,7 @@ Examples:
     metavar=f"[{'|'.join(BREAKDOWNS)}|ATTRIBUTE]",
     help="Show a flat list with one row per name, or per value of an attribute, instead of the tree.",
 )
+@click.option("--parts", is_flag=True, default=None, help="Show which parts of its prompts each predictor's input is.")
 @click.option("--depth", type=_NUMBER, metavar="N", help="Show N levels. Deeper levels are added to the last one.")
 @click.option("--sort", type=click.Choice(SORTS), help="The order of siblings. Default: tokens.")
 @click.option("--top", type=_NUMBER, metavar="N", help="Show N rows: the costliest and their parents. Tree: 60.")
@@ -331,12 +333,13 @@ def demo(model: str | None) -> None:
 
 @main.command(
     context_settings={"allow_interspersed_args": False},
-    options_metavar="[-o FILE] [--live] [--max-tokens N] [--max-cost USD] [--max-calls N] [--prices FILE]",
+    options_metavar="[-o FILE] [--live] [--parts] [--max-tokens N] [--max-cost USD] [--max-calls N] [--prices FILE]",
     epilog="""\b
 Examples:
   tokenscope run agent.py --question "Why?"          options after the script are the script's
   tokenscope run -o tokens.json -m my_package        as python -m my_package, and keep the report
   tokenscope run --live evaluate.py                  watch the tree grow
+  tokenscope run --parts evaluate.py                 and which parts of its prompts each input is
   tokenscope run --max-cost 0.50 optimize.py         end it when it has spent half a dollar
 
 The program runs as it does with python, with its own arguments, output and exit status. When it ends, the tree goes to
@@ -345,6 +348,9 @@ call, whatever exceptions it catches. Calls in flight may exceed the budget's to
 )
 @_output("Write the report to a file, in the format of its suffix.", type=click.Path())
 @click.option("--live", is_flag=True, help="Show the growing tree in the bottom lines of the terminal.")
+@click.option(
+    "--parts", is_flag=True, help="Measure the parts of prompts, also in child processes, and show them with findings."
+)
 @click.option("--max-tokens", "tokens", type=_LIMIT, metavar="N", help="End the program when it has spent N tokens.")
 @click.option(
     "--max-cost", "cost", type=dollars, metavar="USD", help="End the program when it has spent so many dollars."
@@ -355,13 +361,13 @@ call, whatever exceptions it catches. Calls in flight may exceed the budget's to
 @_prices("A TOML file of prices, for the program and those that it starts.")
 @click.option("-m", "module", is_flag=True, help="Run a module, as python -m does.")
 @click.argument("program", nargs=-1, required=True, type=click.Path(), metavar="(SCRIPT | -m MODULE) [ARGS]...")
-def run(output: str | None, live: bool, module: bool, program: tuple[str, ...], **limits: Any) -> None:
+def run(output: str | None, live: bool, parts: bool, module: bool, program: tuple[str, ...], **limits: Any) -> None:
     """Run a Python program, and show the tree of what it spent."""
     from tokenscope import Budget
     from tokenscope.cli.run.program import run as run_program
 
     budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
-    run_program(program, module=module, output=output, live=live, budget=budget)
+    run_program(program, module=module, output=output, live=live, parts=parts, budget=budget)
 
 
 @main.command(

@@ -3,6 +3,7 @@
     pytest --tokens                                         tokens by test, and the ten costliest tests
     @pytest.mark.token_budget(tokens=2_000, cost=0.01)      fails a test that spends more
     def test_it(token_report): ...                          the report of this test so far
+    pytest --tokens-parts                                   and which parts of the prompts their input was
     pytest --tokens-baseline FILE --tokens-fail-on-increase 10
 
 This file has the options and the fixture. `meter` measures tests, `budget` is the marker, `summary` and `baseline` show and
@@ -12,6 +13,7 @@ compare the numbers. Without an option, a marker or the fixture, no hook runs fo
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -19,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from tokenscope import Report
-from tokenscope._scopes.process import DISABLED
+from tokenscope import Report, instrument
+from tokenscope._scopes.process import DISABLED, STATE
 from tokenscope._usage.custom_prices import PRICES_VARIABLE, PYPROJECT, load_prices
 from tokenscope.pytest_plugin.baseline import Baseline
 from tokenscope.pytest_plugin.budget import marker_line
@@ -51,10 +53,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(flag, dest=f"tokenscope_{name}", help=explanation, **settings)
 
     show = "Show how many tokens each test spent, the ten costliest tests and the total."
+    parts = "As --tokens, and measure which parts of the prompts the input is."
     compare = "Compare each test's tokens with those in this file."
     fail = "Fail the session if a test spent over PERCENT percent more than in --tokens-baseline."
     update = "Write the tokens of passed tests to --tokens-baseline. Entries of other tests are kept."
     add("--tokens", "show", show, action="store_true")
+    add("--tokens-parts", "parts", parts, action="store_true")
     add("--tokens-baseline", "baseline", compare, metavar="FILE")
     add("--tokens-fail-on-increase", "fail_on_increase", fail, metavar="PERCENT", type=_percent)
     add("--tokens-update", "update", update, action="store_true")
@@ -64,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and the plugins that the options ask for."""
     config.addinivalue_line("markers", marker_line())
     option = config.option
+    option.tokenscope_show = option.tokenscope_show or option.tokenscope_parts
     asked = [option.tokenscope_show, option.tokenscope_update, option.tokenscope_fail_on_increase is not None]
     if option.tokenscope_baseline or any(asked):
         project = _use_project(config)
@@ -79,6 +84,9 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if DISABLED:
         raise pytest.UsageError("--tokens: TOKENSCOPE_DISABLED is set in the environment, so nothing would be counted")
+    if option.tokenscope_parts and STATE.read_prompt is None:
+        instrument(prompt_parts=True)
+        config.add_cleanup(functools.partial(instrument, prompt_parts=False))
     if not hasattr(config, "workerinput"):  # workers of pytest-xdist send their numbers to the main process
         baseline = None
         if option.tokenscope_baseline:
@@ -90,7 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
         limit = option.tokenscope_fail_on_increase
         plugin = Summary(option.tokenscope_show, baseline, limit, option.tokenscope_update)
         config.pluginmanager.register(plugin, "tokenscope-summary")
-    config.pluginmanager.register(TestMeter(everything=True), _METER)
+    config.pluginmanager.register(TestMeter(everything=True, parts=option.tokenscope_parts), _METER)
 
 
 @pytest.hookimpl(trylast=True)

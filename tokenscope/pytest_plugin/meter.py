@@ -19,7 +19,7 @@ from tokenscope._scopes.context import CapturedScope
 from tokenscope._usage.calls import ROOT
 from tokenscope._usage.warnings import TokenScopeWarning, silence
 from tokenscope.pytest_plugin.budget import budget_of, excess, token_budget
-from tokenscope.pytest_plugin.summary import packed
+from tokenscope.pytest_plugin.summary import Prompts, packed
 
 
 def asks(item: pytest.Item) -> bool:
@@ -31,14 +31,16 @@ def asks(item: pytest.Item) -> bool:
 class TestMeter:
     """The plugin that measures tests, each in a scope of its own."""
 
-    def __init__(self, *, everything: bool) -> None:
+    def __init__(self, *, everything: bool, parts: bool = False) -> None:
         self.everything = everything
+        self.parts = parts  # tells the input by part of the prompt
         self.scope: Scope | None = None  # of the test that runs
         self._entered = contextlib.ExitStack()
         self._here = CapturedScope(None)  # the scope that is active where pytest calls the test or a fixture
         self._budget: Budget | None = None
         self._excess = ""
         self._earlier: dict[str, Usage] = {}  # by test: its runs before this one
+        self._prompts: dict[str, Prompts] = {}  # the prompts of these
         if everything:
             silence(f"names:{ROOT!r}")  # each test is a name at the top level of the process's report
 
@@ -96,9 +98,15 @@ class TestMeter:
             report.sections.append(("token budget", self._excess))
         if self.everything:
             # In every report of a test, because a worker of pytest-xdist may crash before it sends the next one.
-            spent = self.scope.report().total
+            here = self.scope.report()
+            spent = here.total
             total = self._earlier.get(item.nodeid, Usage()) + spent
             report.tokenscope = packed(total, spent.total_tokens)
+            if self.parts:
+                prompts = self._prompts.get(item.nodeid, Prompts()) + Prompts.of(here)
+                report.tokenscope["prompts"] = prompts.packed()
+                if call.when == "teardown":
+                    self._prompts[item.nodeid] = prompts
             if call.when == "teardown":
                 self._earlier[item.nodeid] = total
         if call.when == "teardown":

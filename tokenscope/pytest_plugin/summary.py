@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from tokenscope import Usage
-from tokenscope._report.formats.text import counts, listed, money, plural
+from tokenscope import Report, Usage
+from tokenscope._report.formats.text import counts, listed, money, plural, printable
+from tokenscope._report.parts import measured_by
 from tokenscope._usage.usage import MONEY
 from tokenscope.pytest_plugin.baseline import Baseline
 
@@ -27,6 +28,32 @@ def packed(total: Usage, tokens: int) -> dict[str, Any]:
     return {"tokens": tokens, "usage": usage | {name: str(usage[name]) for name in MONEY if usage[name] is not None}}
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """The input tokens of tests by part of the prompt."""
+
+    parts: Counter[str] = field(default_factory=Counter)
+    measured_by: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, report: Report) -> Prompts:
+        """Return the parts of a report."""
+        parts = {name: usage.input_tokens for name, usage in report.by_part().items()}
+        return cls(Counter(parts), frozenset(measured_by(report.rows)))
+
+    def __add__(self, other: Prompts) -> Prompts:
+        return Prompts(self.parts + other.parts, self.measured_by | other.measured_by)
+
+    def packed(self) -> dict[str, Any]:
+        """Return the numbers in a form that pytest-xdist can send."""
+        return {"parts": dict(self.parts), "measured_by": sorted(self.measured_by)}
+
+    @classmethod
+    def unpacked(cls, numbers: dict[str, Any]) -> Prompts:
+        """Return what was packed."""
+        return cls(Counter(numbers["parts"]), frozenset(numbers["measured_by"]))
+
+
 @dataclass
 class MeasuredTest:
     """The numbers of one test."""
@@ -34,6 +61,7 @@ class MeasuredTest:
     usage: Usage = field(default_factory=Usage)  # all its runs together
     tokens: int = 0  # of the last run
     finished: bool = False  # the last run was complete, so its tokens can be compared
+    prompts: Prompts = field(default_factory=Prompts)  # those of all its runs that were measured
 
 
 @dataclass(eq=False)
@@ -59,6 +87,8 @@ class Summary:
             for name, value in numbers["usage"].items()
         }
         test.usage = Usage(**usage)
+        if prompts := numbers.get("prompts"):
+            test.prompts = Prompts.unpacked(prompts)
         if report.when != "teardown":
             test.finished = report.when == "call" and (report.passed or hasattr(report, "wasxfail"))
 
@@ -104,6 +134,10 @@ class Summary:
             terminalreporter.section("tokens by test")
             for line in self._table():
                 terminalreporter.line(line)
+        if config.option.tokenscope_parts:
+            terminalreporter.section("input by part of the prompt")
+            for line in self._parts():
+                terminalreporter.line(line)
         if self.baseline is not None:
             terminalreporter.section("tokens against the baseline")
             for line in self._comparison(self.baseline):
@@ -130,6 +164,18 @@ class Summary:
         if not all_shown:
             lines[len(spent) + 1 : len(spent) + 1] = ["", f"the {_COSTLIEST} costliest:"]
         return lines
+
+    def _parts(self) -> list[str]:
+        from tokenscope._report.formats.part_shares import NO_PARTS, estimate, percent  # which loads rich
+
+        prompts = sum((test.prompts for test in self.tests.values()), Prompts())
+        if not prompts.measured_by:
+            return [NO_PARTS if any(test.usage.input_tokens for test in self.tests.values()) else "no prompt was sent"]
+        whole = sum(prompts.parts.values())
+        rows = [
+            (f"{tokens:,}", percent(tokens, whole), printable(name)) for name, tokens in prompts.parts.most_common()
+        ]
+        return [*_aligned([("tokens", "share", "part"), *rows]), estimate(sorted(prompts.measured_by))]
 
     def _comparison(self, baseline: Baseline) -> list[str]:
         old, new = baseline.tokens, self._finished()

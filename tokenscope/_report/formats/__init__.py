@@ -8,6 +8,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any, Final, TypedDict, TypeVar
 
+from tokenscope._report.parts import measured_by
 from tokenscope._report.snapshot import Snapshot, view
 
 S = TypeVar("S", bound=Snapshot)
@@ -20,7 +21,7 @@ class Options(TypedDict, total=False):
     """
 
     by: str | None
-    """A flat list with one row for each `module`, `model`, `predictor` or `operation`, or for each value of an attribute."""
+    """A flat list with a row for each `module`, `model`, `predictor`, `operation` or `part`, or each value of an attribute."""
     depth: int | None
     """How many levels are shown. Deeper ones are added to the last one."""
     sort: str
@@ -35,6 +36,8 @@ class Options(TypedDict, total=False):
     """Whether to draw with ASCII characters."""
     title: str
     """The heading of a table's names."""
+    parts: bool
+    """Whether to show the parts of prompts by predictor, if they were measured."""
 
 
 FORMATS: Final = {
@@ -50,6 +53,8 @@ FORMATS: Final = {
 """The name of each format and the suffix of its files. A table has no suffix of its own."""
 SORTABLE: Final = ("tree", "table", "markdown", "csv")
 """The formats that can be sorted. The others have a fixed order."""
+_MEASURED_BY: Final = "measured_by"
+"""What formats are given that say what has measured prompts, if the rows of a view do not: no option for users."""
 
 
 def renderer(name: str) -> Callable[..., str]:
@@ -70,7 +75,8 @@ def arranged(
         TypeError: the format does not take one of the options. The message names those that it takes.
     """
     render = renderer(form)
-    known = [*signature(render).parameters][1:]
+    parameters = [*signature(render).parameters][1:]
+    known = [name for name in parameters if name != _MEASURED_BY]
     for name in options:
         if name == "sort" and form not in SORTABLE:
             raise TypeError(f"{form} has a fixed order; {', '.join(SORTABLE)} can be sorted")
@@ -80,6 +86,8 @@ def arranged(
         raise ValueError("a breakdown has no times")
     if by and "title" in known:
         options.setdefault("title", by.capitalize())
+    if by == "part" and _MEASURED_BY in parameters:
+        options[_MEASURED_BY] = measured_by(snapshot.rows)
     return render, view(snapshot, by, depth), options
 
 

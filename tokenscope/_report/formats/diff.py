@@ -12,19 +12,25 @@ Each line has what was spent there and below. Paths that are equal in both repor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from functools import partial
 from html import escape
+from itertools import islice
 from typing import Final, Literal
+
+from rich.cells import cell_len
 
 from tokenscope._report.changes import Change, Comparison, percent
 from tokenscope._report.findings import findings_of_diff
-from tokenscope._report.formats.columns import Column, Columns, ScopeColumn, guides
+from tokenscope._report.formats import part_shares
+from tokenscope._report.formats.columns import Column, Columns, ScopeColumn, guides, shortened
 from tokenscope._report.formats.markdown import Part, bounded, code, indent
 from tokenscope._report.formats.order import DEEPEST
 from tokenscope._report.formats.terminal import WIDTH, Drawing, Line
-from tokenscope._report.formats.text import UNKNOWN, compared, dollars, printable, share, summary, unpriced
+from tokenscope._report.formats.text import UNKNOWN, compared, dollars, plural, printable, share, summary, unpriced
+from tokenscope._report.part_changes import PartChange, part_changes
+from tokenscope._report.parts import measured_by
 from tokenscope._usage.calls import ROOT, Frame, ScopePath
 from tokenscope._usage.shown import html_table
 from tokenscope._usage.usage import ZERO, Usage
@@ -38,6 +44,11 @@ _CAPITALS: Final = tuple(head.capitalize() for head in _HEADS)
 _NEW: Final = 1e15  # sorts the growth of what is new, in percent, above all other
 _BLANKS: Final = ("", "0", "$0.00", UNKNOWN)
 _COLUMNS: Final = (*map(Column, _HEADS[:3]), *(Column(head, _BLANKS) for head in _HEADS[3:]))
+_MOST_PREDICTORS: Final = 10  # whose prompts are compared by part in text
+_LONGEST_NAME: Final = 60  # cells of a predictor in such a line
+_AND_MORE: Final = ", and {} more"
+_MOST_PARTS: Final = 8  # rows of changed parts that Markdown does not fold
+_PARTS: Final = ("Predictor", "Part", "Before", "After", "Change")
 _MARKS: Final = {"new": "+ ", "gone": "- ", "changed": ""}
 _STYLES: Final = {"new": "bold", "gone": "dim", "changed": ""}
 
@@ -66,7 +77,11 @@ def markdown(diff: Comparison) -> str:
     part = Part(rows, _weights(diff), heads, f"{len(rows):,} changes")
     tokens = diff.total.tokens
     growth = f"{diff.growth.tokens:+,.1f}%" if diff.growth.tokens else f"{tokens:+,} tokens" if tokens else "unchanged"
-    return bounded(f"Token usage: {growth}", headline(diff), [part], _unpriced(diff, code))
+    grown = part_changes(diff.before, diff.after)
+    rows = [(code(each.predictor), code(each.part), *_part_cells(each)) for each in grown]
+    sizes = [round(each.size) for each in grown]
+    parts = Part(rows, sizes, _PARTS, f"{len(rows):,} changed parts", "Prompts, in tokens a call", _MOST_PARTS)
+    return bounded(f"Token usage: {growth}", headline(diff), [part, parts], _unpriced(diff, code))
 
 
 def notebook(diff: Comparison) -> str:
@@ -104,6 +119,17 @@ def html(diff: Comparison) -> str:
         changes.sort(key=lambda change: -abs(change.tokens))
         rows = (((printable(each.name), *_cells(each)), (None, *numbers(each)[:-2])) for each in changes)
         tables.append(table(by, f"By {by}", (by.capitalize(), *_CAPITALS), rows))
+    parts = part_changes(diff.before, diff.after)
+    most = max((each.size for each in parts), default=1)
+    rows = (
+        (
+            (f"{printable(each.predictor)}: {printable(each.part)}", *_part_cells(each)),
+            (None, each.before / most, each.after / most, each.tokens / most),
+        )
+        for each in parts
+    )
+    note = part_shares.estimate(measured_by(diff.after.rows)) if parts else ""
+    tables.append(table("part", "Prompts, in tokens a call", ("Predictor and part", *_PARTS[2:]), rows, note=note))
     return page(
         {
             "title": f"What changed in {printable(top[0].name)}" if len(top) == 1 else "What changed",
@@ -119,6 +145,13 @@ def html(diff: Comparison) -> str:
         },
         _nodes(diff, numbers),
     )
+
+
+def _part_cells(change: PartChange) -> tuple[str, str, str]:
+    """Return the tokens a call before and after, and the change; the side that lacks the part is said to be new or gone."""
+    before, after = (f"{round(tokens):,}" for tokens in (change.before, change.after))
+    is_new, is_gone = change.status == "new", change.status == "gone"
+    return "new" if is_new else before, "gone" if is_gone else after, _signed(round(change.tokens))
 
 
 def _change_of(name: str, before: Usage | None, after: Usage | None) -> Change:
@@ -177,8 +210,17 @@ def as_json(diff: Comparison) -> str:
         for change in diff.changes
         if change.where.depth <= DEEPEST
     )
-    lines = ",\n".join(f"  {json.dumps(change)}" for change in changes)
-    return json.dumps(head, indent=1)[:-2] + f',\n "changes": [\n{lines}\n ]\n}}\n'
+    grown = [
+        {**each._asdict(), "before": round(each.before, 3), "after": round(each.after, 3)}
+        for each in part_changes(diff.before, diff.after)
+    ]
+    lists = {"changes": list(changes)} | ({"tokens_a_call": grown} if grown else {})
+    return json.dumps(head, indent=1)[:-2] + "".join(map(_list_in_json, lists, lists.values())) + "\n}\n"
+
+
+def _list_in_json(name: str, values: Iterable[object]) -> str:
+    lines = ",\n".join(f"  {json.dumps(each)}" for each in values)
+    return f',\n "{name}": [\n{lines}\n ]'
 
 
 def headline(diff: Comparison) -> str:
@@ -214,6 +256,7 @@ def _signed_dollars(amount: Decimal) -> str:
 def _draw(diff: Comparison, width: int, ascii_only: bool) -> Iterator[Line]:
     if not diff:
         yield [(headline(diff), "dim")]
+        yield from _part_lines(part_changes(diff.before, diff.after), width)
         return
     rows = [_cells(change) for change in diff.changes]
     columns = Columns(_COLUMNS, rows)
@@ -231,6 +274,36 @@ def _draw(diff: Comparison, width: int, ascii_only: bool) -> Iterator[Line]:
     yield [(headline(diff), "dim")]
     if note := _unpriced(diff):
         yield [(note, "dim")]
+    yield from _part_lines(part_changes(diff.before, diff.after), width)
+
+
+def _part_lines(changes: list[PartChange], width: int) -> Iterator[Line]:
+    """Yield a line for each predictor whose prompts changed: which parts grew and shrank, and by how many tokens a call."""
+    by_predictor: dict[str, list[PartChange]] = {}
+    for change in changes:
+        by_predictor.setdefault(change.predictor, []).append(change)
+    for predictor, several in islice(by_predictor.items(), _MOST_PREDICTORS):
+        line: Line = [(f"{shortened(printable(predictor), _LONGEST_NAME)}: ", "")]
+        room = width - cell_len(line[0][0]) - len(_AND_MORE)
+        for index, change in enumerate(several):
+            tokens, rest = _grown(change, "tokens a call" if not index else ""), len(several) - index
+            room -= cell_len("".join(text for text, _ in tokens)) + 2
+            if index and room < 0:
+                line.append((_AND_MORE.format(f"{rest:,}"), "dim"))
+                break
+            line += [(", ", ""), *tokens] if index else tokens
+        yield line
+    if len(by_predictor) > _MOST_PREDICTORS:
+        yield [(f"The prompts of {plural(len(by_predictor) - _MOST_PREDICTORS, 'more predictor')} changed.", "dim")]
+
+
+def _grown(change: PartChange, unit: str) -> Line:
+    """Return how a part changed: `demos +1,840 tokens a call (460 -> 2,300)`."""
+    before, after = round(change.before), round(change.after)
+    where = f"{before:,} -> {after:,}" if change.status == "changed" else change.status
+    colour = "red" if after > before else "green"
+    amount = " ".join(filter(None, [_signed(round(change.tokens)), unit]))
+    return [(f"{shortened(printable(change.part), _LONGEST_NAME)} ", ""), (amount, colour), (f" ({where})", "dim")]
 
 
 def _cells(change: Change) -> tuple[str, ...]:

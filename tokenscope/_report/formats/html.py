@@ -22,13 +22,16 @@ from pathlib import Path
 from string import Template
 from typing import Any, Final
 
+from tokenscope._report.breakdown import Breakdown
 from tokenscope._report.findings import findings
-from tokenscope._report.formats import text
+from tokenscope._report.formats import part_shares, text
 from tokenscope._report.formats.columns import shortened
+from tokenscope._report.formats.html_prompts import PromptsOfPage, Shares
 from tokenscope._report.formats.order import self_line
 from tokenscope._report.formats.prices import HEADS, NOTE, TITLE, price_rows
-from tokenscope._report.snapshot import Snapshot
-from tokenscope._report.tree import Breakdown, Node
+from tokenscope._report.parts import has_parts
+from tokenscope._report.snapshot import Snapshot, is_by_part
+from tokenscope._report.tree import Node
 from tokenscope._usage.usage import Usage
 from tokenscope._version import __version__
 
@@ -39,10 +42,11 @@ _LONGEST_NAME: Final = 60
 _HEADS: Final = ("Calls", "Tokens", "Share", "Cost")
 
 
-def render(snapshot: Snapshot) -> str:
-    """Return the page."""
+def render(snapshot: Snapshot, *, parts: bool = True, measured_by: Sequence[str] | None = None) -> str:
+    """Return the page; with the parts of prompts, if these were measured."""
     tree = snapshot.tree()
-    return page(_content(snapshot, tree), _nodes(tree))
+    prompts = PromptsOfPage(snapshot) if parts and has_parts(snapshot.rows) else None
+    return page(_content(snapshot, tree, prompts, measured_by), _nodes(tree, prompts))
 
 
 def page(content: Mapping[str, Any], nodes: Iterable[Any]) -> str:
@@ -97,26 +101,30 @@ def _made() -> str:
     return f"Made{by} with {', '.join(versions)}."
 
 
-def _content(snapshot: Snapshot, tree: Node) -> dict[str, Any]:
+def _content(
+    snapshot: Snapshot, tree: Node, prompts: PromptsOfPage | None, measured_by: Sequence[str] | None
+) -> dict[str, Any]:
     usage = tree.usage
     by_model = snapshot.by_model()
-    note = text.unpriced(by_model, short)
+    by_part = is_by_part(snapshot)  # which have their calls in common
+    note = text.unpriced(by_model, short, counted=not by_part)
     if note and usage.cost is not None:
         note += " A cost with ≥ is what the priced calls cost: a lower bound."
-    notes = filter(None, (note, text.misnamed(snapshot.unused_prices, by_model)))
+    about_parts = part_shares.note(snapshot, measured_by) if by_part else ""
+    notes = filter(None, (note, text.misnamed(snapshot.unused_prices, by_model), about_parts))
+    facts = ("input", "cost") if by_part else ("tokens", "cost", "calls", "input", "output", "time")
     cells = dict(zip(_COLUMNS, (*_cells(usage), text.duration(tree.seconds)), strict=True))
     return {
         "title": text.printable(_title(tree)),
         "empty": "" if snapshot else text.NOTHING_YET.capitalize() + ".",
-        "facts": [
-            (name, cells[name]) for name in ("tokens", "cost", "calls", "input", "output", "time") if cells[name]
-        ],
-        "findings": findings(snapshot, isolated),
+        "facts": [(name, cells[name]) for name in facts if cells[name]],
+        "findings": [] if by_part else findings(snapshot, isolated),
         "more": list(text.details(usage, "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")),
         "notes": " ".join(notes),
         "columns": _COLUMNS,
         "measures": [(name, _COLUMNS.index(name), _COLUMNS.index(name)) for name in _MEASURES],
         "tables": [each for each in _tables(snapshot, usage, by_model) if each["rows"]],
+        **({} if prompts is None else {"prompts": prompts.content()}),
     }
 
 
@@ -127,6 +135,7 @@ def _title(tree: Node) -> str:
 
 def _tables(snapshot: Snapshot, total: Usage, by_model: Breakdown) -> Iterator[dict[str, Any]]:
     breakdowns = [("module", "module", snapshot.by_module()), ("model", "model", by_model)]
+    breakdowns *= not is_by_part(snapshot)
     names = [row.frame.name for row in snapshot.attributes if row.parent < 0]
     breakdowns += [("attribute", text.printable(name), snapshot.by_attribute(name)) for name in names]
     for kind, by, usages in breakdowns:
@@ -150,12 +159,20 @@ def _row(names: list[str], usage: Usage, total: Usage) -> tuple[list[str], list[
     return cells, [*(None for _ in names), _share(usage.calls, total.calls), part, part, _cost_share(usage, total)]
 
 
-def _nodes(tree: Node) -> Iterator[tuple[Any, ...]]:
-    """Yield rows, parents first and siblings by tokens: parent, kind, name, entries, cells, and shares to sort by."""
+def _nodes(tree: Node, prompts: PromptsOfPage | None) -> Iterator[tuple[Any, ...]]:
+    """Yield rows, parents first and siblings by tokens: parent, kind, name, entries, cells, and shares to sort by.
+
+    If prompts were measured, there is a list of shares by part, too.
+    """
     index, total = 0, tree.usage
+    parts: dict[Node, Shares] = {}
+    if prompts is not None:
+        every = [*tree.root.walk()][1:]
+        parts = dict(zip((node for _, node in every), prompts.below(every), strict=True))
     stack = [(-1, node) for node in reversed(tree.root.children)]
     while stack:
         parent, node = stack.pop()
+        shares = parts.get(node, [])
         yield (
             parent,
             node.kind,
@@ -163,9 +180,13 @@ def _nodes(tree: Node) -> Iterator[tuple[Any, ...]]:
             f"{node.entries:,}" if node.entries > 1 else "",
             (*_cells(usage := node.usage), text.duration(node.seconds)),
             (*_shares(usage, total), _share(node.seconds, tree.seconds)),
+            *([shares] if shares else []),
         )
         children = node.children
-        below = sorted([*children, *self_line(node, children)], key=lambda child: -child.usage.total_tokens)
+        itself = self_line(node, children)
+        if prompts is not None:
+            parts.update((line, prompts.own(node)) for line in itself)
+        below = sorted([*children, *itself], key=lambda child: -child.usage.total_tokens)
         stack.extend((index, child) for child in reversed(below))
         index += 1
 

@@ -22,8 +22,11 @@ from typing import Final, NamedTuple
 from tokenscope._report.formats import text
 from tokenscope._report.formats.columns import DEEPEST_GUIDE, shortened
 from tokenscope._report.formats.order import breakdown, shown
+from tokenscope._report.formats.part_shares import a_call, is_measured, note, percent
 from tokenscope._report.formats.prices import HEADS, NOTE, TITLE, price_rows
-from tokenscope._report.snapshot import Snapshot
+from tokenscope._report.part_changes import prompts_of
+from tokenscope._report.parts import has_parts
+from tokenscope._report.snapshot import Snapshot, is_by_part
 from tokenscope._usage.usage import Usage
 
 MOST: Final = 65_000
@@ -80,8 +83,16 @@ class Part(NamedTuple):
         return f"{len(self.rows) - kept:,} of {len(self.rows):,} rows are left out here{which}{why}."
 
 
-def render(snapshot: Snapshot, *, sort: str = "tokens", top: int | None = None, min_share: float | None = None) -> str:
-    """Return the report as a Markdown document."""
+def render(
+    snapshot: Snapshot,
+    *,
+    sort: str = "tokens",
+    top: int | None = None,
+    min_share: float | None = None,
+    parts: bool = True,
+    measured_by: Sequence[str] | None = None,
+) -> str:
+    """Return the report as a Markdown document; with the parts of prompts, if these were measured."""
     chosen = shown(snapshot.tree(), sort, top, min_share)
     if not snapshot:
         return f"{text.NOTHING_YET.capitalize()}: {text.WHY_NOTHING}.\n"
@@ -92,16 +103,42 @@ def render(snapshot: Snapshot, *, sort: str = "tokens", top: int | None = None, 
         usage = node.usage
         rows.append((indent(depth) + code(node.name), *_cells(usage, total), text.duration(node.seconds)))
         weights.append(usage.total_tokens)
-    parts = [Part(rows, weights, ("Scope", *_NUMBERS, "Time"), text.plural(len(rows), "scope"), note=chosen.rest())]
-    for name, usages in (("module", snapshot.by_module()), ("model", by_model)):
+    tables = [Part(rows, weights, ("Scope", *_NUMBERS, "Time"), text.plural(len(rows), "scope"), note=chosen.rest())]
+    # Parts have their calls in common. So a sum by model would count these several times.
+    for name, usages in () if is_by_part(snapshot) else (("module", snapshot.by_module()), ("model", by_model)):
         items = list(breakdown(usages, sort).lines)
         rows = [(code(each), *_cells(usage, total)) for each, usage in items]
         weights = [usage.total_tokens for _, usage in items]
         heads = (name.capitalize(), *_NUMBERS)
-        parts.append(Part(rows, weights, heads, text.plural(len(rows), name), f"By {name}"))
+        tables.append(Part(rows, weights, heads, text.plural(len(rows), name), f"By {name}"))
+    if parts and has_parts(snapshot.rows):
+        tables.append(_parts(snapshot))
     rows = price_rows(snapshot.prices(), code)
-    parts.append(Part(rows, [0] * len(rows), HEADS, TITLE, most=0, note=NOTE))
-    return bounded("Token usage", text.summary(total), parts, *text.notes(snapshot, code))
+    tables.append(Part(rows, [0] * len(rows), HEADS, TITLE, most=0, note=NOTE))
+    about_parts = [note(snapshot, measured_by)] if is_by_part(snapshot) else []
+    return bounded("Token usage", text.headline(snapshot), tables, *text.notes(snapshot, code), *about_parts)
+
+
+def _parts(snapshot: Snapshot) -> Part:
+    """Return the table of the parts of prompts, by predictor."""
+    rows: list[tuple[str, ...]] = []
+    weights: list[int] = []
+    for name, parts in snapshot.parts().items():
+        if not is_measured(parts):
+            continue
+        whole, prompts = sum(usage.input_tokens for usage in parts.values()), prompts_of(parts)
+        for part, usage in parts.items():
+            tokens = usage.input_tokens
+            numbers = (
+                f"{tokens:,}",
+                percent(tokens, whole),
+                a_call(part, tokens, prompts),
+                f"{usage.cache_read_tokens:,}",
+            )
+            rows.append((code(name), code(part), *numbers, text.money(usage)))
+            weights.append(tokens)
+    heads = ("Predictor", "Part", "Tokens", "Share", "A call", "Cached", "Cost")
+    return Part(rows, weights, heads, "Parts of prompts, by predictor", most=0, note=note(snapshot))
 
 
 def bounded(title: str, totals: str, parts: Iterable[Part], *notes: str) -> str:

@@ -1,9 +1,12 @@
 "use strict";
 // The page of a report or of a diff: draws the content of #report, always as text. It does not recurse, so trees may be deep.
 //
-//   nodes: [[parent or -1, kind, name, entries or status, [text of each column], [number of each column, ...]], ...]
+//   nodes: [[parent or -1, kind, name, entries or status, [text of each column], [number of each column, ...], shares?], ...]
 //   measures: [[a column's name, which number is a bar's width in the chart, which one is its bar in the tree], ...]
 //   tables: [{kind, title, heads, rows: [[cells, numbers to sort by], ...], bar, note}, ...]
+//   prompts, if they were measured: {names and kinds of parts, legend: [[kind, name], ...], note, predictors: [{name, facts, shares,
+//     tables: [{title, heads, rows, note, swatches: [part of each row], bars: [[width, shares] of each row]}, ...]}, ...]}
+//   shares: [[number of a part, its share], ...]
 (() => {
   const PAGE = 2000; // rows drawn at a time
   const FIRST = 60; // rows unfolded at first
@@ -28,8 +31,8 @@
   const names = new Intl.Collator(undefined, { numeric: true });
   const trend = (text) => (!data.diff ? "" : /^(\+|new)/.test(text) ? "grew" : /^(-|gone)/.test(text) ? "shrank" : "");
 
-  const nodes = data.nodes.map(([parent, kind, name, mark, cells, numbers], index) => ({
-    index, parent, kind, name, mark, cells, numbers, depth: 0, children: [], kept: true, row: null,
+  const nodes = data.nodes.map(([parent, kind, name, mark, cells, numbers, shares = []], index) => ({
+    index, parent, kind, name, mark, cells, numbers, shares, depth: 0, children: [], kept: true, row: null,
   }));
   const parentOf = (node) => (node.parent < 0 ? null : nodes[node.parent]);
   const top = { children: [] };
@@ -131,6 +134,7 @@
     });
     const bar = make("span", { role: "gridcell", class: "share" }, make("span", { class: "bar", "aria-hidden": "true" }, make("span", { class: "fill" })), make("span", { class: "percent" }));
     row.insertBefore(bar, row.querySelector(".cost"));
+    if (data.prompts) row.append(make("span", { role: "gridcell", class: "prompt" }, ...(node.shares.length ? stack(node.shares) : [])));
     row.node = node;
     Object.assign(node, { row, nameText: name, fill: bar.querySelector(".fill"), percent: bar.querySelector(".percent") });
     return row;
@@ -209,9 +213,11 @@
     const row = make("div", { role: "row", class: "row head" });
     const heads = ["name", ...data.columns];
     heads.splice(heads.indexOf("cost"), 0, "share");
+    if (data.prompts) heads.push("prompt");
     for (const name of heads) {
       const cell = make("span", { role: "columnheader", class: name === "name" ? "label" : `cell ${name}`, "data-name": name });
-      if (name !== "share") {
+      if (name === "prompt") cell.append("Input by part");
+      else if (name !== "share") {
         const button = make("button", { type: "button" }, name === "name" ? "Scope" : label(name));
         button.addEventListener("click", () => sortBy(name, state.sort === name ? !state.up : name === "name"));
         cell.setAttribute("aria-sort", "none");
@@ -221,7 +227,7 @@
     }
     const widths = data.columns.map((name, column) => nodes.reduce((widest, node) => Math.max(widest, node.cells[column].length), name.length + 1));
     data.columns.forEach((name, column) => tree.style.setProperty(`--${name}`, `${Math.min(widths[column], 22) + 1}ch`));
-    tree.style.setProperty("--columns", heads.map((name) => (name === "name" ? "minmax(13rem, 1fr)" : name === "share" ? "var(--bar, 10rem)" : `var(--${name})`)).join(" "));
+    tree.style.setProperty("--columns", heads.map((name) => (name === "name" ? "minmax(13rem, 1fr)" : name === "share" || name === "prompt" ? "var(--bar, 10rem)" : `var(--${name})`)).join(" "));
     return make("div", { role: "rowgroup" }, row);
   }
 
@@ -442,6 +448,81 @@
     return section;
   }
 
+  // -- prompts by part --------------------------------------------------------------------------------------------------------
+
+  function stack(shares) {
+    const { names: parts, kinds } = data.prompts;
+    const text = [...shares].sort((a, b) => b[1] - a[1]).map(([part, share]) => `${parts[part]} ${percent(share)}`);
+    const shown = text.length > 8 ? [...text.slice(0, 8), `${text.length - 8} more`] : text;
+    const bar = make("span", { class: "stack", "aria-hidden": "true", title: shown.join("\n") });
+    for (const [part, share] of shares) {
+      const piece = make("span", { class: `part part-${kinds[part]}` });
+      piece.style.setProperty("--share", share);
+      bar.append(piece);
+    }
+    return [bar, make("span", { class: "unseen" }, shown.join(", "))];
+  }
+
+  const swatch = (kind) => make("span", { class: `swatch part-${kind}`, "aria-hidden": "true" });
+
+  function legend() {
+    return make("ul", { "aria-label": "Parts of prompts" }, ...data.prompts.legend.map(([kind, name]) => make("li", {}, swatch(kind), name)));
+  }
+
+  function smallTable({ title, heads, rows, note: text, swatches = [], bars = [] }) {
+    const lines = rows.map((cells, index) => {
+      const first = make("th", { scope: "row" }, ...(swatches[index] >= 0 ? [swatch(data.prompts.kinds[swatches[index]])] : []), make("span", { dir: "auto", class: "name" }, cells[0]), ...nameless(cells[0]));
+      const line = make("tr", {}, first, ...cells.slice(1).map((cell) => make("td", {}, cell)));
+      if (bars.length) {
+        const room = make("td", { class: "turn" }, ...stack(bars[index][1]));
+        room.firstChild.style.setProperty("width", `${bars[index][0] * 100}%`);
+        line.append(room);
+      }
+      return line;
+    });
+    const names = bars.length ? [...heads, "By part"] : heads;
+    const head = make("tr", {}, ...names.map((name, index) => (name ? make("th", { scope: "col", class: `${index ? "" : "text"} ${index === heads.length ? "turn" : ""}` }, name) : make("td"))));
+    const content = make("table", { class: bars.length ? "turns" : "" }, make("caption", {}, title), make("thead", {}, head), make("tbody", {}, ...lines));
+    return make("div", { class: "scroll", role: "group", "aria-label": title }, content, ...(text ? [make("p", { class: "note" }, text)] : []));
+  }
+
+  function reach() { // a table that scrolls can be reached with the keyboard
+    for (const each of document.querySelectorAll(".inside > .scroll")) {
+      if (each.scrollWidth > each.clientWidth) each.tabIndex = 0;
+      else each.removeAttribute("tabindex");
+    }
+  }
+
+  function predictor(each, index) {
+    const summary = make("summary", {}, make("span", { class: "name", dir: "auto" }, each.name), ...nameless(each.name), make("span", { class: "facts" }, each.facts), ...stack(each.shares));
+    const details = make("details", {}, summary);
+    const fill = () => {
+      if (details.open && !details.querySelector(".inside")) details.append(make("div", { class: "inside" }, ...each.tables.map(smallTable)));
+      reach();
+    };
+    details.addEventListener("toggle", fill);
+    details.open = index === 0;
+    fill();
+    return details;
+  }
+
+  function showPrompts() {
+    const { predictors, note: text } = data.prompts;
+    at("prompts").hidden = at("tree-legend").hidden = false;
+    at("legend").append(legend());
+    at("tree-legend").append(legend());
+    const drawn = predictors.length > SHORT + 3 ? SHORT : predictors.length;
+    at("predictors").append(...predictors.slice(0, drawn).map(predictor));
+    if (drawn < predictors.length) {
+      const button = make("button", { type: "button" }, `Show all ${grouped(predictors.length)}`);
+      button.addEventListener("click", () => { at("predictors").append(...predictors.slice(drawn).map((each, index) => predictor(each, index + drawn))); button.remove(); });
+      at("predictors").after(button);
+    }
+    at("prompts-note").append(text);
+    reach();
+    addEventListener("resize", reach);
+  }
+
   // -- keys and buttons -------------------------------------------------------------------------------------------------------
 
   const KEYS = {
@@ -528,6 +609,7 @@
   at("sort").append(...[...data.columns, "name"].map((name) => make("option", { value: name }, `Sort by ${name}`)));
   tree.append(head(), body);
   at("tables").append(...data.tables.map(table));
+  if (data.prompts) showPrompts();
   listen();
   unfoldCostliest();
   listenToChart();

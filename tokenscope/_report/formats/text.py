@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from tokenscope._report.changes import EXACT
-from tokenscope._report.snapshot import Snapshot
+from tokenscope._report.snapshot import Snapshot, is_by_part
 from tokenscope._usage import shown
 from tokenscope._usage.custom_prices import nearest
 from tokenscope._usage.usage import Usage
@@ -97,6 +97,14 @@ def counts(usage: Usage) -> tuple[str, str, str, str]:
     return f"{usage.calls:,}", f"{usage.input_tokens:,}", f"{usage.output_tokens:,}", f"{usage.total_tokens:,}"
 
 
+def headline(snapshot: Snapshot) -> str:
+    """Return the totals of a report in one line. Parts of prompts have their calls in common, so these have no sum."""
+    usage = snapshot.total
+    if not is_by_part(snapshot):
+        return summary(usage)
+    return "; ".join([plural(usage.input_tokens, "input token"), *([money(usage)] if usage.cost else [])])
+
+
 def summary(usage: Usage) -> str:
     """Return the totals in one line, tokens and cost first."""
     tokens = f"{plural(usage.total_tokens, 'token')} ({usage.input_tokens:,} in + {usage.output_tokens:,} out)"
@@ -134,19 +142,23 @@ def notes(snapshot: Snapshot, write: Callable[[str], str] | None = None) -> list
     found = (
         "; ".join(details(usage)) + worth,  # what was saved comes last
         wasted and f"wasted: {wasted}",
-        unpriced(by_model, write or printable),
+        unpriced(by_model, write or printable, counted=not is_by_part(snapshot)),
         misnamed(snapshot.unused_prices, by_model, write or repr),
         "" if usage else f"{NOTHING_YET.capitalize()}: {WHY_NOTHING}.",
     )
     return list(filter(None, found))
 
 
-def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printable) -> str:
-    """Return a sentence that names the models without a known price, as a format writes them; empty if there are none."""
+def unpriced(by_model: Mapping[str, Usage], write: Callable[[str], str] = printable, *, counted: bool = True) -> str:
+    """Return a sentence that names the models without a known price, as a format writes them; empty if there are none.
+
+    It tells how many calls they answered, if these can be counted.
+    """
     if not (names := [write(model) for model, usage in by_model.items() if usage.unpriced_calls]):
         return ""
     calls = sum(usage.unpriced_calls for usage in by_model.values())
-    return f"No price is known for {plural(calls, 'call')} of {listed(names)}."
+    whose = f"{plural(calls, 'call')} of " if counted else ""
+    return f"No price is known for {whose}{listed(names)}."
 
 
 def misnamed(unused_prices: Iterable[str], by_model: Mapping[str, Usage], write: Callable[[str], str] = repr) -> str:

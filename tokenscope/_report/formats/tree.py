@@ -13,16 +13,20 @@ names. Numbers are never cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from functools import lru_cache, partial
+from itertools import repeat
 from typing import Final
 
-from tokenscope._report.formats import text
-from tokenscope._report.formats.columns import GAP, Column, Columns, ScopeColumn, guides
-from tokenscope._report.formats.order import shown
+from tokenscope._report.breakdown import Breakdown
+from tokenscope._report.formats import part_shares, text
+from tokenscope._report.formats.columns import DEEPEST_GUIDE, GAP, Column, Columns, ScopeColumn, guides
+from tokenscope._report.formats.order import self_line, shown
 from tokenscope._report.formats.terminal import EIGHTHS, WIDTH, Drawing, Line
-from tokenscope._report.snapshot import Snapshot
+from tokenscope._report.parts import has_parts
+from tokenscope._report.snapshot import Snapshot, is_by_part
+from tokenscope._report.tree import Node
 
 _COLUMNS: Final = (
     *map(Column, ("calls", "input", "output", "total")),
@@ -53,20 +57,45 @@ def render(
     sort: str = "tokens",
     top: int | None = _ROWS,
     min_share: float | None = None,
+    parts: bool = False,
+    measured_by: Sequence[str] | None = None,
 ) -> str:
     """Return the tree as plain text that keeps to a width, in cells."""
-    return drawing(snapshot, sort=sort, top=top, min_share=min_share).plain(width, ascii_only=ascii_only)
+    drawn = drawing(snapshot, sort=sort, top=top, min_share=min_share, parts=parts, measured_by=measured_by)
+    return drawn.plain(width, ascii_only=ascii_only)
 
 
 def drawing(
-    snapshot: Snapshot, *, sort: str = "tokens", top: int | None = _ROWS, min_share: float | None = None
+    snapshot: Snapshot,
+    *,
+    sort: str = "tokens",
+    top: int | None = _ROWS,
+    min_share: float | None = None,
+    parts: bool = False,
+    measured_by: Sequence[str] | None = None,
 ) -> Drawing:
-    """Return the tree as a drawing."""
-    return Drawing(partial(_draw, snapshot, sort, top, min_share))
+    """Return the tree as a drawing.
+
+    Args:
+        snapshot: The report.
+        sort: The order of siblings.
+        top: How many rows are shown.
+        min_share: Leave out what has a smaller share of the total.
+        parts: Whether to show, below each row with calls of its own, the parts of their prompts.
+        measured_by: What has measured prompts, if the rows do not tell.
+    """
+    return Drawing(partial(_draw, snapshot, sort, top, min_share, parts, measured_by))
 
 
 def _draw(
-    snapshot: Snapshot, sort: str, top: int | None, min_share: float | None, width: int, ascii_only: bool
+    snapshot: Snapshot,
+    sort: str,
+    top: int | None,
+    min_share: float | None,
+    parts: bool,
+    measured_by: Sequence[str] | None,
+    width: int,
+    ascii_only: bool,
 ) -> Iterator[Line]:
     tree = snapshot.tree()
     chosen = shown(tree, sort, top, min_share)
@@ -80,8 +109,15 @@ def _draw(
     styles: list[str] = []
     shares: list[float] = []
     rows: list[tuple[str, ...]] = []
+    prompts: list[Breakdown] = []
+    by_part = is_by_part(snapshot)
+    shows_parts = parts and has_parts(snapshot.rows)
+    above: list[Node] = []
     for depth, node in chosen.lines:
         usage = node.usage
+        if shows_parts:
+            above[depth:] = [node]
+            prompts.append(_own_parts(above))
         depths.append(depth)
         names.append(text.printable(node.name))
         styles.append(_STYLES.get(node.kind, ""))
@@ -89,6 +125,8 @@ def _draw(
         shares.append(text.share(Decimal(spent or 0), Decimal(all_spent or 0)))
         rows.append((*text.counts(usage), text.money(usage) if usage else "", text.duration(node.seconds)))
     columns = Columns(_COLUMNS, rows)
+    if by_part:
+        columns.leave_out("output", "total")
     scopes = ScopeColumn(guides(depths, ascii_only=ascii_only), names)
     for least in _LEAST_IMPORTANT if width < _NARROW else ():
         if least != sort and width - columns.width - len(GAP) - _PERCENT < scopes.width:
@@ -98,19 +136,47 @@ def _draw(
     scopes.narrow(room - bar)
     share_at = sum(map(bool, columns.heads[:_SHARE_AT]))
 
-    yield [(text.summary(whole), "bold")]
+    yield [(text.headline(snapshot), "bold")]
     heads = columns.styled(columns.heads, ["bold"] * len(_COLUMNS))
     title = ("of cost" if bar > 1 else "cost%") if by_cost else "share"
     heads.insert(share_at, (GAP + title.ljust(bar + _PERCENT), "bold"))
     yield [(scopes.head, "bold"), *heads]
-    for style, part, row, scope in zip(styles, shares, rows, scopes.lines(styles, ascii_only=ascii_only), strict=True):
+    below = _lines_below(depths, prompts, width, ascii_only) if shows_parts else repeat(None, len(rows))
+    drawn = scopes.lines(styles, ascii_only=ascii_only)
+    for style, part, row, scope, line in zip(styles, shares, rows, drawn, below, strict=True):
         faint = "dim" if style == "dim" else ""
         numbers = columns.styled(row, (*[faint] * (len(row) - 1), "dim"))
         bars = (GAP + _bar(round(part * bar * 8), bar, ascii_only), "green"), (f"{part:>{_PERCENT}.0%}", faint)
         yield [*scope, *numbers[:share_at], *bars, *numbers[share_at:]]
+        if line:
+            yield line
     rest = chosen.rest() + (" (--all or top=None shows all)" if min_share is None else "") if chosen.rows else ""
-    for note in filter(None, (rest, *text.notes(snapshot))):
+    about_parts = part_shares.note(snapshot, measured_by) if parts or by_part else ""
+    for note in filter(None, (rest, *text.notes(snapshot), about_parts)):
         yield [(note, "dim")]
+
+
+def _own_parts(above: list[Node]) -> Breakdown:
+    """Return the parts of the prompts of a row's own calls, given the nodes that lead to it."""
+    node = above[-1]
+    if node.kind == "self":
+        return above[-2].own_parts
+    return Breakdown() if self_line(node, node.children) else node.own_parts
+
+
+def _lines_below(depths: list[int], prompts: list[Breakdown], width: int, ascii_only: bool) -> Iterator[Line | None]:
+    """Yield the line below each row that shows the parts of its prompts, if it has any."""
+    dot, dots, bar = ("|", "...", "|") if ascii_only else ("·", "…", "│")
+    above = guides(depths, ascii_only=ascii_only)
+    for depth, deeper, guide, parts in zip(depths, [*depths[1:], 0], above, prompts, strict=True):
+        if not part_shares.is_measured(parts):
+            yield None
+            continue
+        corner = 3 if 0 < depth <= DEEPEST_GUIDE else 0  # cells of the last level's guide, `├─ `
+        before = guide[: len(guide) - corner] if depth <= DEEPEST_GUIDE else " " * len(guide)
+        through = bar if corner and guide[-3] in "├|" else ""
+        start = (before + through.ljust(corner)) + (bar if deeper > depth else " ") + " "
+        yield [(start + part_shares.shares_line(parts, max(width - len(start), 20), dot=dot, dots=dots), "dim")]
 
 
 @lru_cache

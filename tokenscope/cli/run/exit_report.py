@@ -22,21 +22,24 @@ from tokenscope._report.formats.text import READ_ON, one_line
 from tokenscope._scopes.budget import Budget, BudgetExceeded
 from tokenscope._scopes.enforcement import BudgetAccount, conclude, limit_process
 from tokenscope._scopes.process import DISABLED
+from tokenscope.integrations import instrument
 
 if TYPE_CHECKING:
     from tokenscope.cli.run.live import Live
 
+_PARTS_VARIABLE = "TOKENSCOPE_PROMPT_PARTS"
 _NOTHING = f"tokenscope run: nothing was counted: DSPy made no LM call, and the program recorded no tokens; {READ_ON}"
 
 
 class ExitReport:
     """The report at the end of a program's process. A file that cannot be written raises a ValueError or an OSError."""
 
-    def __init__(self, output: str | None, *, live: bool, budget: Budget | None) -> None:
+    def __init__(self, output: str | None, *, live: bool, parts: bool, budget: Budget | None) -> None:
         self._output = output
         self._file = None if output is None else _writable(output)
         self._wants_live = live and not DISABLED
         self._live: Live | None = None
+        self._parts = parts and not DISABLED
         self._path = sys.path[0 if sys.flags.safe_path else 1 :]  # without the folder that Python was started in
         self._budget = None if DISABLED else budget
         self._account: BudgetAccount | None = None
@@ -51,6 +54,9 @@ class ExitReport:
             signal.signal(signal.SIGTERM, self._at_sigterm)
         if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
             os.register_at_fork(after_in_child=self._forget_in_child)
+        if self._parts:
+            os.environ[_PARTS_VARIABLE] = "1"  # for the processes that the program starts
+            instrument(prompt_parts=True)
         if self._budget is not None:
             self._account = limit_process(self._budget)
         if self._wants_live:
@@ -132,9 +138,13 @@ class ExitReport:
                 report.save(self._file)
                 written.append(f"report written to {self._output}")
         with _or_why_not(lines, "the tree cannot be drawn"):
-            lines.append(report.__rich__().on(sys.__stderr__) if spent else _NOTHING)
+            from tokenscope._report.formats.tree import drawing
+
+            lines.append(drawing(report, parts=self._parts).on(sys.__stderr__) if spent else _NOTHING)
         if self._account is not None:
             lines.append(f"budget: {self._account.balance()}")
+        with _or_why_not(lines, "what could be saved cannot be told"):
+            lines += [f"- {finding}" for finding in report.findings()]
         return lines + written
 
 

@@ -26,7 +26,9 @@ _BELOW = {__name__, "runpy", "importlib._bootstrap", "importlib._bootstrap_exter
 """The modules whose frames lie between Python's start and a program's first line."""
 
 
-def run(program: Sequence[str], *, module: bool, output: str | None, live: bool, budget: Budget | None) -> None:
+def run(
+    program: Sequence[str], *, module: bool, output: str | None, live: bool, parts: bool, budget: Budget | None
+) -> None:
     """Run a program to its end, and report on standard error what it spent when the process ends.
 
     The program is the path of a script, a folder or a zip file with a `__main__.py`, or the name of a module; then its arguments.
@@ -38,7 +40,7 @@ def run(program: Sequence[str], *, module: bool, output: str | None, live: bool,
     name, *arguments = program
     try:
         start = _module if module else _program_at(name)
-        exit_report = ExitReport(output, live=live, budget=budget)
+        exit_report = ExitReport(output, live=live, parts=parts, budget=budget)
     except (OSError, ValueError) as error:
         raise CommandError(str(error)) from None
     replaced = sys.modules["__main__"]  # kept: its last line has not run yet
