@@ -153,16 +153,19 @@ class AdapterPrompt:
             marks: list[str] = []
             at = 0
             inputs = plan.find_inputs(text, self._inputs)
-            for name, start, end in inputs:
+            for _, start, end in inputs:
                 # A line's end after a letter is a token of its own, after a full stop it is one with it. So something stands for
                 # each value, of one token that the value itself has, too.
                 marks.append(text[at:start])
                 around += text[at:start], plan.style.gap, "x" if text[end - 1 : end].isalnum() else "."
-                self._add_value(plan.parts[name], text[start:end])
                 at = end
             marks.append(text[at:])
             around.append(text[at:])
-            rest = self._measure("".join(around), FORMAT, messages=1)
+            rest = self._measure(
+                "".join(around), FORMAT, messages=1
+            )  # before the values, which may use up the allowance
+            for name, start, end in inputs:
+                self._add_value(plan.parts[name], text[start:end])
             rest = rest._replace(key=key_of("".join(marks)), tokens=max(0.0, rest.tokens - len(inputs)))
         else:
             others: list[str] = []

@@ -42,12 +42,17 @@ _LONG: Final = 1_200  # characters; of longer texts, as many are looked at
 _STRETCHES: Final = 4
 
 
-def estimate(text: str) -> float:
-    """Return about how many tokens a text has, without a tokenizer: in 4 µs for a line, 35 µs for any length."""
+def estimate(text: str, most: int = _LONG) -> float:
+    """Return about how many tokens a text has, without a tokenizer: in 4 µs for a line, 35 µs for any length.
+
+    Args:
+        text: The text.
+        most: Of a text of more characters than that, only so many are looked at.
+    """
     size = len(text)
-    if size <= _LONG:
+    if size <= most:
         return _estimate(text)
-    sample = "".join(stretches(text, _STRETCHES, _LONG // _STRETCHES))
+    sample = "".join(stretches(text, _STRETCHES, most // _STRETCHES))
     return _estimate(sample) * size / len(sample)
 
 

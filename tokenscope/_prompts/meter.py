@@ -25,6 +25,7 @@ _MOST_PLACES: Final = 4_096
 _FIRST_CALLS: Final = 8  # of a place, in which much is read
 _MANY_CALLS: Final = 64  # after which only some calls have anything new read
 _SELDOM: Final = 16  # one in so many
+_MANY_BILLS: Final = 256  # after which no more are looked at
 _MOST: Final = 4_000  # bytes that the first call may have read: in half a millisecond
 _MUCH: Final = 4_000
 _LITTLE: Final = 600
@@ -44,6 +45,10 @@ _DOUBT_OF_OPTIONS: Final = (
 _CORRECTIONS: Final = {"fields": 0.97, FORMAT: 0.91}
 """Of estimates by bytes, for what DSPy's adapters write: the medians of 35 prompts of theirs, by `o200k_base`."""
 _MEMORY: Final = 4_000.0  # tokens: of a place's samples, older ones count less
+_WELL_KNOWN: Final = (
+    500.0  # tokens of a place that were read: then a look at few characters of a text like those is enough
+)
+_GLANCE: Final = 480  # characters
 _DOUBT: Final = 50.0  # tokens: how much of a place's own must be read until it counts as much as all places together
 
 
@@ -87,6 +92,7 @@ class Meter:
         self._billed = 0.0, 0.0, 0  # for each message beyond its text, weighted; the weights; how many bills were read
         self.message_overhead = -1.0
         """How many tokens are billed for a message beyond its text; -1 while that is not known."""
+        self._noted = 0  # how many bills were looked at
         self.is_learning = is_exact
         """Whether bills can tell more of that."""
 
@@ -103,6 +109,8 @@ class Meter:
 
     def note_bill(self, prompt: Prompt, billed: int) -> None:
         """Learn what messages are billed beyond their texts; the less of a prompt was guessed, the more it tells."""
+        self._noted += 1
+        self.is_learning = self._noted < _MANY_BILLS
         beyond, messages, guessed = float(billed), 0, 0.0
         for piece in prompt.pieces:
             if piece.part in UNSURE:
@@ -119,7 +127,7 @@ class Meter:
         total, weights, bills = self._billed
         total, weights, bills = total + weight * beyond / messages, weights + weight, bills + 1
         self._billed = total, weights, bills
-        self.is_learning = self.is_exact and bills < _MANY_CALLS
+        self.is_learning = self.is_learning and bills < _MANY_CALLS
         if weights > 1:
             self.message_overhead = max(0.0, total / weights)
 
@@ -214,7 +222,8 @@ class Meter:
         all_read, all_guessed = self._ratios.get(None, (0.0, 0.0))
         usual = all_read / all_guessed if all_guessed else 1.0
         read, guessed = self._ratios.get(place, (0.0, 0.0))
-        tokens = estimate(text) * (read + _DOUBT * usual) / (guessed + _DOUBT)
+        estimated = estimate(text) if read < _WELL_KNOWN else estimate(text, _GLANCE)
+        tokens = estimated * (read + _DOUBT * usual) / (guessed + _DOUBT)
         return tokens, tokens
 
 
