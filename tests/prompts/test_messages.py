@@ -13,6 +13,8 @@ from tokenscope._prompts import meter, options, tokenizers
 from tokenscope._prompts.messages import read_messages
 from tokenscope._prompts.options import measure_options
 from tokenscope._scopes.process import STATE
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 
 TEXT = "What do the documents say about rivers?"
 
@@ -102,6 +104,21 @@ def test_what_was_sent_is_checked(sent):
     """Anything but a text, messages or arguments is a TypeError."""
     with pytest.raises(TypeError, match="messages must be what was sent"):
         record_response(response(100), messages=sent)
+
+
+class Unreadable(list):
+    """Messages that cannot be read."""
+
+    def __iter__(self):
+        raise RuntimeError("not now")
+
+
+def test_what_was_sent_and_cannot_be_read_loses_no_token(monkeypatch):
+    """A response is counted even if what was sent cannot be measured."""
+    forget_warnings()
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    with pytest.warns(TokenScopeWarning, match="measuring what was sent"):
+        assert {"(not measured)": 1_000} == split(Unreadable([1]))
 
 
 def test_nothing_that_was_sent_is_as_if_nothing_was_told():

@@ -17,8 +17,10 @@ from tokenscope import Budget, current_scope, token_scope, track_tokens
 from tokenscope._scopes import enforcement, event_log
 from tokenscope._scopes.event_log import EndedCall, Event, append, drain, observe, outside_lock, records, unobserve
 from tokenscope._scopes.process import MANY_EVENTS, STATE
+from tokenscope._scopes.recording import record
 from tokenscope._usage.calls import NO_SCOPE, ROOT, Call
 from tokenscope._usage.keys import key_of
+from tokenscope._usage.prompts import Piece, Prompt
 from tokenscope._usage.usage import Counts
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
@@ -391,3 +393,18 @@ def test_an_event_that_comes_while_the_log_is_read(monkeypatch):
         monkeypatch.setattr(event_log, "islice", islice_and_then)
         assert 3 == spent(scope)
     assert not comes_late
+
+
+def test_a_prompt_that_cannot_be_divided_loses_no_call(monkeypatch):
+    """A call is counted even if its input cannot be divided among the parts of its prompt, and so are calls after it."""
+    forget_warnings()
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    prompt = Prompt((Piece("demos", float("nan")),))
+    with token_scope("run") as scope, pytest.warns(TokenScopeWarning, match="dividing input among parts of prompts"):
+        record(scope, "openai/gpt-4o-mini", Counts(1, input_tokens=7), time.time(), prompt=prompt)
+        drain()
+    with token_scope("next") as following:
+        record(following, "openai/gpt-4o-mini", Counts(1, input_tokens=5), time.time())
+
+    assert (7, 5) == (scope.usage.input_tokens, following.usage.input_tokens)
+    assert {"(not measured)": 7} == {name: usage.input_tokens for name, usage in scope.report().by_part().items()}

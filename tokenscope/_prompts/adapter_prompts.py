@@ -161,9 +161,8 @@ class AdapterPrompt:
                 at = end
             marks.append(text[at:])
             around.append(text[at:])
-            rest = self._measure(
-                "".join(around), FORMAT, messages=1
-            )  # before the values, which may use up the allowance
+            # Before the values, which may use up the allowance.
+            rest = self._measure("".join(around), FORMAT, messages=1)
             for name, start, end in inputs:
                 self._add_value(plan.parts[name], text[start:end])
             rest = rest._replace(key=key_of("".join(marks)), tokens=max(0.0, rest.tokens - len(inputs)))

@@ -97,7 +97,8 @@ def next_turn(entry: Any, predictor: Any, call: Any = None) -> Turn:
         if latest is not None:
             latest.before = None  # or all turns would be kept
         elif len(predictors) > 1:
-            others = [each.latest.steps for each in predictors.values() if each.latest is not None]
+            known = tuple(predictors.values())  # another thread may add one
+            others = [each.latest.steps for each in known if each.latest is not None]
             turn.elsewhere = frozenset().union(*others)
     turns.latest = turn
     return turn

@@ -73,7 +73,7 @@ def by_predictor(rows: Rows) -> dict[str, Breakdown]:
 def measured(rows: Rows) -> dict[str, list[ModelUsage]]:
     """Return the parts of measured prompts by predictor, as finely as prices need it."""
     found: dict[str, list[ModelUsage]] = {}
-    if all(key.part is None for key in rows.keys):  # nothing is kept of a large report that has none
+    if not has_parts(rows):  # nothing is kept of a large report that has none
         return found
     for name, usages in _grouped(rows).items():
         if several := [each for each in usages if each.key.part is not None and each.key.part.view == "part"]:
@@ -92,28 +92,22 @@ def by_turn(rows: Rows) -> dict[str, dict[int, Breakdown]]:
 
 def carried(rows: Rows) -> dict[str, Breakdown]:
     """Return the input that the prompts of the turns before held, too, by predictor and part."""
-    groups = _grouped(rows).items()
-    found = {
-        name: breakdown_of((part.name, usage) for part, usage in _seen(usages, "carried")) for name, usages in groups
-    }
-    return {name: breakdown for name, breakdown in found.items() if breakdown}
+    return _by_part(rows, "carried")
 
 
 def changed(rows: Rows) -> dict[str, Breakdown]:
     """Return, by predictor, the parts at which prompts first differ from the ones before, with the input from there on."""
-    groups = _grouped(rows).items()
-    found = {
-        name: breakdown_of((part.name, usage) for part, usage in _seen(usages, "changed")) for name, usages in groups
-    }
-    return {name: breakdown for name, breakdown in found.items() if breakdown}
+    return _by_part(rows, "changed")
 
 
 def items(rows: Rows) -> dict[str, Breakdown]:
     """Return the demos and messages that prompts are made of, by predictor and part: four in each of ten are 40 `calls`."""
+    return _by_part(rows, "items")
+
+
+def _by_part(rows: Rows, view: PartView) -> dict[str, Breakdown]:
     groups = _grouped(rows).items()
-    found = {
-        name: breakdown_of((part.name, usage) for part, usage in _seen(usages, "items")) for name, usages in groups
-    }
+    found = {name: breakdown_of((part.name, usage) for part, usage in _seen(usages, view)) for name, usages in groups}
     return {name: breakdown for name, breakdown in found.items() if breakdown}
 
 

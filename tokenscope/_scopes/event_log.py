@@ -261,8 +261,13 @@ class Batch:
 
     def _add_prompts(self) -> None:
         for (scope, path), calls in self._prompts.items():
-            sizes: CallSizes | None = CallSizes.of(map(sizes_of, calls))
-            for key, counts in sum_parts(calls).items():
+            try:
+                sizes: CallSizes | None = CallSizes.of(map(sizes_of, calls))
+                parts = sum_parts(calls)
+            except Exception:  # noqa: BLE001 - the calls themselves are counted nevertheless
+                internal_error("dividing input among parts of prompts")
+                continue
+            for key, counts in parts.items():
                 self._add_counts(scope, path, key, counts, sizes)
                 sizes = None  # once for all parts
 

@@ -60,12 +60,8 @@ class UsageRow:
     def copy(self) -> UsageRow:
         """Return a row with the same numbers."""
         copy = UsageRow()
-        copy.entries, copy.nanoseconds, copy.width, copy.sizes = (
-            self.entries,
-            self.nanoseconds,
-            self.width,
-            self.sizes,
-        )
+        copy.entries, copy.nanoseconds, copy.width = self.entries, self.nanoseconds, self.width
+        copy.sizes = self.sizes
         if self.counts:
             copy.counts = self.counts.copy()
         return copy

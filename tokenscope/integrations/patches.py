@@ -110,7 +110,11 @@ def _switch_prompt_parts(*, on: bool) -> None:
 def _read_sent(sent: Any, model: str) -> Prompt | None:
     from tokenscope._prompts.sent import read_sent
 
-    return read_sent(sent, model)
+    try:
+        return read_sent(sent, model)
+    except Exception:  # noqa: BLE001 - the response is counted nevertheless
+        internal_error("measuring what was sent")
+        return None
 
 
 def _take_back(patch: Patch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import random
 import statistics
 from itertools import pairwise
@@ -15,6 +16,7 @@ from support.counting_server import CountingServer, count
 from support.dspy_support import DSPY
 
 import tokenscope
+from tokenscope import Budget, token_scope
 from tokenscope._prompts import adapter_prompts, meter, options, tokenizers
 from tokenscope._scopes.process import STATE
 from tokenscope.integrations.dspy import prompts
@@ -369,6 +371,41 @@ def test_what_tools_made_is_read_again():
     assert loop.made.input_tokens == pytest.approx(sum(sizes), rel=0.03)
     assert loop.reread.input_tokens == pytest.approx(3 * sizes[0] + sizes[1], rel=0.03)
     assert (0, extract.reread.input_tokens) == (extract.made.input_tokens, pytest.approx(sum(sizes), rel=0.03))
+
+
+def test_what_an_adapter_was_given_is_forgotten_when_it_has_ended():
+    """A context that was copied during an LM call, as tasks do, has calls of its own, which are not the adapter's."""
+    copied = []
+
+    class Copying(dspy.LM):
+        def forward(self, *arguments, **keywords):
+            copied.append(contextvars.copy_context())
+            return super().forward(*arguments, **keywords)
+
+    with CountingServer() as server:
+        lm = Copying("openai/gpt-4o-mini", **server.lm().kwargs, cache=False)
+        with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
+            dspy.Predict(Answering)(question="Why?", context="x")
+        tokenscope.reset()
+        copied[0].run(lm, messages=[{"role": "user", "content": "Hello there"}])
+
+    assert {"user"} == set(tokens_by_part())
+
+
+def test_an_interrupt_while_a_prompt_is_measured_takes_no_call_of_a_budget(monkeypatch):
+    """Ctrl-C may come at any line: a call that was interrupted before it began is no call of a budget."""
+    read = STATE.read_prompt
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(STATE, "read_prompt", read)
+        raise KeyboardInterrupt
+
+    with CountingServer() as server, token_scope("run", budget=Budget(calls=1)) as scope:
+        monkeypatch.setattr(STATE, "read_prompt", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            server.lm()("Hello")
+        server.lm()("Hello")
+    assert 1 == scope.usage.calls
 
 
 def test_a_list_that_grows_is_carried():

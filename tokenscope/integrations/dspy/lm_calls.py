@@ -389,6 +389,8 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
     outer: Any = current_lm_call.get()
     if outer is not None and outer.ended:
         outer = None
+    # Before a budget takes the call: what is interrupted here is taken by none.
+    prompt = None if STATE.read_prompt is None else STATE.read_prompt(lm, args, kwargs, scope)
     reserved = reserve(scope, _lender(outer)) if scope.budgets else False
     try:
         overrides = thread_local_overrides.get()
@@ -396,8 +398,8 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
         replaced = _get(overrides if "usage_tracker" in overrides else main_thread_config, "usage_tracker")
         kind = CallTracker if replaced is None or type(replaced) is CallTracker else ReplacingTracker
         call = kind(lm, outer, scope, overrides, replaced, reserved=reserved)
-        if STATE.read_prompt is not None:
-            call.prompt = STATE.read_prompt(lm, args, kwargs, scope)
+        if prompt is not None:
+            call.prompt = prompt
         return call
     except Exception:  # noqa: BLE001
         if reserved:

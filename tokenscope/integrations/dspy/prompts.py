@@ -46,11 +46,11 @@ class Given:
     __slots__ = ("adapter", "demos", "inputs", "lm", "outside", "settings", "signature")
 
     def __init__(self, adapter: Any, lm: Any, signature: Any, demos: Any, inputs: Mapping[str, Any]) -> None:
-        self.adapter = adapter
-        self.lm = lm
-        self.signature = signature
+        self.adapter: Any = adapter  # None when the call has ended
+        self.lm: Any = lm
+        self.signature: Any = signature
         self.demos: Sequence[Any] = demos or ()
-        self.inputs = inputs
+        self.inputs: Mapping[str, Any] = inputs
         self.settings: Any = thread_local_overrides.get()  # the same in all that one call of a predictor asks
         self.outside: Given | None = None
 
@@ -60,9 +60,11 @@ class Given:
         _given.set(self)
 
     def finish(self) -> None:
-        """Forget it."""
+        """Forget it, also in tasks that were started meanwhile: they may outlive it, and must not keep texts."""
         if _given.get() is self:  # a coroutine that is finalised in another Context has nothing to restore there
             _given.set(self.outside)
+        self.lm = self.adapter = self.signature = self.settings = self.outside = None
+        self.demos, self.inputs = (), {}
 
 
 _given: Final[ContextVar[Given | None]] = ContextVar("tokenscope_given", default=None)
@@ -143,6 +145,8 @@ def _read_prompt(lm: Any, args: Args, kwargs: Mapping[str, Any], scope: Any) -> 
     messages = kwargs.get("messages")
     given = _given.get()
     plan: Plan | None = None
+    if given is not None and given.adapter is None:  # it has ended
+        given = None
     if given is not None and type(messages) is list and messages and type(messages[0]) is dict:
         plan = plan_of(given.adapter, given.signature)
         if given.lm is not lm and not plan.has_made(messages):
