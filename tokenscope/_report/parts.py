@@ -112,15 +112,29 @@ def _by_part(rows: Rows, view: PartView) -> dict[str, Breakdown]:
 
 
 def rereads(rows: Rows) -> dict[str, dict[str, Reread]]:
-    """Return what tools added to prompts, and how much of that was given again, by predictor and tool."""
+    """Return what tools added to prompts, and how much of that was given again, by predictor and tool.
+
+    What a predictor inside an agent is given of the agent's tools counts with the agent's: `dspy.ReAct` gives its trajectory once
+    more to the predictor that extracts the answer.
+    """
     found: dict[str, dict[str, Reread]] = {}
     for name, usages in _grouped(rows).items():
         made = breakdown_of((part.name, usage) for part, usage in _seen(usages, "made"))
         again = breakdown_of((part.name, usage) for part, usage in _seen(usages, "reread"))
-        tools = {tool: Reread(made.get(tool, ZERO), again.get(tool, ZERO)) for tool in {**made, **again}}
-        if tools:
-            found[name] = dict(sorted(tools.items(), key=lambda each: -_tokens(each[1])))
-    return found
+        if made or again:
+            found[name] = {tool: Reread(made.get(tool, ZERO), again.get(tool, ZERO)) for tool in {**made, **again}}
+    for name in sorted(found, key=len, reverse=True):
+        agent = name.rpartition(".")[0]
+        while agent and agent not in found:
+            agent = agent.rpartition(".")[0]
+        for tool in found[name].keys() & found.get(agent, {}).keys():
+            (made_before, again_before), (made_here, again_here) = found[agent][tool], found[name].pop(tool)
+            found[agent][tool] = Reread(made_before + made_here, again_before + again_here)
+    return {
+        name: dict(sorted(tools.items(), key=lambda each: (-_tokens(each[1]), each[0])))
+        for name, tools in found.items()
+        if tools
+    }
 
 
 def sizes(rows: Rows) -> dict[str, CallSizes]:

@@ -160,7 +160,10 @@ class Snapshot:
         return parts.changed(self.rows)
 
     def rereads(self) -> dict[str, dict[str, Reread]]:
-        """Return what tools added to prompts, and how often later prompts held it again, by predictor and tool."""
+        """Return what tools added to prompts, and how much of it later prompts held again, by predictor and tool.
+
+        What the predictors inside an agent are given of its tools counts with the agent.
+        """
         return parts.rereads(self.rows)
 
     def call_sizes(self) -> dict[str, CallSizes]:
