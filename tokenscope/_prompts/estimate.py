@@ -58,8 +58,9 @@ def estimate(text: str, most: int = _LONG) -> float:
 
 def stretches(text: str, number: int, size: int) -> list[str]:
     """Return some stretches of a text, equally far apart."""
-    last = len(text) - size
-    return [text[start : start + size] for start in (last * index // max(1, number - 1) for index in range(number))]
+    last, gaps = len(text) - size, max(1, number - 1)
+    starts = [last * index // gaps for index in range(number)]
+    return [text[start : start + size] for start in starts]
 
 
 def _estimate(text: str) -> float:

@@ -48,7 +48,7 @@ _MEMORY: Final = 4_000.0  # tokens: of a place's samples, older ones count less
 _WELL_KNOWN: Final = (
     500.0  # tokens of a place that were read: then a look at few characters of a text like those is enough
 )
-_GLANCE: Final = 320  # characters
+_GLANCE: Final = 480  # characters
 _DOUBT: Final = 50.0  # tokens: how much of a place's own must be read until it counts as much as all places together
 
 

@@ -87,7 +87,7 @@ def _add_call(sums: _Sums, number: int, prompt: Prompt, counts: Counts) -> None:
     tokens = _apportioned(prompt, counts.input_tokens)
     read, written, hour = counts.cache_read_tokens, counts.cache_write_tokens, counts.cache_write_1h_tokens
     audio = _audio(prompt, tokens, counts.input_audio_tokens) if counts.input_audio_tokens else None
-    is_plain, changed = not (read or written or audio), 0
+    changed = 0
     for index, some in enumerate(tokens):
         if not some:
             continue
@@ -102,7 +102,8 @@ def _add_call(sums: _Sums, number: int, prompt: Prompt, counts: Counts) -> None:
             written -= to_cache
             hour -= for_an_hour
         heard = audio[index] if audio else 0
-        if is_plain and piece.carried <= 0 and not piece.tool and not piece.items:  # most are
+        is_special = from_cache or to_cache or heard or piece.carried > 0 or piece.tool or piece.items
+        if not is_special:  # most are not
             place: tuple[str, PartView] = (piece.part, "part")
             found = sums.get(place)
             if found is None:
