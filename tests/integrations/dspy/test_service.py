@@ -79,6 +79,38 @@ def test_an_hour_in_anthropics_cache(engine):
     )
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_hour_in_anthropics_cache_of_several_requests(engine):
+    """What several requests of one call keep for an hour adds up, and costs what it says."""
+
+    class Twice(dspy.LM):
+        def forward(self, prompt=None, messages=None, **kwargs):
+            super().forward(prompt=prompt, messages=messages, **kwargs)
+            return super().forward(prompt=prompt, messages=messages, **kwargs)
+
+    more = {"engine": "auto" if engine == "native" else engine} if DSPY >= (3, 4) else {}
+    with AnthropicServer(cache_creation={"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 10}) as server:
+        settings = {"api_base": server.url, "api_key": "x", "cache": False, **more}
+        once, twice = (kind("anthropic/claude-haiku-4-5", **settings) for kind in (dspy.LM, Twice))
+        with token_scope("once") as single:
+            once("Why?")
+        with token_scope("twice") as double:
+            twice("Why?")
+    assert 3 == server.bill.calls
+    assert (1, 10, 15) == (single.usage.calls, single.usage.cache_write_1h_tokens, single.usage.cache_write_tokens)
+    assert (1, 20, 30) == (double.usage.calls, double.usage.cache_write_1h_tokens, double.usage.cache_write_tokens)
+    assert 2 * single.usage.cost == double.usage.cost
+
+
+def test_more_kept_for_an_hour_than_was_written():
+    """A provider that says that more is kept for an hour than was written to its cache is not believed."""
+    with AnthropicServer(cache_creation={"ephemeral_1h_input_tokens": 1_000}) as server:
+        lm = dspy.LM("anthropic/claude-haiku-4-5", api_base=server.url, api_key="x", cache=False)
+        with token_scope("hour") as scope:
+            lm("Why?")
+    assert (15, 15) == (scope.usage.cache_write_tokens, scope.usage.cache_write_1h_tokens)
+
+
 USAGE = {"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100}
 
 

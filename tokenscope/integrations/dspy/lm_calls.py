@@ -78,9 +78,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     prompt: Prompt | None = None  # what was asked, measured by parts, if a program wants to know
     saved: Any = None  # the usage of a cached answer, if the cache still has it
     terms: Terms = ()  # which service was used, if not the usual one
-    kept_for_an_hour: Mapping[
-        int, int
-    ] = {}  # how many tokens of each response the provider keeps for an hour in its cache
+    lifetimes: Mapping[int, tuple[int, Any]] = {}  # by id, how many tokens of each response are kept for an hour
+    kept_for_an_hour = 0  # how many tokens the provider keeps for an hour in its cache, when the call has ended
 
     def __init__(self, lm: Any, outer: Any, scope: Counted, overrides: Any, replaced: Any, *, reserved: bool) -> None:
         self.wrapped_tracker: Any = replaced
@@ -200,6 +199,9 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
             read_service(self, self.answer)
             if not self.entries:
                 self._read_answer()
+        if self.lifetimes:
+            self.kept_for_an_hour = sum(tokens for tokens, _ in list(self.lifetimes.values()))
+            self.lifetimes = {}
         if not self.since or (self.refused and not self.entries and not self.is_nested):
             self._release()  # it has not begun, or the LM that it asked was kept from it
         elif self.is_nested:
@@ -271,7 +273,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         return key, counts._replace(calls=1, cached_calls=int(cached), failed_calls=failed)
 
     def _with_lifetimes(self, counts: Counts) -> Counts:
-        kept = min(sum(self.kept_for_an_hour.values()), counts.cache_write_tokens)
+        kept = min(self.kept_for_an_hour, counts.cache_write_tokens)
         return counts._replace(cache_write_1h_tokens=kept)
 
     def _release(self) -> None:

@@ -31,8 +31,8 @@ def read_service(call: Any, response: Any) -> None:
         call.terms = terms_of(response, usage)
         if (lifetimes := getter(usage)("cache_creation")) is not None:
             tokens = getter(lifetimes)("ephemeral_1h_input_tokens")
-            # DSPy may look at one response twice, and one call may have several.
-            kept = call.__dict__.setdefault("kept_for_an_hour", {})
-            kept[id(response)] = parse_count("ephemeral_1h_input_tokens", tokens, call.model)
+            kept = parse_count("ephemeral_1h_input_tokens", tokens, call.model)
+            # DSPy may look at one response twice, and one call may have several. Kept, so that no other one has its id.
+            call.__dict__.setdefault("lifetimes", {})[id(response)] = kept, response
     except Exception:  # noqa: BLE001 - nothing that a provider sends may break the host program
         internal_error("reading which service was used")
