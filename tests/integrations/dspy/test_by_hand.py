@@ -147,6 +147,30 @@ def test_a_free_model(cost, unpriced):
     assert 12 == run.usage.total_tokens
 
 
+@pytest.mark.parametrize(
+    ("costs", "cost", "unpriced"),
+    [([0, 0], 0, 0), ([0, None], 0, 1), ([None, 0], 0, 1), ([0, 0.5], 0.5, 0), ([0.25, 0.5], 0.75, 0)],
+    ids=str,
+)
+def test_a_free_model_in_several_requests(costs, cost, unpriced):
+    """If a call makes several requests, it is free if the provider says so of each of them."""
+
+    class Twice(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            for each in costs:
+                told = {} if each is None else {"cost": each, "cost_details": {}}
+                dspy.settings.usage_tracker.add_usage(self.model, {"prompt_tokens": 9, "completion_tokens": 3, **told})
+            choice = SimpleNamespace(message=SimpleNamespace(content="yes", tool_calls=None))
+            return SimpleNamespace(choices=[choice], usage={}, model="free")
+
+    with token_scope("run") as run:
+        Twice("openrouter/nobody/free")("Why?")
+
+    assert (1, unpriced, 24) == (run.usage.calls, run.usage.unpriced_calls, run.usage.total_tokens)
+    assert cost == (run.usage.cost or 0)
+    assert ["provider"] * (not unpriced) == [price.source for price in run.report().prices() if price.source]
+
+
 def test_a_stream_that_is_dropped(provider):
     """A dropped stream is counted when a report is made. If that happens inside an LM call, both calls count."""
     client = openai.OpenAI(base_url=provider.url, api_key="loopback")

@@ -166,6 +166,64 @@ def test_all_is_reserved(lm: Any, provider: LoopbackProvider, limit: int) -> Non
     assert limit - 1 <= provider.total.calls <= limit
 
 
+class Plain(dspy.BaseLM):
+    """An LM that asks OpenAI's client, and reports numbers alone: no part of its usage can be known again."""
+
+    def __init__(self, provider: LoopbackProvider) -> None:
+        super().__init__("openai/gpt-4o-mini")
+        self.client = openai.OpenAI(base_url=provider.url, api_key="loopback", max_retries=0)
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        messages = messages or [{"role": "user", "content": prompt}]
+        response = self.client.chat.completions.create(model="gpt-4o-mini", messages=messages)
+        used = response.usage
+        counts = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
+        message = SimpleNamespace(content=response.choices[0].message.content, role="assistant", tool_calls=None)
+        choices = [SimpleNamespace(message=message, finish_reason="stop")]
+        return SimpleNamespace(choices=choices, usage=counts, model="plain")
+
+
+class Retelling(dspy.BaseLM):
+    """An LM that asks another one, and answers with what DSPy has kept of that call in the other LM's history."""
+
+    def __init__(self, inner: Any, what: str) -> None:
+        super().__init__("openai/retelling")
+        self.inner, self.what = inner, what
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        texts = self.inner(QUESTION)
+        latest = self.inner.history[-1]
+        usage = latest["usage"] if self.what == "usage" else latest["response"].usage
+        message = SimpleNamespace(content=texts[0], role="assistant", tool_calls=None)
+        choices = [SimpleNamespace(message=message, finish_reason="stop")]
+        return SimpleNamespace(choices=choices, usage=usage, model="retelling")
+
+
+@pytest.mark.parametrize("what", ["usage", "response"])
+def test_what_is_taken_from_a_history(provider: LoopbackProvider, what: str) -> None:
+    """What an LM takes out of another one's history is counted once, with the other LM."""
+    inner = Plain(provider)
+    with token_scope("run") as run:
+        for _ in range(2):
+            Retelling(inner, what)(QUESTION)
+
+    assert (provider.total.calls, *tokens(provider.total)) == (run.usage.calls, *tokens(run.usage))
+    assert ["openai/gpt-4o-mini"] == list(run.report().by_model())
+
+
+def test_a_history_of_earlier_calls(provider: LoopbackProvider) -> None:
+    """An LM that keeps no history now, and reports the usage of an earlier call of another one again, has spent that itself."""
+    inner = Plain(provider)
+    inner(QUESTION)
+    with dspy.context(disable_history=True), token_scope("run") as run:
+        Retelling(inner, "usage")(QUESTION)
+
+    assert 2 == provider.total.calls
+    assert {"openai/gpt-4o-mini": 1, "openai/retelling": 1} == {
+        name: usage.calls for name, usage in run.report().by_model().items()
+    }
+
+
 def test_a_failed_call_that_was_judged(provider: LoopbackProvider) -> None:
     """A call that fails after a callback has asked another LM is a failed call, beside that one."""
     lm = judged(provider, "start")

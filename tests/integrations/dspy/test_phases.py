@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -276,6 +277,33 @@ def test_a_judge_is_no_reflection(billing):
     assert ["openai/gpt-4o"] == list(report.find("run/GEPA/reflect").by_model)
     assert tokens(billing.reflection.total) == tokens(report.find("run/GEPA/reflect").usage)
     assert ["openai/gpt-4.1"] == list(report.find("run/GEPA/feedback").by_model)
+    assert "phase" == report.find("run/GEPA/feedback").kind
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "phase"),
+    [
+        ((), {}, "evaluate"),
+        ((False,), {}, "evaluate"),
+        ((True,), {}, "sample"),
+        ((), {"capture_traces": True}, "sample"),
+        ((), {"capture_traces": False}, "evaluate"),
+    ],
+    ids=str,
+)
+def test_an_adapter_of_gepa_that_a_program_calls(billing, args, kwargs, phase):
+    """Whether a candidate is run to learn from it, or to be scored, is known however the adapter is called."""
+    pytest.importorskip("gepa")
+    from dspy.teleprompt.gepa.gepa_utils import DspyAdapter
+
+    program = dspy.Predict("question -> answer")
+    adapter = DspyAdapter(program, billing.feedback, {}, num_threads=1, rng=random.Random(0))
+    with token_scope("run") as run:
+        adapter.evaluate(examples(2), {"self": "Answer."}, *args, **kwargs)
+    [found] = run.report().tree().children
+
+    assert (phase, "phase", 2) == (found.name, found.kind, found.usage.calls)
+    assert tokens(billing.task.total) == tokens(found.usage)
 
 
 def test_a_phase_ends_with_its_call(billing):

@@ -25,7 +25,7 @@ def get_cached(wrapped: Any, cache: Any, args: Args, kwargs: Kwargs) -> Any:
 def _usage_of_hit(cache: Any, found: Any, args: Args, kwargs: Kwargs) -> Any:
     """Return the usage of a cached answer. DSPy clears it in the copy that it hands out, not in what it keeps in memory."""
     usage = found.get("usage") if isinstance(found, dict) else getattr(found, "usage", None)
-    if not usage and cache.enable_memory_cache:
+    if not usage:
         key = cache.cache_key(*args, **kwargs)
         with cache._lock:  # noqa: SLF001 - DSPy's own code takes it to look there
             usage = getattr(cache.memory_cache.get(key), "usage", None)
