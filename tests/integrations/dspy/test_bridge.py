@@ -572,6 +572,24 @@ def test_a_tracker_of_the_users_own(provider: LoopbackProvider) -> None:
     assert ["asked"] == notes
 
 
+def test_a_tracker_for_the_whole_program() -> None:
+    """A tracker that is configured for all threads gets what it always got, and calls are counted besides."""
+    tracker = dspy.utils.usage_tracker.UsageTracker()
+    dspy.configure(usage_tracker=tracker)
+    try:
+        with LoopbackProvider() as provider, token_scope("run") as run:
+            provider.lm()("Why?")
+    finally:
+        dspy.configure(usage_tracker=None)
+    [told] = tracker.get_total_tokens().values()
+
+    assert (provider.total.input_tokens, provider.total.output_tokens) == (
+        told["prompt_tokens"],
+        told["completion_tokens"],
+    )
+    assert tokens(provider.total) == tokens(run.usage)
+
+
 def test_attributes_are_only_looked_at() -> None:
     """Naming a module runs no code of the user's keys, proxies or collections."""
 

@@ -97,6 +97,9 @@ class Router(dspy.BaseLM):
     def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
         if self.reports == "response of forward":
             return self.inner.forward(prompt=prompt, messages=messages)
+        if self.reports == "nothing of forward":
+            response = self.inner.forward(prompt=prompt, messages=messages)
+            return SimpleNamespace(choices=response.choices, usage={}, model="router")
         number = 2 if self.reports in ("sum", "second of two") else 1
         texts = [self.inner(prompt=prompt, messages=messages)[0] for _ in range(number)]
         used = [entry["usage"] for entry in self.inner.history[-number:]]
@@ -132,7 +135,7 @@ LMS: dict[str, Callable[[LoopbackProvider], Any]] = {
     "interrupted by a signal": lambda provider: drafting(provider, Signalled),
     **{
         f"router with {reports}": lambda provider, reports=reports: Router(provider, reports)
-        for reports in ("response of forward", "usage", "second of two", "copy", "nothing", "sum")
+        for reports in ("response of forward", "nothing of forward", "usage", "second of two", "copy", "nothing", "sum")
     },
 }
 

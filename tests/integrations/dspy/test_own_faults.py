@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from support.dspy_support import DSPY
 from tokenscope import token_scope
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
-from tokenscope.integrations.dspy import attempts, cache_hits, lm_calls, modules, service
+from tokenscope.integrations.dspy import attempts, cache_hits, forward, lm_calls, modules, service
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -46,6 +47,24 @@ def try_again(provider: LoopbackProvider) -> str:
         return str(best(question="Why?").answer)
 
 
+def ask_the_faster(provider: LoopbackProvider) -> str:
+    """Ask twice at once, take the answer that comes first, and wait for the other one."""
+    pool = ThreadPoolExecutor(2)
+
+    class Hedging(dspy.LM):  # type: ignore[misc]
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            ask = super().forward
+            asks = [
+                pool.submit(ask, messages=[{"role": "user", "content": f"Why? <<wait {seconds}>>"}])
+                for seconds in (0, 0.3)
+            ]
+            return asks[0].result()
+
+    with pool:
+        lm = Hedging("openai/gpt-4o-mini", api_base=provider.url, api_key="none", num_retries=0, cache=False)
+        return str(lm("Why?")[0])
+
+
 def ask_through_another(provider: LoopbackProvider) -> str:
     """Ask an LM that asks another one twice, by `forward`."""
     inner = provider.lm()
@@ -63,6 +82,7 @@ FAULTS = {
     "reading what a cache hit saved": (cache_hits, "_usage_of_hit", ask_again),
     "reading what attempts have spent": (attempts.Attempts, "conclude", try_again),
     "reading which service was used": (service, "terms_of", ask),
+    "counting a request that outlived its LM call": (forward, "record", ask_the_faster),
     "counting a call": (lm_calls.CallTracker, "_count_nested", ask_through_another),
     "reading what a request has spent": (lm_calls, "read_counts", ask_through_another),
 }
@@ -104,6 +124,34 @@ def test_an_adapter_that_parses_twice(provider: LoopbackProvider) -> None:
         assert dspy.Predict("question -> answer")(question="Why?").answer
     assert 1 == run.usage.calls
     assert not run.report().waste()
+
+
+@pytest.mark.skipif(DSPY < (3, 2), reason="DSPy itself fails without usage")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_response_without_usage() -> None:
+    """A response that has no usage at all is a call that has spent nothing."""
+
+    class Silent(dspy.BaseLM):  # type: ignore[misc]
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            choice = SimpleNamespace(message=SimpleNamespace(content="blue"), finish_reason="stop")
+            return SimpleNamespace(choices=[choice], model="silent", _hidden_params={})
+
+    with token_scope("run") as run:
+        assert ["blue"] == Silent("silent")("Why?")
+    assert (1, 0, 0) == (run.usage.calls, run.usage.total_tokens, run.usage.failed_calls)
+
+
+@pytest.mark.skipif(DSPY < (3, 4), reason="the responses of DSPy 3.4")
+@pytest.mark.parametrize("by_keyword", [True, False])
+def test_usage_that_a_program_reads_itself(provider: LoopbackProvider, by_keyword: bool) -> None:
+    """DSPy's function that reads a response gets its arguments as they were given."""
+    from dspy.clients.call_result import usage_dict
+
+    usage = dspy.lm15.Usage(input_tokens=3, output_tokens=4, cache_read_tokens=20, total_tokens=7)
+    response = SimpleNamespace(usage=usage, provider_data={})
+    found = usage_dict(response, provider="anthropic") if by_keyword else usage_dict(response, "anthropic")
+    assert 23 == found["prompt_tokens"]
+    assert 3 == usage_dict(response)["prompt_tokens"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

@@ -240,6 +240,38 @@ def test_an_optimizer_of_ones_own(billing):
     assert tokens(billing.task.total) == tokens(run.usage)
 
 
+@pytest.mark.parametrize("kind", [staticmethod, classmethod])
+def test_a_phase_that_is_no_plain_method(billing, kind):
+    """A static or class method is a phase, too; `uninstrument` restores it as what it was."""
+    import tokenscope
+
+    def propose(*arguments: Any) -> Any:
+        return arguments[-1](question="What else?")
+
+    class Own(dspy.teleprompt.Teleprompter):
+        _propose_instructions = kind(propose)
+
+        def compile(self, student: Any, *, trainset: Any) -> Any:
+            self._propose_instructions(student)
+            return student
+
+    def run() -> Usage | None:
+        with token_scope("run") as scope:
+            Own().compile(dspy.Predict("question -> answer"), trainset=[])
+        found = scope.report().find("run/Own/propose")
+        return None if found is None else found.usage
+
+    first = run()
+    assert first is not None
+    assert tokens(billing.task.total) == tokens(first)
+    for _ in range(2):
+        tokenscope.uninstrument()
+        method = vars(Own)["_propose_instructions"]
+        assert (kind, propose) == (type(method), method.__func__)
+        tokenscope.instrument()
+        assert first == run()
+
+
 def test_nothing_stays(billing):
     """`uninstrument` restores the methods of the optimizers."""
     from tokenscope import instrument, uninstrument

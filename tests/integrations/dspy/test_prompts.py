@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import json
 import random
 import statistics
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import dspy
 import pytest
@@ -16,7 +18,7 @@ from support.counting_server import CountingServer, count
 from support.dspy_support import DSPY
 
 import tokenscope
-from tokenscope import Budget, token_scope
+from tokenscope import Budget, token_scope, track_tokens
 from tokenscope._prompts import adapter_prompts, meter, options, tokenizers
 from tokenscope._scopes.process import STATE
 from tokenscope.integrations.dspy import prompts
@@ -302,6 +304,134 @@ def test_direct_calls_are_split_by_role():
         "user": count(prose(2, 30)) + count(prose(4, 10)),
         "assistant": count(prose(3, 40)),
     }
+
+
+@pytest.mark.parametrize("by_position", [True, False])
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_an_adapter_that_a_program_calls_itself(how, by_position):
+    """What an adapter is given is found in its prompt, however it is given, and its answer is the adapter's."""
+    adapter = dspy.ChatAdapter()
+    some = {"signature": Answering, "demos": demos(1), "inputs": {"context": prose(1, 20), "question": "Why?"}}
+    with CountingServer() as server:
+        lm = server.lm()
+        arguments, keywords = (tuple(some.values()), {}) if by_position else ((), some)
+        if how == "sync":
+            [answer] = adapter(lm, {}, *arguments, **keywords)
+        else:
+            [answer] = asyncio.run(adapter.acall(lm, {}, *arguments, **keywords))
+
+    assert {"answer", "reason"} == set(answer)
+    assert {"demos", "fields", "format", "instructions", "input:context", "input:question"} == set(tokens_by_part())
+
+
+def test_an_adapter_that_is_called_wrongly():
+    """DSPy's own error is raised."""
+    with CountingServer() as server, pytest.raises(TypeError):
+        dspy.ChatAdapter()(server.lm(), {}, Answering)
+
+
+OPTIONS = {
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "find",
+                "description": "Find a document that answers the question.",
+                "parameters": {"type": "object", "properties": {"query": {"type": "string"}}},
+            },
+        }
+    ],
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "answer",
+            "schema": {"type": "object", "properties": {"answer": {"type": "string", "description": prose(3, 30)}}},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("where", ["in the call", "with the LM"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_of_direct_calls(name, where):
+    """Tools and a schema that an LM is asked with are parts of the prompt, whether the call or the LM has them."""
+    option = {name: OPTIONS[name]}
+    with CountingServer() as server:
+        lm = server.lm(**(option if where == "with the LM" else {}))
+        lm(prose(1, 50), **(option if where == "in the call" else {}))
+
+    part, sent = ("tools", option[name]) if name == "tools" else ("format", option[name]["json_schema"]["schema"])
+    found = tokens_by_part()
+    assert {"user", part} == set(found)
+    assert found[part] == pytest.approx(count(json.dumps(sent)), rel=0.25)
+
+
+@pytest.mark.parametrize("where", ["in the call", "with the LM"])
+def test_options_beside_an_adapter(where):
+    """A schema that goes beside an adapter's prompt is `format`."""
+    option = {"response_format": OPTIONS["response_format"]}
+    with CountingServer() as server:
+        lm = server.lm(**(option if where == "with the LM" else {}))
+        with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
+            for config in ({}, option if where == "in the call" else {}):
+                dspy.Predict("question -> answer")(question="Why?", config=config)
+
+    plain, with_schema = (
+        sum(piece.tokens for piece in call.prompt.pieces if piece.part == "format") for call in calls()
+    )
+    schema = count(json.dumps(OPTIONS["response_format"]["json_schema"]["schema"]))
+    assert with_schema - plain == (0 if where == "with the LM" else pytest.approx(schema, rel=0.3))
+    assert plain > (schema if where == "with the LM" else 0)
+
+
+@pytest.mark.parametrize("by_keyword", [True, False])
+def test_the_tokenizer_of_an_lm_is_there_before_its_first_call(by_keyword):
+    """It is loaded when the LM is made, however its model is given."""
+    tokenizers.forget()
+    dspy.LM(model="openai/gpt-4", api_key="k") if by_keyword else dspy.LM("openai/gpt-4", api_key="k")
+    assert "cl100k_base" == meter.meter_for("openai/gpt-4").name
+
+
+class Bare(dspy.BaseLM):
+    """An LM of a program's own, which takes any prompt."""
+
+    def __call__(self, prompt=None, messages=None, **kwargs):
+        self.asked = prompt
+        return super().__call__(prompt, messages=messages, **kwargs)
+
+    def forward(self, prompt=None, messages=None, **kwargs):
+        message = SimpleNamespace(content="blue", tool_calls=None)
+        usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
+        return SimpleNamespace(
+            choices=[SimpleNamespace(message=message, finish_reason="stop")], usage=usage, model="bare"
+        )
+
+
+@pytest.mark.parametrize("prompt", [7, ("Why?",), SimpleNamespace(messages=None), None], ids=str)
+def test_a_prompt_of_another_kind(prompt):
+    """A prompt that is no text and no request is not measured, and the call is counted."""
+    with token_scope("run") as run:
+        Bare("bare")(prompt)
+    assert (1, 5) == (run.usage.calls, run.usage.input_tokens)
+    assert [None] == [call.prompt for call in calls()]
+
+
+def test_turns_of_direct_calls():
+    """Calls of an LM that a function makes itself are turns of it, counted anew at each entry."""
+
+    @track_tokens("chat", "answer")
+    def chat(lm):
+        for n in range(3):
+            lm(f"Number {n}?")
+
+    with CountingServer() as server:
+        lm = server.lm()
+        for _ in range(2):
+            chat(lm)
+        lm("Why?")
+        lm("How?")
+
+    assert [1, 2, 3, 1, 2, 3, 1, 1] == [call.prompt.turn for call in calls()]
 
 
 def search(query: str) -> str:

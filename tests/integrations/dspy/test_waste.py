@@ -15,7 +15,7 @@ from dspy.utils.parallelizer import ParallelExecutor
 from support.dspy_support import DSPY, ENGINES, HoldingProvider, tokens
 from support.programs import program, run
 
-from tokenscope import Report, Usage, current_scope, receive, ship, token_scope
+from tokenscope import Budget, Report, Usage, current_scope, receive, ship, token_scope
 from tokenscope import report as process_report
 from tokenscope._report.waste import Waste
 from tokenscope.testing import LoopbackProvider
@@ -276,6 +276,23 @@ def test_who_judges_attempts_wastes_nothing(provider):
     assert 2 == report.waste().total.retries.calls
 
 
+def test_an_advice_that_is_stopped(provider):
+    """If a budget stops `Refine` while it asks for advice, the attempt that it has is not thrown away."""
+    refine = dspy.Refine(dspy.Predict("question -> answer"), N=3, reward_fn=lambda *_: 0.1, threshold=1.0)
+    with token_scope("run", budget=Budget(calls=1, on_exceed="stop")) as run:
+        refine(question="Why?")
+
+    assert run.budget_exceeded
+    assert 1 == provider.total.calls == run.usage.calls
+    assert {} == run.report().waste()
+
+
+def test_an_executor_that_is_called_wrongly():
+    """DSPy's own error is raised if its executor gets no function."""
+    with pytest.raises(TypeError, match="function"):
+        ParallelExecutor(num_threads=1).execute(data=[])
+
+
 def test_attempts_that_fail(provider):
     """In a failed attempt, answers that cannot be parsed are `failed_parses`, and all other calls are `retries`."""
     given = iter([1.0])
@@ -345,8 +362,15 @@ def test_code_that_does_not_run():
     assert tokens(coder.total) == tokens(report.total)
 
 
-@pytest.mark.parametrize("loser", ["first", "second"])
-def test_stragglers(provider, loser):
+EXECUTIONS = {
+    "both by position": lambda executor, work, items: executor.execute(work, items),
+    "one by position": lambda executor, work, items: executor.execute(work, data=items),
+    "none by position": lambda executor, work, items: executor.execute(function=work, data=items),
+}
+
+
+@pytest.mark.parametrize(("loser", "how"), list(zip(["first", "second", "first"], EXECUTIONS, strict=True)))
+def test_stragglers(provider, loser, how):
     """If DSPy runs an item twice because the first run seems stuck, the run that ends second is wasted."""
     winner = "second" if loser == "first" else "first"
     runs = iter(["first", "second"])
@@ -369,7 +393,7 @@ def test_stragglers(provider, loser):
 
     executor = ParallelExecutor(num_threads=4, timeout=1, straggler_limit=3, disable_progress_bar=True)
     with token_scope("run") as run:
-        results = executor.execute(work, [{"name": "stuck"}, {"name": "other"}])
+        results = EXECUTIONS[how](executor, work, [{"name": "stuck"}, {"name": "other"}])
         deadline = time.monotonic() + 20
         while not run.report().waste() and time.monotonic() < deadline:  # DSPy does not wait for it
             time.sleep(0.05)

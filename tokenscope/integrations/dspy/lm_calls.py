@@ -106,7 +106,7 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
         # Not dspy.context(): that would also freeze the global settings for the time of the call.
         inside = type(overrides)(overrides)
         inside["usage_tracker"] = self
-        if _get(inside if "send_stream" in inside else main_thread_config, "send_stream") is not None:
+        if _get(inside, "send_stream") is not None:
             inside["track_usage"] = True  # so that DSPy asks for usage on a stream
         self.settings_inside: Any = inside
         self.call_outside: Any = current_lm_call.get()

@@ -80,14 +80,14 @@ class _ParallelWork:
 
 def execute(wrapped: Any, instance: Any, args: Args, kwargs: Kwargs) -> Any:
     """`ParallelExecutor.execute`: wrap what the workers do."""
-    given = {**dict(zip(("function", "data"), args, strict=False)), **kwargs}
-    if "function" not in given:
-        return wrapped(*args, **kwargs)
-    work = _ParallelWork(given["function"], given.get("data"))
     if args:
+        work = _ParallelWork(args[0], args[1] if len(args) > 1 else kwargs.get("data"))
         args = (work, *args[1:])
-    else:
+    elif "function" in kwargs:
+        work = _ParallelWork(kwargs["function"], kwargs.get("data"))
         kwargs = {**kwargs, "function": work}
+    else:
+        return wrapped(*args, **kwargs)
     inside = thread_local_overrides.get()
     token = set_settings_outside(inside) if isinstance(inside.get("usage_tracker"), CallTracker) else None
     try:

@@ -30,7 +30,6 @@ from tokenscope.integrations.dspy.lm_calls import answered_call
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 _get: Final = dict.get  # of DSPy's settings, whose own `get` is found by a `__getattr__` in Python
-_NAMES: Final = ("signature", "demos", "inputs")
 _ENTRIES: Final = frozenset({"dspy", "operation", "module"})
 """Kinds of scopes in which turns are counted."""
 _THIN: Final = frozenset({"ChainOfThought", "ChainOfThoughtWithHint", "MultiChainComparison"})
@@ -108,8 +107,7 @@ def keep_given(wrapped: Any, switch: list[bool]) -> Any:
 
 def _given_to(adapter: Any, lm: Any, args: Args, kwargs: Kwargs) -> Given | None:
     try:
-        given = {**dict(zip(_NAMES, args, strict=False)), **kwargs} if args else kwargs
-        return Given(adapter, lm, given["signature"], given["demos"], given["inputs"])
+        return Given(adapter, lm, *args, **kwargs)
     except Exception:  # noqa: BLE001 - it is called in a way of its own
         return None
 
