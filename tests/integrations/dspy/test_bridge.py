@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from support.dspy_support import DSPY, ENGINES, tokens
 
 import tokenscope
-from tokenscope import current_scope, integrations, record_tokens, token_scope
+from tokenscope import current_scope, integrations, record_tokens, token_scope, track_tokens
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
 from tokenscope.testing import LoopbackProvider
@@ -160,6 +161,44 @@ def test_async_tools(provider: LoopbackProvider) -> None:
     with token_scope("run") as run:
         asyncio.run(main())
     assert [(node.name, node.kind) for node in run.report().tree().children] == [("look", "tool")]
+
+
+def test_calls_after_a_scope_was_left_elsewhere(provider: LoopbackProvider) -> None:
+    """What is called after a scope was left in another Context counts in the scope around it."""
+    with token_scope("around") as around:
+        left = token_scope("left")
+        left.__enter__()
+        contextvars.Context().run(left.__exit__, None, None, None)
+        dspy.settings.lm("Why?")
+        dspy.Predict("question -> answer")(question="Why?")
+    report = around.report()
+
+    assert (2, 1) == (report.total.calls, report.tree().own.calls)
+    assert ["Predict(question -> answer)"] == [node.name for node in report.tree().children if node.usage.calls]
+
+
+@pytest.mark.parametrize("takes_other_way", [True, False])
+def test_calls_between_the_items_of_a_generator(provider: LoopbackProvider, takes_other_way: bool) -> None:
+    """A paused generator's scope gets nothing of what its consumer calls meanwhile, and all of its own."""
+
+    @track_tokens("m", "generator")
+    def produce() -> Iterator[None]:
+        for _ in range(2):
+            ask()
+            yield
+
+    def ask() -> None:
+        if takes_other_way:
+            dspy.Predict("question -> answer")(question="Why?")
+        else:
+            dspy.settings.lm("Why?")
+
+    with token_scope("consumer") as consumer:
+        for _ in produce():
+            ask()
+    report = consumer.report()
+
+    assert (4, 2) == (report.total.calls, report.find("consumer/m/generator").usage.calls)
 
 
 # -- optimizers -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 import signal
@@ -212,6 +213,52 @@ def test_what_is_taken_from_a_history(provider: LoopbackProvider, what: str) -> 
 
     assert (provider.total.calls, *tokens(provider.total)) == (run.usage.calls, *tokens(run.usage))
     assert ["openai/gpt-4o-mini"] == list(run.report().by_model())
+
+
+@pytest.mark.parametrize("own", [0, 5])
+@pytest.mark.parametrize("around", [contextlib.nullcontext, dspy.track_usage])
+def test_an_lm_that_tracks_another(provider: LoopbackProvider, around: Any, own: int) -> None:
+    """Numbers that an LM has tracked are the other LM's. If it reports more, it has spent all that it reports itself."""
+
+    class Tracking(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            with dspy.track_usage() as tracker:
+                texts = inner(QUESTION)
+            usage = dict(tracker.get_total_tokens()[inner.model])
+            usage["completion_tokens"] += own
+            message = SimpleNamespace(content=texts[0], role="assistant", tool_calls=None)
+            choices = [SimpleNamespace(message=message, finish_reason="stop")]
+            return SimpleNamespace(choices=choices, usage=usage, model="tracking")
+
+    inner = Plain(provider)
+    with around(), token_scope("run") as run:
+        Tracking("openai/tracking")(QUESTION)
+
+    spent = provider.total.total_tokens
+    assert 1 == provider.total.calls
+    assert {"openai/gpt-4o-mini": spent, **({"openai/tracking": spent + own} if own else {})} == {
+        name: usage.total_tokens for name, usage in run.report().by_model().items()
+    }
+
+
+def test_an_lm_that_reports_as_much_as_another(provider: LoopbackProvider) -> None:
+    """Equal numbers that an LM has not tracked prove nothing: both calls are counted."""
+
+    class Equal(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            texts = inner(QUESTION)
+            usage = dict(inner.history[-1]["usage"])
+            message = SimpleNamespace(content=texts[0], role="assistant", tool_calls=None)
+            choices = [SimpleNamespace(message=message, finish_reason="stop")]
+            return SimpleNamespace(choices=choices, usage=usage, model="equal")
+
+    inner = Plain(provider)
+    for around in (contextlib.nullcontext(), dspy.track_usage()):
+        with around, token_scope("run") as run:
+            Equal("openai/equal")(QUESTION)
+        assert {"openai/gpt-4o-mini": 1, "openai/equal": 1} == {
+            name: usage.calls for name, usage in run.report().by_model().items()
+        }
 
 
 def test_a_history_of_earlier_calls(provider: LoopbackProvider) -> None:

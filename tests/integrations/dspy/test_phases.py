@@ -255,14 +255,12 @@ def test_a_phase_that_is_no_plain_method(billing, kind):
             self._propose_instructions(student)
             return student
 
-    def run() -> Usage | None:
+    def run() -> Usage:
         with token_scope("run") as scope:
             Own().compile(dspy.Predict("question -> answer"), trainset=[])
-        found = scope.report().find("run/Own/propose")
-        return None if found is None else found.usage
+        return scope.report().find("run/Own/propose").usage
 
     first = run()
-    assert first is not None
     assert tokens(billing.task.total) == tokens(first)
     for _ in range(2):
         tokenscope.uninstrument()

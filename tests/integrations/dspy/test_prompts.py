@@ -416,6 +416,13 @@ def test_a_prompt_of_another_kind(prompt):
     assert [None] == [call.prompt for call in calls()]
 
 
+def test_direct_calls_of_forward():
+    """What `LM.forward` is asked is measured, too."""
+    with CountingServer() as server:
+        server.lm().forward(prose(1, 20))
+    assert {"user": count(prose(1, 20))} == tokens_by_part()
+
+
 def test_turns_of_direct_calls():
     """Calls of an LM that a function makes itself are turns of it, counted anew at each entry."""
 

@@ -11,6 +11,8 @@ from support.anthropic_server import SPENT, AnthropicServer
 from support.dspy_support import DSPY, ENGINES
 
 from tokenscope import record_response, token_scope
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 from tokenscope.testing import LoopbackProvider
 
 RATES = {
@@ -100,6 +102,17 @@ def test_an_hour_in_anthropics_cache_of_several_requests(engine):
     assert (1, 10, 15) == (single.usage.calls, single.usage.cache_write_1h_tokens, single.usage.cache_write_tokens)
     assert (1, 20, 30) == (double.usage.calls, double.usage.cache_write_1h_tokens, double.usage.cache_write_tokens)
     assert 2 * single.usage.cost == double.usage.cost
+
+
+def test_what_is_no_count_of_an_hour():
+    """An invalid count is a warning that names the model."""
+    forget_warnings()
+    with AnthropicServer(cache_creation={"ephemeral_1h_input_tokens": "many"}) as server:
+        lm = dspy.LM("anthropic/claude-haiku-4-5", api_base=server.url, api_key="x", cache=False)
+        said = "ephemeral_1h_input_tokens of anthropic/claude-haiku-4-5"
+        with token_scope("hour") as scope, pytest.warns(TokenScopeWarning, match=said):
+            lm("Why?")
+            assert (15, 0) == (scope.usage.cache_write_tokens, scope.usage.cache_write_1h_tokens)
 
 
 def test_more_kept_for_an_hour_than_was_written():

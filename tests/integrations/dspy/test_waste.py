@@ -287,6 +287,25 @@ def test_an_advice_that_is_stopped(provider):
     assert {} == run.report().waste()
 
 
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_two_steps_of_an_adapter_that_begins_the_second_one_twice(how: str) -> None:
+    """An answer is wasted once, also if the adapter looks at it twice before the second step fails."""
+
+    class Twice(dspy.TwoStepAdapter):
+        def _create_extractor_signature(self, *arguments: Any, **keywords: Any) -> Any:
+            super()._create_extractor_signature(*arguments, **keywords)
+            return super()._create_extractor_signature(*arguments, **keywords)
+
+    with LoopbackProvider(lambda field, prompt: "<<garble>> forty-two") as first, LoopbackProvider() as second:
+        with dspy.context(lm=first.lm(), adapter=Twice(second.lm())), token_scope("run") as run:
+            predict = dspy.Predict("question -> answer: int")
+            with pytest.raises(Exception, match=r"."):
+                predict(question="Why?") if how == "sync" else asyncio.run(predict.acall(question="Why?"))
+
+    wasted = run.report().waste().total.failed_parses
+    assert (run.usage.calls, run.usage.input_tokens) == (wasted.calls, wasted.input_tokens)
+
+
 def test_an_executor_that_is_called_wrongly():
     """DSPy's own error is raised if its executor gets no function."""
     with pytest.raises(TypeError, match="function"):
@@ -378,6 +397,8 @@ def test_stragglers(provider, loser, how):
     predict = dspy.Predict("question -> answer")
 
     def work(item: dict[str, str]) -> Any:
+        if item["name"] == "idle":
+            return "idle"
         if item["name"] == "other":
             return predict(question="Why? <<bill other>>")
         run = next(runs)
@@ -393,7 +414,8 @@ def test_stragglers(provider, loser, how):
 
     executor = ParallelExecutor(num_threads=4, timeout=1, straggler_limit=3, disable_progress_bar=True)
     with token_scope("run") as run:
-        results = EXECUTIONS[how](executor, work, [{"name": "stuck"}, {"name": "other"}])
+        predict(question="Why? <<bill before>>")  # the first call of an engine can take longer than the timeout
+        results = EXECUTIONS[how](executor, work, [{"name": "stuck"}, {"name": "other"}, {"name": "idle"}])
         deadline = time.monotonic() + 20
         while not run.report().waste() and time.monotonic() < deadline:  # DSPy does not wait for it
             time.sleep(0.05)

@@ -142,7 +142,7 @@ def _name_by_owner(module: Any) -> str | None:
             has_twin = _class_name(value) == class_name
     name = None if way is None or not has_twin else f"{type(owner).__name__}.{_spelled(way)}"
     key = id(module)
-    _names_by_owner[key] = weakref.ref(module, lambda _: _names_by_owner.pop(key, None)), name
+    _names_by_owner[key] = weakref.ref(module, lambda _: _names_by_owner.pop(key)), name
     return name
 
 

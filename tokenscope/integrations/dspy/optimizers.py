@@ -133,8 +133,8 @@ def phase_of(optimizer: str, module: Any) -> Frame | None:
     """Return the phase of an optimizer when a module is called in `compile` itself; None if it is not known."""
     if optimizer in _OTHERWISE:
         return _OTHERWISE[optimizer]
-    what: Any = getattr(module, "signature", None) or type(module)
-    its_own = any(str(getattr(each, "__module__", "")).startswith(_PROPOSERS) for each in (what, type(module)))
+    known: tuple[Any, ...] = (getattr(module, "signature", None), type(module))
+    its_own = any(str(getattr(each, "__module__", "")).startswith(_PROPOSERS) for each in known)
     return _PROPOSE if its_own else _RUNS.get(optimizer)
 
 
