@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 from support.dspy_support import tokens
 from support.spending import python
 
+import tokenscope
 from tokenscope import Budget, BudgetExceeded, current_scope, record_tokens, token_scope
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
@@ -136,6 +138,40 @@ def test_outside_of_an_optimizer() -> None:
         record_tokens("m", "o", "x", None, 1, 0, cost=0)
         assert stopper(object()) is True
     assert stopper(object()) is True
+
+
+def test_in_a_scope_inside_of_an_optimizer(provider: LoopbackProvider) -> None:
+    """Wherever it is asked inside of a run of an optimizer, all that the run has spent counts, and nothing else."""
+    stopper = gepa_stopper(Budget(calls=2))
+    told = []
+
+    class Own(dspy.teleprompt.Teleprompter):
+        def compile(self, student: Any, *, trainset: Any) -> Any:
+            for _ in range(2):
+                student(question="Why?")
+                with token_scope("inside"), token_scope("deeper"):
+                    told.append(stopper(object()))
+            return student
+
+    with token_scope("run"):
+        for _ in range(5):
+            dspy.Predict("question -> answer")(question="Before?")
+        for _ in range(2):
+            Own().compile(dspy.Predict("question -> answer"), trainset=[])
+    assert [False, True, False, True] == told
+
+
+def test_a_model_without_a_price_outside_of_an_optimizer() -> None:
+    """The warning about a model without a price names the scope, or the program."""
+    for name in ("inside", "the program"):
+        forget_warnings()
+        with token_scope("inside") if name == "inside" else contextlib.nullcontext():
+            record_tokens("m", "x", "nobody-knows", "o", 9, 0)
+            with pytest.warns(
+                TokenScopeWarning, match=f"no price is known of 'o/nobody-knows'.*the budget of '{name}'"
+            ):
+                assert not gepa_stopper(Budget(cost=1))(object())
+                tokenscope.report()
 
 
 def test_wrong_use() -> None:

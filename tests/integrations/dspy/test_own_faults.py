@@ -155,6 +155,17 @@ def test_usage_that_a_program_reads_itself(provider: LoopbackProvider, by_keywor
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_response_that_a_program_reads_itself() -> None:
+    """DSPy's method that reads a response can be called outside of a call, and nothing is counted."""
+    choice = SimpleNamespace(message=SimpleNamespace(content="blue", tool_calls=None), finish_reason="stop")
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    response = SimpleNamespace(choices=[choice], usage=usage, model="own", _hidden_params={})
+    with token_scope("run") as run:
+        assert ["blue"] == dspy.BaseLM("own")._process_lm_response(response, "Why?", None)
+    assert 0 == run.usage.calls
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_model_without_a_name() -> None:
     """An LM of a program's own that has no model is counted under the name of its class."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import random
 from typing import TYPE_CHECKING, Any
@@ -268,6 +269,33 @@ def test_a_phase_that_is_no_plain_method(billing, kind):
         assert (kind, propose) == (type(method), method.__func__)
         tokenscope.instrument()
         assert first == run()
+
+
+def test_phases_that_are_no_plain_functions(billing):
+    """A phase of a program's own may be a coroutine or a generator, and stays one."""
+
+    class Own(dspy.teleprompt.Teleprompter):
+        async def _propose_instructions(self, student: Any) -> Any:
+            return await student.acall(question="What else?")
+
+        def _bootstrap(self, student: Any) -> Any:
+            for n in range(2):
+                yield student(question=f"Number {n}?")
+
+        def compile(self, student: Any, *, trainset: Any) -> Any:
+            asyncio.run(self._propose_instructions(student))
+            for _ in self._bootstrap(student):
+                student(question="Between?")
+            return student
+
+    with token_scope("run") as run:
+        Own().compile(dspy.ChainOfThought("question -> answer"), trainset=[])
+    own = run.report().find("run/Own")
+
+    assert inspect.iscoroutinefunction(Own._propose_instructions)
+    assert inspect.isgeneratorfunction(Own._bootstrap)
+    assert {"propose": 1, "bootstrap": 2, "ChainOfThought": 2} == {node.name: node.usage.calls for node in own.children}
+    assert tokens(billing.task.total) == tokens(run.usage)
 
 
 def test_nothing_stays(billing):

@@ -324,6 +324,20 @@ def test_an_adapter_that_a_program_calls_itself(how, by_position):
     assert {"demos", "fields", "format", "instructions", "input:context", "input:question"} == set(tokens_by_part())
 
 
+def test_turns_of_an_adapter_that_a_function_calls():
+    """A function that calls an adapter itself takes turns, as a module does."""
+
+    @track_tokens("chat", "answer")
+    def chat(lm):
+        for _ in range(2):
+            dspy.ChatAdapter()(lm, {}, signature=Answering, demos=[], inputs={"context": "x", "question": "Why?"})
+
+    with CountingServer() as server:
+        for _ in range(2):
+            chat(server.lm())
+    assert [1, 2, 1, 2] == [call.prompt.turn for call in calls()]
+
+
 def test_an_adapter_that_is_called_wrongly():
     """DSPy's own error is raised."""
     with CountingServer() as server, pytest.raises(TypeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -357,6 +358,27 @@ def test_direct_forward_warning_is_not_provoked(compare: Any, capfd: Any) -> Non
         return "forward" in capfd.readouterr().err
 
     assert not compare(program)
+
+
+def test_settings_of_a_module_inside_an_lm_that_is_asked_directly() -> None:
+    """Without settings of its own, a module that an LM calls sees those of the program, and no tracker."""
+
+    class Looking(dspy.Module):
+        def forward(self) -> None:
+            seen.append((dspy.settings.usage_tracker, dspy.settings.track_usage))
+
+    class Thinking(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            Looking()()
+            message = SimpleNamespace(content="yes", tool_calls=None)
+            choices = [SimpleNamespace(message=message, finish_reason="stop")]
+            return SimpleNamespace(choices=choices, usage={"prompt_tokens": 3}, model="thinking")
+
+    seen: list[Any] = []
+    with token_scope("run") as run:
+        Thinking("thinking")("Why?")
+    assert [(None, False)] == seen
+    assert (1, 3) == (run.usage.calls, run.usage.input_tokens)
 
 
 @pytest.mark.parametrize("track", [True, False])
