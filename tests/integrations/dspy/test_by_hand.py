@@ -130,7 +130,11 @@ def test_a_response_of_dspys(provider):
     assert tokens(provider.total) == tokens(run.usage)
 
 
-@pytest.mark.parametrize(("cost", "unpriced"), [({"cost": 0, "cost_details": {}}, 0), ({}, 1)], ids=["free", "unknown"])
+@pytest.mark.parametrize(
+    ("cost", "unpriced"),
+    [({"cost": 0, "cost_details": {}}, 0), ({}, 1), ({"cost": None}, 1), ({"cost": 0}, 1)],
+    ids=["free", "unknown", "none", "zero"],
+)
 def test_a_free_model(cost, unpriced):
     """If the provider reports a cost of 0, the price is known. If it reports no cost, the price is unknown."""
 

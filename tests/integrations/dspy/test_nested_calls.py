@@ -215,6 +215,62 @@ def test_what_is_taken_from_a_history(provider: LoopbackProvider, what: str) -> 
     assert ["openai/gpt-4o-mini"] == list(run.report().by_model())
 
 
+@pytest.mark.skipif(not hasattr(dspy, "lm15"), reason="no engines before DSPy 3.4")
+@pytest.mark.parametrize("what", ["response", "usage", "sum", "nothing", "own"])
+def test_an_engine_that_asks_other_lms(provider: LoopbackProvider, what: str) -> None:
+    """An engine of a program's own may hand on what other LMs have spent, or spend something itself."""
+
+    class Engine:
+        def complete(self, request: Any) -> Any:
+            for each in inner[: 2 if what in ("sum", "nothing") else 1]:
+                each(QUESTION)
+            told = [each.history[-1]["response"] for each in inner if each.history]
+            if what == "response":
+                return told[0]
+            usage = told[0].usage
+            if what == "sum":
+                counts = {
+                    name: sum(getattr(each.usage, name) for each in told)
+                    for name in ("input_tokens", "output_tokens", "total_tokens")
+                }
+                usage = dspy.lm15.Usage(**counts)
+            elif what == "nothing":
+                usage = dspy.lm15.Usage()
+            elif what == "own":
+                usage = dspy.lm15.Usage(input_tokens=5, output_tokens=3, total_tokens=8)
+            message = dspy.lm15.Message.assistant([dspy.lm15.TextPart("yes")])
+            return dspy.lm15.Response(id=None, model=request.model, message=message, finish_reason="stop", usage=usage)
+
+    inner = [provider.lm("openai/gpt-4o-mini"), provider.lm("openai/gpt-4o")]
+    with token_scope("run") as run:
+        dspy.LM("openai/engine", engine=Engine(), cache=False)(QUESTION)
+
+    found = {name: usage.total_tokens for name, usage in run.report().by_model().items()}
+    own = found.pop("openai/engine", None)
+    assert (8 if what == "own" else None) == own
+    assert provider.total.total_tokens == sum(found.values())
+    assert (2 if what in ("sum", "nothing") else 1) == provider.total.calls
+
+
+@pytest.mark.parametrize("hands_on", [True, False])
+def test_requests_to_another_lm(provider: LoopbackProvider, hands_on: bool) -> None:
+    """If an LM makes requests by another one's `forward`, and then spends as much as one of them itself, all is counted."""
+
+    class Requesting(OwnClient):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            first, _ = [other.forward(text) for text in (QUESTION, f"{QUESTION} Or is it not? Tell me more.")]
+            return first if hands_on else super().forward(prompt, messages, **kwargs)
+
+    other = provider.lm()
+    lm = Requesting(provider)
+    lm.draft = lambda _: None
+    with token_scope("run") as run:
+        lm(QUESTION)
+
+    assert (2 if hands_on else 3) == provider.total.calls
+    assert (1, *tokens(provider.total)) == (run.usage.calls, *tokens(run.usage))
+
+
 @pytest.mark.parametrize("own", [0, 5])
 @pytest.mark.parametrize("around", [contextlib.nullcontext, dspy.track_usage])
 def test_an_lm_that_tracks_another(provider: LoopbackProvider, around: Any, own: int) -> None:

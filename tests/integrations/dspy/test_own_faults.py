@@ -160,9 +160,11 @@ def test_a_response_that_a_program_reads_itself() -> None:
     choice = SimpleNamespace(message=SimpleNamespace(content="blue", tool_calls=None), finish_reason="stop")
     usage = {"prompt_tokens": 3, "completion_tokens": 1}
     response = SimpleNamespace(choices=[choice], usage=usage, model="own", _hidden_params={})
+    lm = dspy.BaseLM("own")
     with token_scope("run") as run:
-        assert ["blue"] == dspy.BaseLM("own")._process_lm_response(response, "Why?", None)
+        assert ["blue"] == lm._process_lm_response(response, "Why?", None, top_p=0.5)
     assert 0 == run.usage.calls
+    assert ({"top_p": 0.5}, "Why?") == (lm.history[-1]["kwargs"], lm.history[-1]["prompt"])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

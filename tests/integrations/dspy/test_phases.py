@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import dspy
 import pytest
+from dspy.utils.callback import BaseCallback
 from support.dspy_support import DSPY, tokens
 
-from tokenscope import Usage, current_scope, token_scope
+from tokenscope import Usage, current_scope, record_tokens, token_scope
+from tokenscope.integrations.dspy.optimizers import adopt_optimizers
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -296,6 +299,61 @@ def test_phases_that_are_no_plain_functions(billing):
     assert inspect.isgeneratorfunction(Own._bootstrap)
     assert {"propose": 1, "bootstrap": 2, "ChainOfThought": 2} == {node.name: node.usage.calls for node in own.children}
     assert tokens(billing.task.total) == tokens(run.usage)
+
+
+@pytest.mark.skipif(not hasattr(BaseCallback, "on_compile_start"), reason="callbacks of DSPy 3.3")
+def test_callbacks_of_an_optimizer_of_ones_own(billing):
+    """What DSPy itself does to each optimizer is done, too: its callbacks are called as ever."""
+
+    class Noting(BaseCallback):
+        def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+            begun.append(type(instance).__name__)
+
+    class Own(dspy.teleprompt.Teleprompter):
+        def compile(self, student: Any, *, trainset: Any) -> Any:
+            return student(question="Why?")
+
+    begun: list[str] = []
+    with dspy.context(callbacks=[Noting()]), token_scope("run") as run:
+        Own().compile(dspy.Predict("question -> answer"), trainset=[])
+    assert ["Own"] == begun
+    assert 1 == run.report().find("run/Own").usage.calls
+
+
+def test_optimizers_of_another_base():
+    """Optimizers of a base that does nothing itself to its subclasses, as DSPy's before 3.3, are scopes, too."""
+    made = []
+
+    class Root:
+        def __init_subclass__(cls, *, mark: str = "", **kwargs: Any) -> None:
+            super().__init_subclass__(**kwargs)
+            made.append((cls.__name__, mark))
+
+    class Base(Root):
+        pass
+
+    class First(Base):
+        def compile(self) -> None:
+            record_tokens("m", "o", "model", "provider", 1, 0)
+
+    own = First.compile
+    release = adopt_optimizers(SimpleNamespace(Teleprompter=Base))
+
+    class Second(First, mark="second"):
+        def compile(self) -> None:
+            super().compile()
+
+    with token_scope("run") as run:
+        Second().compile()
+    assert 1 == run.report().find("run/Second/First").usage.calls
+    assert [("Base", ""), ("First", ""), ("Second", "second")] == made
+
+    release()
+    assert "__init_subclass__" not in vars(Base)
+    assert own is First.compile
+    with token_scope("run") as run:
+        Second().compile()
+    assert ["m"] == [node.name for node in run.report().tree().children]
 
 
 def test_nothing_stays(billing):

@@ -435,6 +435,14 @@ def test_direct_calls_of_forward():
     with CountingServer() as server:
         server.lm().forward(prose(1, 20))
     assert {"user": count(prose(1, 20))} == tokens_by_part()
+    assert ["openai/gpt-4o-mini"] == list(tokenscope.report().by_model())
+
+
+def test_direct_calls_by_keyword():
+    """A prompt may be given by its name."""
+    with CountingServer() as server:
+        server.lm()(prompt=prose(1, 20))
+    assert {"user": count(prose(1, 20))} == tokens_by_part()
 
 
 def test_turns_of_direct_calls():
@@ -796,9 +804,12 @@ def test_requests_of_dspys_own_class_are_split_by_role():
                 system=prose(1, 40),
                 messages=(dspy.lm15.Message.user(prose(2, 20)),),
                 tools=(dspy.lm15.FunctionTool(name="find", description="Find it."),),
+                config=dspy.lm15.Config(
+                    response_format={"type": "json_schema", **OPTIONS["response_format"]["json_schema"]}
+                ),
             )
         )
 
     found = tokens_by_part()
-    assert {"system", "user", "tools"} == set(found)
+    assert {"format", "system", "user", "tools"} == set(found)
     assert found["system"] == pytest.approx(count(prose(1, 40)), rel=0.15)

@@ -129,6 +129,24 @@ def test_entries_add_up() -> None:
     assert (1, 11, 22) == (scope.usage.calls, scope.usage.input_tokens, scope.usage.output_tokens)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_call_that_fails_after_it_has_spent(number: int) -> None:
+    """What a call has reported before it fails is counted, and wasted."""
+
+    class Failing(dspy.BaseLM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            for _ in range(number):
+                dspy.settings.usage_tracker.add_usage(self.model, {"prompt_tokens": 3, "completion_tokens": 4})
+            raise KeyError("too late")
+
+    with token_scope("a") as scope, pytest.raises(Exception, match="too late"):
+        Failing(model="m")("Hi")
+    wasted = scope.report().waste().total.provider_errors
+    assert (1, 1, 7 * number) == (scope.usage.calls, scope.usage.failed_calls, scope.usage.total_tokens)
+    assert (1, 7 * number) == (wasted.calls, wasted.total_tokens)
+
+
 NO_COUNTS = [-1, 1.5, float("nan"), float("inf"), True, "12", [1], {"a": 1}, object()]
 
 

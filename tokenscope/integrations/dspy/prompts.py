@@ -155,7 +155,7 @@ def _read_prompt(lm: Any, args: Args, kwargs: Mapping[str, Any], scope: Any) -> 
     tools, schema = kwargs.get("tools") or own.get("tools"), kwargs.get("response_format") or own.get("response_format")
     if plan is not None and given is not None:
         turn = _turn_of(scope, place, given.settings)
-        found = measure_options(tools, schema, meter, allowance) if tools or schema is not None else []
+        found = measure_options(tools, schema, meter, allowance)
         found += AdapterPrompt(plan, given.demos, given.inputs, meter, allowance, turn).read(messages or ())
     else:
         turn = next_turn(scope if _is_entry(scope) else None, place)
