@@ -120,11 +120,11 @@ def test_embeddings_that_fail(provider, how):
     assert 2 == run.report().waste().total.provider_errors.calls
 
 
-@pytest.mark.skipif(DSPY >= (3, 4), reason="LM.forward returns no response from 3.4 on")
 def test_a_response_of_dspys(provider):
     """`record_response` does not count a response of `LM.forward` a second time."""
+    lm = provider.lm(**({"engine": "litellm"} if DSPY >= (3, 4) else {}))  # else no response that is known, from 3.4 on
     with token_scope("run") as run:
-        record_response(provider.lm().forward("Why?"))
+        record_response(lm.forward("Why?"))
 
     assert 1 == provider.total.calls == run.usage.calls
     assert tokens(provider.total) == tokens(run.usage)

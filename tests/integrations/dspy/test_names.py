@@ -179,6 +179,14 @@ def test_signatures_with_one_name(provider: LoopbackProvider) -> None:
     assert provider.bill["first"].total_tokens == predictors["Predict(TheJudge)"].total_tokens
 
 
+def test_a_module_that_is_there_after_another_one() -> None:
+    """A name goes with its module: the next one, which may have its place in memory, has a name of its own."""
+    for _ in range(100):
+        assert ["Pipeline.draft"] == names(Pipeline().one)
+        steps = [Step() for _ in range(10)]
+        assert ["Step"] == names(lambda steps=steps: [step() for step in steps])
+
+
 def test_nothing_is_kept() -> None:
     """Neither a module, nor the object that holds it, nor what the calling function holds is kept alive."""
 

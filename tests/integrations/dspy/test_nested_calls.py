@@ -13,10 +13,13 @@ import dspy
 import openai
 import pytest
 from dspy.utils.callback import BaseCallback
+from dspy.utils.dummies import DummyLM
 from support.dspy_support import tokens
 
 import tokenscope
 from tokenscope import Budget, token_scope
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -338,6 +341,31 @@ def test_a_failed_call_that_was_judged(provider: LoopbackProvider) -> None:
 
     assert (2, 1) == (run.usage.calls, run.usage.failed_calls)
     assert tokens(provider.total) == tokens(run.usage)
+
+
+def test_a_model_of_dspys_own_that_was_judged(provider: LoopbackProvider) -> None:
+    """DSPy's own LMs hand on nothing: one that spends nothing is a call beside that of its judge."""
+    lm = DummyLM([{"answer": "yes"}] * 2)
+    lm.callbacks = [Judging(provider.lm(), "start")]
+    with token_scope("run") as run:
+        lm(QUESTION)
+    assert 1 == provider.total.calls
+    assert (2, *tokens(provider.total)) == (run.usage.calls, *tokens(run.usage))
+
+
+def test_what_is_no_count_in_a_nested_call(provider: LoopbackProvider) -> None:
+    """An invalid count is a warning that names the model of the call."""
+
+    class Odd(Router):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            response = super().forward(prompt, messages, **kwargs)
+            response.usage = {"prompt_tokens": "many", "completion_tokens": 5}
+            return response
+
+    forget_warnings()
+    with token_scope("run") as run, pytest.warns(TokenScopeWarning, match="prompt_tokens of openai/router"):
+        Odd(provider, "usage")(QUESTION)
+        assert (2, provider.total.total_tokens + 5) == (run.usage.calls, run.usage.total_tokens)
 
 
 class Touchy:

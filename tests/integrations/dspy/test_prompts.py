@@ -21,6 +21,8 @@ import tokenscope
 from tokenscope import Budget, token_scope, track_tokens
 from tokenscope._prompts import adapter_prompts, meter, options, tokenizers
 from tokenscope._scopes.process import STATE
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
 from tokenscope.integrations.dspy import prompts
 from tokenscope.integrations.dspy.lm_calls import answered_call
 
@@ -443,6 +445,18 @@ def test_direct_calls_by_keyword():
     with CountingServer() as server:
         server.lm()(prompt=prose(1, 20))
     assert {"user": count(prose(1, 20))} == tokens_by_part()
+
+
+def test_a_fault_is_one_warning(monkeypatch):
+    """A fault is a warning that names where it was, and the call is made and counted, without parts."""
+    forget_warnings()
+    monkeypatch.setattr(prompts, "meter_for", lambda model: 1 / 0)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    with CountingServer() as server, token_scope("run") as run:
+        with pytest.warns(TokenScopeWarning, match="could not do its work in measuring a prompt;"):
+            server.lm()("Why?")
+    assert 1 == run.usage.calls == len(server.billed)
+    assert [None] == [call.prompt for call in calls()]
 
 
 def test_turns_of_direct_calls():

@@ -18,6 +18,9 @@ from support.programs import program, run
 from tokenscope import Budget, Report, Usage, current_scope, receive, ship, token_scope
 from tokenscope import report as process_report
 from tokenscope._report.waste import Waste
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
+from tokenscope.integrations.dspy import parallel
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:
@@ -388,9 +391,8 @@ EXECUTIONS = {
 }
 
 
-@pytest.mark.parametrize(("loser", "how"), list(zip(["first", "second", "first"], EXECUTIONS, strict=True)))
-def test_stragglers(provider, loser, how):
-    """If DSPy runs an item twice because the first run seems stuck, the run that ends second is wasted."""
+def straggle(loser, how, is_done):
+    """Run items, one of which DSPy runs twice because the first run seems stuck, until something is done."""
     winner = "second" if loser == "first" else "first"
     runs = iter(["first", "second"])
     begun, won = threading.Event(), threading.Event()
@@ -413,19 +415,37 @@ def test_stragglers(provider, loser, how):
         return predict(question=f"Why? <<bill {run}>> <<wait 1>>")  # by then DSPy has the other result
 
     executor = ParallelExecutor(num_threads=4, timeout=1, straggler_limit=3, disable_progress_bar=True)
-    with token_scope("run") as run:
-        predict(question="Why? <<bill before>>")  # the first call of an engine can take longer than the timeout
-        results = EXECUTIONS[how](executor, work, [{"name": "stuck"}, {"name": "other"}, {"name": "idle"}])
-        deadline = time.monotonic() + 20
-        while not run.report().waste() and time.monotonic() < deadline:  # DSPy does not wait for it
-            time.sleep(0.05)
-    waste = run.report().waste()
-
+    predict(question="Why? <<bill before>>")  # the first call of an engine can take longer than the timeout
+    results = EXECUTIONS[how](executor, work, [{"name": "stuck"}, {"name": "other"}, {"name": "idle"}])
+    deadline = time.monotonic() + 20
+    while not is_done() and time.monotonic() < deadline:  # DSPy does not wait for it
+        time.sleep(0.05)
     assert all(results)
     assert next(runs, None) is None
+
+
+@pytest.mark.parametrize(("loser", "how"), list(zip(["first", "second", "first"], EXECUTIONS, strict=True)))
+def test_stragglers(provider, loser, how):
+    """If DSPy runs an item twice because the first run seems stuck, the run that ends second is wasted."""
+    with token_scope("run") as run:
+        straggle(loser, how, lambda: run.report().waste())
+    waste = run.report().waste()
+
     assert paid(provider.bill[loser]) == paid(waste.total.stragglers)
     assert waste.total.stragglers == waste.total.total
     assert tokens(provider.total) == tokens(run.report().total)
+
+
+def test_a_fault_while_a_straggler_is_marked(provider, monkeypatch):
+    """A fault is a warning that names where it was; all is counted, and results are what they were."""
+    forget_warnings()
+    monkeypatch.setattr(parallel, "mark_all_wasted", lambda *arguments: 1 / 0)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    with pytest.warns(TokenScopeWarning, match="its work in reading what a straggler has spent;") as caught:
+        with token_scope("run") as run:
+            straggle("first", "both by position", lambda: any(each.category is TokenScopeWarning for each in caught))
+    assert {} == run.report().waste()
+    assert tokens(provider.total) == tokens(run.usage)
 
 
 def test_the_same_item_several_times(provider):
@@ -491,6 +511,9 @@ def test_no_such_module():
 PROGRAM = """
 import atexit, dspy
 from tokenscope._report.waste import Waste
+from tokenscope._usage.warnings import forget_warnings
+from tokenscope.errors import TokenScopeWarning
+from tokenscope.integrations.dspy import parallel
 from tokenscope.testing import LoopbackProvider
 
 provider = LoopbackProvider().__enter__()

@@ -134,7 +134,7 @@ def phase_of(optimizer: str, module: Any) -> Frame | None:
     if optimizer in _OTHERWISE:
         return _OTHERWISE[optimizer]
     known: tuple[Any, ...] = (getattr(module, "signature", None), type(module))
-    its_own = any(str(getattr(each, "__module__", "")).startswith(_PROPOSERS) for each in known)
+    its_own = any(str(getattr(each, "__module__", None)).startswith(_PROPOSERS) for each in known)
     return _PROPOSE if its_own else _RUNS.get(optimizer)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sized
 from typing import Any
 
 from dspy.dsp.utils.settings import thread_local_overrides
@@ -23,7 +22,7 @@ class _ParallelWork:
 
     def __init__(self, function: Any, items: Any) -> None:
         self._function = function
-        self._items: Any = items if isinstance(items, Sized) else None
+        self._items = items
         self._captured = CapturedScope.capture()
         self._started = 0
         self._running = 0
@@ -62,7 +61,7 @@ class _ParallelWork:
         """Mark the run as wasted if another run of the same item finished first: DSPy had taken this one for stuck."""
         with self._changed:
             self._done[id(item)] += 1
-            if self._items is None or self._started <= len(self._items):
+            if self._started <= len(self._items):
                 return
             times = sum(each is item for each in self._items)  # 0 if the collection makes new items each time
             if not 0 < times < self._done[id(item)]:
