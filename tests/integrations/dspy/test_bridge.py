@@ -413,7 +413,7 @@ def test_our_own_faults_do_not_reach_the_program(provider: LoopbackProvider, mon
         lm("Hello")
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     forget_warnings()
-    for call in (lambda: lm("Hello"), lambda: asyncio.run(lm.acall("Hello"))):
+    for call in (lambda: lm("Hello"), lambda: asyncio.run(lm.acall("Hello")), lambda: lm.forward("Hello").choices):
         lm.armed = True
         forget_warnings()
         with token_scope("a") as a, pytest.warns(TokenScopeWarning, match="preparing to count an LM call"):

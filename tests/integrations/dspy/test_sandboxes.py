@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(dspy, "RLM"), reason="this DSPy has no code in sandboxes"),
 ]
 needs_sub_agents = pytest.mark.skipif(not hasattr(dspy, "Flex"), reason="this DSPy has no sub-agents")
+_PREPARES = inspect.signature(dspy.RLM._prepare_execution_tools).parameters if hasattr(dspy, "RLM") else {}
 SUBMITTING = 'print(look(query="x"))\nllm_query("<<bill" + " query>>")\nSUBMIT(answer="because")'
 FLEX = """
 class Steps(dspy.Module):
@@ -80,6 +81,20 @@ def test_an_rlm_whose_tools_are_bare_functions(provider: LoopbackProvider) -> No
     )
     assert provider.bill["query"].total_tokens == report.find("run/Bare/llm_query").usage.total_tokens
     assert provider.total.calls == run.usage.calls
+
+
+@pytest.mark.skipif("budget" not in _PREPARES, reason="this DSPy's RLM takes no budget there")
+def test_a_budget_of_sub_queries(provider: LoopbackProvider) -> None:
+    """DSPy's own limit of sub-queries is heeded, however it is given."""
+    from dspy.predict.rlm import _LLMCallBudget
+
+    for arguments, keywords in (((_LLMCallBudget(2),), {}), ((), {"budget": _LLMCallBudget(2)})):
+        tools = rlm()._prepare_execution_tools(*arguments, **keywords)
+        tools["llm_query"]("Why?")
+        tools["llm_query"]("How?")
+        with pytest.raises(Exception, match="limit"):
+            tools["llm_query"]("When?")
+    assert 4 == provider.total.calls
 
 
 @needs_sub_agents
