@@ -109,6 +109,21 @@ class Cached(dspy.BaseLM):
         return SimpleNamespace(choices=choices, usage={}, model="cached", cache_hit=True)
 
 
+def test_one_request_that_the_cache_answers(provider: LoopbackProvider, cache: Any) -> None:
+    """A call is a cached one if the cache has answered its only request, though the LM has code of its own."""
+
+    class Own(dspy.LM):
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            return super().forward(prompt=prompt, messages=messages, **kwargs)
+
+    lm = Own("openai/gpt-4o-mini", api_base=provider.url, api_key="none", num_retries=0)
+    lm("Why?")
+    with token_scope("again") as again:
+        lm("Why?")
+    assert (1, 1, 0) == (again.usage.calls, again.usage.cached_calls, again.usage.total_tokens)
+    assert provider.total.total_tokens == again.usage.saved_tokens
+
+
 def test_a_cached_text(cache: Any) -> None:
     """What is kept without its usage is a cached call that saves nothing that is known."""
     cache.put({"prompt": "Why?"}, "blue")

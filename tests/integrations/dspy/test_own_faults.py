@@ -108,6 +108,38 @@ def test_a_fault_is_one_warning(place: str, provider: LoopbackProvider, monkeypa
     assert all("ZeroDivisionError" in each for each in said)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_module_that_cannot_be_named(provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module whose name cannot be found is named by its class."""
+    monkeypatch.setattr(modules, "module_name", lambda *arguments: 1 / 0)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    forget_warnings()
+    with pytest.warns(TokenScopeWarning), token_scope("run") as run:
+        ask(provider)
+    assert ["Predict"] == [node.name for node in run.report().tree().children]
+
+
+@pytest.mark.skipif(DSPY < (3, 4), reason="the arguments of DSPy 3.4")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_an_adapter_that_fails_to_parse_twice(provider: LoopbackProvider) -> None:
+    """An answer that an adapter of a program's own cannot parse, and tries again, is wasted once."""
+
+    class Twice(dspy.ChatAdapter):  # type: ignore[misc]
+        def _call_postprocess(self, *arguments: Any, **keywords: Any) -> Any:
+            try:
+                return super()._call_postprocess(*arguments, **keywords)
+            except Exception:
+                return super()._call_postprocess(*arguments, **keywords)
+
+    adapter = Twice(use_json_adapter_fallback=False)
+    with dspy.context(lm=provider.lm(), adapter=adapter), token_scope("run") as run:
+        with pytest.raises(Exception, match="parse"):
+            dspy.Predict("question -> answer")(question="Why? <<garble>>")
+    wasted = run.report().waste().total.failed_parses
+    assert 1 == run.usage.calls == wasted.calls
+    assert provider.total.total_tokens == wasted.total_tokens
+
+
 @pytest.mark.skipif(DSPY < (3, 4), reason="the arguments of DSPy 3.4")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_an_adapter_that_parses_twice(provider: LoopbackProvider) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import random
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from dspy.utils.callback import BaseCallback
 from support.dspy_support import DSPY, tokens
 
+import tokenscope
 from tokenscope import Usage, current_scope, record_tokens, token_scope
 from tokenscope.integrations.dspy.optimizers import adopt_optimizers
 from tokenscope.testing import LoopbackProvider
@@ -247,7 +249,6 @@ def test_an_optimizer_of_ones_own(billing):
 @pytest.mark.parametrize("kind", [staticmethod, classmethod])
 def test_a_phase_that_is_no_plain_method(billing, kind):
     """A static or class method is a phase, too; `uninstrument` restores it as what it was."""
-    import tokenscope
 
     def propose(*arguments: Any) -> Any:
         return arguments[-1](question="What else?")
@@ -343,10 +344,21 @@ def test_optimizers_of_another_base():
         def compile(self) -> None:
             super().compile()
 
+    class Third(First):
+        compile = First.compile
+        _bootstrap = functools.partial(First.compile)
+        _propose_instructions = None
+
     with token_scope("run") as run:
         Second().compile()
-    assert 1 == run.report().find("run/Second/First").usage.calls
-    assert [("Base", ""), ("First", ""), ("Second", "second")] == made
+        Third().compile()
+        Third._bootstrap(Third())
+    report = run.report()
+    assert {"Second": 1, "First": 2} == {node.name: node.usage.calls for node in report.tree().children}
+    assert ["First"] == [node.name for node in report.find("run/Second").children]
+    assert ["m"] == [node.name for node in report.find("run/First").children]
+    assert Third._propose_instructions is None
+    assert [("Base", ""), ("First", ""), ("Second", "second"), ("Third", "")] == made
 
     release()
     assert "__init_subclass__" not in vars(Base)
@@ -354,6 +366,30 @@ def test_optimizers_of_another_base():
     with token_scope("run") as run:
         Second().compile()
     assert ["m"] == [node.name for node in run.report().tree().children]
+
+
+@pytest.mark.skipif(not hasattr(BaseCallback, "on_compile_start"), reason="callbacks of DSPy 3.3")
+def test_optimizers_that_are_made_without_us(billing):
+    """A class that is made after `uninstrument` is what DSPy makes it, and is a scope once patches are applied again."""
+    begun: list[str] = []
+
+    class Noting(BaseCallback):
+        def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+            begun.append(type(instance).__name__)
+
+    tokenscope.uninstrument()
+    try:
+
+        class Own(dspy.teleprompt.Teleprompter):
+            def compile(self, student: Any, *, trainset: Any) -> Any:
+                return student(question="Why?")
+
+    finally:
+        tokenscope.instrument()
+    with dspy.context(callbacks=[Noting()]), token_scope("run") as run:
+        Own().compile(dspy.Predict("question -> answer"), trainset=[])
+    assert ["Own"] == begun
+    assert 1 == run.report().find("run/Own").usage.calls
 
 
 def test_nothing_stays(billing):

@@ -459,8 +459,19 @@ def test_a_fault_is_one_warning(monkeypatch):
     assert [None] == [call.prompt for call in calls()]
 
 
+@pytest.mark.parametrize("overhead", [0, 7])
+def test_what_messages_cost_is_learned_from_bills(overhead):
+    """What a provider bills for each message beyond its text is known after a few calls, and once for all their tasks."""
+    with CountingServer(overhead=overhead) as server, dspy.context(lm=server.lm(), adapter=dspy.ChatAdapter()):
+        predict = dspy.Predict(Answering)
+        predict.demos = demos(2)
+        for seed in range(8):
+            predict(context=prose(seed, 40), question="Why?")
+    assert overhead == pytest.approx(meter.meter_for("openai/gpt-4o-mini").message_overhead, abs=1)
+
+
 def test_turns_of_direct_calls():
-    """Calls of an LM that a function makes itself are turns of it, counted anew at each entry."""
+    """Calls of an LM that a function makes itself are turns of it, counted anew at each entry; a plain scope has none."""
 
     @track_tokens("chat", "answer")
     def chat(lm):
@@ -471,10 +482,12 @@ def test_turns_of_direct_calls():
         lm = server.lm()
         for _ in range(2):
             chat(lm)
-        lm("Why?")
-        lm("How?")
+        for around in (contextlib.nullcontext(), token_scope("run")):
+            with around:
+                lm("Why?")
+                lm("How?")
 
-    assert [1, 2, 3, 1, 2, 3, 1, 1] == [call.prompt.turn for call in calls()]
+    assert [1, 2, 3, 1, 2, 3, 1, 1, 1, 1] == [call.prompt.turn for call in calls()]
 
 
 def search(query: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import re
 from types import SimpleNamespace
@@ -95,6 +96,32 @@ def test_track_usage(compare: Any) -> None:
     totals = compare(program)
     assert totals[3]
     assert totals[0]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_track_usage_around_an_lm_that_asks_another(compare: Any, inside: bool) -> None:
+    """A block around an LM, or inside of it, holds the same entries of the LM that this asks."""
+
+    def program(provider: Any) -> Any:
+        told = []
+
+        class Asking(dspy.BaseLM):
+            def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+                with dspy.track_usage() if inside else contextlib.nullcontext() as tracker:
+                    text = asked("Why?")[0]
+                told.append(tracker.get_total_tokens() if inside else None)
+                message = SimpleNamespace(content=text, tool_calls=None)
+                choices = [SimpleNamespace(message=message, finish_reason="stop")]
+                usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+                return SimpleNamespace(choices=choices, usage=usage, model="asking")
+
+        asked = dspy.settings.lm
+        with dspy.track_usage() as tracker:
+            Asking("openai/asking")("How?")
+        return tracker.get_total_tokens(), told
+
+    around, _ = compare(program)
+    assert {"openai/asking"} | (set() if inside else {"openai/gpt-4o-mini"}) <= set(around)
 
 
 def test_usage_of_failing_calls(compare: Any) -> None:

@@ -16,6 +16,8 @@ from tokenscope._providers.openai_usage import read_counts
 from tokenscope._scopes.event_log import drain
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
+from tokenscope.integrations import usage_watchers
+from tokenscope.testing import LoopbackProvider
 
 
 def read_entry(model: str, entry: Any) -> Usage:
@@ -145,6 +147,24 @@ def test_a_call_that_fails_after_it_has_spent(number: int) -> None:
     wasted = scope.report().waste().total.provider_errors
     assert (1, 1, 7 * number) == (scope.usage.calls, scope.usage.failed_calls, scope.usage.total_tokens)
     assert (1, 7 * number) == (wasted.calls, wasted.total_tokens)
+
+
+def test_watchers_of_direct_calls() -> None:
+    """What a direct call of `LM.forward` spends is told to those who watch usage, with its model."""
+    told: list[Any] = []
+
+    def watcher(model: str, entry: Any) -> None:
+        told.append((model, read_counts(model, entry).input_tokens))
+
+    usage_watchers.watch(watcher)
+    try:
+        with LoopbackProvider() as provider:
+            provider.lm().forward("Why?")
+            provider.lm()("Why?")
+            expected = provider.total.input_tokens // 2
+    finally:
+        usage_watchers.unwatch(watcher)
+    assert [("openai/gpt-4o-mini", expected)] * 2 == told
 
 
 NO_COUNTS = [-1, 1.5, float("nan"), float("inf"), True, "12", [1], {"a": 1}, object()]
