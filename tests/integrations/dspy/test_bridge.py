@@ -177,6 +177,30 @@ def test_calls_after_a_scope_was_left_elsewhere(provider: LoopbackProvider) -> N
     assert ["Predict(question -> answer)"] == [node.name for node in report.tree().children if node.usage.calls]
 
 
+def test_a_module_after_a_scope_was_left_elsewhere() -> None:
+    """A module is still named by the attribute of the module around it."""
+
+    class Leaving(Inner):
+        def forward(self) -> None:
+            left = token_scope("left")
+            left.__enter__()
+            contextvars.Context().run(left.__exit__, None, None, None)
+            self.deep()
+
+    with token_scope("run") as run:
+        Leaving()()
+    assert {"Leaving.deep"} == set(run.report().predictors())
+
+
+def test_a_tool_without_a_name() -> None:
+    """A tool that has lost its name is a scope, too."""
+    tool = dspy.Tool(lambda: record_tokens("m", "o", "model", "provider", 1, 0), name="nameless")
+    tool.name = None
+    with token_scope("run") as run:
+        tool()
+    assert [("Tool", "tool")] == [(node.name, node.kind) for node in run.report().tree().children]
+
+
 @pytest.mark.parametrize("takes_other_way", [True, False])
 def test_calls_between_the_items_of_a_generator(provider: LoopbackProvider, takes_other_way: bool) -> None:
     """A paused generator's scope gets nothing of what its consumer calls meanwhile, and all of its own."""
