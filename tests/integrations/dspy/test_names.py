@@ -142,6 +142,7 @@ def test_predictors_of_a_plain_object(provider: LoopbackProvider) -> None:
         def __init__(self) -> None:
             self.draft = dspy.Predict("question -> answer")
             self.judge = dspy.Predict("question -> answer")
+            self.other = dspy.Predict("text -> summary")
 
         def write(self) -> None:
             self.draft(question="<<bill draft>>")

@@ -320,6 +320,29 @@ def test_an_lm_that_reports_as_much_as_another(provider: LoopbackProvider) -> No
         }
 
 
+def test_an_lm_without_a_history(provider: LoopbackProvider) -> None:
+    """An LM that makes nothing of what DSPy's constructor makes, and asks another one, is a call beside that one."""
+
+    class Minimal(dspy.BaseLM):
+        def __init__(self) -> None:
+            self.model, self.model_type, self.cache, self.callbacks, self.num_retries = "minimal", "chat", False, [], 0
+            self.kwargs: dict[str, Any] = {}
+
+        def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+            texts = inner(QUESTION)
+            message = SimpleNamespace(content=texts[0], role="assistant", tool_calls=None)
+            choices = [SimpleNamespace(message=message, finish_reason="stop")]
+            usage = {"prompt_tokens": 3, "completion_tokens": 4}
+            return SimpleNamespace(choices=choices, usage=usage, model="minimal")
+
+    inner = provider.lm()
+    with dspy.context(disable_history=True), token_scope("run") as run:
+        Minimal()(QUESTION)
+    assert {"minimal": 7, "openai/gpt-4o-mini": provider.total.total_tokens} == {
+        name: usage.total_tokens for name, usage in run.report().by_model().items()
+    }
+
+
 def test_a_history_of_earlier_calls(provider: LoopbackProvider) -> None:
     """An LM that keeps no history now, and reports the usage of an earlier call of another one again, has spent that itself."""
     inner = Plain(provider)
