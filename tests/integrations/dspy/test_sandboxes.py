@@ -51,7 +51,7 @@ def provider() -> Iterator[LoopbackProvider]:
 
 
 def rlm(kind: Any = None) -> Any:
-    return (kind or dspy.RLM)("question -> answer", tools=[look], **interpreting(dspy.RLM))
+    return (kind or dspy.RLM)("question -> answer", tools=[look], sub_lm=dspy.settings.lm, **interpreting(dspy.RLM))
 
 
 def run_rlm() -> Any:
