@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
     pytest.mark.skipif(not hasattr(dspy, "RLM"), reason="this DSPy has no code in sandboxes"),
 ]
-needs_sub_agents = pytest.mark.skipif(not hasattr(dspy, "Flex"), reason="this DSPy has no sub-agents")
+needs_sub_agents = pytest.mark.skipif(not hasattr(dspy, "LocalInterpreter"), reason="this DSPy has no sub-agents")
 _PREPARES = inspect.signature(dspy.RLM._prepare_execution_tools).parameters if hasattr(dspy, "RLM") else {}
 SUBMITTING = 'print(look(query="x"))\nllm_query("<<bill" + " query>>")\nSUBMIT(answer="because")'
 FLEX = """
