@@ -110,10 +110,11 @@ class AdapterPrompt:
             if not plan.is_own and not self._is_demo(message):
                 found.append(self._measure(message.text, OTHER_INPUT, messages=1))
                 continue
-            stretch = self._measure(message.text, "demos")
-            tokens += stretch.tokens
-            guessed += stretch.guessed
-            keys.append(stretch.key)
+            key = key_of(message.text)
+            length = self._meter.measure(message.text, key, self._allowance, "demos")
+            tokens += length[0]
+            guessed += length[1]
+            keys.append(key)
             media += message.media
             demos += 1
         if keys:

@@ -11,6 +11,7 @@ import re
 import textwrap
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from tokenscope._prompts.meter import FORMAT
@@ -238,11 +239,17 @@ def _is_tool(field: Any) -> bool:
 
 def is_own(adapter: Any) -> bool:
     """Whether all that formats an adapter's prompts is DSPy's own."""
-    kind = type(adapter)
-    methods = [name for name in dir(kind) if name in _METHODS or name.startswith("format_")]
-    return vars(adapter).keys().isdisjoint(methods) and all(
-        str(getattr(getattr(kind, name), "__module__", "")).startswith("dspy.") for name in methods
-    )
+    kind: Any = type(adapter)
+    methods = _own_methods(kind)
+    return methods is not None and vars(adapter).keys().isdisjoint(methods)
+
+
+@lru_cache(maxsize=64)
+def _own_methods(kind: type) -> frozenset[str] | None:
+    """Return the methods that format the prompts of a class of adapters; None if one of them is not DSPy's own."""
+    methods = frozenset(name for name in dir(kind) if name in _METHODS or name.startswith("format_"))
+    is_own = all(str(getattr(getattr(kind, name), "__module__", "")).startswith("dspy.") for name in methods)
+    return methods if is_own else None
 
 
 def split_steps(text: str) -> list[tuple[str, int, int]] | None:

@@ -40,7 +40,7 @@ def read_messages(messages: Iterable[Any]) -> list[Message]:
 
 def read_message(message: Any, names: dict[Any, str]) -> Message:
     """Read a message; `names` holds the names of tools by the ids of their calls so far."""
-    if isinstance(message, Mapping):
+    if type(message) is dict or isinstance(message, Mapping):
         content, calls = message.get("content", message.get("parts")), message.get("tool_calls")
         role = str(message.get("role", ""))
         if type(content) is str and not calls and role != "tool":

@@ -49,6 +49,7 @@ _WELL_KNOWN: Final = (
     500.0  # tokens of a place that were read: then a look at few characters of a text like those is enough
 )
 _GLANCE: Final = 480  # characters
+_NOTHING: Final = (0.0, 0.0)
 _DOUBT: Final = 50.0  # tokens: how much of a place's own must be read until it counts as much as all places together
 
 
@@ -157,8 +158,11 @@ class Meter:
             else:
                 allowance.left = left - size
             tokens = float(_read(count, text))
-            self._learn((allowance.place, part), tokens, estimate(text))
-            self._begun.pop(key, None)
+            place = allowance.place, part
+            if self._ratios.get(place, _NOTHING)[0] < _WELL_KNOWN:
+                self._learn(place, tokens, estimate(text))
+            if self._begun:
+                self._begun.pop(key, None)
             return self._keep(key, (tokens, 0.0))
         allowance.exact = False
         place = allowance.place, part
@@ -229,7 +233,7 @@ class Meter:
 
 def _read(count: Counter, text: str) -> int:
     """Return how many tokens a text has, by a tokenizer. Long words, such as images in base64, are read in pieces."""
-    if len(text) > _LONGEST_WORD and len(max(text.split(), key=len, default="")) > 4 * _LONGEST_WORD:
+    if len(text) > 4 * _LONGEST_WORD and len(max(text.split(), key=len, default="")) > 4 * _LONGEST_WORD:
         return sum(count(text[start : start + _LONGEST_WORD]) for start in range(0, len(text), _LONGEST_WORD))
     return count(text)
 

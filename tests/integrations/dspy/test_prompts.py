@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import json
 import random
 import statistics
@@ -558,6 +559,33 @@ def test_what_tools_made_is_read_again():
     assert tools["ReAct"]["search"].made.input_tokens == pytest.approx(sum(sizes), rel=0.03)
     assert tools["ReAct"]["search"].reread.input_tokens == pytest.approx(4 * sizes[0] + 2 * sizes[1], rel=0.03)
     assert ["finish"] == list(tools["ReAct.extract"])
+
+
+@pytest.mark.skipif(not hasattr(dspy, "RLM"), reason="DSPy has RLM from 3.1 on")
+def test_turns_of_a_repl_carry_its_history():
+    """What RLM's code has printed is new in one turn, and carried in all later ones."""
+    from support.interpreters import interpreting
+
+    def code(field, prompt):
+        if field != "code":
+            return prose(7, 12) if field == "reasoning" else None
+        turn = prompt.count("=== Step ") + 1
+        return "SUBMIT(answer='because')" if turn > 4 else f"print({prose(turn, 60)!r})"
+
+    most = next(name for name in inspect.signature(dspy.RLM.__init__).parameters if name.startswith("max_iter"))
+    with CountingServer(code) as server, dspy.context(lm=server.lm(), adapter=dspy.ChatAdapter()):
+        module = dspy.RLM("question -> answer", **{most: 6}, **interpreting(dspy.RLM))
+        module(question="Who is it?")
+    found = [call for call in calls() if call.prompt is not None]
+
+    assert [call.prompt.turn for call in found] == [1, 2, 3, 4, 5]
+    for before, call in pairwise(found[1:]):
+        pieces = [piece for piece in call.prompt.pieces if piece.part == "input:repl_history"]
+        made = call.counts.input_tokens - before.counts.input_tokens
+        assert sum(piece.tokens - piece.carried for piece in pieces) == pytest.approx(made, rel=0.03, abs=3)
+        assert sum(piece.carried for piece in pieces) == pytest.approx(
+            sum(piece.tokens for piece in before.prompt.pieces if piece.part == "input:repl_history"), rel=0.03, abs=3
+        )
 
 
 def test_what_an_adapter_was_given_is_forgotten_when_it_has_ended():

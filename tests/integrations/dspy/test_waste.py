@@ -511,9 +511,6 @@ def test_no_such_module():
 PROGRAM = """
 import atexit, dspy
 from tokenscope._report.waste import Waste
-from tokenscope._usage.warnings import forget_warnings
-from tokenscope.errors import TokenScopeWarning
-from tokenscope.integrations.dspy import parallel
 from tokenscope.testing import LoopbackProvider
 
 provider = LoopbackProvider().__enter__()
