@@ -36,15 +36,15 @@ def write_llms(app: Sphinx, error: Exception | None) -> None:
 
 
 def _listed(app: Sphinx, index: str) -> Iterator[tuple[str, str]]:
-    """Yield each page that an index page lists, with what it says of it. A page that is no index stands in the start page."""
+    """Yield each page that an index page lists, with what it says of it. The start page lists the tutorials."""
     source = index if index.endswith("index") else "index"
     tree = app.env.get_and_resolve_doctree(source, app.builder)
     for item in tree.findall(nodes.list_item):
         reference = item.next_node(nodes.reference)
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), reference.get("refuri", "")))
         page = target.removesuffix(".html")
-        if page in app.env.found_docs and index in (page, source):
-            yield page, _words(item).partition(": ")[2]
+        if page in app.env.found_docs and (index == source or page.partition("-")[0] == index):
+            yield page, _words(item.next_node(nodes.paragraph)).partition(": ")[2]
 
 
 def _address(app: Sphinx, page: str) -> str:

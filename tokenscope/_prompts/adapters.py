@@ -77,7 +77,9 @@ class Plan:
         self.tails = {name: self.style.tail.format(name) for name in self.inputs}
         self.parts = {name: "tools" if _is_tool(fields[name]) else f"input:{name}" for name in self.inputs}
         instructions = str(signature.instructions)
-        lines = textwrap.dedent(instructions).splitlines()
+        # What begins with no space has none that all its lines share: `dedent` would only tidy lines of spaces.
+        is_plain = instructions[:1].strip() and "\n " not in instructions and "\n\t" not in instructions
+        lines = (instructions if is_plain else textwrap.dedent(instructions)).splitlines()
         self.instructions = ("\n".join(" " * 8 + line for line in lines), instructions)
         """The instructions, as DSPy's adapters write them, and as they are."""
 

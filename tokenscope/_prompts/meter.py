@@ -26,17 +26,22 @@ _FIRST_CALLS: Final = 8  # of a place, in which much is read
 _MANY_CALLS: Final = 64  # after which only some calls have anything new read
 _SELDOM: Final = 16  # one in so many
 _MANY_BILLS: Final = 256  # after which no more are looked at
-_MOST: Final = 4_000  # bytes that the first call may have read: in half a millisecond
+_MOST: Final = (
+    3_000  # bytes that the first call may have read, which has most to do besides: all in less than a millisecond
+)
 _MUCH: Final = 4_000
 _LITTLE: Final = 600
 _SHORT: Final = 160  # bytes: texts that are read nevertheless, a few
 _FEW: Final = 320  # bytes
 _SAMPLE: Final = 400
 _LEAST: Final = 64  # bytes that are worth to be read
-_LONGEST_WORD: Final = 128  # tokenizers take long for words longer than this
+_LONG_WORD: Final = 256  # characters: for words longer than twice that, tokenizers take long
+_LONGEST_WORD: Final = 128  # these are read in pieces of so many
 FORMAT: Final = "format"
 _MOST_A_MESSAGE: Final = 12.0  # tokens beyond its text
 _USUAL_ERROR: Final = 0.05  # of guesses
+_SAME: Final = frozenset({"instructions", "fields", FORMAT, "tools"})
+"""Parts that come again in each call: they are soon exact, and teach nothing of what is guessed."""
 UNSURE: Final = frozenset({MEDIA, OTHER_INPUT})
 """Parts of which it is not known what is billed for them."""
 _DOUBT_OF_OPTIONS: Final = (
@@ -45,6 +50,7 @@ _DOUBT_OF_OPTIONS: Final = (
 _CORRECTIONS: Final = {"fields": 0.97, FORMAT: 0.91}
 """Of estimates by bytes, for what DSPy's adapters write: the medians of 35 prompts of theirs, by `o200k_base`."""
 _MEMORY: Final = 4_000.0  # tokens: of a place's samples, older ones count less
+_KNOWN: Final = 200.0  # tokens of a place that were read: then texts that are read whole teach no more of it
 _WELL_KNOWN: Final = (
     500.0  # tokens of a place that were read: then a look at few characters of a text like those is enough
 )
@@ -159,7 +165,7 @@ class Meter:
                 allowance.left = left - size
             tokens = float(_read(count, text))
             place = allowance.place, part
-            if self._ratios.get(place, _NOTHING)[0] < _WELL_KNOWN:
+            if part not in _SAME and self._ratios.get(place, _NOTHING)[0] < _KNOWN:
                 self._learn(place, tokens, estimate(text))
             if self._begun:
                 self._begun.pop(key, None)
@@ -233,9 +239,17 @@ class Meter:
 
 def _read(count: Counter, text: str) -> int:
     """Return how many tokens a text has, by a tokenizer. Long words, such as images in base64, are read in pieces."""
-    if len(text) > 4 * _LONGEST_WORD and len(max(text.split(), key=len, default="")) > 4 * _LONGEST_WORD:
+    if len(text) > 2 * _LONG_WORD and _has_long_word(text):
         return sum(count(text[start : start + _LONGEST_WORD]) for start in range(0, len(text), _LONGEST_WORD))
     return count(text)
+
+
+def _has_long_word(text: str) -> bool:
+    """Whether a text has a word of more than `2 * _LONG_WORD` characters: such a word fills one of the blocks."""
+    blocks = range(0, len(text) - _LONG_WORD + 1, _LONG_WORD)
+    if all(" " in text[start : start + _LONG_WORD] for start in blocks):  # nearly always, and quickly seen
+        return False
+    return len(max(text.split(), key=len, default="")) > 2 * _LONG_WORD
 
 
 _BYTES: Final = Meter(None, is_exact=False)
