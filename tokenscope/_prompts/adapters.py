@@ -10,9 +10,9 @@ import itertools
 import re
 import textwrap
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from tokenscope._prompts.meter import FORMAT
 from tokenscope._usage.prompts import OTHER_INPUT
@@ -33,6 +33,8 @@ _STEP: Final = re.compile(r"(\w+_\d+)(?: ## \]\]\n|>\n|: )")
 """The name of a step's field in a trajectory, after what it begins with."""
 _MOST_PLANS: Final = 1_000
 _numbers: Final = itertools.count()
+_own_methods: Final[MutableMapping[type, frozenset[str]]] = WeakKeyDictionary()
+"""By class of adapters, the methods that format its prompts; none if one of them is not DSPy's own."""
 _SHORT: Final = 16  # characters; a shorter text that is there more than once may be there by chance
 _LEAST: Final = 3  # characters that are worth to be looked for
 
@@ -241,17 +243,13 @@ def _is_tool(field: Any) -> bool:
 
 def is_own(adapter: Any) -> bool:
     """Whether all that formats an adapter's prompts is DSPy's own."""
-    kind: Any = type(adapter)
-    methods = _own_methods(kind)
-    return methods is not None and vars(adapter).keys().isdisjoint(methods)
-
-
-@lru_cache(maxsize=64)
-def _own_methods(kind: type) -> frozenset[str] | None:
-    """Return the methods that format the prompts of a class of adapters; None if one of them is not DSPy's own."""
-    methods = frozenset(name for name in dir(kind) if name in _METHODS or name.startswith("format_"))
-    is_own = all(str(getattr(getattr(kind, name), "__module__", "")).startswith("dspy.") for name in methods)
-    return methods if is_own else None
+    kind = type(adapter)
+    methods = _own_methods.get(kind)
+    if methods is None:
+        names = [name for name in dir(kind) if name in _METHODS or name.startswith("format_")]
+        are_dspys = all(str(getattr(getattr(kind, name), "__module__", "")).startswith("dspy.") for name in names)
+        methods = _own_methods[kind] = frozenset(names) if are_dspys else frozenset()
+    return bool(methods) and vars(adapter).keys().isdisjoint(methods)
 
 
 def split_steps(text: str) -> list[tuple[str, int, int]] | None:

@@ -91,17 +91,12 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
         frames = frames if phase is None else (phase, *frames)
     inside = thread_local_overrides.get()
     is_inside_call = isinstance(_get(inside, "usage_tracker"), CallTracker)
-    kind: Any = type(module)
-    makes_attempts = _makes_attempts(kind)
+    # Not isinstance: DSPy's modules have a `__getattribute__` in Python, which that would call three times.
+    makes_attempts = issubclass(type(module), TRYING)
     if not is_inside_call and type(around) is not TryingScope and not makes_attempts:
         return open_scope(Scope, frames, ref(module))  # nearly always
     scope = open_scope(TryingScope if makes_attempts else Scope, frames, ref(module))
     return _Entry(scope, module, kwargs, around, inside if is_inside_call else None)
-
-
-@functools.lru_cache(maxsize=256)
-def _makes_attempts(kind: Any) -> bool:
-    return not TRYING.isdisjoint(kind.__mro__)
 
 
 @functools.lru_cache(maxsize=MAX_NAMES)
