@@ -265,8 +265,16 @@ def test_a_phase_that_is_no_plain_method(billing, kind):
             Own().compile(dspy.Predict("question -> answer"), trainset=[])
         return scope.report().find("run/Own/propose").usage
 
+    class Heir(Own):
+        _propose_instructions = vars(Own)["_propose_instructions"]
+
+    with token_scope("run") as scope:
+        Heir._propose_instructions(dspy.Predict("question -> answer"))
+    assert ["Predict(question -> answer)"] == [node.name for node in scope.report().find("run/propose").children]
+    before = billing.task.total
+
     first = run()
-    assert tokens(billing.task.total) == tokens(first)
+    assert tokens(billing.task.total) == tokens(before + first)
     for _ in range(2):
         tokenscope.uninstrument()
         method = vars(Own)["_propose_instructions"]

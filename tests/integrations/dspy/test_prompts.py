@@ -404,12 +404,11 @@ def test_options_beside_an_adapter(where):
     assert plain > (schema if where == "with the LM" else 0)
 
 
-@pytest.mark.skipif(DSPY < (3, 3), reason="LM does not call BaseLM's constructor")
 @pytest.mark.parametrize("by_keyword", [True, False])
 def test_the_tokenizer_of_an_lm_is_there_before_its_first_call(by_keyword):
     """It is loaded when the LM is made, however its model is given."""
     tokenizers.forget()
-    dspy.LM(model="openai/gpt-4", api_key="k") if by_keyword else dspy.LM("openai/gpt-4", api_key="k")
+    dspy.BaseLM(model="openai/gpt-4") if by_keyword else dspy.BaseLM("openai/gpt-4")
     assert "cl100k_base" == meter.meter_for("openai/gpt-4").name
 
 
@@ -770,6 +769,23 @@ def test_an_lm_may_hand_on_the_prompt_of_an_adapter():
 
     own, handed = ({piece.part for piece in call.prompt.pieces} for call in calls())
     assert {"system", "user"} == own
+    assert {"fields", "format", "instructions", "input:context", "input:question"} == handed
+
+
+def test_an_lm_may_run_a_module_before_it_hands_on_a_prompt():
+    """After an adapter inside has ended, what the LM hands on is still the outer adapter's."""
+
+    class Thinking(Handing):
+        def __call__(self, prompt=None, messages=None, **kwargs):
+            with dspy.context(lm=self.inner):
+                dspy.Predict("text -> summary")(text="Well?")
+            return self.inner(prompt=prompt, messages=messages, **kwargs)
+
+    with CountingServer() as server, dspy.context(lm=Thinking(server.lm()), adapter=dspy.ChatAdapter()):
+        dspy.Predict(Answering)(context=prose(1, 20), question="Why?")
+
+    own, handed = ({piece.part for piece in call.prompt.pieces} for call in calls())
+    assert "input:text" in own
     assert {"fields", "format", "instructions", "input:context", "input:question"} == handed
 
 

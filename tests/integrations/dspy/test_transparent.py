@@ -13,6 +13,7 @@ import cloudpickle
 import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
+from dspy.utils.parallelizer import ParallelExecutor
 from support.dspy_support import DSPY
 from support.spending import python
 
@@ -123,6 +124,35 @@ def test_track_usage_around_an_lm_that_asks_another(compare: Any, inside: bool) 
     around, _ = compare(program)
     expected = {"openai/asking"} if DSPY >= (3, 3) else set()  # an LM of a program's own is tracked from then on
     assert expected | (set() if inside else {"openai/gpt-4o-mini"}) <= set(around)
+
+
+@pytest.mark.skipif(DSPY < (3, 3), reason="an LM of a program's own is tracked from then on")
+def test_usage_of_workers_inside_an_lm(compare: Any) -> None:
+    """Workers that an LM starts have copies of the tracker around it, as ever."""
+
+    def program(provider: Any) -> Any:
+        told: list[Any] = []
+        asked = dspy.settings.lm
+
+        def work(question: str) -> Any:
+            asked(question)
+            return dspy.settings.usage_tracker.get_total_tokens()
+
+        class Working(dspy.BaseLM):
+            def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+                asked("Why?")
+                told.extend(ParallelExecutor(num_threads=2, disable_progress_bar=True).execute(work, ["How?"]))
+                message = SimpleNamespace(content="yes", tool_calls=None)
+                choices = [SimpleNamespace(message=message, finish_reason="stop")]
+                return SimpleNamespace(choices=choices, usage={"prompt_tokens": 3}, model="working")
+
+        with dspy.track_usage() as tracker:
+            Working("openai/working")("Why?")
+        return tracker.get_total_tokens(), told
+
+    around, told = compare(program)
+    assert "openai/gpt-4o-mini" in around
+    assert ["openai/gpt-4o-mini"] == [name for each in told for name in each]
 
 
 def test_usage_of_failing_calls(compare: Any) -> None:
