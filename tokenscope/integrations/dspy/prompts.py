@@ -113,7 +113,7 @@ def _given_to(adapter: Any, lm: Any, args: Args, kwargs: Kwargs) -> Given | None
 
 
 def make_lm(lm: Any, args: Args, kwargs: Kwargs) -> None:
-    """`BaseLM.__init__`: load the tokenizer for its model, so that no call has to do without."""
+    """`BaseLM.__init__`, `LM.__init__`: load the tokenizer for its model, so that no call has to do without."""
     _load_for(args[0] if args else kwargs.get("model"))
 
 
