@@ -18,7 +18,7 @@ import pytest
 from support.browser import missing
 
 import tokenscope
-from tokenscope._prompts import meter
+from tokenscope._providers.prompts import meter
 from tokenscope.testing import LoopbackProvider
 
 if TYPE_CHECKING:

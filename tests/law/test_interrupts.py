@@ -256,7 +256,7 @@ def state_outside() -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.parametrize("most", [1, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("most", [1, pytest.param(1_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_an_exception_at_every_line(name, most):
     """An interrupt loses nothing that was counted, counts nothing twice, and leaves nothing behind."""
@@ -291,7 +291,7 @@ def count_and_report() -> None:
     tokenscope.report()
 
 
-@pytest.mark.parametrize("most", [1, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("most", [1, pytest.param(1_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_handler_at_every_line(name, most):
     """What a handler counts and reads changes nothing else."""

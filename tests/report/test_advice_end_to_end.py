@@ -7,7 +7,7 @@ import datetime as dt
 import dspy
 import pytest
 
-pytest.importorskip("tokenscope._prompts", reason="nothing measures prompts")
+pytest.importorskip("tokenscope._providers.prompts", reason="nothing measures prompts")
 from support.counting_server import count
 
 import tokenscope

@@ -15,7 +15,7 @@ from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from tokenscope._prompts import tokenizers
+from tokenscope._providers.prompts import tokenizers
 from tokenscope.testing.answers import reply
 
 _FIELDS = ("Your input fields are:", "As input, you will be provided with:")

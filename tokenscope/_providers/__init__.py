@@ -1,1 +1,1 @@
-"""Reading what providers report: usage in OpenAI's format and in others, responses, and streams."""
+"""Reading what providers are sent, and what they report: prompts, usage, responses, and streams."""

@@ -1,6 +1,6 @@
 """Prompts, measured: the pieces that a prompt is made of, and how many tokens each has.
 
-`tokenscope._prompts` measures them, and keeps no text.
+`tokenscope._providers.prompts` measures them, and keeps no text.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def _switch_prompt_parts(*, on: bool) -> None:
 
 
 def _read_sent(sent: Any, model: str) -> Prompt | None:
-    from tokenscope._prompts.sent import read_sent
+    from tokenscope._providers.prompts.sent import read_sent
 
     try:
         return read_sent(sent, model)

@@ -20,7 +20,7 @@ from support.dspy_support import DSPY
 
 import tokenscope
 from tokenscope import Budget, token_scope, track_tokens
-from tokenscope._prompts import adapter_prompts, meter, options, tokenizers
+from tokenscope._providers.prompts import adapter_prompts, meter, options, tokenizers
 from tokenscope._scopes.process import STATE
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning

@@ -13,15 +13,15 @@ from weakref import ref
 
 from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
 
-from tokenscope._prompts.adapter_prompts import AdapterPrompt
-from tokenscope._prompts.adapters import Plan, plan_of
-from tokenscope._prompts.assembly import Stretch, Stretches, assemble
-from tokenscope._prompts.messages import Message, by_role, read_messages
-from tokenscope._prompts.meter import Allowance, Meter, meter_for
-from tokenscope._prompts.options import measure_options
-from tokenscope._prompts.tokenizers import choose, load
-from tokenscope._prompts.turns import Turn, next_turn
 from tokenscope._providers.openai_usage import read_counts
+from tokenscope._providers.prompts.adapter_prompts import AdapterPrompt
+from tokenscope._providers.prompts.adapters import Plan, plan_of
+from tokenscope._providers.prompts.assembly import Stretch, Stretches, assemble
+from tokenscope._providers.prompts.messages import Message, by_role, read_messages
+from tokenscope._providers.prompts.meter import Allowance, Meter, meter_for
+from tokenscope._providers.prompts.options import measure_options
+from tokenscope._providers.prompts.tokenizers import choose, load
+from tokenscope._providers.prompts.turns import Turn, next_turn
 from tokenscope._scopes.scope import Scope
 from tokenscope._usage.prompts import Prompt
 from tokenscope._usage.warnings import internal_error

@@ -7,8 +7,8 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
-from tokenscope._prompts.assembly import Stretches
-from tokenscope._prompts.meter import Key, key_of
+from tokenscope._providers.prompts.assembly import Stretches
+from tokenscope._providers.prompts.meter import Key, key_of
 
 _ENDS: Final = "]}"  # of lists and objects, which grow before their ends
 

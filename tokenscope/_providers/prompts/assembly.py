@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Any, Final, NamedTuple
 
-from tokenscope._prompts.meter import Key, Meter
+from tokenscope._providers.prompts.meter import Key, Meter
 from tokenscope._usage.prompts import MEDIA, Piece, Prompt
 
 _new_tuple: Any = tuple.__new__  # a named tuple's own constructor costs as much again

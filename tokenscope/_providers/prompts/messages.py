@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from tokenscope._prompts.assembly import Stretch
-from tokenscope._prompts.meter import Allowance, Key, Meter, key_of
+from tokenscope._providers.prompts.assembly import Stretch
+from tokenscope._providers.prompts.meter import Allowance, Key, Meter, key_of
 from tokenscope._usage.prompts import MEDIA, OTHER_INPUT
 
 ROLES: Final = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final
 
-from tokenscope._prompts.assembly import Stretch
-from tokenscope._prompts.messages import as_json
-from tokenscope._prompts.meter import Allowance, Meter, key_of
+from tokenscope._providers.prompts.assembly import Stretch
+from tokenscope._providers.prompts.messages import as_json
+from tokenscope._providers.prompts.meter import Allowance, Meter, key_of
 
 _MOST: Final = 1_000
 _measured: Final[dict[Hashable, Stretch]] = {}

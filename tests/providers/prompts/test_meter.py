@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from support.counting_server import count
 
-from tokenscope._prompts import tokenizers
-from tokenscope._prompts.estimate import estimate
-from tokenscope._prompts.meter import Meter, key_of, meter_for
-from tokenscope._prompts.tokenizers import Tokenizer
+from tokenscope._providers.prompts import tokenizers
+from tokenscope._providers.prompts.estimate import estimate
+from tokenscope._providers.prompts.meter import Meter, key_of, meter_for
+from tokenscope._providers.prompts.tokenizers import Tokenizer
 from tokenscope._usage.prompts import Piece, Prompt
 
 LINE = "Each call may have only so much read, and what comes again is soon exact. "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenscope._prompts.assembly import assemble
-from tokenscope._prompts.messages import Message, by_role, read_messages
-from tokenscope._prompts.meter import meter_for
-from tokenscope._prompts.options import measure_options
+from tokenscope._providers.prompts.assembly import assemble
+from tokenscope._providers.prompts.messages import Message, by_role, read_messages
+from tokenscope._providers.prompts.meter import meter_for
+from tokenscope._providers.prompts.options import measure_options
 from tokenscope._usage.prompts import Prompt
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from tokenscope._prompts.meter import FORMAT
+from tokenscope._providers.prompts.meter import FORMAT
 from tokenscope._usage.prompts import OTHER_INPUT
 
 _METHODS: Final = ("format", "user_message_output_requirements")

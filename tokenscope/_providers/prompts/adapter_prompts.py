@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tokenscope._prompts.adapters import Plan, Span, split_steps
-from tokenscope._prompts.assembly import Stretch, Stretches
-from tokenscope._prompts.messages import Message, read_message, read_messages
-from tokenscope._prompts.meter import FORMAT, Allowance, Key, Meter, key_of
-from tokenscope._prompts.turns import Turn, Value, value_keys
+from tokenscope._providers.prompts.adapters import Plan, Span, split_steps
+from tokenscope._providers.prompts.assembly import Stretch, Stretches
+from tokenscope._providers.prompts.messages import Message, read_message, read_messages
+from tokenscope._providers.prompts.meter import FORMAT, Allowance, Key, Meter, key_of
+from tokenscope._providers.prompts.turns import Turn, Value, value_keys
 from tokenscope._usage.prompts import MEDIA, OTHER_INPUT
 
 _SYSTEM: Final = ("system", "developer")

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Final
 
-from tokenscope._prompts.estimate import estimate, stretches
-from tokenscope._prompts.tokenizers import Tokenizer, choose, loaded
+from tokenscope._providers.prompts.estimate import estimate, stretches
+from tokenscope._providers.prompts.tokenizers import Tokenizer, choose, loaded
 from tokenscope._usage.prompts import MEDIA, OTHER_INPUT, Prompt
 
 Key = tuple[int, int]

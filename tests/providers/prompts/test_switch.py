@@ -34,7 +34,9 @@ def test_the_environment_asks(value, told):
 
 def test_nothing_is_loaded_for_those_who_do_not_ask():
     """Neither tokenizers nor what measures prompts is loaded, with DSPy or without."""
-    found = "print(sorted(name for name in sys.modules if name.startswith(('tokenscope._prompts', 'tiktoken'))))"
+    found = (
+        "print(sorted(name for name in sys.modules if name.startswith(('tokenscope._providers.prompts', 'tiktoken'))))"
+    )
 
     assert "[]" == run(f"import sys, tokenscope, dspy; dspy.LM('openai/gpt-4o-mini', api_key='x'); {found}")
     assert "[]" == run(f"import sys, tokenscope; {found}", TOKENSCOPE_PROMPT_PARTS="1")
@@ -42,7 +44,7 @@ def test_nothing_is_loaded_for_those_who_do_not_ask():
 
 def test_a_tokenizer_is_loaded_when_an_lm_is_made():
     """The first call does not wait for it; an LM that is there already when prompts are asked for is looked at then."""
-    loaded = "from tokenscope._prompts import tokenizers; print(sorted(tokenizers._loaded))"
+    loaded = "from tokenscope._providers.prompts import tokenizers; print(sorted(tokenizers._loaded))"
     make = "dspy.LM('openai/gpt-4o-mini', api_key='x')"
 
     assert "['o200k_base']" == run(
@@ -59,7 +61,7 @@ def test_a_fork_while_a_tokenizer_is_loaded():
     program = """
 import os, warnings
 warnings.simplefilter("ignore")
-from tokenscope._prompts import tokenizers
+from tokenscope._providers.prompts import tokenizers
 for name in ("o200k_base", "anthropic"):
     tokenizers.loaded(name)
 child = os.fork()

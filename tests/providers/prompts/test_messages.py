@@ -9,9 +9,9 @@ from support.counting_server import count
 
 import tokenscope
 from tokenscope import record_response, token_scope
-from tokenscope._prompts import meter, options, tokenizers
-from tokenscope._prompts.messages import read_messages
-from tokenscope._prompts.options import measure_options
+from tokenscope._providers.prompts import meter, options, tokenizers
+from tokenscope._providers.prompts.messages import read_messages
+from tokenscope._providers.prompts.options import measure_options
 from tokenscope._scopes.process import STATE
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning

@@ -7,10 +7,10 @@ import weakref
 import dspy
 import pytest
 
-from tokenscope._prompts.adapters import Plan, Span, fill, is_own, plan_of, split_steps
-from tokenscope._prompts.assembly import Stretch, assemble
-from tokenscope._prompts.meter import Meter, key_of
-from tokenscope._prompts.turns import Turn, Value, next_turn, value_keys
+from tokenscope._providers.prompts.adapters import Plan, Span, fill, is_own, plan_of, split_steps
+from tokenscope._providers.prompts.assembly import Stretch, assemble
+from tokenscope._providers.prompts.meter import Meter, key_of
+from tokenscope._providers.prompts.turns import Turn, Value, next_turn, value_keys
 
 BYTES = Meter(None, is_exact=False)
 
