@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no look-up of prices on the network
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +23,8 @@ from tokenscope.integrations import patches
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
+COVERAGE_OF_CHILDREN = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")  # a slow machine must not fail a test
@@ -42,6 +45,21 @@ def nothing_leaks() -> Iterator[None]:
     assert not STATE.generator_scopes, "a generator's scope was left open"
     assert current_scope() is None
     assert patches <= set(integrations.applied()), "a patch was not applied again"
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let coverage pause, here and in programs that a test starts, if the test is marked so."""
+    coverage: Any = sys.modules.get("coverage")
+    running = coverage and coverage.Coverage.current()
+    if not running or request.node.get_closest_marker("unmeasured") is None:
+        yield
+        return
+    for name in COVERAGE_OF_CHILDREN:
+        monkeypatch.delenv(name, raising=False)
+    running.stop()
+    yield
+    running.start()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -52,6 +52,7 @@ def test_demo() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.unmeasured
 def test_demo_without_a_key() -> None:
     """A real model without a key leads to one clear line and status 1, without a traceback."""
     done = tokenscope_command("demo", "--model", "openai/gpt-4o-mini")

@@ -199,6 +199,7 @@ def test_a_broken_pipe_does_not_hide_a_failed_check(limit, status, lines, old_an
 # -- extremes ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("form", _diff.FORMATS)
 @pytest.mark.parametrize("report", [hostile, huge, deep])
 def test_extreme_reports(report, form, old_and_new):

@@ -73,6 +73,7 @@ def notes(findings):
 # -- the command --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 def test_all_is_well():
     """In a sound installation each patch is applied, each engine's call is counted as billed, and the status is 0.
 
@@ -300,6 +301,7 @@ def test_prices_that_are_set(monkeypatch, tmp_path):
     assert table == dict(prices([]))["ok"]
 
 
+@pytest.mark.unmeasured
 def test_prices_of_a_file_by_the_command(tmp_path):
     """`--prices` checks the names in a file against the models that are named."""
     file = tmp_path / "prices.toml"
@@ -375,6 +377,7 @@ def models(*names):
     return [(finding.mark, finding.text) for finding in examine(names) if finding.about == "models"]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.skipif(not NATIVE, reason="engines are to be chosen from DSPy 3.4 on")
 def test_engines(monkeypatch):
     """The engine is the one that DSPy chooses by the model's name, its options and the environment."""

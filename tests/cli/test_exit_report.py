@@ -319,6 +319,7 @@ def test_a_second_sigterm(tmp_path):
     assert -signal.SIGTERM == end(process).status
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("delay", [n / 50 for n in range(15)])
 def test_ctrl_c_at_any_moment(delay, tmp_path):
     """Ctrl-C at any moment leaves a report, and no traceback of tokenscope's."""

@@ -324,6 +324,7 @@ def made(name: str, lm: Any) -> Made:
     return PROGRAMS[name](lm)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_billed(name: str, lm: Any, provider: LoopbackProvider) -> None:
     """Each scope has exactly what the provider has billed for it, and there are no other scopes."""
@@ -337,6 +338,7 @@ def test_billed(name: str, lm: Any, provider: LoopbackProvider) -> None:
     )
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("limit", [1, 4])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_limited(name: str, limit: int, lm: Any, provider: LoopbackProvider) -> None:
@@ -391,6 +393,7 @@ def test_knn_few_shot(lm: Any, provider: LoopbackProvider) -> None:
     assert scope.report().find("run/ChainOfThought/BootstrapFewShot").usage.calls > 0
 
 
+@pytest.mark.unmeasured
 @pytest.mark.skipif(not hasattr(dspy, "Flex"), reason="this DSPy does not have it")
 def test_gepa_of_a_flex(lm: Any, provider: LoopbackProvider) -> None:
     """GEPA that rewrites a Flex is counted as billed, and the predictors of the new source have their names."""

@@ -125,6 +125,7 @@ def test_threads_and_tasks_lose_nothing():
     assert sorted(reports) == reports
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "ask",
     [lambda scope: scope.usage, lambda scope: scope.report(), repr, lambda _: tokenscope.report()],

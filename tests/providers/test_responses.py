@@ -483,6 +483,7 @@ def test_details_of_a_wrong_kind() -> None:
     assert 1 == report.total.calls
 
 
+@pytest.mark.unmeasured
 @settings(max_examples=200, deadline=None)
 @given(responses)
 def test_whatever_comes(response: dict[str, Any]) -> None:

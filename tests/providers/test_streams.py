@@ -874,6 +874,7 @@ pieces = st.lists(
 )
 
 
+@pytest.mark.unmeasured
 @settings(max_examples=200, deadline=None)
 @given(pieces)
 def test_whatever_comes(pieces: list[Any]) -> None:

@@ -140,6 +140,7 @@ def test_idle(): pass
 """
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("workers", [0, 2])
 def test_parts_of_prompts(run, workers):
     """`--tokens-parts` measures prompts and adds up their parts, with pytest-xdist, too, until the session ends."""
@@ -439,6 +440,7 @@ def test_threads_and_scopes_inside(run):
     assert {"test_it": 5, "total": 5} == table(result)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("distribution", ["load", "loadfile"])
 def test_xdist(run, distribution):
     """Totals and rows are the same under pytest-xdist."""
@@ -456,6 +458,7 @@ def test_xdist(run, distribution):
     assert alone == spread
 
 
+@pytest.mark.unmeasured
 def test_a_crashed_worker_loses_only_its_own(run):
     """If a worker crashes in a test, only the tokens of that test's call are lost."""
     result = run(
@@ -475,6 +478,7 @@ def test_a_crashed_worker_loses_only_its_own(run):
     assert {f"test[{n}]": 100 + n for n in (1, 2, 4, 5, 6)} | {"test[3]": 100, "total": 618} == table(result)
 
 
+@pytest.mark.unmeasured
 def test_every_worker_runs_each_test(run):
     """With `--dist each`, a test has a row for each worker."""
     result = run("def test_it(): spend(5)\n", "--tokens", "--dist", "each", "--tx", "2*popen", subprocess=True)
@@ -552,6 +556,7 @@ def test_an_interrupted_session(run):
     assert 5 == table(result)["total"]
 
 
+@pytest.mark.unmeasured
 def test_real_calls(run):
     """The tokens of a test with a DSPy program equal the provider's bill."""
     result = run(
@@ -856,6 +861,7 @@ def spending(run):
     )
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("workers", [[], ["-n", "2"]])
 def test_growth_fails_the_session(spending, workers):
     """A session of passing tests fails if some grew by more than the limit, and names them."""

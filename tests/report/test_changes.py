@@ -178,6 +178,7 @@ def test_adding_is_what_changed(a, b):
     assert not any(added.values())  # a path of b that is not in the diff spent nothing
 
 
+@pytest.mark.unmeasured
 @QUICK
 @given(reports(), reports())
 def test_the_other_way_round(a, b):

@@ -304,6 +304,7 @@ def test_a_diff_is_no_report(tmp_path):
 # -- extremes ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 def test_deep_reports():
     """10,000 levels are compared and drawn without recursion, within a minute."""
     old = deep(levels=10_000)

@@ -100,6 +100,7 @@ def test_a_table_of_twenty_rows_is_not_folded():
     assert "<details>" not in made((-1, "scope", "top", 1, 1, 0), *rows).render("markdown")
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", ["m", "<|>" * 60], ids=["short", "escaped"])
 def test_a_document_fits_into_a_comment(name):
     """Of 10,000 scopes, as many rows are shown as fit into 65,000 characters. A sentence tells how many are left out."""

@@ -180,6 +180,7 @@ def test_the_footer_says_what_the_columns_do_not():
     assert made((-1, "scope", "s", 1, 1, 10)).render().splitlines()[-1].startswith("s ")
 
 
+@pytest.mark.unmeasured
 def test_a_deep_tree():
     """10,000 levels are drawn without recursion, in about ten times as long as 1,000. Below level 30 a line shows its level."""
     times: list[float] = []

@@ -98,6 +98,7 @@ def test_flat_reports_are_partitions(report, by):
         assert expected == flat.predictors()
 
 
+@pytest.mark.unmeasured
 @QUICK
 @given(reports(), reports(), st.sampled_from(list(BREAKDOWNS)))
 def test_adding_up_flat_reports(a, b, by):
@@ -173,6 +174,7 @@ def test_cutting_twice(report, one, other):
     assert report == cut(report, 9)
 
 
+@pytest.mark.unmeasured
 @QUICK
 @given(reports(), reports(), st.integers(1, 9))
 def test_adding_up_cut_reports(a, b, depth):
@@ -218,6 +220,7 @@ def test_huge_numbers():
     assert HUGE + 1 == pivot(huge(), "model").total.input_tokens == cut(huge(), 1).total.input_tokens
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("kind", ["scope", "dspy"])
 def test_deep_reports(kind):
     """10,000 levels are flattened and cut without recursion."""
@@ -231,6 +234,7 @@ def test_deep_reports(kind):
     assert time.process_time() - began < 60
 
 
+@pytest.mark.unmeasured
 def test_many_rows():
     """A report of 20,000 rows is flattened within seconds."""
     wide = made((-1, "scope", "s", 1, 1, 0), *((0, "scope", f"n{n}", 1, 1, n + 1) for n in range(20_000)))

@@ -67,6 +67,7 @@ def test_other_scopes_are_capped_too():
     assert 40_000 == spent(scope) == spent(report) == report.find("all").usage.input_tokens
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("number", [40_000, pytest.param(150_000, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:more than")
 def test_new_names_for_weeks(number):
@@ -257,6 +258,7 @@ READS = {
 }
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", READS)
 def test_reading_leaves_nothing_to_collect(name):
     """Reading a large report keeps no object for each path. Such objects begin garbage collections, which stop all threads."""

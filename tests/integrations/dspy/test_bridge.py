@@ -368,6 +368,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_import_order(order: str) -> None:
     """The patches are applied in every order of imports, also inside an open scope or in a thread."""

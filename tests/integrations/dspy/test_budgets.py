@@ -69,6 +69,7 @@ def settle(provider: LoopbackProvider, scope: Scope) -> None:
 # -- every way to call an LM -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(("name", "on_exceed", "lm"), CASES, indirect=["lm"])
 def test_nothing_swallows_the_stop(name: str, on_exceed: Any, lm: dspy.LM, provider: LoopbackProvider) -> None:
     """The provider bills exactly the allowed calls, the report equals the bill, and DSPy works afterwards."""
