@@ -177,6 +177,7 @@ def test_calls_that_were_not_read_yet():
     assert "0 2 2\n" == run(code)
 
 
+@pytest.mark.unmeasured
 def test_a_lock_held_in_another_thread():
     """A child counts as usual, even if another thread of its parent held the lock at the fork."""
     code = """
@@ -315,9 +316,33 @@ def test_processes_of_multiprocessing():
     assert "3 1\n" == run(code)
 
 
+def test_a_fork_takes_no_lock_of_logging_while_it_waits():
+    """`logging` has forks take its lock. A reader that logs meanwhile is waited for all the same: it can have the lock first."""
+    program = """
+    import logging  # after tokenscope, so that forks take its lock before they call what tokenscope has registered
+    from tokenscope._scopes.process import STATE
+
+    steps = []
+    is_reading = threading.Event()
+
+    def read():
+        is_reading.set()
+        time.sleep(0.3)
+        logging.getLogger("a new one")
+        steps.append("read")
+
+    reader = threading.Thread(target=STATE.loading, args=(read,))
+    reader.start()
+    assert is_reading.wait(10)
+    print(in_child(lambda: steps))
+    reader.join()
+    """
+    assert "['read']\n" == run(program)
+
+
 def test_readers_and_forks_wait_for_each_other():
     """A fork waits for those who read counts. Who begins to read meanwhile waits for the fork. Nested readers go on."""
-    loading = Loading()
+    loading = Loading(bool)
     steps: list[str] = []
     is_reading, may_end = threading.Event(), threading.Event()
 
@@ -354,7 +379,7 @@ def elsewhere(step):
 
 def test_waiting_ends(monkeypatch):
     """If somebody reads or forks for longer than a fork has patience, it goes on."""
-    loading = Loading()
+    loading = Loading(bool)
     monkeypatch.setattr("tokenscope._scopes.process._PATIENCE", 0.02)
 
     def fork():
@@ -370,7 +395,7 @@ def test_waiting_ends(monkeypatch):
 
 def test_two_forks_at_once():
     """One that did not wait, as in a signal handler that changes counts, does not end the other's."""
-    loading = Loading()
+    loading = Loading(bool)
     assert [1] == elsewhere(lambda: loading(lambda: 1))  # a reader whose lock a fork takes
     loading.wait()
     assert [None] == elsewhere(loading.go_on)
@@ -385,7 +410,7 @@ def test_two_forks_at_once():
 
 def test_an_interrupted_reader_holds_up_no_fork():
     """Who was interrupted while reading reads no more."""
-    loading = Loading()
+    loading = Loading(bool)
     with pytest.raises(KeyboardInterrupt):
         loading(signal.raise_signal, signal.SIGINT)
     began = time.monotonic()
@@ -393,8 +418,9 @@ def test_an_interrupted_reader_holds_up_no_fork():
     assert time.monotonic() - began < 5
 
 
-def test_a_fork_does_not_wait_for_those_whom_it_holds_up():
+def test_a_fork_does_not_wait_for_those_whom_it_holds_up(monkeypatch):
     """A fork by a thread that changes counts, as in a signal handler, does not wait for readers: they wait for that thread."""
+    monkeypatch.setattr(os, "register_at_fork", lambda **_: None)  # the other forks of this process are none of its own
     state = ProcessState()
 
     def fork():

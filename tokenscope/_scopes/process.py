@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from threading import get_ident
 from time import monotonic
 from types import FrameType
@@ -81,9 +82,14 @@ class Loading:
 
     A child that is forked while another thread imports a module waits for ever when it imports that module itself. Forks and
     readers wait for each other, but a fork for ten seconds at most.
+
+    Args:
+        wait_to_fork: What a fork calls before, so that it waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait_to_fork: Callable[[], None]) -> None:
+        self._wait_to_fork = wait_to_fork
+        self._is_before_logging = False
         self._gate: Any = threading.RLock()  # held by a fork, so that no thread begins to read for the first time
         self._readers: dict[int, Any] = {}  # a lock for each thread that has read: it holds its own, forks hold all
         self._held: dict[int, list[Any]] = {}  # by each thread that forks now
@@ -92,13 +98,27 @@ class Loading:
         """Call a function with arguments, and return what it returns."""
         reader = self._readers.get(get_ident())
         if reader is None:
-            with self._gate: reader = self._readers.setdefault(get_ident(), threading.RLock())  # fmt: skip
+            with self._gate: reader = self._begin()  # fmt: skip
         with reader: return function(*arguments)  # fmt: skip
+
+    def _begin(self) -> Any:
+        """Return a lock for this thread.
+
+        A fork takes the lock of `logging`, too, which a reader may need. What was registered last is called first: so that forks
+        wait for readers before they take that lock, they are asked to once more, after `logging`.
+        """
+        if not self._is_before_logging and hasattr(os, "register_at_fork"):
+            import_module("logging")  # the table of prices imports it, too
+            os.register_at_fork(before=self._wait_to_fork)
+            self._is_before_logging = True
+        return self._readers.setdefault(get_ident(), threading.RLock())
 
     def wait(self, *also: Any) -> None:
         """Wait, before a fork, until no other thread reads counts, and then for other locks; let none begin to."""
         until = monotonic() + _PATIENCE
         held = self._held.setdefault(get_ident(), [])
+        if held:
+            return  # asked for a second time
         if self._gate.acquire(timeout=_PATIENCE):
             held.append(self._gate)
         for lock in [*self._readers.values(), *also]:
@@ -131,7 +151,7 @@ class ProcessState:
         """
         self.log: Final[deque[Any]] = deque(maxlen=0 if DISABLED else None)
         """Events that wait to be counted: calls that have ended, and scopes that were left; see `event_log`."""
-        self.loading: Final = Loading()
+        self.loading: Final = Loading(self.wait_to_fork)
         self.most_events = MANY_EVENTS
         self.batches: Final[set[Any]] = set()
         """The one that may be committed: since it was begun, nothing else was counted; see `event_log`."""
