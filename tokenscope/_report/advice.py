@@ -39,23 +39,23 @@ FindingKind = Literal[
 ]
 """What a finding is about. `docs/how-to/reports.md` says what each needs."""
 
-DEMOS: Final = "demos"
-MOST_FINDINGS: Final = 10
-SMALLEST_SAVING: Final = 0.03
+_DEMOS: Final = "demos"
+_MOST_FINDINGS: Final = 10
+_SMALLEST_SAVING: Final = 0.03
 """Of the run's cost, or of its tokens if no price is known: a finding that would save less is none."""
-FEWEST_CALLS: Final = 5
+_FEWEST_CALLS: Final = 5
 """A predictor with fewer calls has no findings."""
-FEWEST_ENTRIES: Final = 3
+_FEWEST_ENTRIES: Final = 3
 """What is told of turns needs so many runs of the agent or the conversation."""
-NEARLY_FULL: Final = 0.7
+_NEARLY_FULL: Final = 0.7
 """The share of the context window that a prompt at the 95th percentile fills."""
-OFTEN_REREAD: Final = 1.5
+_OFTEN_REREAD: Final = 1.5
 """How many times later prompts hold what tools have returned."""
-FAST_GROWTH: Final = 2.0
+_FAST_GROWTH: Final = 2.0
 """How many times the input of the first turn that of the last one is."""
-MUCH_CARRIED: Final = 0.3
+_MUCH_CARRIED: Final = 0.3
 """The share of the input that was in the turn before, of what grows."""
-CACHEABLE: Final = 1_024
+_CACHEABLE: Final = 1_024
 """Providers keep no shorter beginning of a prompt in their caches."""
 _FEWEST_REPEATS: Final = 10
 """What is told of a cache needs so many prompts that follow others."""
@@ -65,12 +65,9 @@ _LITTLE: Final = 1 / 3
 """A provider's cache that has more of what does not change is used well."""
 _FAR: Final = 200
 """How many tokens that do not change come after what does, if moving it is worth while."""
-_STABLE: Final = frozenset({"instructions", "fields", "format", DEMOS, "tools"})
+_STABLE: Final = frozenset({"instructions", "fields", "format", _DEMOS, "tools"})
 """Parts that are usually the same in all prompts of a predictor."""
 _WORDS: Final = [
-    "no",
-    "one",
-    "two",
     "three",
     "four",
     "five",
@@ -91,7 +88,7 @@ class _Size(NamedTuple):
     tokens: int
 
 
-DOMINANT: Final[dict[FindingKind, _Size]] = {
+_DOMINANT: Final[dict[FindingKind, _Size]] = {
     "demos": _Size(0.45, 200),
     "instructions": _Size(0.5, 400),
     "tools": _Size(0.4, 300),
@@ -147,11 +144,11 @@ def advice(snapshot: Snapshot, write: Write = short) -> tuple[Finding, ...]:
     run = _Whole(snapshot.total, write)
     found = list(_waste(snapshot, run))
     for prompts in _predictors(snapshot):
-        if prompts.calls >= FEWEST_CALLS:
+        if prompts.calls >= _FEWEST_CALLS:
             for find in (_window, _reread, _growth, _cache, _format, _parts):
                 found += find(prompts, run)
     found.sort(key=lambda each: (-each.weight, each.finding.predictor, each.finding.kind))
-    return tuple(each.finding for each in found[:MOST_FINDINGS])
+    return tuple(each.finding for each in found[:_MOST_FINDINGS])
 
 
 class _Whole:
@@ -174,7 +171,7 @@ class _Whole:
         saved = None if usage.cost is None else _times(usage.cost, part)
         tokens = round(usage.total_tokens * part)
         weight = self.share(saved, tokens)
-        if weight >= SMALLEST_SAVING:
+        if weight >= _SMALLEST_SAVING:
             about = dollars(saved) if saved else plural(_rounded(tokens), "token")
             sentence = text(f"{_amount(usage)} of this run", f"would save about {about}")
             yield _Ranked(weight, Finding(sentence, kind, prompts.name, usage.cost, saved, tokens))
@@ -221,7 +218,7 @@ def _predictors(snapshot: Snapshot) -> Iterator[_Prompts]:
         yield _Prompts(
             name,
             measured,
-            sizes[name].calls if name in sizes else max(usage.calls for usage in measured.values()),
+            parts.prompts_of(measured, sizes.get(name)),
             sum_usages(measured.values()),
             usages[name],
             items.get(name, nothing),
@@ -241,7 +238,7 @@ def _parts(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
     name = run.write(prompts.name)
     for part, usage in prompts.parts.items():
         kind: FindingKind | None = "input" if part.startswith("input:") else _KINDS.get(part)
-        if kind is None or part in prompts.seen or not _is_large(prompts, usage.input_tokens, DOMINANT[kind]):
+        if kind is None or part in prompts.seen or not _is_large(prompts, usage.input_tokens, _DOMINANT[kind]):
             continue
         percent, numbers = _percent(usage, prompts.input), _of(prompts, usage.input_tokens)
         what, verb, advised, saved = _advice(part, prompts, usage, run.write)
@@ -251,7 +248,7 @@ def _parts(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
 
 
 _KINDS: Final[dict[str, FindingKind]] = {
-    DEMOS: "demos",
+    _DEMOS: "demos",
     "instructions": "instructions",
     "tools": "tools",
     "history": "history",
@@ -261,8 +258,8 @@ _KINDS: Final[dict[str, FindingKind]] = {
 
 def _advice(part: str, prompts: _Prompts, usage: Usage, write: Write) -> tuple[str, str, str, float]:
     """Return what a part is, the verb for it, what to do about it, and which share of it that saves."""
-    if part == DEMOS:
-        number = share(prompts.items.get(DEMOS, ZERO).calls, usage.calls)
+    if part == _DEMOS:
+        number = share(prompts.items.get(_DEMOS, ZERO).calls, usage.calls)
         if round(number) > 2:
             return "Demos", "are", f"two instead of {_word(round(number))}", 1 - 2 / number
         return "Demos", "are", "demos half as long", _HALF
@@ -281,7 +278,11 @@ def _format(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
     """Yield a finding if what an adapter adds is longer than what is asked."""
     rules = sum_usages(prompts.parts[part] for part in ("format", "fields") if part in prompts.parts)
     inputs = sum(usage.input_tokens for part, usage in prompts.parts.items() if part not in _STABLE)
-    if rules.input_tokens <= inputs or not _is_large(prompts, rules.input_tokens, DOMINANT["format"]):
+    if (
+        len(prompts.turns) > 1
+        or rules.input_tokens <= inputs
+        or not _is_large(prompts, rules.input_tokens, _DOMINANT["format"])
+    ):
         return
     what = f"Format markers and field descriptions cost more than inputs in {run.write(prompts.name)}"
     numbers = f"{prompts.a_call(rules.input_tokens):,} to {prompts.a_call(inputs):,} tokens a call"
@@ -290,7 +291,7 @@ def _format(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
         prompts,
         rules,
         _HALF,
-        lambda amount, saving: f"{what}: {numbers}, {amount}; two items a call {saving}.",
+        lambda amount, saving: f"{what}: {numbers}, {amount}; asking for two items in one call {saving}.",
     )
 
 
@@ -301,7 +302,7 @@ def _reread(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
     made = sum_usages(each.made for each in prompts.tools.values())
     again = sum_usages(each.reread for each in prompts.tools.values())
     times = share(again.input_tokens, made.input_tokens)
-    if times < OFTEN_REREAD or _entries(prompts) < FEWEST_ENTRIES:
+    if times < _OFTEN_REREAD or _entries(prompts) < _FEWEST_ENTRIES:
         return
     (tool, first), *others = prompts.tools.items()
     whole = made + again
@@ -324,13 +325,15 @@ def _reread(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
 
 def _growth(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
     """Yield a finding if the prompts of a conversation or an agent grow, as each holds what the ones before did."""
-    sizes = {turn: _input_a_call(each) for turn, each in prompts.turns.items() if _most_calls(each) >= FEWEST_ENTRIES}
+    sizes = {
+        turn: _input_a_call(each) for turn, each in prompts.turns.items() if parts.prompts_of(each) >= _FEWEST_ENTRIES
+    }
     names = _carried_parts(prompts)
     if len(sizes) < 3 or not names or names <= prompts.seen:
         return
     first, last = min(sizes), max(sizes)
     carried = sum_usages(prompts.carried[name] for name in names)
-    if sizes[last] < FAST_GROWTH * sizes[first] or carried.input_tokens < MUCH_CARRIED * prompts.input.input_tokens:
+    if sizes[last] < _FAST_GROWTH * sizes[first] or carried.input_tokens < _MUCH_CARRIED * prompts.input.input_tokens:
         return
     turns = f"from {sizes[first]:,} tokens in turn {first} to {sizes[last]:,} in turn {last}"
     what = f"{run.write(prompts.name)}'s input grows {turns}"
@@ -349,7 +352,7 @@ def _growth(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
 def _window(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
     """Yield a finding if prompts nearly fill the model's context window."""
     filled = _filled(prompts.sizes)
-    if filled is None or filled.share < NEARLY_FULL:
+    if filled is None or filled.share < _NEARLY_FULL:
         return
     part = next(iter(prompts.parts))
     largest = prompts.parts[part]
@@ -395,23 +398,23 @@ def _cache(prompts: _Prompts, run: _Whole) -> Iterator[_Ranked]:
         return
     whole = prompts.input.input_tokens / prompts.calls
     stable = prompts.tokens(_STABLE - {where}) / prompts.calls
-    varying = whole - prompts.tokens(_STABLE - {where}) / prompts.calls
+    varying = whole - stable
     behind = after.input_tokens / after.calls - varying  # what stays the same, and yet comes after what changes
-    is_early = where not in (DEMOS, "tools") and behind >= max(0.15 * stable, _FAR)
+    is_early = where not in (_DEMOS, "tools") and behind >= max(0.15 * stable, _FAR)
     alike = stable if is_early else whole - after.input_tokens / after.calls
     read = prompts.input.cache_read_tokens / prompts.calls
-    if alike < CACHEABLE or (not is_early and read >= alike * _LITTLE):
+    if alike < _CACHEABLE or (not is_early and read >= alike * _LITTLE):
         return
     saving = _times(cheaper, (alike - read) * repeats)
     weight = run.share(saving, 0)
-    if weight < SMALLEST_SAVING:
+    if weight < _SMALLEST_SAVING:
         return
     share_read = f"{prompts.input.cache_read_tokens / prompts.input.input_tokens:.0%}"
     begin = f"{share_read} of {run.write(prompts.name)}'s input comes from the provider's cache"
     same = f"{round(alike):,} of {round(whole):,} tokens a call"
     saves = f"save about {dollars(saving)}"
     if is_early:
-        demos = prompts.tokens([DEMOS]) / prompts.calls
+        demos = prompts.tokens([_DEMOS]) / prompts.calls
         before = "the demos" if demos and behind >= 0.9 * demos else "parts that do not"
         place = f"the prefix changes at {_field(where, run.write)}, before {before}"
         text = f"{begin}; {place}; moved to the end, {same} could, to {saves}."
@@ -427,10 +430,10 @@ def _waste(snapshot: Snapshot, run: _Whole) -> Iterator[_Ranked]:
     for name, waste in snapshot.waste().items():
         wasted = waste.total
         modules = snapshot.by_module() if modules is None else modules
-        if modules[name].calls < FEWEST_CALLS or wasted.calls < FEWEST_ENTRIES or not wasted.total_tokens:
+        if modules[name].calls < _FEWEST_CALLS or wasted.calls < _FEWEST_ENTRIES or not wasted.total_tokens:
             continue
         weight = run.share(wasted.cost, wasted.total_tokens)
-        if weight < SMALLEST_SAVING:
+        if weight < _SMALLEST_SAVING:
             continue
         reason = max(waste.reasons(), key=lambda each: each[1].total_tokens)[0]
         tokens = f"{_percent(wasted, modules[name], 'total_tokens')} of {run.write(name)}'s tokens"
@@ -461,21 +464,17 @@ def _carried_parts(prompts: _Prompts) -> set[str]:
     return {
         name
         for name, usage in prompts.carried.items()
-        if name not in _STABLE and usage.input_tokens >= MUCH_CARRIED * prompts.parts[name].input_tokens
+        if name not in _STABLE and usage.input_tokens >= _MUCH_CARRIED * prompts.parts[name].input_tokens
     }
 
 
 def _entries(prompts: _Prompts) -> int:
     """Return how many times an agent or a conversation began."""
-    return _most_calls(prompts.turns[1]) if 1 in prompts.turns else 0
-
-
-def _most_calls(breakdown: Breakdown) -> int:
-    return max(usage.calls for usage in breakdown.values())
+    return parts.prompts_of(prompts.turns[1]) if 1 in prompts.turns else 0
 
 
 def _input_a_call(breakdown: Breakdown) -> int:
-    return round(sum(usage.input_tokens for usage in breakdown.values()) / _most_calls(breakdown))
+    return round(sum(usage.input_tokens for usage in breakdown.values()) / parts.prompts_of(breakdown))
 
 
 def _cache_discount(usages: Iterable[ModelUsage]) -> tuple[Decimal, bool]:
@@ -519,7 +518,8 @@ def _rounded(tokens: int) -> int:
 
 
 def _word(number: int) -> str:
-    return _WORDS[number] if number < len(_WORDS) else f"{number:,}"
+    """Return a number from three on as a sentence has it."""
+    return _WORDS[number - 3] if number < len(_WORDS) + 3 else f"{number:,}"
 
 
 def _reason(name: str) -> str:

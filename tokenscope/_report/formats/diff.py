@@ -22,13 +22,13 @@ from typing import Final, Literal
 from rich.cells import cell_len
 
 from tokenscope._report.changes import Change, Comparison, percent
-from tokenscope._report.findings import findings_of_diff
 from tokenscope._report.formats import part_shares
 from tokenscope._report.formats.columns import Column, Columns, ScopeColumn, guides, shortened
 from tokenscope._report.formats.markdown import Part, bounded, code, indent
 from tokenscope._report.formats.order import DEEPEST
 from tokenscope._report.formats.terminal import WIDTH, Drawing, Line
 from tokenscope._report.formats.text import UNKNOWN, compared, dollars, plural, printable, share, summary, unpriced
+from tokenscope._report.highlights import highlights_of_diff
 from tokenscope._report.part_changes import PartChange, part_changes
 from tokenscope._report.parts import measured_by
 from tokenscope._usage.calls import ROOT, Frame, ScopePath
@@ -135,7 +135,7 @@ def html(diff: Comparison) -> str:
             "title": f"What changed in {printable(top[0].name)}" if len(top) == 1 else "What changed",
             "empty": "" if diff else f"{headline(diff).capitalize()}.",
             "facts": list(_facts(diff.total)),
-            "findings": findings_of_diff(diff, isolated),
+            "findings": highlights_of_diff(diff, isolated),
             "more": [],
             "notes": _unpriced(diff, short),
             "columns": _HEADS,

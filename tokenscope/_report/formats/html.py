@@ -23,12 +23,12 @@ from string import Template
 from typing import Any, Final
 
 from tokenscope._report.breakdown import Breakdown
-from tokenscope._report.findings import findings
 from tokenscope._report.formats import part_shares, text
 from tokenscope._report.formats.columns import shortened
 from tokenscope._report.formats.html_prompts import PromptsOfPage, Shares
 from tokenscope._report.formats.order import self_line
 from tokenscope._report.formats.prices import HEADS, NOTE, TITLE, price_rows
+from tokenscope._report.highlights import highlights
 from tokenscope._report.parts import has_parts
 from tokenscope._report.snapshot import Snapshot, is_by_part
 from tokenscope._report.tree import Node
@@ -118,7 +118,7 @@ def _content(
         "title": text.printable(_title(tree)),
         "empty": "" if snapshot else text.NOTHING_YET.capitalize() + ".",
         "facts": [(name, cells[name]) for name in facts if cells[name]],
-        "findings": [] if by_part else findings(snapshot, isolated),
+        "findings": [] if by_part else highlights(snapshot, isolated),
         "more": list(text.details(usage, "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")),
         "notes": " ".join(notes),
         "columns": _COLUMNS,

@@ -1,4 +1,4 @@
-"""Findings: sentences about what stands out, with the report's own numbers, and none where nothing does."""
+"""Highlights: sentences about what stands out, with the report's own numbers, and none where nothing does."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from support.formats import DIFF, NEW, OLD, PRICED, hostile, usage
 from support.reports import build, made
 
 from tokenscope import Report
-from tokenscope._report.findings import findings, findings_of_diff
+from tokenscope._report.highlights import highlights, highlights_of_diff
 from tokenscope._usage.calls import Frame
 from tokenscope._usage.keys import UsageKey
 from tokenscope._usage.model_usage import ModelUsage
 
 
 def of(*modules):
-    """Return the findings on modules, each a tuple of a name and what it spent."""
-    return findings(build([(-1, Frame("module", name), 1, 0, {"p/x": spent}) for name, spent in modules], scoped=False))
+    """Return the highlights on modules, each a tuple of a name and what it spent."""
+    return highlights(
+        build([(-1, Frame("module", name), 1, 0, {"p/x": spent}) for name, spent in modules], scoped=False)
+    )
 
 
 def wasted(*modules):
@@ -39,7 +41,7 @@ def test_what_a_report_says():
         "anthropic/claude-sonnet-4-5 answers 4% of the calls and takes 74% of the known cost.",
         "DSPy's cache answered 2 of 24 calls and saved 240 tokens, worth $0.00013.",
         "1 of 24 calls failed.",
-    ] == findings(PRICED)
+    ] == highlights(PRICED)
 
 
 def test_one_module_around_the_whole_program():
@@ -48,8 +50,8 @@ def test_one_module_around_the_whole_program():
     rows += [
         (1, Frame("dspy", name), 1, 0, {"p/x": usage(1, tokens, 0, "1")}) for name, tokens in (("a", 80), ("b", 20))
     ]
-    assert ["Rag.a spends 80% of the tokens."] == findings(build(rows, scoped=False))
-    assert [] == findings(build(rows[:3], scoped=False))
+    assert ["Rag.a spends 80% of the tokens."] == highlights(build(rows, scoped=False))
+    assert [] == highlights(build(rows[:3], scoped=False))
 
 
 def test_one_module_that_leads_in_both():
@@ -80,7 +82,7 @@ def test_models():
 
     def dearest(*models):
         report = build([(-1, Frame("module", "m"), 1, 0, dict(models))], scoped=False)
-        return [each for each in findings(report) if "answers" in each]
+        return [each for each in highlights(report) if "answers" in each]
 
     assert [] == dearest(("a", usage(6, 10, 0, "9")), ("b", usage(4, 10, 0, "1")))
     assert [] == dearest(("(no model)", usage(0, 0, 0, "9")), ("b", usage(4, 10, 0, "1")))
@@ -95,9 +97,9 @@ def test_waste():
     two = wasted(("a", 700, ("failed_parses", 2, 60)), ("b", 300, ("retries", 1, 20), ("provider_errors", 1, 0)))
     nothing = wasted(("a", 900, ("provider_errors", 3, 0)))
 
-    assert "10% of the tokens ($0.10) were wasted on failed parses, all in a." in findings(one)
-    assert "8% of the tokens ($0.30) were wasted: failed parses 6%, retries 2%, most in a." in findings(two)
-    assert ["3 calls came to nothing: provider errors, all in a."] == findings(nothing)
+    assert "10% of the tokens ($0.10) were wasted on failed parses, all in a." in highlights(one)
+    assert "8% of the tokens ($0.30) were wasted: failed parses 6%, retries 2%, most in a." in highlights(two)
+    assert ["3 calls came to nothing: provider errors, all in a."] == highlights(nothing)
 
 
 def test_free_answers_of_the_cache():
@@ -113,8 +115,8 @@ def test_names_as_a_format_writes_them():
     """A function writes the names. By default, control characters are made visible."""
     report = made((-1, "scope", "a\n", 1, 1, 90), (-1, "scope", "b", 1, 1, 10), scoped=False)
 
-    assert ["a\\n spends 90% of the tokens."] == findings(report)
-    assert ["<b> spends 90% of the tokens."] == findings(report, lambda _: "<b>")
+    assert ["a\\n spends 90% of the tokens."] == highlights(report)
+    assert ["<b> spends 90% of the tokens."] == highlights(report, lambda _: "<b>")
 
 
 def test_what_a_diff_says():
@@ -124,23 +126,23 @@ def test_what_a_diff_says():
         "The cost grew by 34.9%, from $0.023 to $0.031.",
         "planner grew most, by 1,110 tokens.",
         "ingest is gone, with 900 tokens.",
-    ] == findings_of_diff(DIFF)
+    ] == highlights_of_diff(DIFF)
     assert [
         "Tokens shrank by 25.8%, from 3,097 to 2,297.",
         "The cost shrank by 25.9%, from $0.031 to $0.023.",
         "ingest is new, with 900 tokens.",
         "planner shrank most, by 1,110 tokens.",
-    ] == findings_of_diff(NEW.diff(OLD))
+    ] == highlights_of_diff(NEW.diff(OLD))
 
 
 def test_a_diff_with_nothing_to_say():
-    """Equal reports, and changes of nothing but calls, are no findings. Growth from nothing has no percentage."""
+    """Equal reports, and changes of nothing but calls, have no highlights. Growth from nothing has no percentage."""
     old, new = (made((-1, "scope", "s", 1, 1, tokens)) for tokens in (0, 10))
     calls = [build([(-1, Frame("scope", "s"), 1, 0, {"x": usage(n, 5, 0, "0")})], scoped=True) for n in (1, 2)]
 
-    assert [] == findings_of_diff(OLD.diff(OLD)) == findings_of_diff(Report().diff(Report()))
-    assert [] == findings_of_diff(calls[0].diff(calls[1]))
-    assert ["Tokens grew from 0 to 11.", "s grew most, by 11 tokens."] == findings_of_diff(old.diff(new))
+    assert [] == highlights_of_diff(OLD.diff(OLD)) == highlights_of_diff(Report().diff(Report()))
+    assert [] == highlights_of_diff(calls[0].diff(calls[1]))
+    assert ["Tokens grew from 0 to 11.", "s grew most, by 11 tokens."] == highlights_of_diff(old.diff(new))
 
 
 def test_the_scope_that_changed_itself():
@@ -148,13 +150,13 @@ def test_the_scope_that_changed_itself():
     old = made((-1, "scope", "top", 1, 1, 10), (0, "scope", "low", 1, 1, 10))
     new = made((-1, "scope", "top", 1, 1, 100), (0, "scope", "low", 1, 1, 20))
 
-    assert "top grew most, by 99 tokens." in findings_of_diff(old.diff(new))
+    assert "top grew most, by 99 tokens." in highlights_of_diff(old.diff(new))
 
 
 @QUICK
 @given(reports(), reports())
-def test_any_report_has_findings_that_can_be_printed(a, b):
+def test_any_report_has_highlights_that_can_be_printed(a, b):
     """Every sentence ends with a full stop, and has no control character."""
-    for sentence in [*findings(a), *findings_of_diff(a.diff(b)), *findings(hostile())]:
+    for sentence in [*highlights(a), *highlights_of_diff(a.diff(b)), *highlights(hostile())]:
         assert sentence.endswith(".")
         assert sentence.isprintable()

@@ -1,4 +1,4 @@
-"""Findings: what stands out in a report or a diff, as sentences. Where nothing stands out, there is no sentence.
+"""Highlights: what stands out in a report or a diff, as sentences. Where nothing stands out, there is no sentence.
 
 What could be saved comes first: see `advice`. For example: "searcher spends 51% of the tokens."
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from tokenscope._report.advice import advice
+from tokenscope._report.advice import Write, advice
 from tokenscope._report.changes import Change, Comparison
 from tokenscope._report.formats.text import compared, dollars, listed, money, plural, printable, share
 from tokenscope._report.snapshot import Snapshot
@@ -17,10 +17,9 @@ from tokenscope._usage.keys import NO_MODEL
 from tokenscope._usage.usage import Usage
 
 _NOTABLE: Final = 0.2  # a smaller share of a total is nothing to say first
-Write = Callable[[str], str]
 
 
-def findings(snapshot: Snapshot, write: Write = printable) -> list[str]:
+def highlights(snapshot: Snapshot, write: Write = printable) -> list[str]:
     """Return what could be saved, who spends most, what was wasted and why, and what the cache saved, each as a sentence.
 
     `write` writes a name.
@@ -31,7 +30,7 @@ def findings(snapshot: Snapshot, write: Write = printable) -> list[str]:
     return [*map(str, advised), *(sentence for find in found for sentence in find(snapshot, snapshot.total, write))]
 
 
-def findings_of_diff(diff: Comparison, write: Write = printable) -> list[str]:
+def highlights_of_diff(diff: Comparison, write: Write = printable) -> list[str]:
     """Return by how much the totals grew or shrank, and where most, each as a sentence. `write` writes a name."""
     return [*_totals(diff.total), *_most_changed(diff, write)]
 
