@@ -58,6 +58,20 @@ def test_what_has_measured_them():
         )
 
 
+@pytest.mark.parametrize("form", ["tree", "markdown"])
+@pytest.mark.parametrize("by", ["model", "module", "part"])
+def test_a_breakdown_tells_what_has_measured_them(form, by):
+    """The rows of a breakdown do not keep it, but the report that it was made of does."""
+    options = {} if by == "part" else {"parts": True}
+    assert "estimates, measured with o200k_base and by bytes; they" in MEASURED.render(form, by=by, **options)
+
+
+def test_markdown_by_part():
+    """Parts are input and have no times, so Markdown has no columns for these."""
+    lines = MEASURED.render("markdown", by="part").splitlines()
+    assert {"| Scope | Calls | Input | Share | Cost |", "| `demos` | 20 | 36,800 | 20% | $0.0082 |"} <= set(lines)
+
+
 def test_kinds():
     """Each part is of a known kind: inputs, or what a call without an adapter of DSPy has."""
     assert ["demos", "inputs", "messages"] == [kind_of(name) for name in ("demos", "input:context", "user")]

@@ -10,6 +10,7 @@ import pytest
 
 from tokenscope import JSONLSink, Report, get_tracker, receive, record_tokens, set_price, ship, token_scope
 from tokenscope._report.formats import json
+from tokenscope._report.parts import prompts_of
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.recording import record
 from tokenscope._scopes.scope import Scope, open_scope
@@ -100,8 +101,38 @@ def test_what_was_not_measured():
 
     assert {"(not measured)": 1_000_007, "instructions": 50} == sizes(parts)
     assert (Decimal("0.15"), 1) == (parts["(not measured)"].cost, parts["(not measured)"].unpriced_calls)
+    assert (2, 1) == (parts["(not measured)"].calls, parts["instructions"].calls)
     assert {} == Report().by_part()
     assert {} == Report().parts()
+
+
+def test_calls_that_have_no_part_in_common():
+    """Direct calls are split by role, and may have no part in common: what is told a call is by all that were measured."""
+    with token_scope("run") as scope:
+        ask(WRITER, user=30)
+        ask(WRITER, system=60)
+    report = scope.report()
+    parts, measured = report.parts()["Writer"], report.call_sizes()["Writer"]
+
+    assert (1, 2) == (prompts_of(parts), prompts_of(parts, measured))
+    (line,) = (line for line in report.render("markdown").splitlines() if "| `system` |" in line)
+    assert ["`Writer`", "`system`", "60", "67%", "30"] == [cell.strip() for cell in line.split("|")[1:6]]
+
+
+def test_names_that_are_not_there(report):
+    """Whatever is by name names the nearest ones, if one is missing."""
+    for found in (
+        report.parts(),
+        report.by_turn(),
+        report.carried(),
+        report.rereads(),
+        report.changed(),
+        report.call_sizes(),
+    ):
+        with pytest.raises(KeyError, match=r"Agent\.plan"):
+            found["Agent.plam"]
+    with pytest.raises(KeyError, match="search"):
+        report.rereads()["Agent.plan"]["serch"]
 
 
 def test_turns(report):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tokenscope._usage.model_usage import ModelUsage
 from tokenscope._usage.usage import Usage, sum_values, unchecked, values_of
 
+T = TypeVar("T")
 _NUMBER: Final = re.compile(r"0*(\d+)")
 
 
@@ -18,11 +19,15 @@ def counted(name: str) -> tuple[str, str]:
     return _NUMBER.sub(lambda found: f"{len(found[1]):06}{found[1]}", name), name
 
 
-class Breakdown(dict[str, Usage]):
-    """Usage by name, the costliest first. The KeyError for a missing name shows the nearest names."""
+class ByName(dict[str, T]):
+    """Something by name. The KeyError for a missing name shows the nearest names."""
 
-    def __missing__(self, name: object) -> Usage:
+    def __missing__(self, name: object) -> T:
         raise KeyError(no_such(str(name), self))
+
+
+class Breakdown(ByName[Usage]):
+    """Usage by name, the costliest first. The KeyError for a missing name shows the nearest names."""
 
     def _repr_html_(self) -> str:
         """Show a table in a notebook."""

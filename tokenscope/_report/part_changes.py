@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from tokenscope._report.breakdown import Breakdown
-from tokenscope._report.parts import NOT_MEASURED, has_parts
+from tokenscope._report.parts import NOT_MEASURED, has_parts, prompts_of
 from tokenscope._report.snapshot import Snapshot
 
 Status = Literal["new", "gone", "changed"]
@@ -41,11 +41,6 @@ class PartChange(NamedTuple):
         return abs(self.tokens) * self.calls
 
 
-def prompts_of(parts: Breakdown) -> int:
-    """Return how many prompts were measured: as many as have the part that most of them have."""
-    return max((usage.calls for name, usage in parts.items() if name != NOT_MEASURED), default=0)
-
-
 def part_changes(before: Snapshot, after: Snapshot) -> list[PartChange]:
     """Return the parts that changed by a token a call or more, the largest changes first.
 
@@ -54,9 +49,11 @@ def part_changes(before: Snapshot, after: Snapshot) -> list[PartChange]:
     if not (has_parts(before.rows) and has_parts(after.rows)):
         return []
     older, found = before.parts(), list[PartChange]()
+    sizes_before, sizes_after = before.call_sizes(), after.call_sizes()
     for predictor, new in after.parts().items():
         old = older.get(predictor, Breakdown())
-        count_before, count_after = prompts_of(old), prompts_of(new)
+        count_before = prompts_of(old, sizes_before.get(predictor))
+        count_after = prompts_of(new, sizes_after.get(predictor))
         if not (count_before and count_after):
             continue
         for part in {**new, **old}:

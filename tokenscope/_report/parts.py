@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from tokenscope._report.attribution import attributions
-from tokenscope._report.breakdown import Breakdown, breakdown_of
+from tokenscope._report.breakdown import Breakdown, ByName, breakdown_of
 from tokenscope._report.rows import Rows
 from tokenscope._usage.call_sizes import CallSizes
 from tokenscope._usage.keys import PartView, PromptPart, UsageKey
@@ -40,6 +41,7 @@ def parts_of_input(usages: Iterable[ModelUsage]) -> Iterator[tuple[str, ModelUsa
     """Yield input by part, as finely as prices need it; what was not measured comes last. All of it adds up to the input."""
     whole: dict[str, list[Usage]] = {}
     measured: dict[str, list[Usage]] = {}
+    prompts: dict[str, Counter[str]] = {}
     for each in usages:
         key, usage = each
         if key.part is None:
@@ -47,10 +49,15 @@ def parts_of_input(usages: Iterable[ModelUsage]) -> Iterator[tuple[str, ModelUsa
                 whole.setdefault(key.model, []).append(_input_of(key, usage))
         elif key.part.view == "part":
             measured.setdefault(key.model, []).append(usage)
+            prompts.setdefault(key.model, Counter())[key.part.name] += usage.calls
             yield key.part.name, each
     for model, several in whole.items():
-        rest = subtract(sum_usages(several), sum_usages(measured.get(model, ())))
+        all_input = sum_usages(several)
+        rest = subtract(all_input, sum_usages(measured.get(model, ())))
         if rest.input_tokens:
+            # A measured call has several parts: one of them, such as `format`, is in all.
+            calls = max(0, all_input.calls - max(prompts.get(model, {"": 0}).values()))
+            rest = replace(rest, calls=calls, unpriced_calls=min(calls, all_input.unpriced_calls))
             yield NOT_MEASURED, ModelUsage(UsageKey(model, part=PromptPart(NOT_MEASURED)), rest)
 
 
@@ -67,7 +74,7 @@ def by_part(usages: Iterable[ModelUsage]) -> Breakdown:
 
 def by_predictor(rows: Rows) -> dict[str, Breakdown]:
     """Return the input by part for each DSPy predictor, or for each module outside of DSPy."""
-    return {name: found for name, usages in _grouped(rows).items() if (found := by_part(usages))}
+    return ByName({name: found for name, usages in _grouped(rows).items() if (found := by_part(usages))})
 
 
 def measured(rows: Rows) -> dict[str, list[ModelUsage]]:
@@ -87,7 +94,7 @@ def by_turn(rows: Rows) -> dict[str, dict[int, Breakdown]]:
     for name, usages in _grouped(rows).items():
         for part, usage in _seen(usages, "part"):
             found.setdefault(name, {}).setdefault(part.turn, []).append((part.name, usage))
-    return {name: {turn: breakdown_of(turns[turn]) for turn in sorted(turns)} for name, turns in found.items()}
+    return ByName({name: {turn: breakdown_of(turns[turn]) for turn in sorted(turns)} for name, turns in found.items()})
 
 
 def carried(rows: Rows) -> dict[str, Breakdown]:
@@ -108,7 +115,7 @@ def items(rows: Rows) -> dict[str, Breakdown]:
 def _by_part(rows: Rows, view: PartView) -> dict[str, Breakdown]:
     groups = _grouped(rows).items()
     found = {name: breakdown_of((part.name, usage) for part, usage in _seen(usages, view)) for name, usages in groups}
-    return {name: breakdown for name, breakdown in found.items() if breakdown}
+    return ByName({name: breakdown for name, breakdown in found.items() if breakdown})
 
 
 def rereads(rows: Rows) -> dict[str, dict[str, Reread]]:
@@ -130,21 +137,30 @@ def rereads(rows: Rows) -> dict[str, dict[str, Reread]]:
         for tool in found[name].keys() & found.get(agent, {}).keys():
             (made_before, again_before), (made_here, again_here) = found[agent][tool], found[name].pop(tool)
             found[agent][tool] = Reread(made_before + made_here, again_before + again_here)
-    return {
-        name: dict(sorted(tools.items(), key=lambda each: (-_tokens(each[1]), each[0])))
-        for name, tools in found.items()
-        if tools
-    }
+    return ByName(
+        {
+            name: ByName(sorted(tools.items(), key=lambda each: (-_tokens(each[1]), each[0])))
+            for name, tools in found.items()
+            if tools
+        }
+    )
 
 
 def sizes(rows: Rows) -> dict[str, CallSizes]:
     """Return how calls' sizes are distributed, by predictor."""
-    found: dict[str, CallSizes] = {}
+    found = ByName[CallSizes]()
     for row, attribution in attributions(rows):
         if row.sizes is not None:
             name = attribution.predictor or attribution.module
             found[name] = found[name] + row.sizes if name in found else row.sizes
     return found
+
+
+def prompts_of(parts: Breakdown, sizes: CallSizes | None = None) -> int:
+    """Return how many prompts with these parts were measured; without sizes, as many as have the part that most of them have."""
+    if sizes is not None:
+        return sizes.calls
+    return max((usage.calls for name, usage in parts.items() if name != NOT_MEASURED), default=0)
 
 
 def measured_by(rows: Rows) -> tuple[str, ...]:

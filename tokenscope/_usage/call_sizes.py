@@ -8,10 +8,12 @@ from typing import Any, Final, Literal
 
 from tokenscope._usage.sketch import EMPTY, Sketch
 
-MOST_NAMES: Final = 8
-"""How many models, and how many tokenizers, are kept of a path."""
-MOST_LETTERS: Final = 256
-"""Longer names of these are cut off."""
+MOST_NAMES: Final = 3
+"""How many models, and how many tokenizers, are kept of a path: with the sketches, at most 1.5 kB."""
+MOST_LETTERS: Final = 64
+"""Longer names of models are cut off."""
+MOST_OF_TOKENIZERS: Final = 32
+"""Letters of the names of tokenizers."""
 
 Measured = tuple[str, int, int, float, str]
 """A call: `provider/model`, input tokens, output tokens, seconds, and what measured its prompt; empty if nothing has."""
@@ -22,15 +24,15 @@ class CallSizes:
     """What is kept of the sizes of one path's calls: frozen, and a monoid under `+` (so `sum` works).
 
     Args:
-        input: Input tokens per call.
-        output: Output tokens per call.
-        seconds: Seconds per call.
+        input: Input tokens per call. It has `p50` (the median), `p95` (the 95th percentile), both within 1%, and `max`.
+        output: Output tokens per call, likewise.
+        seconds: Seconds per call, likewise.
         longest: The models with the longest calls, at most `MOST_NAMES`, and the most input tokens that a call of each had; the
             longest first.
         measured_by: What measured the prompts, at most `MOST_NAMES`: names of tokenizers, or `bytes`; in alphabetical order.
 
     Example:
-        >>> from tokenscope._usage.call_sizes import CallSizes
+        >>> from tokenscope import CallSizes
         >>> sizes = CallSizes.of([("openai/gpt-4o", 1_200, 80, 1.5, "bytes"), ("openai/gpt-4o", 9_000, 60, 2.5, "bytes")])
         >>> sizes.calls, sizes.input.max, sizes.longest
         (2, 9000.0, (('openai/gpt-4o', 9000),))
@@ -49,28 +51,20 @@ class CallSizes:
         Raises:
             ValueError: a number is negative, infinite or NaN.
         """
-        return _NO_CALLS.add_all(calls)
-
-    def add_all(self, calls: Iterable[Measured]) -> CallSizes:
-        """Return the sizes of these calls and of some more.
-
-        Raises:
-            ValueError: a number is negative, infinite or NaN.
-        """
         columns = [*zip(*calls, strict=True)]
         if not columns:
-            return self
+            return _NO_CALLS
         models, inputs, outputs, seconds, measured_by = columns
         longest: dict[str, int] = {}
         for model, tokens in zip(models, inputs, strict=True):
             if tokens >= longest.get(model, 0):
                 longest[model] = tokens
-        return CallSizes(
-            self.input.add_all(inputs),
-            self.output.add_all(outputs),
-            self.seconds.add_all(seconds),
-            _longest(self.longest, longest.items()),
-            _names(self.measured_by, measured_by),
+        return cls(
+            Sketch.of(inputs),
+            Sketch.of(outputs),
+            Sketch.of(seconds),
+            _longest(longest.items()),
+            _names(measured_by),
         )
 
     @property
@@ -161,8 +155,8 @@ class CallSizes:
             raise TypeError(f"the longest of call sizes must be an object, not {type(longest).__name__}")
         if not isinstance(measured_by, list):
             raise TypeError(f"the measured_by of call sizes must be a list, not {type(measured_by).__name__}")
-        _check_names("longest", longest)
-        _check_names("measured_by", measured_by)
+        _check_names("longest", longest, MOST_LETTERS)
+        _check_names("measured_by", measured_by, MOST_OF_TOKENIZERS)
         for model, tokens in longest.items():
             if type(tokens) is not int:
                 raise TypeError(f"the longest call of {model!r} must be an int, not {type(tokens).__name__}")
@@ -189,7 +183,7 @@ def _longest(*several: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]
 
 def _names(*several: Iterable[str]) -> tuple[str, ...]:
     """Return the first names in alphabetical order."""
-    found = {name[:MOST_LETTERS] for some in several for name in some}
+    found = {name[:MOST_OF_TOKENIZERS] for some in several for name in some}
     return tuple(sorted(found - {""})[:MOST_NAMES])
 
 
@@ -200,12 +194,12 @@ def _sketch_of(found: Mapping[Any, Any], name: str) -> Sketch:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _check_names(what: str, names: Iterable[object]) -> None:
+def _check_names(what: str, names: Iterable[object], most: int) -> None:
     several = [*names]
     if len(several) > MOST_NAMES:
         raise ValueError(f"the {what} of call sizes has {len(several):,} names, more than {MOST_NAMES}")
     for name in several:
         if not isinstance(name, str):
             raise TypeError(f"a name in {what} of call sizes must be a str, not {type(name).__name__}")
-        if len(name) > MOST_LETTERS:
-            raise ValueError(f"a name in {what} of call sizes has {len(name):,} letters, more than {MOST_LETTERS}")
+        if len(name) > most:
+            raise ValueError(f"a name in {what} of call sizes has {len(name):,} letters, more than {most}")

@@ -11,9 +11,10 @@ from math import exp
 from operator import add, sub
 from typing import Final
 
+from tokenscope._usage.call_sizes import Measured
 from tokenscope._usage.calls import Call
 from tokenscope._usage.keys import PartView, UsageKey, key_of, part_key
-from tokenscope._usage.prompts import MEDIA, OTHER_INPUT, Piece, Prompt
+from tokenscope._usage.prompts import MEDIA, OTHER_INPUT, USUAL_ERROR, Piece, Prompt
 from tokenscope._usage.usage import NO_DOLLARS, ZERO_COUNTS, Counts
 
 MOST_TURNS: Final = 32
@@ -22,8 +23,6 @@ _MOST_A_MESSAGE: Final = 8.0
 """How many tokens beyond its text a message may have: its role, and what separates it from others (OpenAI bills 3 or 4)."""
 _USUAL_A_MESSAGE: Final = 4.0
 """How many OpenAI bills."""
-_USUAL_ERROR: Final = 0.05
-"""How far off an estimate of a text's length is, as a share of it."""
 _LARGEST_ERROR: Final = 0.5
 _NOTHING: Final = 1e-6  # tokens
 _OTHER: Final = Piece(OTHER_INPUT, 0.0)
@@ -71,7 +70,7 @@ def is_measured(call: Call) -> bool:
     return call.prompt is not None and call.counts.input_tokens > 0 and call.key.source != "cache"
 
 
-def sizes_of(call: Call) -> tuple[str, int, int, float, str]:
+def sizes_of(call: Call) -> Measured:
     """Return how large a measured call was: its model, input and output tokens, seconds, and what has measured its prompt."""
     assert call.prompt is not None
     counts = call.counts
@@ -201,7 +200,7 @@ def _correction(beyond: float, guessed: float, prompt: Prompt) -> float:
         share = (beyond - prompt.message_overhead * messages) / guessed
     else:
         others = beyond - _USUAL_A_MESSAGE * messages
-        doubt = 2 * (_USUAL_ERROR * guessed) ** 2
+        doubt = 2 * (USUAL_ERROR * guessed) ** 2
         odds = exp(max(-50.0, min(50.0, (others * others - beyond * beyond) / doubt)))
         share = (others + beyond * odds) / (1 + odds) / guessed
     return max(-_LARGEST_ERROR, min(_LARGEST_ERROR, share))

@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 MEDIA: Final = "media"
 OTHER_INPUT: Final = "other"
 """What is billed beyond the text, or cannot be told apart."""
+USUAL_ERROR: Final = 0.05
+"""How far off an estimate of a text's length is, as a share of it."""
 
 
 class Piece(NamedTuple):
@@ -31,9 +33,7 @@ class Prompt(NamedTuple):
     turn: int = 1  # which call of its predictor it is, counted from the entry of the module around it
     measured_by: str = "bytes"  # the tokenizer, or `bytes`
     is_exact: bool = False  # whether that is the model's own tokenizer: then what is billed beyond is `other`
-    changed: int = (
-        -1
-    )  # the index of the first piece that differs from the prompt of the call before; -1 if there was none
-    message_overhead: float = (
-        -1.0
-    )  # what is billed for each message beyond its text, as calls before have shown; -1 if unknown
+    # The index of the first piece that differs from the prompt of the call before; -1 if there was none.
+    changed: int = -1
+    # How many tokens are billed for each message beyond its text, as calls before have shown; -1 if that is not known.
+    message_overhead: float = -1.0

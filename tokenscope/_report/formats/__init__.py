@@ -86,7 +86,7 @@ def arranged(
         raise ValueError("a breakdown has no times")
     if by and "title" in known:
         options.setdefault("title", by.capitalize())
-    if by == "part" and _MEASURED_BY in parameters:
+    if by and _MEASURED_BY in parameters:  # a breakdown does not keep it
         options[_MEASURED_BY] = measured_by(snapshot.rows)
     return render, view(snapshot, by, depth), options
 

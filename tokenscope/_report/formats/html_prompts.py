@@ -8,8 +8,7 @@ from typing import Any, Final
 from tokenscope._report.breakdown import Breakdown
 from tokenscope._report.formats import text
 from tokenscope._report.formats.part_shares import KINDS, a_call, is_measured, kind_of, note, percent
-from tokenscope._report.part_changes import prompts_of
-from tokenscope._report.parts import Reread
+from tokenscope._report.parts import NOT_MEASURED, Reread, prompts_of
 from tokenscope._report.snapshot import Snapshot
 from tokenscope._report.tree import Node
 from tokenscope._usage.call_sizes import CallSizes
@@ -57,7 +56,7 @@ class PromptsOfPage:
         """Return the names of parts, their kinds, and the section by predictor."""
         kinds = [kind_of(name) for name in self._names]
         return {
-            "note": f"{note(self._snapshot)} {_MEANING}",
+            "note": f"{note(self._snapshot)} {_MEANING}" if self._snapshot.carried() else note(self._snapshot),
             "names": [text.printable(name) for name in self._names],
             "kinds": [KINDS.index(kind) for kind in kinds],
             "legend": [(KINDS.index(kind), kind.strip("()")) for kind in dict.fromkeys(kinds)],
@@ -69,9 +68,9 @@ class PromptsOfPage:
         turns, carried, rereads = snapshot.by_turn(), snapshot.carried(), snapshot.rereads()
         changed, sizes = snapshot.changed(), snapshot.call_sizes()
         for name, parts in snapshot.parts().items():
-            if not (prompts := prompts_of(parts)):
+            if not (prompts := prompts_of(parts, sizes.get(name))):
                 continue
-            whole = sum(usage.input_tokens for part, usage in parts.items() if a_call(part, 1, prompts))
+            whole = sum(usage.input_tokens for part, usage in parts.items() if part != NOT_MEASURED)
             tables = [
                 self._parts(parts, carried.get(name, Breakdown()), prompts),
                 _quantiles(sizes.get(name)),
@@ -139,10 +138,12 @@ def _quantiles(sizes: CallSizes | None) -> dict[str, Any]:
         for name, sketch in (
             ("Input tokens", sizes.input),
             ("Output tokens", sizes.output),
-            ("Seconds", sizes.seconds),
+            ("Time", sizes.seconds),
         ):
             values = (sketch.p50, sketch.p95, sketch.max)
-            rows.append([name, *(f"{value:,.2f}" if name == "Seconds" else f"{value:,.0f}" for value in values)])
+            rows.append(
+                [name, *(text.duration(value) if sketch is sizes.seconds else f"{value:,.0f}" for value in values)]
+            )
         model, tokens = sizes.longest[0]
         below = f"Longest prompt: {tokens:,} tokens, {text.printable(model)}."
         if (filled := sizes.window_share) is not None:

@@ -24,8 +24,7 @@ from tokenscope._report.formats.columns import DEEPEST_GUIDE, shortened
 from tokenscope._report.formats.order import breakdown, shown
 from tokenscope._report.formats.part_shares import a_call, is_measured, note, percent
 from tokenscope._report.formats.prices import HEADS, NOTE, TITLE, price_rows
-from tokenscope._report.part_changes import prompts_of
-from tokenscope._report.parts import has_parts
+from tokenscope._report.parts import has_parts, prompts_of
 from tokenscope._report.snapshot import Snapshot, is_by_part
 from tokenscope._usage.usage import Usage
 
@@ -33,6 +32,8 @@ MOST: Final = 65_000
 """Characters of a document, at most. GitHub refuses a comment of more than 65,536 characters: `Body is too long (maximum is 65536
 characters)`. See github.com/telia-oss/github-pr-resource/issues/259 and github.com/google/go-github/pull/440."""
 _NUMBERS: Final = ("Calls", "Input", "Output", "Total", "Share", "Cost")
+_OF_PARTS: Final = (0, 1, 2, 5, 6)
+"""The columns of a breakdown by part: parts are input, and have no times."""
 _SPECIAL: Final = frozenset("`|\\")
 _OPEN: Final = 20  # rows of a table that are not folded
 _LONGEST_NAME: Final = 200  # cells
@@ -63,9 +64,8 @@ class Part(NamedTuple):
         lines = [_line(row) for row in self.rows]
         room -= len(start) + len(table(self.heads, ())) + len(self.note) + _SENTENCE + len(end)
         kept: list[int] = []
-        for index in sorted(range(len(lines)), key=lambda index: -self.weights[index])[
-            :most
-        ]:  # equal ones stay in order
+        by_weight = sorted(range(len(lines)), key=lambda index: -self.weights[index])  # equal ones stay in order
+        for index in by_weight[:most]:
             room -= len(lines[index]) + 1
             if room < 0:
                 break
@@ -96,37 +96,41 @@ def render(
     chosen = shown(snapshot.tree(), sort, top, min_share)
     if not snapshot:
         return f"{text.NOTHING_YET.capitalize()}: {text.WHY_NOTHING}.\n"
-    total, by_model = snapshot.total, snapshot.by_model()
+    total, by_model, by_part = snapshot.total, snapshot.by_model(), is_by_part(snapshot)
     rows: list[tuple[str, ...]] = []
     weights: list[int] = []
     for depth, node in chosen.lines:  # no node is kept
         usage = node.usage
-        rows.append((indent(depth) + code(node.name), *_cells(usage, total), text.duration(node.seconds)))
+        row = (indent(depth) + code(node.name), *_cells(usage, total), text.duration(node.seconds))
+        rows.append(tuple(row[index] for index in _OF_PARTS) if by_part else row)
         weights.append(usage.total_tokens)
-    tables = [Part(rows, weights, ("Scope", *_NUMBERS, "Time"), text.plural(len(rows), "scope"), note=chosen.rest())]
+    heads: tuple[str, ...] = ("Scope", *_NUMBERS, "Time")
+    heads = tuple(heads[index] for index in _OF_PARTS) if by_part else heads
+    tables = [Part(rows, weights, heads, text.plural(len(rows), "scope"), note=chosen.rest())]
     # Parts have their calls in common. So a sum by model would count these several times.
-    for name, usages in () if is_by_part(snapshot) else (("module", snapshot.by_module()), ("model", by_model)):
+    for name, usages in () if by_part else (("module", snapshot.by_module()), ("model", by_model)):
         items = list(breakdown(usages, sort).lines)
         rows = [(code(each), *_cells(usage, total)) for each, usage in items]
         weights = [usage.total_tokens for _, usage in items]
         heads = (name.capitalize(), *_NUMBERS)
         tables.append(Part(rows, weights, heads, text.plural(len(rows), name), f"By {name}"))
     if parts and has_parts(snapshot.rows):
-        tables.append(_parts(snapshot))
+        tables.append(_parts(snapshot, measured_by))
     rows = price_rows(snapshot.prices(), code)
     tables.append(Part(rows, [0] * len(rows), HEADS, TITLE, most=0, note=NOTE))
-    about_parts = [note(snapshot, measured_by)] if is_by_part(snapshot) else []
+    about_parts = [note(snapshot, measured_by)] if by_part else []
     return bounded("Token usage", text.headline(snapshot), tables, *text.notes(snapshot, code), *about_parts)
 
 
-def _parts(snapshot: Snapshot) -> Part:
+def _parts(snapshot: Snapshot, measured_by: Sequence[str] | None) -> Part:
     """Return the table of the parts of prompts, by predictor."""
     rows: list[tuple[str, ...]] = []
     weights: list[int] = []
+    sizes = snapshot.call_sizes()
     for name, parts in snapshot.parts().items():
         if not is_measured(parts):
             continue
-        whole, prompts = sum(usage.input_tokens for usage in parts.values()), prompts_of(parts)
+        whole, prompts = sum(usage.input_tokens for usage in parts.values()), prompts_of(parts, sizes.get(name))
         for part, usage in parts.items():
             tokens = usage.input_tokens
             numbers = (
@@ -138,7 +142,7 @@ def _parts(snapshot: Snapshot) -> Part:
             rows.append((code(name), code(part), *numbers, text.money(usage)))
             weights.append(tokens)
     heads = ("Predictor", "Part", "Tokens", "Share", "A call", "Cached", "Cost")
-    return Part(rows, weights, heads, "Parts of prompts, by predictor", most=0, note=note(snapshot))
+    return Part(rows, weights, heads, "Parts of prompts, by predictor", most=0, note=note(snapshot, measured_by))
 
 
 def bounded(title: str, totals: str, parts: Iterable[Part], *notes: str) -> str:
