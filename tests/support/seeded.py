@@ -2,6 +2,7 @@
 
 They are written from descriptions of such programs, without a look at what reports find. Of each, the sizes, the models, the
 number of calls, the other predictors and the noise are drawn at random; a seed gives the same program again.
+Their calls are recorded with pieces that are made here. `tests/report/test_advice_end_to_end.py` has programs of DSPy's.
 """
 
 from __future__ import annotations

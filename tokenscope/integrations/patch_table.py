@@ -82,9 +82,8 @@ PROMPT_PATCHES: Final = (
     Patch("dspy.adapters.base", "Adapter.acall", f"{_DSPY}.prompts:keep_given", "make"),
     Patch(_TWO_STEP, "TwoStepAdapter.acall", f"{_DSPY}.prompts:keep_given", "make"),
     Patch(_BASE_LM, "BaseLM.__init__", f"{_DSPY}.prompts:make_lm"),
-    Patch(
-        "dspy.clients.lm", "LM.__init__", f"{_DSPY}.prompts:make_lm"
-    ),  # before DSPy 3.3, it does not call the other one
+    # Before DSPy 3.3, it does not call the other one.
+    Patch("dspy.clients.lm", "LM.__init__", f"{_DSPY}.prompts:make_lm"),
 )
 """What is patched besides, in programs that ask for their prompts by parts."""
 OPTIMIZERS: Final = "dspy.teleprompt.teleprompt"

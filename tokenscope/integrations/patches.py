@@ -65,9 +65,9 @@ def instrument(*, prompt_parts: bool | None = None) -> None:
 
     Args:
         prompt_parts: Whether to measure which part of each prompt has how many tokens: instructions, demos, inputs, and so on
-            (see `Report.by_part`). It costs some microseconds a call, and making the first `dspy.LM` takes up to a second
-            longer: a tokenizer is loaded. None leaves it as it is: off, unless `TOKENSCOPE_PROMPT_PARTS=1` is in the
-            environment when tokenscope is imported.
+            (see `Report.by_part`). It costs a few tenths of a millisecond a call, and making the first `dspy.LM` takes up to
+            a second longer: a tokenizer is loaded. None leaves it as it is: off, unless `TOKENSCOPE_PROMPT_PARTS=1` is in
+            the environment when tokenscope is imported.
 
     Example:
         >>> import tokenscope

@@ -242,19 +242,24 @@ def test_history_is_told_apart_from_demos():
     assert "input:history" not in found
 
 
-def test_images_are_media():
-    """What is billed for an image is `media`; the text around it is what it is without one."""
+MEDIA = {
+    "Image": {"url": "http://127.0.0.1/x.png"},
+    "Audio": {"data": "UklGRg==", "audio_format": "wav"},
+    "File": {"file_data": "data:text/plain;base64,aGVsbG8=", "filename": "a.txt"},
+}
 
-    class Looking(dspy.Signature):
-        """Look."""
 
-        picture: dspy.Image = dspy.InputField()
-        question: str = dspy.InputField()
-        answer: str = dspy.OutputField()
+@pytest.mark.parametrize("kind", [kind for kind in MEDIA if hasattr(dspy, kind)])
+def test_media(kind):
+    """What is billed for an image, for audio and for a file is `media`; the text around it is what it is without one."""
+    made = getattr(dspy, kind)
+    looking = dspy.Signature(
+        {"given": (made, dspy.InputField()), "question": (str, dspy.InputField()), "answer": (str, dspy.OutputField())}
+    )
 
     with CountingServer(media=765) as server:
         with dspy.context(lm=server.lm(), adapter=dspy.ChatAdapter()):
-            dspy.Predict(Looking)(picture=dspy.Image(url="http://127.0.0.1/x.png"), question=tagged("question", 1, 30))
+            dspy.Predict(looking)(given=made(**MEDIA[kind]), question=tagged("question", 1, 30))
 
     found = tokens_by_part()
     assert found["media"] == pytest.approx(765, abs=4)

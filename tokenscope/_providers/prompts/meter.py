@@ -13,50 +13,50 @@ from typing import Final
 
 from tokenscope._providers.prompts.estimate import estimate, stretches
 from tokenscope._providers.prompts.tokenizers import Tokenizer, choose, loaded
-from tokenscope._usage.prompts import MEDIA, OTHER_INPUT, Prompt
+from tokenscope._usage.prompts import MEDIA, OTHER_INPUT, USUAL_ERROR, Prompt
 
 Key = tuple[int, int]
 """What is kept of a text: its hash and its length in characters."""
 Counter = Callable[[str], int]
 Length = tuple[float, float]
 """How many tokens a text has, and how many of these are an estimate, which a tokenizer would correct."""
+# How much is kept.
 _MOST_TEXTS: Final = 4_096  # whose lengths are kept; as many again that were asked for before those
 _MOST_PLACES: Final = 4_096
-_FIRST_CALLS: Final = 8  # of a place, in which much is read
-_MANY_CALLS: Final = 64  # after which only some calls have anything new read
+
+# How much a tokenizer reads: in the first calls of a place much, as they are to be measured well soon.
+_FIRST_CALLS: Final = 8
+_MANY_CALLS: Final = 64  # after these, only some calls have anything new read
 _SELDOM: Final = 16  # one in so many
-_MANY_BILLS: Final = 256  # after which no more are looked at
-_MOST: Final = (
-    3_000  # bytes that the first call may have read, which has most to do besides: all in less than a millisecond
-)
-_MUCH: Final = 4_000
-_LITTLE: Final = 600
-_SHORT: Final = 160  # bytes: texts that are read nevertheless, a few
-_FEW: Final = 320  # bytes
-_SAMPLE: Final = 400
+_MOST: Final = 3_000  # bytes in the very first call, which has most to do besides
+_MUCH: Final = 4_000  # in the others of the first calls
+_LITTLE: Final = 600  # in later ones
+_SHORT: Final = 256  # bytes of a text that is read even if no more may be, a few of them
+_FEW: Final = 512
+_SAMPLE: Final = 400  # characters of a stretch
 _LEAST: Final = 64  # bytes that are worth to be read
 _LONG_WORD: Final = 256  # characters: for words longer than twice that, tokenizers take long
 _LONGEST_WORD: Final = 128  # these are read in pieces of so many
+
+# What estimates are corrected by.
 FORMAT: Final = "format"
-_MOST_A_MESSAGE: Final = 12.0  # tokens beyond its text
-_USUAL_ERROR: Final = 0.05  # of guesses
-_SAME: Final = frozenset({"instructions", "fields", FORMAT, "tools"})
-"""Parts that come again in each call: they are soon exact, and teach nothing of what is guessed."""
-UNSURE: Final = frozenset({MEDIA, OTHER_INPUT})
-"""Parts of which it is not known what is billed for them."""
-_DOUBT_OF_OPTIONS: Final = (
-    4.0  # times as much as of a guess: OpenAI, for instance, gives tools to models in another form
-)
 _CORRECTIONS: Final = {"fields": 0.97, FORMAT: 0.91}
 """Of estimates by bytes, for what DSPy's adapters write: the medians of 35 prompts of theirs, by `o200k_base`."""
+_SAME: Final = frozenset({"instructions", "fields", FORMAT, "tools"})
+"""Parts that come again in each call: they are soon exact, and teach nothing of what is guessed."""
+_NOTHING: Final = (0.0, 0.0)
 _MEMORY: Final = 4_000.0  # tokens: of a place's samples, older ones count less
 _KNOWN: Final = 200.0  # tokens of a place that were read: then texts that are read whole teach no more of it
-_WELL_KNOWN: Final = (
-    500.0  # tokens of a place that were read: then a look at few characters of a text like those is enough
-)
+_WELL_KNOWN: Final = 500.0  # the same: then a look at few characters of a text is enough for its estimate
 _GLANCE: Final = 480  # characters
-_NOTHING: Final = (0.0, 0.0)
 _DOUBT: Final = 50.0  # tokens: how much of a place's own must be read until it counts as much as all places together
+
+# What bills tell of messages.
+UNSURE: Final = frozenset({MEDIA, OTHER_INPUT})
+"""Parts of which it is not known what is billed for them."""
+_MANY_BILLS: Final = 256  # after which no more are looked at
+_MOST_LEARNED_OF: Final = 12.0  # tokens of a message beyond its text: what a bill has more is for something else
+_DOUBT_OF_OPTIONS: Final = 4.0  # times that of a guess: OpenAI, for instance, gives tools to models in another form
 
 
 def key_of(text: str) -> Key:
@@ -92,9 +92,8 @@ class Meter:
         self._known: dict[Key, Length] = {}
         self._known_before: dict[Key, Length] = {}
         self._begun: dict[Key, tuple[int, float]] = {}  # how many characters of long texts were read, and their tokens
-        self._ratios: dict[
-            Hashable, tuple[float, float]
-        ] = {}  # by place, tokens that were read, and estimated of the same
+        # By place, how many tokens were read, and how many were estimated of the same texts.
+        self._ratios: dict[Hashable, tuple[float, float]] = {}
         self._calls: dict[Hashable, int] = {}
         self._billed = 0.0, 0.0, 0  # for each message beyond its text, weighted; the weights; how many bills were read
         self.message_overhead = -1.0
@@ -127,9 +126,9 @@ class Meter:
             guessed += piece.guessed
             if piece.part == "tools" or (piece.part == FORMAT and not piece.messages):  # a schema
                 guessed += _DOUBT_OF_OPTIONS * piece.tokens
-        if not messages or not -_MOST_A_MESSAGE < beyond / messages < _MOST_A_MESSAGE:
+        if not messages or not -_MOST_LEARNED_OF < beyond / messages < _MOST_LEARNED_OF:
             return
-        doubt = (1 + _USUAL_ERROR * guessed) / messages  # tokens of each message
+        doubt = (1 + USUAL_ERROR * guessed) / messages  # tokens of each message
         weight = 1 / (doubt * doubt)
         total, weights, bills = self._billed
         total, weights, bills = total + weight * beyond / messages, weights + weight, bills + 1

@@ -71,9 +71,8 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     error: str | None = None  # the name of the exception with which it has failed
     own_data: Any = None
     refused = False
-    recorded: Sequence[
-        Counts
-    ] = ()  # what the program has recorded by hand inside this call: the LM may report the same
+    # What the program has recorded by hand inside this call: the LM may report the same.
+    recorded: Sequence[Counts] = ()
     requests: Sequence[Request] = ()
     prompt: Prompt | None = None  # what was asked, measured by parts, if a program wants to know
     saved: Any = None  # the usage of a cached answer, if the cache still has it

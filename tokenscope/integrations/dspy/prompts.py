@@ -8,14 +8,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import ref
 
 from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
 
 from tokenscope._providers.openai_usage import read_counts
 from tokenscope._providers.prompts.adapter_prompts import AdapterPrompt
-from tokenscope._providers.prompts.adapters import Plan, plan_of
+from tokenscope._providers.prompts.adapters import plan_of
 from tokenscope._providers.prompts.assembly import Stretch, Stretches, assemble
 from tokenscope._providers.prompts.messages import Message, by_role, read_messages
 from tokenscope._providers.prompts.meter import Allowance, Meter, meter_for
@@ -39,18 +39,24 @@ _latest: Final[dict[Any, Stretches]] = {}
 """The latest prompt of each predictor, by path."""
 
 
-class Given:
+class Asked(NamedTuple):
     """What an adapter was given."""
 
-    __slots__ = ("adapter", "demos", "inputs", "lm", "outside", "settings", "signature")
+    adapter: Any
+    lm: Any
+    signature: Any
+    demos: Sequence[Any]
+    inputs: Mapping[str, Any]
+    settings: Any  # of DSPy: the same object in all that one call of a predictor asks
+
+
+class Given:
+    """What an adapter was given, until its call has ended."""
+
+    __slots__ = ("asked", "outside")
 
     def __init__(self, adapter: Any, lm: Any, signature: Any, demos: Any, inputs: Mapping[str, Any]) -> None:
-        self.adapter: Any = adapter  # None when the call has ended
-        self.lm: Any = lm
-        self.signature: Any = signature
-        self.demos: Sequence[Any] = demos or ()
-        self.inputs: Mapping[str, Any] = inputs
-        self.settings: Any = thread_local_overrides.get()  # the same in all that one call of a predictor asks
+        self.asked: Asked | None = Asked(adapter, lm, signature, demos or (), inputs, thread_local_overrides.get())
         self.outside: Given | None = None
 
     def begin(self) -> None:
@@ -62,8 +68,7 @@ class Given:
         """Forget it, also in tasks that were started meanwhile: they may outlive it, and must not keep texts."""
         if _given.get() is self:  # a coroutine that is finalised in another Context has nothing to restore there
             _given.set(self.outside)
-        self.lm = self.adapter = self.signature = self.settings = self.outside = None
-        self.demos, self.inputs = (), {}
+        self.asked = self.outside = None
 
 
 _given: Final[ContextVar[Given | None]] = ContextVar("tokenscope_given", default=None)
@@ -141,22 +146,20 @@ def _read_prompt(lm: Any, args: Args, kwargs: Mapping[str, Any], scope: Any) -> 
     if meter.is_learning:
         _note_bill(meter)
     messages = kwargs.get("messages")
-    given = _given.get()
-    plan: Plan | None = None
-    if given is not None and given.adapter is None:  # it has ended
-        given = None
-    if given is not None and type(messages) is list and messages and type(messages[0]) is dict:
-        plan = plan_of(given.adapter, given.signature)
-        if given.lm is not lm and not plan.has_made(messages):
+    given, plan = _given.get(), None
+    asked = None if given is None else given.asked
+    if asked is not None and type(messages) is list and messages and type(messages[0]) is dict:
+        plan = plan_of(asked.adapter, asked.signature)
+        if asked.lm is not lm and not plan.has_made(messages):
             plan = None
     place = scope.path, None if plan is None else plan.inputs
     allowance = meter.allow(place)
     own = getattr(lm, "kwargs", None) or {}
     tools, schema = kwargs.get("tools") or own.get("tools"), kwargs.get("response_format") or own.get("response_format")
-    if plan is not None and given is not None:
-        turn = _turn_of(scope, place, given.settings)
+    if plan is not None and asked is not None:
+        turn = _turn_of(scope, place, asked.settings)
         found = measure_options(tools, schema, meter, allowance)
-        found += AdapterPrompt(plan, given.demos, given.inputs, meter, allowance, turn).read(messages or ())
+        found += AdapterPrompt(plan, asked.demos, asked.inputs, meter, allowance, turn).read(messages or ())
     else:
         turn = next_turn(scope if _is_entry(scope) else None, place)
         found = _direct(args, kwargs, tools, schema, meter, allowance)
