@@ -178,12 +178,7 @@ class Record(Mapping[str, Any]):
 
 
 def _part(key: UsageKey, counts: Counts) -> dict[str, Any]:
-    name, turn, view = key.part or PromptPart("")
-    marks: dict[str, Any] = {
-        "part": name,
-        **({"turn": turn} if turn != 1 else {}),
-        **({"view": view} if view != "part" else {}),
-    }
+    marks = (key.part or PromptPart("")).to_dict()
     if counts.calls != 1:  # several demos or messages
         marks["calls"] = counts.calls
     return marks | {field: value for field, value in counts._asdict().items() if value and field in TOKENS}

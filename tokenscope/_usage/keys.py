@@ -8,7 +8,7 @@ Calls of one model are added up by what their price depends on instead, and thei
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from tokenscope._usage.price_dates import HALF_HOUR, moment_of
 from tokenscope._usage.price_tiers import SHORT_PROMPT, tier_of
@@ -44,6 +44,11 @@ class PromptPart(NamedTuple):
     name: str  # `demos`, `input:context`; of what tools made, the name of the tool
     turn: int = 1  # in which call of its predictor, counted from the entry of the module around it
     view: PartView = "part"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON. What is as usual is left out."""
+        turn = {"turn": self.turn} if self.turn != 1 else {}
+        return {"part": self.name, **turn, **({"view": self.view} if self.view != "part" else {})}
 
 
 class UsageKey(NamedTuple):

@@ -102,9 +102,7 @@ def _price(price: Price) -> dict[str, Any]:
 
 def _row(row: Row) -> dict[str, Any]:
     tallies = [_tally(key, usage) for key, usage in row.usages if key.part is None]
-    parts = [
-        {"part": part.name, **_marks_of(part), **_tally(key, usage)} for key, usage in row.usages if (part := key.part)
-    ]
+    parts = [{**key.part.to_dict(), **_tally(key, usage)} for key, usage in row.usages if key.part is not None]
     more = [{name: tally.pop(name) for name in _MORE if name in tally} for tally in tallies]
     return {
         "parent": row.parent if row.parent >= 0 else None,
@@ -117,11 +115,6 @@ def _row(row: Row) -> dict[str, Any]:
         **({"parts": parts} if parts else {}),
         **({"call_sizes": row.sizes.to_dict()} if row.sizes else {}),
     }
-
-
-def _marks_of(part: PromptPart) -> dict[str, Any]:
-    turn = {"turn": part.turn} if part.turn != 1 else {}
-    return turn | ({"view": part.view} if part.view != "part" else {})
 
 
 def _tally(key: UsageKey, usage: Usage) -> dict[str, Any]:
