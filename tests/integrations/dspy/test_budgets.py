@@ -16,6 +16,7 @@ from support.dspy_ways import WAYS, Answer, Router, aask, ask, examples, metric,
 
 from tokenscope import Budget, BudgetExceeded, current_scope, set_price, token_scope, track_tokens
 from tokenscope._scopes.enforcement import BudgetStop
+from tokenscope._scopes.process import STATE
 from tokenscope._usage.custom_prices import forget_prices
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
@@ -511,6 +512,7 @@ def test_a_call_that_cannot_be_counted_is_given_back(
 
     strange = Strange("openai/gpt-4o-mini", api_base=provider.url, api_key="none", cache=False)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # under pytest, tokenscope raises its own errors
+    monkeypatch.setattr(STATE, "read_prompt", None)  # it would ask for the name first
     forget_warnings()
     with token_scope("run", budget=Budget(calls=2, on_exceed="stop")) as run:
         strange.armed = True
