@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import dspy
@@ -29,6 +29,8 @@ CORE = tuple(
     os.path.join(HOME, *parts)
     for parts in [("_scopes",), ("_usage",), ("integrations", "dspy"), ("integrations", "patches.py")]
 )
+IS_CORE: dict[str, bool] = {}
+"""Whether a file is one of these."""
 LARGE = Budget(tokens=1_000_000, calls=1_000)
 
 
@@ -36,8 +38,8 @@ class Interrupt(BaseException):
     """What a signal handler raises."""
 
 
-Step = tuple[CodeType, int, int]
-"""A line that runs: the code of a function of the core, which call of it (or resumption of a generator), and which line there."""
+Step = tuple[int, int, int]
+"""A line that runs: the `id` of a core function's code, which call of it (or resumption of a generator), and which line there."""
 
 
 class Lines:
@@ -51,7 +53,7 @@ class Lines:
         self.where = ""
         self._step = step
         self._action = action
-        self._calls: Counter[CodeType] = Counter()
+        self._calls: dict[int, int] = {}  # by code
 
     def run(self, function: Callable[[], Any]) -> None:
         """Call the function. An interrupt ends it quietly."""
@@ -67,16 +69,17 @@ class Lines:
             gc.enable()
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Any:
-        if not frame.f_code.co_filename.startswith(CORE):
-            return None
         code = frame.f_code
-        self._calls[code] += 1
-        call = code, self._calls[code]
-        if self._step is None or self._step[:2] == call:
-            return self._lines(*call)
+        is_core = IS_CORE.get(code.co_filename)
+        if is_core is None:
+            is_core = IS_CORE[code.co_filename] = code.co_filename.startswith(CORE)
+        if is_core and (self._step is None or self._step[0] == id(code)):
+            call = self._calls[id(code)] = self._calls.get(id(code), 0) + 1
+            if self._step is None or self._step[1] == call:
+                return self._lines(id(code), call)
         return None
 
-    def _lines(self, code: CodeType, call: int) -> Any:
+    def _lines(self, code: int, call: int) -> Any:
         """Return what traces the lines of a call."""
         number = 0
 
