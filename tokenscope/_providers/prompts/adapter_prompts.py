@@ -102,24 +102,19 @@ class AdapterPrompt:
             text = message.text
             spans = plan.split_system(text) if plan.is_own else plan.search(text, self._demos, self._inputs)
             found += self._system(text, spans)
-        keys: list[Key] = []
+        demos: list[tuple[str, Key]] = []
         media: list[Key] = []
-        tokens = guessed = 0.0
-        demos = 0
         for message in read[first:]:
             if not plan.is_own and not self._is_demo(message):
                 found.append(self._measure(message.text, OTHER_INPUT, messages=1))
                 continue
-            key = key_of(message.text)
-            length = self._meter.measure(message.text, key, self._allowance, "demos")
-            tokens += length[0]
-            guessed += length[1]
-            keys.append(key)
+            demos.append((message.text, key_of(message.text)))
             media += message.media
-            demos += 1
-        if keys:
+        if demos:
+            tokens, guessed = self._meter.measure_all(demos, self._allowance, "demos")
+            keys = [key for _, key in demos]
             key = keys[0] if len(keys) == 1 else (hash(tuple(keys)), sum(size for _, size in keys))
-            found.append(Stretch("demos", key, tokens, "", demos, demos // 2, guessed))
+            found.append(Stretch("demos", key, tokens, "", len(demos), len(demos) // 2, guessed))
         found += [Stretch(MEDIA, each, 0.0) for each in media]
         return found
 

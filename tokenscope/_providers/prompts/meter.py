@@ -8,7 +8,7 @@ are never kept: only their hashes and lengths.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 from tokenscope._providers.prompts.estimate import estimate, stretches
@@ -181,6 +181,25 @@ class Meter:
             self._begun[key] = 0, 0.0
             return self._sample(count, text, characters, place)
         return self._go_on(count, text, key, characters, place)
+
+    def measure_all(self, texts: Sequence[tuple[str, Key]], allowance: Allowance, part: str) -> Length:
+        """Return how many tokens some texts of one part have. Those that may not be read are estimated at once, as one text."""
+        tokens = guessed = 0.0
+        rest: list[str] = []
+        for text, key in texts:
+            may_read = allowance.left >= _LEAST or key[1] <= min(_SHORT, allowance.left_for_short)
+            if may_read or self._count is None or key in self._known or key in self._known_before:
+                length = self.measure(text, key, allowance, part)
+                tokens += length[0]
+                guessed += length[1]
+            else:
+                rest.append(text)
+        if rest:
+            allowance.exact = False
+            length = self._guess("".join(rest), (0, 0), (allowance.place, part))
+            tokens += length[0]
+            guessed += length[1]
+        return tokens, guessed
 
     def _sample(self, count: Counter, text: str, characters: int, place: Hashable) -> Length:
         """Read as much of a text, here and there."""
