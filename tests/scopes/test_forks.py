@@ -408,6 +408,19 @@ def test_two_forks_at_once():
     assert not reader.is_alive()
 
 
+def test_a_fork_that_is_asked_twice_waits_once():
+    """It takes each lock once, and lets go of it at its end."""
+    loading = Loading(bool)
+    assert [1] == elsewhere(lambda: loading(lambda: 1))
+    loading.wait()
+    held = list(loading._held[threading.get_ident()])
+    loading.wait()
+    assert held == loading._held[threading.get_ident()]
+    assert 2 == len(held)
+    loading.go_on()
+    assert [1] == elsewhere(lambda: loading(lambda: 1))
+
+
 def test_an_interrupted_reader_holds_up_no_fork():
     """Who was interrupted while reading reads no more."""
     loading = Loading(bool)
