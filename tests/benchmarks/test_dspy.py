@@ -81,7 +81,7 @@ def calls(
     *contexts: Any,
     around: Any = contextlib.nullcontext,
     predict: Any = None,
-    question: Callable[[int], str] = "What is six times seven? {}".format,
+    question: Callable[[int], str] = f"{QUESTION} {{}}".format,
 ) -> Run:
     """Return a run of predictions inside new `contexts` for each round, and each in a new `around`."""
     predict = predict or dspy.Predict("question -> answer")
@@ -95,9 +95,8 @@ def calls(
             for context in contexts:
                 entered: AbstractContextManager[Any] = context()
                 stack.enter_context(entered)
-            for each in questions[
-                :NUMBER
-            ]:  # Python adapts to patches that were just applied, which a program does once
+            # Python adapts to patches that were just applied, which a program does once.
+            for each in questions[:NUMBER]:
                 predict(question=each)
             drain()
             before = perf_counter()

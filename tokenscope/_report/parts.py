@@ -55,7 +55,7 @@ def parts_of_input(usages: Iterable[ModelUsage]) -> Iterator[tuple[str, ModelUsa
         all_input = sum_usages(several)
         rest = subtract(all_input, sum_usages(measured.get(model, ())))
         if rest.input_tokens:
-            # A measured call has several parts: one of them, such as `format`, is in all.
+            # A measured call has several parts: the one that most of them have, such as `format`, tells how many there were.
             calls = max(0, all_input.calls - max(prompts.get(model, {"": 0}).values()))
             rest = replace(rest, calls=calls, unpriced_calls=min(calls, all_input.unpriced_calls))
             yield NOT_MEASURED, ModelUsage(UsageKey(model, part=PromptPart(NOT_MEASURED)), rest)

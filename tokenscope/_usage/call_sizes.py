@@ -11,7 +11,8 @@ from tokenscope._usage.sketch import EMPTY, Sketch
 MOST_NAMES: Final = 3
 """How many models, and how many tokenizers, are kept of a path: with the sketches, at most 1.5 kB."""
 MOST_LETTERS: Final = 64
-"""Longer names of models are cut off."""
+"""Longer names of models lose letters in their midst: a provider begins them, and Amazon's end with what tells the window."""
+_FIRST_LETTERS: Final = 15
 MOST_OF_TOKENIZERS: Final = 32
 """Letters of the names of tokenizers."""
 
@@ -176,9 +177,15 @@ def _longest(*several: Iterable[tuple[str, int]]) -> tuple[tuple[str, int], ...]
     found: dict[str, int] = {}
     for some in several:
         for name, tokens in some:
-            model = name[:MOST_LETTERS]
+            model = _shortened(name)
             found[model] = max(min(tokens, _MOST_TOKENS), found.get(model, 0))
     return tuple(sorted(found.items(), key=lambda each: (-each[1], each[0]))[:MOST_NAMES])
+
+
+def _shortened(model: str) -> str:
+    if len(model) <= MOST_LETTERS:
+        return model
+    return f"{model[:_FIRST_LETTERS]}…{model[_FIRST_LETTERS + 1 - MOST_LETTERS :]}"
 
 
 def _names(*several: Iterable[str]) -> tuple[str, ...]:

@@ -15,12 +15,13 @@ from types import SimpleNamespace
 
 import dspy
 import pytest
-from support.counting_server import CountingServer, count
+from support.counting_server import CountingServer, count, encoding
 from support.dspy_support import DSPY
+from support.measuring import measuring_prompts
 
 import tokenscope
 from tokenscope import Budget, token_scope, track_tokens
-from tokenscope._providers.prompts import adapter_prompts, meter, options, tokenizers
+from tokenscope._providers.prompts import meter, tokenizers
 from tokenscope._scopes.process import STATE
 from tokenscope._usage.warnings import forget_warnings
 from tokenscope.errors import TokenScopeWarning
@@ -34,15 +35,10 @@ TEXT = " ".join(" ".join(page.read_text("utf-8").split()) for page in sorted(PAG
 @pytest.fixture(autouse=True)
 def parts():
     """Split prompts in each test, and know nothing of earlier ones."""
-    tokenscope.instrument(prompt_parts=True)
-    tokenizers.load(tokenizers.O200K)
-    meter.forget()
-    adapter_prompts.forget()
-    options.forget()
     prompts.forget()
     answered_call.set(None)
-    yield
-    tokenscope.instrument(prompt_parts=False)
+    with measuring_prompts():
+        yield
 
 
 def prose(seed, number):
@@ -69,6 +65,20 @@ def demos(number):
     return [
         dspy.Example(
             context=f"Qdemos {prose(seed, 80)}", question=prose(seed + 50, 12), answer="yes", reason=prose(seed, 9)
+        )
+        for seed in range(number)
+    ]
+
+
+def even_demos(number):
+    """Return demos that all have as many tokens, whatever the text is that they are cut from."""
+
+    def text(seed, tokens):
+        return encoding().decode(encoding().encode_ordinary(prose(seed, tokens))[:tokens])
+
+    return [
+        dspy.Example(
+            context=f"Qdemos {text(seed, 110)}", question=text(seed + 50, 16), answer="yes", reason=text(seed, 12)
         )
         for seed in range(number)
     ]
@@ -139,11 +149,15 @@ def tokens_by_part(report=None):
     return {name: usage.input_tokens for name, usage in (report or tokenscope.report()).by_part().items()}
 
 
+@pytest.mark.parametrize("overhead", [0, 4])
 @pytest.mark.parametrize("name", adapters())
-def test_parts_are_right_by_bytes_too(name, monkeypatch):
-    """Without a tokenizer, half of the parts are off by at most 5%, and none by more than 15%."""
+def test_parts_are_right_by_bytes_too(name, overhead, monkeypatch):
+    """Without a tokenizer, half of the parts are off by at most 5%, and none by more than 15%.
+
+    What messages are billed beyond text is not known by bytes. `TwoStepAdapter` writes so little around inputs that it is much.
+    """
     monkeypatch.setattr(meter, "loaded", lambda _name: None)
-    with CountingServer() as server, CountingServer() as second:
+    with CountingServer(overhead=overhead) as server, CountingServer(overhead=overhead) as second:
         predict = dspy.Predict(Answering)
         predict.demos = demos(4)
         with dspy.context(lm=server.lm(), adapter=adapter_named(name, second.lm("openai/gpt-4o"))):
@@ -153,6 +167,8 @@ def test_parts_are_right_by_bytes_too(name, monkeypatch):
     assert {call.prompt.measured_by for call in calls()} == {"bytes"}
     off = errors(by_part_of("openai/gpt-4o-mini"), server.truth)
     assert statistics.median(off.values()) <= 0.05, off
+    if overhead and name == "TwoStepAdapter":
+        assert off.pop("format") <= 0.25, off
     assert max(off.values()) <= 0.15, off
 
 
@@ -171,10 +187,10 @@ def test_leaving_out_a_part_lowers_the_bill_by_what_the_part_was_said_to_have(ov
 
     with CountingServer(overhead=overhead) as server:
         context = tagged("context", 1, 500)
-        told, whole = run(server, Answering, demos(8), context=context)
+        told, whole = run(server, Answering, even_demos(8), context=context)
         _, without = run(server, Answering, [], context=context)
-        _, two = run(server, Answering, demos(2), context=context)
-        _, no_context = run(server, Answering, demos(8))
+        _, two = run(server, Answering, even_demos(2), context=context)
+        _, no_context = run(server, Answering, even_demos(8))
 
     assert whole - without == pytest.approx(told["demos"], rel=0.03)
     assert whole - two == pytest.approx(told["demos"] * 6 / 8, rel=0.03)

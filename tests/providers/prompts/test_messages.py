@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 from support.counting_server import count
+from support.measuring import measuring_prompts
 
 import tokenscope
 from tokenscope import record_response, token_scope
-from tokenscope._providers.prompts import meter, options, tokenizers
+from tokenscope._providers.prompts import meter
 from tokenscope._providers.prompts.messages import read_messages
 from tokenscope._providers.prompts.options import measure_options
 from tokenscope._scopes.process import STATE
@@ -22,12 +23,8 @@ TEXT = "What do the documents say about rivers?"
 @pytest.fixture(autouse=True)
 def parts():
     """Split prompts in each test, and know nothing of earlier ones."""
-    tokenscope.instrument(prompt_parts=True)
-    tokenizers.load(tokenizers.O200K)
-    meter.forget()
-    options.forget()
-    yield
-    tokenscope.instrument(prompt_parts=False)
+    with measuring_prompts():
+        yield
 
 
 def response(tokens):

@@ -146,6 +146,30 @@ class Meter:
             allowance: How much of it may be read.
             part: What it is; texts of one part of one place are alike.
         """
+        length = self._measured(text, key, allowance, part)
+        return self._guess(text, key, (allowance.place, part)) if length is None else length
+
+    def measure_all(self, texts: Sequence[tuple[str, Key]], allowance: Allowance, part: str) -> Length:
+        """Return how many tokens some texts of one part have. Those that may not be read are estimated at once, as one text."""
+        place = allowance.place, part
+        tokens = guessed = 0.0
+        rest: list[str] = []
+        for text, key in texts:
+            length = self._measured(text, key, allowance, part)
+            if length is None and key not in self._begun:
+                rest.append(text)
+                continue
+            length = length or self._guess(text, key, place)
+            tokens += length[0]
+            guessed += length[1]
+        if rest:
+            length = self._guess("".join(rest), (0, 0), place)
+            tokens += length[0]
+            guessed += length[1]
+        return tokens, guessed
+
+    def _measured(self, text: str, key: Key, allowance: Allowance, part: str) -> Length | None:
+        """Return how many tokens a text has; None if it is not known and no more may be read."""
         length = self._known.get(key)
         if length is not None:
             return length
@@ -172,7 +196,7 @@ class Meter:
         allowance.exact = False
         place = allowance.place, part
         if left < _LEAST:
-            return self._guess(text, key, place)
+            return None
         allowance.left = 0
         characters = left * key[1] // size
         if key not in self._begun:  # it may never come again
@@ -181,25 +205,6 @@ class Meter:
             self._begun[key] = 0, 0.0
             return self._sample(count, text, characters, place)
         return self._go_on(count, text, key, characters, place)
-
-    def measure_all(self, texts: Sequence[tuple[str, Key]], allowance: Allowance, part: str) -> Length:
-        """Return how many tokens some texts of one part have. Those that may not be read are estimated at once, as one text."""
-        tokens = guessed = 0.0
-        rest: list[str] = []
-        for text, key in texts:
-            may_read = allowance.left >= _LEAST or key[1] <= min(_SHORT, allowance.left_for_short)
-            if may_read or self._count is None or key in self._known or key in self._known_before:
-                length = self.measure(text, key, allowance, part)
-                tokens += length[0]
-                guessed += length[1]
-            else:
-                rest.append(text)
-        if rest:
-            allowance.exact = False
-            length = self._guess("".join(rest), (0, 0), (allowance.place, part))
-            tokens += length[0]
-            guessed += length[1]
-        return tokens, guessed
 
     def _sample(self, count: Counter, text: str, characters: int, place: Hashable) -> Length:
         """Read as much of a text, here and there."""

@@ -69,9 +69,8 @@ def loaded(name: str) -> Tokenizer | None:
     found = _loaded.get(name)
     if found is None and name not in _loaded and name not in _awaited:
         _awaited.add(name)
-        import_module(
-            "concurrent.futures.thread"
-        )  # as `logging`, has forks take a lock: which must not begin during one
+        # Once it is imported, forks take a lock of its. That must not begin in the midst of one: so not first in the thread.
+        import_module("concurrent.futures.thread")
         threading.Thread(target=load, args=(name,), daemon=True, name="tokenscope-tokenizer").start()
     return found
 
