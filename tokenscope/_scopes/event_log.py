@@ -182,6 +182,7 @@ class Batch:
         "_accounts",
         "_changes",
         "_drafts",
+        "_first",
         "_here",
         "_kept",
         "_key",
@@ -189,7 +190,6 @@ class Batch:
         "_path",
         "_pending",
         "_prompts",
-        "_similar",
         "calls",
         "ended",
     )
@@ -205,7 +205,7 @@ class Batch:
         self._here: Any = None
         self._path: Any = None
         self._key: Any = None
-        self._similar: list[Counts] = []  # of calls with one key that follow each other in one scope
+        self._first = 0  # of calls with one key that follow each other in one scope
         self._prompts: dict[tuple[Counted, ScopePath], list[Call]] = {}  # calls whose prompts were measured
         self._accounts: dict[Account, dict[str, Any]] = {}
         self.calls: list[Call] = []
@@ -218,11 +218,9 @@ class Batch:
         here: Any = scope
         while here.ended is not None and not here.is_referenced:  # left and forgotten, as most are
             here = here.above
-        if path is self._path and key is self._key and here is self._here:  # as the call before
-            self._similar.append(counts)
-        else:
+        if path is not self._path or key is not self._key or here is not self._here:  # else as the call before
             self._add_similar()
-            self._here, self._path, self._key, self._similar = here, path, key, [counts]
+            self._here, self._path, self._key, self._first = here, path, key, len(self.calls)
         if prompt is not None and is_measured(call):
             self._prompts.setdefault((here, path), []).append(call)
         if attributes:
@@ -254,9 +252,9 @@ class Batch:
                 self._add_counts(scope, value_path(name, value), key, counts)
 
     def _add_similar(self) -> None:
-        several = self._similar
+        several = self.calls[self._first :]
         if several:
-            counts = several[0] if len(several) == 1 else sum_counts(several)
+            counts = several[0].counts if len(several) == 1 else sum_counts(map(_counts, several))
             self._add_counts(self._here, self._path, self._key, counts)
 
     def _add_prompts(self) -> None:
@@ -385,6 +383,7 @@ _run: Final = deque[Any](maxlen=0).extend
 then; nor does it collect garbage, since nothing is made that it tracks."""
 _ended: Final = operator.attrgetter("ended")
 _spent: Final = operator.attrgetter("spent")
+_counts: Final = operator.attrgetter("counts")
 
 
 def _place(table: UsageTable, path: ScopePath, place: ScopePath) -> ScopePath:

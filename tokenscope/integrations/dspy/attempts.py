@@ -11,7 +11,7 @@ from dspy.predict.refine import OfferFeedback, Refine
 from tokenscope._scopes.scope import Scope
 from tokenscope._scopes.wasted import mark_all_wasted
 
-TRYING: Final = (BestOfN, Refine, ProgramOfThought)  # the modules that make attempts
+TRYING: Final = frozenset({BestOfN, Refine, ProgramOfThought})  # the modules that make attempts
 
 
 class _Run(NamedTuple):

@@ -8,10 +8,10 @@ what the call spent, however many others run. Each entry is passed on at once to
 from __future__ import annotations
 
 import copy
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from time import perf_counter_ns, time
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -47,8 +47,10 @@ Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
 _get: Final = dict.get  # of DSPy's settings, whose own `get` is found by a `__getattr__` in Python
+_new: Any = object.__new__
 _new_tuple: Any = tuple.__new__  # a named tuple's own constructor costs as much again
 _log: Final = STATE.log
+_root: Final = STATE.root
 _generator_scopes: Final = STATE.generator_scopes
 answered_call: Final[ContextVar[Any]] = ContextVar("tokenscope_answered_call", default=None)
 """The LM call that ended last here, whose answer is about to be parsed."""
@@ -59,8 +61,24 @@ _spenders: Final[WeakSet[Any]] = WeakSet()
 class CallTracker(UsageTracker):  # type: ignore[misc]
     """One LM call in progress: a usage tracker, which passes on what it gets to the tracker that it replaces."""
 
+    # Those that `call_lm` sets. There is no `__init__`, which would cost another call.
+    lm: Any
+    model: str
+    scope: Counted
+    reserved: bool  # whether budgets have taken it
+    entries: list[Any]  # of usage
+    wrapped_tracker: Any  # the tracker that it replaces
+    settings_outside: Any
+    settings_inside: Any  # None when the call is noted
+    call_outside: Any  # what was the call in progress
+
     # Only some calls have these of their own.
+    outer_call: CallTracker | None = None  # the call that this one is inside of
+    phase: Scope | None = None
     cache_hit = False
+    is_parsed = False  # whether an adapter has begun to parse the answer
+    ended = False
+    nanoseconds = 0
     started: float  # when it has begun, in seconds since 1970
     since = 0  # the same, by the clock that measures how long it takes
     found: Call | tuple[()] | None = None  # this call, when it is counted
@@ -80,41 +98,11 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
     lifetimes: Mapping[int, tuple[int, Any]] = {}  # by id, how many tokens of each response are kept for an hour
     kept_for_an_hour = 0  # how many tokens the provider keeps for an hour in its cache, when the call has ended
 
-    def __init__(self, lm: Any, outer: Any, scope: Counted, overrides: Any, replaced: Any, *, reserved: bool) -> None:
-        self.wrapped_tracker: Any = replaced
-        self.outer_call: CallTracker | None = outer
-        if replaced is not None and isinstance(replaced, CallTracker):
-            # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
-            self.wrapped_tracker = replaced.wrapped_tracker
-            self.outer_call = outer or replaced
-        if self.outer_call is not None:
-            self.is_nested = True
-        self.is_parsed = False  # whether an adapter has begun to parse the answer
-        self.settings_outside: Any = overrides
-        self.ended = False
-        self.lm = lm
-        self.reserved = reserved
-        self.entries: list[Any] = []
-        self.model = str(getattr(lm, "model", None) or type(lm).__name__)
-        self.scope = scope
-        self.phase: Scope | None = None
-        if scope.path.is_compile:
-            frame = phase_of_call(scope.path.frame.name)
-            if frame is not None:
-                self.scope = self.phase = open_scope(Scope, (frame,))
-        # Not dspy.context(): that would also freeze the global settings for the time of the call.
-        inside = type(overrides)(overrides)
-        inside["usage_tracker"] = self
-        if _get(inside, "send_stream") is not None:
-            inside["track_usage"] = True  # so that DSPy asks for usage on a stream
-        self.settings_inside: Any = inside
-        self.call_outside: Any = current_lm_call.get()
-
     @staticmethod
     def begin(call: CallTracker) -> None:
         """Let what the LM spends come here."""
-        call.started = time.time()
-        call.since = time.perf_counter_ns()
+        call.started = time()
+        call.since = perf_counter_ns()
         if call.phase is not None:
             call.phase.begin(call.phase)
         thread_local_overrides.set(call.settings_inside)
@@ -177,13 +165,14 @@ class CallTracker(UsageTracker):  # type: ignore[misc]
 
     def finish(self, error: BaseException | None, result: Any) -> None:
         """Restore the settings, and leave the call to be counted. If this was interrupted, it is called again."""
-        if self.settings_inside is None:  # it is noted already
+        inside = self.settings_inside
+        if inside is None:  # it is noted already
             return
         if not self.ended:
-            self.nanoseconds = time.perf_counter_ns() - self.since
+            self.nanoseconds = perf_counter_ns() - self.since
             self.ended = True
         # A coroutine that is finalised in another Context never saw these settings there.
-        if thread_local_overrides.get() is self.settings_inside:
+        if thread_local_overrides.get() is inside:
             thread_local_overrides.set(self.settings_outside)
         if current_lm_call.get() is self:
             current_lm_call.set(self.call_outside)
@@ -386,10 +375,9 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
     if _generator_scopes or (scope is not None and scope.detour is not None):
         scope = active()
     if scope is None:
-        scope = STATE.root
-    outer: Any = current_lm_call.get()
-    if outer is not None and outer.ended:
-        outer = None
+        scope = _root
+    around: Any = current_lm_call.get()
+    outer = None if around is None or around.ended else around
     # Before a budget takes the call: what is interrupted here is taken by none.
     prompt = None if STATE.read_prompt is None else STATE.read_prompt(lm, args, kwargs, scope)
     reserved = reserve(scope, _lender(outer)) if scope.budgets else False
@@ -397,10 +385,32 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
         overrides = thread_local_overrides.get()
         # As `settings.usage_tracker`, without its look-up in Python.
         replaced = _get(overrides if "usage_tracker" in overrides else main_thread_config, "usage_tracker")
-        kind = CallTracker if replaced is None or type(replaced) is CallTracker else ReplacingTracker
-        call = kind(lm, outer, scope, overrides, replaced, reserved=reserved)
+        call: CallTracker = _new(CallTracker if replaced is None or type(replaced) is CallTracker else ReplacingTracker)
+        if replaced is not None and isinstance(replaced, CallTracker):
+            # A tracker of ours, of an LM call around this one, is stepped over: that call's own entries are not these.
+            outer = outer or replaced
+            replaced = replaced.wrapped_tracker
+        call.wrapped_tracker = replaced
+        if outer is not None:
+            call.outer_call = outer
+            call.is_nested = True
+        call.lm = lm
+        call.model = str(getattr(lm, "model", None) or type(lm).__name__)
+        call.scope = scope
+        call.reserved = reserved
+        call.entries = []
+        if scope.path.is_compile and (frame := phase_of_call(scope.path.frame.name)) is not None:
+            call.scope = call.phase = open_scope(Scope, (frame,))
         if prompt is not None:
             call.prompt = prompt
+        # Not dspy.context(): that would also freeze the global settings for the time of the call.
+        inside = type(overrides)(overrides)
+        inside["usage_tracker"] = call
+        if _get(inside, "send_stream") is not None:
+            inside["track_usage"] = True  # so that DSPy asks for usage on a stream
+        call.settings_inside = inside
+        call.settings_outside = overrides
+        call.call_outside = around
         return call
     except Exception:  # noqa: BLE001
         if reserved:

@@ -22,6 +22,7 @@ _OWN_STATE = frozenset({"history", "callbacks", "lm", "demos", "traces", "train"
 _MOST = 1_000  # things that are looked at, and in one collection
 _Way = tuple[Any, str]  # how a thing is reached: the way to what holds it, and the last step
 _RLM: Final = "dspy.predict.rlm"  # whose predictors are steps, each with a bill of its own
+_get_own: Any = object.__getattribute__
 _READS_LOCALS: Final = frozenset({"locals", "vars", "dir", "eval", "exec"})
 _names_by_owner: Final[dict[int, tuple[weakref.ref[Any], str | None]]] = {}
 """The names of modules that no active module holds, by identity; None for those that have no other name than their class's."""
@@ -44,15 +45,15 @@ def module_name(module: Any, scope: Counted | None) -> str | None:
     have the same name. A bare Predict inside one of DSPy's own modules (ChainOfThought, ReAct), except RLM, is a detail of it.
     """
     while isinstance(scope, Scope):
-        opened_by = scope.opened_by
-        around = opened_by() if type(opened_by) is weakref.ref else opened_by
-        if isinstance(around, Module):
-            if (name := _attribute(around, module)) is not None:
+        opened_by: Any = scope.opened_by
+        if type(opened_by) is weakref.ref:  # a module
+            around = opened_by()
+            if around is not None and (name := _attribute(around, module)) is not None:
                 source = type(around).__module__
                 is_detail = type(module) is Predict and source.partition(".")[0] == "dspy" and source != _RLM
                 return None if is_detail else name
-        elif type(around) is CalledAs and around.module() is module:
-            return around.name
+        elif type(opened_by) is CalledAs and opened_by.module() is module:
+            return opened_by.name
         scope = scope.above
     known = _names_by_owner.get(id(module))
     return (_name_by_owner(module) if known is None else known[1]) or _class_name(module)
@@ -62,7 +63,7 @@ def _class_name(module: Any) -> str:
     if type(module) is not Predict:
         return type(module).__name__
     # Not `module.signature`, which calls a `__getattribute__` in Python, if it is found where it nearly always is.
-    signature: Any = object.__getattribute__(module, "__dict__").get("signature") or module.signature
+    signature: Any = _get_own(module, "__dict__").get("signature") or module.signature
     return _predict_name(signature)
 
 
@@ -148,7 +149,7 @@ def _name_by_owner(module: Any) -> str | None:
 
 def _attributes(owner: Any) -> dict[str, Any]:
     try:
-        own = object.__getattribute__(owner, "__dict__")  # without code of the object's own
+        own = _get_own(owner, "__dict__")  # without code of the object's own
     except AttributeError:
         return {}
     return {**vars(type(owner)), **own}

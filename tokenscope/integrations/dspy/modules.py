@@ -92,10 +92,10 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
     inside = thread_local_overrides.get()
     is_inside_call = isinstance(_get(inside, "usage_tracker"), CallTracker)
     # Not isinstance: DSPy's modules have a `__getattribute__` in Python, which that would call three times.
-    makes_attempts = issubclass(type(module), TRYING)
-    if not is_inside_call and type(around) is not TryingScope and not makes_attempts:
-        return open_scope(Scope, frames, ref(module))  # nearly always
-    scope = open_scope(TryingScope if makes_attempts else Scope, frames, ref(module))
+    kind = Scope if TRYING.isdisjoint(type(module).__mro__) else TryingScope
+    scope = open_scope(kind, frames, ref(module))
+    if kind is Scope and not is_inside_call and type(around) is not TryingScope:
+        return scope  # nearly always
     return _Entry(scope, module, kwargs, around, inside if is_inside_call else None)
 
 
