@@ -78,7 +78,7 @@ def ask_through_another(provider: LoopbackProvider) -> str:
 
 
 FAULTS = {
-    "naming a DSPy module": (modules, "module_name", ask),
+    "naming a DSPy module": (modules, "frames_of", ask),
     "reading what a cache hit saved": (cache_hits, "_usage_of_hit", ask_again),
     "reading what attempts have spent": (attempts.Attempts, "conclude", try_again),
     "reading which service was used": (service, "terms_of", ask),
@@ -111,7 +111,7 @@ def test_a_fault_is_one_warning(place: str, provider: LoopbackProvider, monkeypa
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_a_module_that_cannot_be_named(provider: LoopbackProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module whose name cannot be found is named by its class."""
-    monkeypatch.setattr(modules, "module_name", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(modules, "frames_of", lambda *arguments: 1 / 0)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     forget_warnings()
     with pytest.warns(TokenScopeWarning), token_scope("run") as run:

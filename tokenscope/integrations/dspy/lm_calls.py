@@ -403,10 +403,10 @@ def call_lm(lm: Any, args: Args, kwargs: Kwargs) -> CallTracker | None:
             call.scope = call.phase = open_scope(Scope, (frame,))
         if prompt is not None:
             call.prompt = prompt
-        # Not dspy.context(): that would also freeze the global settings for the time of the call.
-        inside = type(overrides)(overrides)
-        inside["usage_tracker"] = call
-        if _get(inside, "send_stream") is not None:
+        # Not dspy.context(): that would also freeze the global settings for the time of the call. A plain dict, as DSPy sets
+        # one for its workers, is made in half the time.
+        inside = {**overrides, "usage_tracker": call}
+        if inside.get("send_stream") is not None:
             inside["track_usage"] = True  # so that DSPy asks for usage on a stream
         call.settings_inside = inside
         call.settings_outside = overrides

@@ -16,7 +16,7 @@ from dspy.primitives.module import Module
 
 from tokenscope._scopes.process import Counted
 from tokenscope._scopes.scope import Scope
-from tokenscope._usage.calls import MAX_NAMES
+from tokenscope._usage.calls import MAX_NAMES, Frame
 
 _OWN_STATE = frozenset({"history", "callbacks", "lm", "demos", "traces", "train", "signature"})
 _MOST = 1_000  # things that are looked at, and in one collection
@@ -24,8 +24,11 @@ _Way = tuple[Any, str]  # how a thing is reached: the way to what holds it, and 
 _RLM: Final = "dspy.predict.rlm"  # whose predictors are steps, each with a bill of its own
 _get_own: Any = object.__getattribute__
 _READS_LOCALS: Final = frozenset({"locals", "vars", "dir", "eval", "exec"})
-_names_by_owner: Final[dict[int, tuple[weakref.ref[Any], str | None]]] = {}
-"""The names of modules that no active module holds, by identity; None for those that have no other name than their class's."""
+_names_by_owner: Final[dict[int, tuple[weakref.ref[Any], weakref.ref[Any], str | None]]] = {}
+"""The names of modules that no active module holds, by identity; None for those that have no other name than their class's.
+
+Of the two references, the second one is what `ref(module)` returns as long as it is kept: no call needs to make another one.
+"""
 _fields: Final[dict[str, str]] = {}  # the fields of the first signature of each name
 
 
@@ -36,8 +39,8 @@ class CalledAs(NamedTuple):
     name: str
 
 
-def module_name(module: Any, scope: Counted | None) -> str | None:
-    """Return the name of a module that is called inside `scope`; None where its calls are those of the module around it.
+def frames_of(module: Any, scope: Counted | None) -> tuple[Frame] | None:
+    """Return the level of a module that is called inside `scope`; None where its calls are those of the module around it.
 
     The first module is its class name. One below is the attribute that holds it (`planner`, `steps[0]`, `tools['search']`),
     looked for in the nearest module that is active, then in those around it. One that no attribute holds is its class name,
@@ -51,31 +54,38 @@ def module_name(module: Any, scope: Counted | None) -> str | None:
             if around is not None and (name := _attribute(around, module)) is not None:
                 source = type(around).__module__
                 is_detail = type(module) is Predict and source.partition(".")[0] == "dspy" and source != _RLM
-                return None if is_detail else name
+                return None if is_detail else _frames(name)
         elif type(opened_by) is CalledAs and opened_by.module() is module:
-            return opened_by.name
+            return _frames(opened_by.name)
         scope = scope.above
     known = _names_by_owner.get(id(module))
-    return (_name_by_owner(module) if known is None else known[1]) or _class_name(module)
+    name = _name_by_owner(module) if known is None else known[2]
+    return _frames_of_class(module) if name is None else _frames(name)
 
 
-def _class_name(module: Any) -> str:
+@functools.lru_cache(maxsize=MAX_NAMES)
+def _frames(name: str) -> tuple[Frame]:
+    return (Frame("dspy", name),)
+
+
+def _frames_of_class(module: Any) -> tuple[Frame]:
     if type(module) is not Predict:
-        return type(module).__name__
+        return _frames(type(module).__name__)
     # Not `module.signature`, which calls a `__getattribute__` in Python, if it is found where it nearly always is.
     signature: Any = _get_own(module, "__dict__").get("signature") or module.signature
-    return _predict_name(signature)
+    return _frames_of_predict(signature)
 
 
 @functools.lru_cache(maxsize=1_000)
-def _predict_name(signature: Any) -> str:
+def _frames_of_predict(signature: Any) -> tuple[Frame]:
     own_name = getattr(signature, "__name__", "StringSignature")
     fields = str(getattr(signature, "signature", ""))
     if own_name == "StringSignature":
-        return f"Predict({fields})"
+        return _frames(f"Predict({fields})")
     if len(_fields) < MAX_NAMES:
         _fields.setdefault(own_name, fields)
-    return f"Predict({own_name})" if _fields.get(own_name, fields) == fields else f"Predict({own_name}: {fields})"
+    is_other = _fields.get(own_name, fields) != fields  # a signature of the same name was there before
+    return _frames(f"Predict({own_name}: {fields})" if is_other else f"Predict({own_name})")
 
 
 def _attribute(around: Any, module: Any) -> str | None:
@@ -135,15 +145,15 @@ def _name_by_owner(module: Any) -> str | None:
     Looked for once for each module, where it is first called.
     """
     owner = _calling_object()
-    class_name, way, has_twin = _class_name(module), None, False
+    frames, way, has_twin = _frames_of_class(module), None, False
     for each, value in _stored(_attributes(owner), in_modules=False):
         if value is module:
             way = way or each
         elif type(value) is type(module) and not has_twin:
-            has_twin = _class_name(value) == class_name
+            has_twin = _frames_of_class(value) == frames
     name = None if way is None or not has_twin else f"{type(owner).__name__}.{_spelled(way)}"
     key = id(module)
-    _names_by_owner[key] = weakref.ref(module, lambda _: _names_by_owner.pop(key)), name
+    _names_by_owner[key] = weakref.ref(module, lambda _: _names_by_owner.pop(key)), weakref.ref(module), name
     return name
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import Any, Final
 from weakref import ref
 
 from dspy.dsp.utils.settings import thread_local_overrides
+from dspy.predict.predict import Predict
 
 from tokenscope._scopes.context import active, entered
 from tokenscope._scopes.process import STATE
 from tokenscope._scopes.scope import Scope, open_scope, refer_to
-from tokenscope._usage.calls import MAX_NAMES, Frame
+from tokenscope._usage.calls import Frame
 from tokenscope._usage.warnings import internal_error
 from tokenscope.integrations.dspy.attempts import TRYING, Attempts, is_advice
 from tokenscope.integrations.dspy.lm_calls import Args, CallTracker, Kwargs, set_settings_outside
-from tokenscope.integrations.dspy.module_names import module_name
+from tokenscope.integrations.dspy.module_names import frames_of
 from tokenscope.integrations.dspy.optimizers import phase_of
 
 _generator_scopes: Final = STATE.generator_scopes
@@ -79,29 +79,23 @@ def call_module(module: Any, args: Args, kwargs: Kwargs) -> Scope | _Entry | Non
     if _generator_scopes or (around is not None and around.detour is not None):
         around = active()
     try:
-        name = module_name(module, around)
+        frames: tuple[Frame, ...] | None = frames_of(module, around)
     except Exception:  # noqa: BLE001
         internal_error("naming a DSPy module")
-        name = type(module).__name__
-    if name is None:
+        frames = (Frame("dspy", type(module).__name__),)
+    if frames is None:
         return None
-    frames = _frames(name)
     if around is not None and around.path.is_compile:
         phase = phase_of(around.path.frame.name, module)
         frames = frames if phase is None else (phase, *frames)
     inside = thread_local_overrides.get()
     is_inside_call = isinstance(_get(inside, "usage_tracker"), CallTracker)
     # Not isinstance: DSPy's modules have a `__getattribute__` in Python, which that would call three times.
-    kind = Scope if TRYING.isdisjoint(type(module).__mro__) else TryingScope
+    kind = Scope if type(module) is Predict or TRYING.isdisjoint(type(module).__mro__) else TryingScope
     scope = open_scope(kind, frames, ref(module))
     if kind is Scope and not is_inside_call and type(around) is not TryingScope:
         return scope  # nearly always
     return _Entry(scope, module, kwargs, around, inside if is_inside_call else None)
-
-
-@functools.lru_cache(maxsize=MAX_NAMES)
-def _frames(name: str) -> tuple[Frame, ...]:
-    return (Frame("dspy", name),)
 
 
 def call_tool(tool: Any, args: Args, kwargs: Kwargs) -> Scope:
