@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.programs import ENVIRONMENT
 
 from tokenscope import current_scope, integrations
 from tokenscope._scopes.context import entered
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-COVERAGE_OF_CHILDREN = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+COVERAGE_OF_PROGRAMS = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+"""What tells coverage, in the environment of a program, to measure it."""
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")  # a slow machine must not fail a test
@@ -49,14 +51,19 @@ def nothing_leaks() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let coverage pause, here and in programs that a test starts, if the test is marked so."""
+    """Let coverage measure no program that a test starts, unless the test is marked so, and pause here, if it is marked so.
+
+    Coverage makes the start of a program half a second longer, and nearly all that programs run is measured here, too.
+    """
     coverage: Any = sys.modules.get("coverage")
     running = coverage and coverage.Coverage.current()
+    if running and request.node.get_closest_marker("measured_programs") is None:
+        for name in COVERAGE_OF_PROGRAMS:
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delitem(ENVIRONMENT, name, raising=False)
     if not running or request.node.get_closest_marker("unmeasured") is None:
         yield
         return
-    for name in COVERAGE_OF_CHILDREN:
-        monkeypatch.delenv(name, raising=False)
     running.stop()
     yield
     running.start()

@@ -12,21 +12,25 @@ import pytest
 
 import tokenscope
 
-CLEAN = {key: value for key, value in os.environ.items() if not key.endswith("_API_KEY")}
+CLEAN = {
+    name: value for name, value in os.environ.items() if not (name.endswith("_API_KEY") or name.startswith("COVERAGE_"))
+}
 
 
 def tokenscope_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
+    coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
     return subprocess.run(
         [sys.executable, "-m", "tokenscope", *arguments],
         capture_output=True,
         text=True,
-        env={**CLEAN, "COLUMNS": "120", **environment},
+        env={**CLEAN, **coverage, "COLUMNS": "120", **environment},
         timeout=120,
         check=False,
     )
 
 
+@pytest.mark.measured_programs
 def test_demo() -> None:
     """The demo prints the tree of a real agent, and its total equals the bill of the server."""
     done = tokenscope_command("demo")

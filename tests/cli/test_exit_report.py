@@ -15,6 +15,7 @@ from support.terminal import in_a_terminal
 
 from tokenscope import Report
 
+pytestmark = pytest.mark.measured_programs
 WAIT = "import os, signal, sys, time\nspend(3)\nprint('ready', flush=True)\n"
 
 

@@ -19,6 +19,7 @@ from support.programs import ENVIRONMENT, HEAD, INTERRUPTED, end, run, spender, 
 
 from tokenscope import Report
 
+pytestmark = pytest.mark.measured_programs
 LONG = "import os, sys, time\nfor n in range(10): print('line', n, flush=True); spend(1); time.sleep(0.1)\n"
 REGION = re.compile(rb"\x1b\[1;(\d+)r")
 

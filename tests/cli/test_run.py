@@ -31,13 +31,6 @@ print(sys.modules["__main__"].__dict__ is globals(), __builtins__, sorted(global
 """
 
 
-@pytest.fixture(autouse=True)
-def unmeasured(monkeypatch):
-    """Measure no coverage of the programs, because they would notice it and print something else."""
-    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
-        monkeypatch.setitem(ENVIRONMENT, name, "")
-
-
 def counted(text: str) -> int:
     """Return the tokens in the tree's first line."""
     assert HEAD.match(text), text
