@@ -141,9 +141,9 @@ def test_the_wheel_is_built_checked_and_tested():
     for command in ("-m build", "-m twine check --strict", "-m check_wheel_contents"):
         assert command in package
     assert ".ci/package" in everything
-    assert re.search(
-        r"\.ci-venv-newer/bin/python -m pytest [^#]*tests/usage tests/scopes tests/law/test_matrix\.py", everything
-    )
+    assert re.search(r'newest=\$PWD/\.ci-venv-newer/bin\n *"\$newest/pip" install .* dist/\*\.whl\n', everything)
+    tested = r'"\$newest/python" -m pytest [^#]*tests/usage tests/scopes tests/report tests/law/test_matrix\.py'
+    assert re.search(tested, everything)
     for script in ("package", "run"):
         subprocess.run(["bash", "-n", str(ROOT / ".ci" / script)], check=True)
 

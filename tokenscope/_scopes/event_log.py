@@ -205,7 +205,7 @@ class Batch:
         self._here: Any = None
         self._path: Any = None
         self._key: Any = None
-        self._first = 0  # of calls with one key that follow each other in one scope
+        self._first = 0  # where in `calls` those begin that follow each other in one scope, with one key
         self._prompts: dict[tuple[Counted, ScopePath], list[Call]] = {}  # calls whose prompts were measured
         self._accounts: dict[Account, dict[str, Any]] = {}
         self.calls: list[Call] = []

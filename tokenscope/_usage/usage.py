@@ -217,10 +217,10 @@ _MANY: Final = 100
 
 def sum_usages(usages: Iterable[Usage]) -> Usage:
     """Add up usages, field by field. The cost of those that spent anything is known if that of one of them is."""
-    several = [*usages]
-    if len(several) < 2:
-        return several[0] if several else ZERO
-    return unchecked(sum_values([*map(values_of, several)]))
+    rest = iter(usages)
+    first = next(rest, ZERO)
+    several = [values_of(first), *map(values_of, rest)]
+    return first if len(several) == 1 else unchecked(sum_values(several))
 
 
 def tokens_in(values: tuple[Any, ...]) -> int:
