@@ -15,7 +15,17 @@ from support.spending import spend, spent
 import tokenscope
 from tokenscope import Budget, current_scope, token_scope, track_tokens
 from tokenscope._scopes import enforcement, event_log
-from tokenscope._scopes.event_log import EndedCall, Event, append, drain, observe, outside_lock, records, unobserve
+from tokenscope._scopes.event_log import (
+    EndedCall,
+    Event,
+    append,
+    drain,
+    hand_over,
+    observe,
+    outside_lock,
+    records,
+    unobserve,
+)
 from tokenscope._scopes.process import MANY_EVENTS, STATE
 from tokenscope._scopes.recording import record
 from tokenscope._usage.calls import NO_SCOPE, ROOT, Call
@@ -408,3 +418,15 @@ def test_a_prompt_that_cannot_be_divided_loses_no_call(monkeypatch):
 
     assert (7, 5) == (scope.usage.input_tokens, following.usage.input_tokens)
     assert {"(not measured)": 7} == {name: usage.input_tokens for name, usage in scope.report().by_part().items()}
+
+
+def test_a_process_hands_over_what_it_has_counted():
+    """As a pool's worker does after each task: what it hands over, it forgets."""
+    with token_scope("task"):
+        spend(5)
+
+    handed = hand_over(STATE.root)
+
+    assert 5 == sum(counts.input_tokens for row in handed.rows.values() for counts in row.counts.values())
+    assert 0 == tokenscope.report().total.calls
+    assert not hand_over(STATE.root).rows
