@@ -51,7 +51,7 @@ class Own(dspy.BaseLM):
         usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
         response = Object(choices=[Object(message=message, finish_reason="stop")], usage=usage, model="own")
         self.refs["lm"] = weakref.ref(self)
-        self.refs["settings"] = weakref.ref(thread_local_overrides.get())
+        self.refs["settings"] = weakref.ref(thread_local_overrides.get()["in_settings"])
         self.refs["response"] = weakref.ref(response)
         self.refs["message"] = weakref.ref(message)
         return response
@@ -80,10 +80,12 @@ def call(how: str, refs: dict[str, weakref.ref[Any]]) -> None:
         lm.error = OwnError("no")
         refs["error"] = weakref.ref(lm.error)
     if how == "async":
-        asyncio.run(lm.acall(prompt))
+        with dspy.context(in_settings=Text("kept")):
+            asyncio.run(lm.acall(prompt))
     else:
         try:
-            lm(prompt)
+            with dspy.context(in_settings=Text("kept")):
+                lm(prompt)
         except Exception:
             assert lm.error is not None
 
